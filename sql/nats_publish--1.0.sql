@@ -1,0 +1,186 @@
+/* sql/nats_publish--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION nats_publish" to load this file. \quit
+
+-- ---------------------------------------------------------------------------
+-- Types
+-- ---------------------------------------------------------------------------
+
+CREATE TYPE nats_puback AS (stream text, seq bigint, duplicate boolean, domain text);
+COMMENT ON TYPE nats_puback IS 'what JetStream answers when it has stored a message';
+
+CREATE TYPE nats_message AS (stream text, subject text, seq bigint, "time" timestamptz, headers jsonb, payload bytea);
+COMMENT ON TYPE nats_message IS 'a message stored in a stream';
+
+-- ---------------------------------------------------------------------------
+-- Publishing: now, and wait for the acknowledgment
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_publish(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS nats_puback
+AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval)
+IS 'publish text to NATS JetStream now and return its acknowledgment';
+
+CREATE FUNCTION nats_publish(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS nats_puback
+AS 'MODULE_PATHNAME', 'nats_publish_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval)
+IS 'publish bytes to NATS JetStream now and return the acknowledgment';
+
+CREATE FUNCTION nats_publish(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS nats_puback
+AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval)
+IS 'publish JSON to NATS JetStream now and return its acknowledgment';
+
+CREATE FUNCTION nats_publish(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS nats_puback
+AS 'MODULE_PATHNAME', 'nats_publish_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval)
+IS 'publish JSON to NATS JetStream now and return its acknowledgment';
+
+-- ---------------------------------------------------------------------------
+-- Publishing: now, and the transaction waits for the acknowledgment
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_publish_async(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean)
+IS 'publish text to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
+
+CREATE FUNCTION nats_publish_async(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_async_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean)
+IS 'publish bytes to NATS JetStream now and return a future; COMMIT waits for the acknowledgment if it is critical';
+
+CREATE FUNCTION nats_publish_async(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean)
+IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
+
+CREATE FUNCTION nats_publish_async(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_async_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean)
+IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
+
+-- ---------------------------------------------------------------------------
+-- Futures
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_await(future bigint, timeout interval DEFAULT NULL)
+RETURNS nats_puback
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_await(bigint, interval)
+IS 'wait for a future of this transaction: return its acknowledgment or raise its error';
+
+CREATE FUNCTION nats_flush(timeout interval DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_flush(interval)
+IS 'wait until no message of this session is unacknowledged and return how many were';
+
+CREATE FUNCTION nats_futures(OUT future bigint, OUT subject text, OUT msg_id text, OUT status text,
+    OUT stream text, OUT seq bigint, OUT duplicate boolean, OUT sqlstate text, OUT error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_futures()
+IS 'the futures of this transaction and what has become of them: pending, acked or failed';
+
+-- ---------------------------------------------------------------------------
+-- The session's connection
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_server_info(OUT url text, OUT server_name text, OUT server_id text, OUT version text,
+    OUT api_level int, OUT cluster text, OUT max_payload bigint, OUT tls boolean, OUT jetstream boolean,
+    OUT client_id bigint, OUT client_ip text, OUT rtt interval, OUT connected_at timestamptz)
+RETURNS record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_server_info()
+IS 'connect to NATS if need be and tell about the server';
+
+CREATE FUNCTION nats_disconnect()
+RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_disconnect()
+IS 'wait as nats_flush() does and close the connection to NATS; false: there was none';
+
+CREATE FUNCTION nats_session_stats(OUT published bigint, OUT acked bigint, OUT duplicates bigint, OUT failed bigint,
+    OUT failed_uncritical bigint, OUT retried bigint, OUT resent bigint, OUT bytes bigint,
+    OUT connects bigint, OUT connections_lost bigint)
+RETURNS record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_session_stats()
+IS 'what this session has published, counted since it began';
+
+-- ---------------------------------------------------------------------------
+-- Streams
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_jetstream(api text, request jsonb DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_jetstream(text, jsonb)
+IS 'send one request to the JetStream API, such as STREAM.NAMES, and return the reply';
+
+CREATE FUNCTION nats_create_stream(name text, subjects text[], options jsonb DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_create_stream(text, text[], jsonb)
+IS 'create a stream that takes these subjects; options are fields of the JetStream stream configuration';
+
+CREATE FUNCTION nats_stream_info(stream text)
+RETURNS jsonb
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_stream_info(text)
+IS 'configuration and state of a stream, as JetStream reports them';
+
+CREATE FUNCTION nats_get_message(stream text, seq bigint)
+RETURNS nats_message
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_get_message(text, bigint)
+IS 'read one message of a stream by its sequence number';
+
+-- ---------------------------------------------------------------------------
+-- Privileges: nobody publishes who was not granted it
+-- ---------------------------------------------------------------------------
+
+REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_server_info() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_disconnect() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_session_stats() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_jetstream(text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_create_stream(text, text[], jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;

@@ -1,0 +1,74 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  What differs between the versions of PostgreSQL (15 to 18) and of
+ *	  libnats (3.4.1 to 3.14).  No other file asks for a version.
+ *
+ * Each half is there for the files that have included what it is about.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_COMPAT_H
+#define NP_COMPAT_H
+
+#ifdef NATS_VERSION_NUMBER
+
+/* Since 3.9.3 an event loop closes the socket once the library lets go of it. */
+#if NATS_VERSION_NUMBER >= 0x030903
+#define np_compat_close_socket(fd)	natsConnection_ProcessCloseEvent(fd)
+#else
+#define np_compat_close_socket(fd)	((void) (fd))
+#endif
+
+/* Since 3.11 a connection in an event loop is freed only after this call. */
+#if NATS_VERSION_NUMBER >= 0x030B00
+#define np_compat_detached(nc)		natsConnection_ProcessDetachedEvent(nc)
+#else
+#define np_compat_detached(nc)		((void) (nc))
+#endif
+
+#endif							/* NATS_VERSION_NUMBER */
+
+#ifdef PG_VERSION_NUM
+
+/* A WaitEventSet for the life of the backend; 17 wants a resource owner first. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_create_wait_event_set(n)	CreateWaitEventSet(NULL, (n))
+#else
+#define np_compat_create_wait_event_set(n)	CreateWaitEventSet(TopMemoryContext, (n))
+#endif
+
+/* A lexer, palloc'd; 17 can be given one to use instead. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_json_lexer(json, length) \
+	makeJsonLexContextCstringLen(NULL, (json), (length), PG_UTF8, true)
+#else
+#define np_compat_json_lexer(json, length) \
+	makeJsonLexContextCstringLen(unconstify(char *, (json)), (length), PG_UTF8, true)
+#endif
+
+/* The JSON parser's actions return a result since 16. */
+#if PG_VERSION_NUM >= 160000
+#define NP_JSON_ACTION			JsonParseErrorType
+#define NP_JSON_ACTION_RETURN	return JSON_SUCCESS
+#else
+#define NP_JSON_ACTION			void
+#define NP_JSON_ACTION_RETURN	return
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define NP_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "nats_publish", .version = NP_VERSION)
+#else
+#define NP_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* Intervals can be infinite since 17. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_interval_is_finite(span)	(!INTERVAL_NOT_FINITE(span))
+#else
+#define np_compat_interval_is_finite(span)	true
+#endif
+
+#endif							/* PG_VERSION_NUM */
+
+#endif							/* NP_COMPAT_H */

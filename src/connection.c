@@ -1,0 +1,686 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.c
+ *	  A backend's connection to NATS.
+ *
+ * wire.c makes the connection, this file moves the bytes on it and takes the
+ * server's operations apart.  Sending and receiving never block and never
+ * throw by themselves; they find out that the connection is lost, and then it
+ * is closed, which np_connection_is_open tells.  Only opening and waiting
+ * wait, with np_wait's interrupts.
+ *
+ * All replies arrive on one subscription to <inbox_prefix>.<random>.*, the
+ * same over reconnects, so that a message can be sent again as it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "connection.h"
+#include "server_url.h"
+#include "settings.h"
+#include "stats.h"
+#include "wire.h"
+
+#define INPUT_SIZE			(64 * 1024)
+#define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is given back */
+#define READS_AT_A_TIME		16
+#define VECTORS_AT_A_TIME	16
+
+/* How much longer than its own timeout the library gets to report it itself. */
+#define LIBRARY_SLACK_MS	100
+
+#define SECRET_LENGTH		12
+
+struct NpConnection
+{
+	MemoryContext context;
+	const NpConnectionEvents *events;
+
+	NpWire	   *wire;			/* NULL: not open */
+	NpWaitSet  *wait_set;		/* on the wire's socket */
+	bool		established;	/* subscribed: the owner's messages can go out */
+	bool		owns_external_fd;	/* counted by fd.c */
+	NpOutbound	outbound;
+
+	char	   *input;
+	size_t		input_size;
+	size_t		input_start;	/* of what is not parsed yet */
+	size_t		input_end;
+	size_t		input_needed;	/* bytes that the operation at input_start has at least */
+
+	char	   *for_url;		/* the settings that it was opened with */
+	char	   *for_inbox_prefix;
+	int			server_index;	/* in the list of URLs: tried first next time */
+	char		url[300];		/* without credentials */
+	char		inbox[64];		/* with its last dot */
+	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
+	int64		max_payload;
+	TimestampTz connected_at;
+	int			pongs_awaited;
+
+	uint64		sent_before_loss;	/* outbound.sent when the connection went */
+	char		server_error[256];	/* the last -ERR */
+	char		send_error[128];	/* the socket takes no more; empty: it does */
+	char		loss[384];		/* why the last connection ended */
+};
+
+/*
+ * A closed connection object that lives as long as the context.
+ */
+NpConnection *
+np_connection_create(MemoryContext context, const NpConnectionEvents *events)
+{
+	static const char alphabet[] =
+	"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+	NpConnection *connection = MemoryContextAllocZero(context, sizeof(*connection));
+	uint8		random[SECRET_LENGTH];
+
+	if (!pg_strong_random(random, sizeof(random)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	for (int i = 0; i < SECRET_LENGTH; i++)
+		connection->secret[i] = alphabet[random[i] % 62];
+	connection->context = context;
+	connection->events = events;
+	np_outbound_init(&connection->outbound, context);
+	connection->input = MemoryContextAlloc(context, INPUT_SIZE);
+	connection->input_size = INPUT_SIZE;
+	return connection;
+}
+
+/* ---- Losing and closing ------------------------------------------------ */
+
+/*
+ * Close; what is unsent is dropped.  Never throws, never waits.
+ */
+void
+np_connection_close(NpConnection *connection)
+{
+	if (connection->established)
+		connection->sent_before_loss = connection->outbound.sent;
+	connection->established = false;
+	np_outbound_clear(&connection->outbound);
+	connection->input_start = connection->input_end = 0;
+	connection->input_needed = 0;
+	connection->pongs_awaited = 0;
+	connection->send_error[0] = '\0';
+	if (connection->wait_set != NULL)
+		np_wait_set_free(connection->wait_set);
+	connection->wait_set = NULL;
+	if (connection->wire != NULL)
+		np_wire_close(connection->wire);
+	connection->wire = NULL;
+	if (connection->owns_external_fd)
+		ReleaseExternalFD();
+	connection->owns_external_fd = false;
+}
+
+static void
+lose(NpConnection *connection, const char *reason)
+{
+	if (connection->server_error[0] != '\0')
+		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
+				 reason, connection->server_error);
+	else
+		strlcpy(connection->loss, reason, sizeof(connection->loss));
+	np_stats.connections_lost++;
+	np_connection_close(connection);
+}
+
+bool
+np_connection_is_open(const NpConnection *connection)
+{
+	return connection->wire != NULL;
+}
+
+/* Why the connection is not open any more; empty when it never was. */
+const char *
+np_connection_loss(const NpConnection *connection)
+{
+	return connection->loss;
+}
+
+/*
+ * The position in the outgoing stream up to which the kernel had taken it
+ * when the last connection ended.
+ */
+uint64
+np_connection_sent_before_loss(const NpConnection *connection)
+{
+	return connection->sent_before_loss;
+}
+
+/* ---- Sending ----------------------------------------------------------- */
+
+/* Where commands are appended; they go out with np_connection_send. */
+NpOutbound *
+np_connection_outbound(NpConnection *connection)
+{
+	return &connection->outbound;
+}
+
+/*
+ * Hand to the socket as much as it takes.
+ *
+ * Never waits, never throws.  An error is left for np_connection_receive to
+ * act upon.
+ */
+void
+np_connection_send(NpConnection *connection)
+{
+	NpOutbound *outbound = &connection->outbound;
+
+	while (connection->wire != NULL && connection->send_error[0] == '\0' &&
+		   outbound->sent < outbound->appended)
+	{
+		struct iovec vectors[VECTORS_AT_A_TIME];
+		struct msghdr message = {
+			.msg_iov = vectors,
+			.msg_iovlen = np_outbound_peek(outbound, vectors, VECTORS_AT_A_TIME)
+		};
+		ssize_t		written = sendmsg(np_wire_socket(connection->wire), &message, MSG_NOSIGNAL);
+
+		if (written >= 0)
+			np_outbound_advance(outbound, written);
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return;
+		else if (errno != EINTR)
+		{
+			/* acks and the server's reason can still be there to be read */
+			snprintf(connection->send_error, sizeof(connection->send_error),
+					 "could not send: %m");
+			return;
+		}
+	}
+}
+
+static void
+append_command(NpConnection *connection, const char *command)
+{
+	size_t		length = strlen(command);
+
+	memcpy(np_outbound_append(&connection->outbound, length, NULL), command, length);
+}
+
+/* ---- Receiving --------------------------------------------------------- */
+
+static void
+handle_message(NpConnection *connection, const NpOperation *operation)
+{
+	size_t		prefix = strlen(connection->inbox);
+	NpSpan		suffix = operation->subject;
+	uint64		token;
+
+	if (suffix.length <= prefix || memcmp(suffix.data, connection->inbox, prefix) != 0)
+		return;
+	suffix.data += prefix;
+	suffix.length -= prefix;
+	if (np_token_decode(suffix, &token))
+		connection->events->reply(token, operation);
+}
+
+static void
+handle_operation(NpConnection *connection, const NpOperation *operation)
+{
+	switch (operation->kind)
+	{
+		case NP_OP_MESSAGE:
+			handle_message(connection, operation);
+			break;
+		case NP_OP_PING:
+			append_command(connection, "PONG\r\n");
+			break;
+		case NP_OP_PONG:
+			if (connection->pongs_awaited > 0)
+				connection->pongs_awaited--;
+			break;
+		case NP_OP_INFO:
+			(void) np_info_max_payload(operation->text, &connection->max_payload);
+			break;
+		case NP_OP_ERROR:
+			snprintf(connection->server_error, sizeof(connection->server_error), "%.*s",
+					 (int) Min(operation->text.length, sizeof(connection->server_error) - 1),
+					 operation->text.data);
+			connection->events->server_error(operation->text);
+			break;
+		case NP_OP_OK:
+			break;
+	}
+}
+
+/* Handle the operations that have arrived completely. */
+static void
+parse_input(NpConnection *connection)
+{
+	while (connection->wire != NULL && connection->input_start < connection->input_end)
+	{
+		NpOperation operation;
+		size_t		consumed;
+
+		switch (np_operation_parse(connection->input + connection->input_start,
+								   connection->input_end - connection->input_start,
+								   &operation, &consumed, &connection->input_needed))
+		{
+			case NP_PARSED:
+				/* first, for a handler may throw */
+				connection->input_start += consumed;
+				connection->input_needed = 0;
+				handle_operation(connection, &operation);
+				break;
+			case NP_PARSE_INCOMPLETE:
+				return;
+			case NP_PARSE_TLS:
+				lose(connection, "the server requires TLS, which this version of nats_publish does not support");
+				return;
+			case NP_PARSE_INVALID:
+				lose(connection, "the server does not speak the NATS protocol");
+				return;
+		}
+	}
+}
+
+/* Have room behind what has been read, and for the operation begun there. */
+static void
+make_input_room(NpConnection *connection)
+{
+	size_t		unparsed = connection->input_end - connection->input_start;
+	size_t		wanted = Max(connection->input_needed, unparsed + 1);
+
+	if (connection->input_start > 0)
+		memmove(connection->input, connection->input + connection->input_start, unparsed);
+	connection->input_start = 0;
+	connection->input_end = unparsed;
+	if (wanted > connection->input_size)
+	{
+		size_t		size = Max(wanted, connection->input_size * 2);
+
+		connection->input = repalloc_huge(connection->input, size);
+		connection->input_size = size;
+	}
+	else if (unparsed == 0 && connection->input_size > INPUT_KEPT_SIZE)
+	{
+		connection->input = repalloc_huge(connection->input, INPUT_SIZE);
+		connection->input_size = INPUT_SIZE;
+	}
+}
+
+/* Read once.  True: there may be more. */
+static bool
+receive_once(NpConnection *connection)
+{
+	char		reason[128];
+	size_t		room;
+	ssize_t		count;
+
+	make_input_room(connection);
+	room = connection->input_size - connection->input_end;
+	count = recv(np_wire_socket(connection->wire),
+				 connection->input + connection->input_end, room, 0);
+	if (count > 0)
+	{
+		connection->input_end += count;
+		parse_input(connection);
+		return (size_t) count == room;
+	}
+	if (count < 0 && errno == EINTR)
+		return true;
+	if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (count == 0)
+		strlcpy(reason, "the server closed the connection", sizeof(reason));
+	else
+		snprintf(reason, sizeof(reason), "could not receive: %m");
+	lose(connection, reason);
+	return false;
+}
+
+/*
+ * Read and handle what has arrived.
+ *
+ * Never waits; can find the connection lost.  Throws only what the events
+ * throw, or when out of memory; what is not handled then is still there.
+ */
+void
+np_connection_receive(NpConnection *connection)
+{
+	bool		more = true;
+
+	parse_input(connection);	/* a handler may have thrown the last time */
+	for (int i = 0; more && i < READS_AT_A_TIME && connection->wire != NULL; i++)
+		more = receive_once(connection);
+	if (!more && connection->wire != NULL && connection->send_error[0] != '\0')
+		lose(connection, connection->send_error);
+}
+
+/*
+ * Send what is unsent, wait until something arrives (or can be sent), and
+ * handle it; at most until the time.  Interrupts as in np_wait.
+ */
+void
+np_connection_wait(NpConnection *connection, NpTime until)
+{
+	bool		unsent;
+
+	np_connection_send(connection);
+	if (connection->send_error[0] != '\0')
+	{
+		np_connection_receive(connection);
+		return;
+	}
+	unsent = connection->outbound.sent < connection->outbound.appended;
+	if (np_wait(connection->wait_set, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
+		np_connection_receive(connection);
+}
+
+/*
+ * A round trip.  True: everything sent before has been seen by the server.
+ */
+bool
+np_connection_ping(NpConnection *connection, NpTime until)
+{
+	append_command(connection, "PING\r\n");
+	connection->pongs_awaited++;
+	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
+		np_connection_wait(connection, until);
+	return connection->wire != NULL && connection->pongs_awaited == 0;
+}
+
+/* ---- Opening ----------------------------------------------------------- */
+
+static void
+fill_target(NpWireTarget *target, const NpServerUrl *url)
+{
+	memset(target, 0, sizeof(*target));
+	memcpy(target->host, url->host.data, url->host.length);
+	target->port = url->port;
+	/* lengths and escapes were checked by np_url_parse */
+	if (url->user.data != NULL)
+		(void) np_url_decode(url->user, target->user);
+	if (url->password.data != NULL)
+		(void) np_url_decode(url->password, target->password);
+	target->user_is_token = url->password.data == NULL;
+	target->timeout_ms = np_connect_timeout;
+	snprintf(target->client_name, sizeof(target->client_name), "nats_publish, PostgreSQL backend %d",
+			 MyProcPid);
+}
+
+/* Wait for an attempt; on an interrupt, give it up and go on with the error. */
+static bool
+wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
+{
+	NpWaitSet  *volatile set = NULL;
+	volatile bool ended = false;
+
+	PG_TRY();
+	{
+		set = np_wait_set_create(np_wire_attempt_fd(attempt));
+		while (!ended && np_now() < deadline)
+			ended = (np_wait(set, NP_READABLE, deadline) & NP_READABLE) != 0;
+	}
+	PG_CATCH();
+	{
+		if (set != NULL)
+			np_wait_set_free(set);
+		np_wire_abandon(attempt);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	np_wait_set_free(set);
+	return ended;
+}
+
+/*
+ * Make the connection in the library.  False: the reason is in error.
+ */
+static NpWireStatus
+connect_wire(NpConnection *connection, const NpServerUrl *url, NpTime deadline,
+			 char *error, size_t error_size)
+{
+	NpWireTarget target;
+	NpWireAttempt *attempt;
+
+	fill_target(&target, url);
+	attempt = np_wire_start(&target, error, error_size);
+	explicit_bzero(&target, sizeof(target));
+	if (attempt == NULL)
+		return NP_WIRE_FAILED;
+	if (wait_for_attempt(attempt, deadline + NP_MILLISECONDS(LIBRARY_SLACK_MS)))
+		return np_wire_finish(attempt, &connection->wire, error, error_size);
+	np_wire_abandon(attempt);
+	snprintf(error, error_size, "no answer in time");
+	return NP_WIRE_FAILED;
+}
+
+/*
+ * Subscribe to the inbox and see that the server is with us.  The connection
+ * is closed when it is not.
+ */
+static bool
+subscribe(NpConnection *connection, NpTime deadline)
+{
+	char		command[128];
+
+	snprintf(connection->inbox, sizeof(connection->inbox), "%s.%s.",
+			 np_inbox_prefix, connection->secret);
+	snprintf(command, sizeof(command), "SUB %s* 1\r\n", connection->inbox);
+	append_command(connection, command);
+	if (!np_connection_ping(connection, deadline))
+	{
+		if (connection->wire != NULL)
+			lose(connection, "no answer in time");
+		return false;
+	}
+	if (strncmp(connection->server_error, "Permissions Violation for Subscription", 38) == 0)
+	{
+		lose(connection, "may not subscribe to the inbox");
+		return false;
+	}
+	return true;
+}
+
+/* Everything that needs the new wire; closes it when it throws or fails. */
+static bool
+set_up(NpConnection *connection, NpTime deadline)
+{
+	volatile bool ready = false;
+
+	PG_TRY();
+	{
+		connection->owns_external_fd = AcquireExternalFD();
+		if (connection->owns_external_fd)
+		{
+			connection->wait_set = np_wait_set_create(np_wire_socket(connection->wire));
+			connection->max_payload = np_wire_max_payload(connection->wire);
+			ready = subscribe(connection, deadline);
+		}
+		else
+			lose(connection, "too many open files in this backend");
+	}
+	PG_CATCH();
+	{
+		np_connection_close(connection);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return ready;
+}
+
+/*
+ * Try one server of the list.
+ *
+ * On failure its reason is added to detail, and *fault says what kind.
+ */
+static bool
+open_server(NpConnection *connection, NpSpan item, NpTime deadline, NpFault *fault,
+			StringInfo detail)
+{
+	NpServerUrl url;
+	NpWireStatus status;
+	char		error[256] = "";
+	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
+
+	if (np_url_parse(item, &url) != NULL)
+		return false;			/* the setting's check hook has seen it */
+	snprintf(connection->url, sizeof(connection->url),
+			 memchr(url.host.data, ':', url.host.length) ? "nats://[%.*s]:%d" : "nats://%.*s:%d",
+			 (int) url.host.length, url.host.data, url.port);
+
+	/* whatever was appended while closed: its owner appends it again */
+	np_outbound_clear(&connection->outbound);
+	connection->server_error[0] = '\0';
+	status = connect_wire(connection, &url, limit, error, sizeof(error));
+	if (status == NP_WIRE_OK && set_up(connection, limit))
+	{
+		connection->established = true;
+		connection->loss[0] = '\0';
+		return true;
+	}
+	if (status == NP_WIRE_OK)
+	{
+		strlcpy(error, connection->loss, sizeof(error));
+		if (strstr(error, "Permissions Violation") != NULL)
+			*fault = NP_FAULT_NOT_PERMITTED;
+		else if (strstr(error, "requires TLS") != NULL)
+			*fault = NP_FAULT_FEATURE;
+	}
+	else if (status == NP_WIRE_NOT_AUTHORIZED)
+		*fault = NP_FAULT_NOT_AUTHORIZED;
+	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url,
+					 np_from_utf8((NpSpan) {error, strlen(error)}));
+	return false;
+}
+
+static int
+server_count(void)
+{
+	const char *rest = np_url;
+	NpSpan		item;
+	int			count = 0;
+
+	while (np_url_list_next(&rest, &item))
+		count++;
+	return count;
+}
+
+static NpSpan
+server_at(int index)
+{
+	const char *rest = np_url;
+	NpSpan		item = {NULL, 0};
+
+	for (int i = 0; i <= index; i++)
+		(void) np_url_list_next(&rest, &item);
+	return item;
+}
+
+static void
+remember_settings(NpConnection *connection)
+{
+	if (connection->for_url != NULL)
+		pfree(connection->for_url);
+	if (connection->for_inbox_prefix != NULL)
+		pfree(connection->for_inbox_prefix);
+	connection->for_url = connection->for_inbox_prefix = NULL;
+	connection->for_url = MemoryContextStrdup(connection->context, np_url);
+	connection->for_inbox_prefix = MemoryContextStrdup(connection->context, np_inbox_prefix);
+}
+
+/*
+ * Connect to the first server of nats_publish.url that answers, beginning
+ * behind the one that was lost last.  Each gets connect_timeout, but nothing
+ * goes on beyond the deadline.
+ *
+ * False: *failure says which servers were tried and what each said (palloc'd).
+ * Interrupts as in np_wait.
+ */
+bool
+np_connection_open(NpConnection *connection, NpTime deadline, NpFailure *failure)
+{
+	int			count = server_count();
+	NpFault		fault = NP_FAULT_UNREACHABLE;
+	StringInfoData detail;
+
+	if (!np_connection_is_for_settings(connection))
+	{
+		remember_settings(connection);
+		connection->server_index = 0;
+	}
+	initStringInfo(&detail);
+	for (int i = 0; i < count && np_now() < deadline; i++)
+	{
+		int			index = (connection->server_index + i) % count;
+
+		if (open_server(connection, server_at(index), deadline, &fault, &detail))
+		{
+			connection->server_index = (index + 1) % count;
+			connection->connected_at = GetCurrentTimestamp();
+			np_stats.connects++;
+			pfree(detail.data);
+			return true;
+		}
+	}
+	*failure = np_failure(fault, "could not connect to NATS");
+	failure->detail = detail.data;
+	if (fault == NP_FAULT_NOT_PERMITTED)
+		failure->hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may subscribe to.";
+	else if (fault == NP_FAULT_FEATURE)
+		failure->hint = "Let the server offer a listener without TLS to this host.";
+	return false;
+}
+
+/* Was it opened (if at all) with the settings as they are now? */
+bool
+np_connection_is_for_settings(const NpConnection *connection)
+{
+	return connection->for_url != NULL && connection->for_inbox_prefix != NULL &&
+		strcmp(connection->for_url, np_url) == 0 &&
+		strcmp(connection->for_inbox_prefix, np_inbox_prefix) == 0;
+}
+
+/* ---- What is known of an open connection -------------------------------- */
+
+NpSpan
+np_connection_inbox(const NpConnection *connection)
+{
+	return (NpSpan) {connection->inbox, strlen(connection->inbox)};
+}
+
+int64
+np_connection_max_payload(const NpConnection *connection)
+{
+	return connection->max_payload;
+}
+
+int
+np_connection_socket(const NpConnection *connection)
+{
+	return np_wire_socket(connection->wire);
+}
+
+/* The connection must be open; the texts are its own. */
+NpConnectionIdentity
+np_connection_identity(const NpConnection *connection)
+{
+	return (NpConnectionIdentity)
+	{
+		.url = connection->url,
+			.server_id = np_wire_server_id(connection->wire),
+			.client_ip = np_wire_client_ip(connection->wire),
+			.client_id = np_wire_client_id(connection->wire),
+			.max_payload = connection->max_payload,
+			.connected_at = connection->connected_at
+	};
+}

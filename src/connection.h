@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.h
+ *	  A backend's connection to NATS.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CONNECTION_H
+#define NP_CONNECTION_H
+
+#include "datatype/timestamp.h"
+
+#include "outbound.h"
+#include "protocol.h"
+#include "report.h"
+#include "wait.h"
+
+typedef struct NpConnection NpConnection;
+
+/* What the owner of a connection is told; called from np_connection_receive. */
+typedef struct NpConnectionEvents
+{
+	/* a message to <inbox><token> */
+	void		(*reply) (uint64 token, const NpOperation *operation);
+	/* -ERR, whether the server then closes the connection or not */
+	void		(*server_error) (NpSpan text);
+} NpConnectionEvents;
+
+/* What is known of the server without asking it. */
+typedef struct NpConnectionIdentity
+{
+	const char *url;			/* without credentials */
+	const char *server_id;
+	const char *client_ip;		/* NULL: not told */
+	uint64		client_id;
+	int64		max_payload;
+	TimestampTz connected_at;
+} NpConnectionIdentity;
+
+extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events);
+extern bool np_connection_open(NpConnection *connection, NpTime deadline, NpFailure *failure);
+extern void np_connection_close(NpConnection *connection);
+extern bool np_connection_is_open(const NpConnection *connection);
+extern bool np_connection_is_for_settings(const NpConnection *connection);
+extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
+extern int64 np_connection_max_payload(const NpConnection *connection);
+extern int	np_connection_socket(const NpConnection *connection);
+
+extern NpOutbound *np_connection_outbound(NpConnection *connection);
+extern NpSpan np_connection_inbox(const NpConnection *connection);
+extern uint64 np_connection_sent_before_loss(const NpConnection *connection);
+extern const char *np_connection_loss(const NpConnection *connection);
+
+extern void np_connection_send(NpConnection *connection);
+extern void np_connection_receive(NpConnection *connection);
+extern void np_connection_wait(NpConnection *connection, NpTime until);
+extern bool np_connection_ping(NpConnection *connection, NpTime until);
+
+#endif							/* NP_CONNECTION_H */

@@ -1,0 +1,532 @@
+/*-------------------------------------------------------------------------
+ *
+ * futures.c
+ *	  What the current transaction has published asynchronously.
+ *
+ * A future is the token of its message.  Tokens grow with every call, so the
+ * futures of a subtransaction are the ones from its first on, until it ends:
+ * a level needs to remember no more of them than the first, and a rollback
+ * takes a range of them away.  As in async.c, levels are merged into their
+ * parent at subcommit and dropped at subabort.
+ *
+ * What has become of each future is kept for nats_await() and nats_futures()
+ * in a tuplestore, which spills to disk beyond work_mem.  All is allocated in
+ * the transaction's context; nothing that is called at its end throws.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "futures.h"
+
+/* How many failed messages of a level are kept for the report. */
+#define MAX_LISTED	5
+
+typedef struct Level
+{
+	struct Level *upper;
+	int			nest_level;
+	uint64		first;			/* the first future of this level */
+	int64		awaited;		/* critical and not complete */
+	int64		failed;			/* critical ones */
+	int			listed;
+	NpFailedMessage list[MAX_LISTED];	/* the first failed ones in call order */
+} Level;
+
+typedef struct Range
+{
+	uint64		from;
+	uint64		to;				/* not included */
+} Range;
+
+/* The columns of the ledger. */
+enum
+{
+	LEDGER_FUTURE,
+	LEDGER_CRITICAL,
+	LEDGER_SUBJECT,
+	LEDGER_ID,
+	LEDGER_STREAM,
+	LEDGER_DOMAIN,
+	LEDGER_SEQUENCE,
+	LEDGER_DUPLICATE,
+	LEDGER_FAULT,
+	LEDGER_TEXT,
+	LEDGER_HINT,
+	LEDGER_COLUMNS
+};
+
+static Level *top;				/* NULL: nothing published asynchronously */
+static int	depth;				/* of levels */
+static int64 awaited;			/* in all levels */
+
+static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
+static TupleDesc ledger_columns;
+
+/* Futures of rolled-back subtransactions, in order, with room for all levels. */
+static Range *dead;
+static int	dead_count;
+static int	dead_room;
+
+/* ---- Levels -------------------------------------------------------------- */
+
+/* So that a rollback needs no memory. */
+static void
+make_dead_room(void)
+{
+	if (dead_room >= dead_count + depth + 1)
+		return;
+	dead_room = Max(8, dead_room * 2);
+	if (dead == NULL)
+		dead = MemoryContextAlloc(TopTransactionContext, dead_room * sizeof(Range));
+	else
+		dead = repalloc_huge(dead, dead_room * sizeof(Range));
+}
+
+/*
+ * Note a future of the current subtransaction, just before it is sent.
+ */
+void
+np_futures_add(uint64 token, bool critical)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+
+	if (top == NULL || top->nest_level < nest_level)
+	{
+		Level	   *level = MemoryContextAllocZero(TopTransactionContext, sizeof(Level));
+
+		make_dead_room();
+		level->upper = top;
+		level->nest_level = nest_level;
+		level->first = token;
+		top = level;
+		depth++;
+	}
+	if (critical)
+	{
+		top->awaited++;
+		awaited++;
+	}
+}
+
+bool
+np_futures_exist(void)
+{
+	return top != NULL;
+}
+
+/* How many messages the transaction still waits for. */
+int64
+np_futures_awaited(void)
+{
+	return awaited;
+}
+
+static Level *
+level_of(uint64 token)
+{
+	Level	   *level = top;
+
+	while (level != NULL && token < level->first)
+		level = level->upper;
+	return level;
+}
+
+/* Is it a future of this transaction that was not rolled back? */
+bool
+np_futures_contain(uint64 token)
+{
+	int			low = 0;
+	int			high = dead_count;
+
+	if (level_of(token) == NULL)
+		return false;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (token < dead[middle].from)
+			high = middle;
+		else if (token >= dead[middle].to)
+			low = middle + 1;
+		else
+			return false;
+	}
+	return true;
+}
+
+/* Insert into a level's list of its first failures, if it is one of them. */
+static void
+list_failure(Level *level, const NpFailedMessage *message)
+{
+	int			place = Min(level->listed, MAX_LISTED - 1);
+
+	if (level->listed == MAX_LISTED && level->list[place].future < message->future)
+		return;
+	while (place > 0 && level->list[place - 1].future > message->future)
+	{
+		level->list[place] = level->list[place - 1];
+		place--;
+	}
+	level->list[place] = *message;
+	level->listed = Min(level->listed + 1, MAX_LISTED);
+}
+
+static void
+note_failure(Level *level, const NpResult *result)
+{
+	MemoryContext previous = MemoryContextSwitchTo(TopTransactionContext);
+	NpFailedMessage message;
+
+	level->failed++;
+	if (level->listed < MAX_LISTED || (int64) result->token < level->list[MAX_LISTED - 1].future)
+	{
+		message.future = (int64) result->token;
+		message.subject = np_from_utf8(result->subject);
+		message.failure = np_failure_copy(&result->failure, TopTransactionContext);
+		list_failure(level, &message);
+	}
+	MemoryContextSwitchTo(previous);
+}
+
+/* ---- The ledger ---------------------------------------------------------- */
+
+static void
+define_ledger(void)
+{
+	static const struct
+	{
+		const char *name;
+		Oid			type;
+	}			columns[LEDGER_COLUMNS] = {
+		[LEDGER_FUTURE] = {"future", INT8OID},
+		[LEDGER_CRITICAL] = {"critical", BOOLOID},
+		[LEDGER_SUBJECT] = {"subject", TEXTOID},
+		[LEDGER_ID] = {"msg_id", TEXTOID},
+		[LEDGER_STREAM] = {"stream", TEXTOID},
+		[LEDGER_DOMAIN] = {"domain", TEXTOID},
+		[LEDGER_SEQUENCE] = {"seq", INT8OID},
+		[LEDGER_DUPLICATE] = {"duplicate", BOOLOID},
+		[LEDGER_FAULT] = {"fault", INT4OID},
+		[LEDGER_TEXT] = {"error", TEXTOID},
+		[LEDGER_HINT] = {"hint", TEXTOID},
+	};
+	MemoryContext previous;
+
+	if (ledger_columns != NULL)
+		return;
+	previous = MemoryContextSwitchTo(TopMemoryContext);
+	ledger_columns = CreateTemplateTupleDesc(LEDGER_COLUMNS);
+	for (int i = 0; i < LEDGER_COLUMNS; i++)
+		TupleDescInitBuiltinEntry(ledger_columns, i + 1, columns[i].name, columns[i].type, -1, 0);
+	MemoryContextSwitchTo(previous);
+}
+
+/* It belongs to the transaction, in whatever subtransaction it is first used. */
+static void
+open_ledger(void)
+{
+	MemoryContext previous_context;
+	ResourceOwner previous_owner;
+
+	define_ledger();
+	previous_context = MemoryContextSwitchTo(TopTransactionContext);
+	previous_owner = CurrentResourceOwner;
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	ledger = tuplestore_begin_heap(true, false, work_mem);
+	CurrentResourceOwner = previous_owner;
+	MemoryContextSwitchTo(previous_context);
+}
+
+static void
+set_text(Datum *value, bool *isnull, NpSpan text)
+{
+	if (text.data != NULL)
+		*value = PointerGetDatum(cstring_to_text_with_len(text.data, text.length));
+	else
+		*isnull = true;
+}
+
+static NpSpan
+span_of(const char *text)
+{
+	return (NpSpan) {text, text != NULL ? strlen(text) : 0};
+}
+
+/* Everything stays in UTF-8, but the failure's texts, which are the database's. */
+static void
+put_in_ledger(const NpResult *result)
+{
+	Datum		values[LEDGER_COLUMNS] = {0};
+	bool		nulls[LEDGER_COLUMNS] = {false};
+
+	if (ledger == NULL)
+		open_ledger();
+	values[LEDGER_FUTURE] = Int64GetDatum((int64) result->token);
+	values[LEDGER_CRITICAL] = BoolGetDatum(result->critical);
+	set_text(&values[LEDGER_SUBJECT], &nulls[LEDGER_SUBJECT], result->subject);
+	set_text(&values[LEDGER_ID], &nulls[LEDGER_ID], result->id);
+	if (result->acked)
+	{
+		set_text(&values[LEDGER_STREAM], &nulls[LEDGER_STREAM], result->ack.stream);
+		set_text(&values[LEDGER_DOMAIN], &nulls[LEDGER_DOMAIN], result->ack.domain);
+		values[LEDGER_SEQUENCE] = Int64GetDatum((int64) result->ack.sequence);
+		values[LEDGER_DUPLICATE] = BoolGetDatum(result->ack.duplicate);
+		nulls[LEDGER_FAULT] = nulls[LEDGER_TEXT] = nulls[LEDGER_HINT] = true;
+	}
+	else
+	{
+		nulls[LEDGER_STREAM] = nulls[LEDGER_DOMAIN] = true;
+		nulls[LEDGER_SEQUENCE] = nulls[LEDGER_DUPLICATE] = true;
+		values[LEDGER_FAULT] = Int32GetDatum(result->failure.fault);
+		set_text(&values[LEDGER_TEXT], &nulls[LEDGER_TEXT], span_of(result->failure.text));
+		set_text(&values[LEDGER_HINT], &nulls[LEDGER_HINT], span_of(result->failure.hint));
+	}
+	tuplestore_putvalues(ledger, ledger_columns, values, nulls);
+}
+
+/*
+ * Note what has become of a message.  Allocates in the current context.
+ *
+ * Messages of other transactions (with critical => false) are none of ours.
+ * ERROR when out of memory or of disk.
+ */
+void
+np_futures_complete(const NpResult *result)
+{
+	Level	   *level;
+
+	if (!np_futures_contain(result->token))
+		return;
+	level = level_of(result->token);
+	if (result->critical)
+	{
+		level->awaited--;
+		awaited--;
+		if (!result->acked)
+			note_failure(level, result);
+	}
+	put_in_ledger(result);
+}
+
+static NpSpan
+get_text(TupleTableSlot *slot, int column)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, column + 1, &isnull);
+	text	   *copy;
+
+	if (isnull)
+		return (NpSpan) {NULL, 0};
+	copy = DatumGetTextPCopy(value);
+	return (NpSpan) {VARDATA(copy), VARSIZE(copy) - VARHDRSZ};
+}
+
+static const char *
+get_string(TupleTableSlot *slot, int column)
+{
+	NpSpan		text = get_text(slot, column);
+
+	return text.data == NULL ? NULL : pnstrdup(text.data, text.length);
+}
+
+static int64
+get_future(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, LEDGER_FUTURE + 1, &isnull));
+}
+
+static void
+get_result(TupleTableSlot *slot, NpResult *result)
+{
+	bool		isnull;
+	Datum		value;
+
+	memset(result, 0, sizeof(*result));
+	result->token = (uint64) get_future(slot);
+	result->critical = DatumGetBool(slot_getattr(slot, LEDGER_CRITICAL + 1, &isnull));
+	result->subject = get_text(slot, LEDGER_SUBJECT);
+	result->id = get_text(slot, LEDGER_ID);
+	value = slot_getattr(slot, LEDGER_SEQUENCE + 1, &isnull);
+	result->acked = !isnull;
+	if (result->acked)
+	{
+		result->ack.sequence = (uint64) DatumGetInt64(value);
+		result->ack.stream = get_text(slot, LEDGER_STREAM);
+		result->ack.domain = get_text(slot, LEDGER_DOMAIN);
+		result->ack.duplicate = DatumGetBool(slot_getattr(slot, LEDGER_DUPLICATE + 1, &isnull));
+		return;
+	}
+	result->failure.fault = (NpFault) DatumGetInt32(slot_getattr(slot, LEDGER_FAULT + 1, &isnull));
+	result->failure.text = get_string(slot, LEDGER_TEXT);
+	result->failure.hint = get_string(slot, LEDGER_HINT);
+}
+
+/*
+ * Find a complete future of this transaction.  Its texts are palloc'd.
+ */
+bool
+np_futures_find(uint64 token, NpResult *result)
+{
+	TupleTableSlot *slot;
+	bool		found = false;
+
+	if (ledger == NULL || !np_futures_contain(token))
+		return false;
+	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
+	tuplestore_rescan(ledger);
+	while (!found && tuplestore_gettupleslot(ledger, true, false, slot))
+	{
+		found = get_future(slot) == (int64) token;
+		if (found)
+			get_result(slot, result);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
+/*
+ * Call visit for each complete future of this transaction, in the order of
+ * their completion.  What a result points to lives for the call.
+ */
+void
+np_futures_each(void (*visit) (const NpResult *result, void *argument), void *argument)
+{
+	MemoryContext context;
+	MemoryContext previous;
+	TupleTableSlot *slot;
+
+	if (ledger == NULL)
+		return;
+	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
+	context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish future",
+									ALLOCSET_SMALL_SIZES);
+	tuplestore_rescan(ledger);
+	while (tuplestore_gettupleslot(ledger, true, false, slot))
+	{
+		NpResult	result;
+
+		if (!np_futures_contain((uint64) get_future(slot)))
+			continue;
+		previous = MemoryContextSwitchTo(context);
+		get_result(slot, &result);
+		visit(&result, argument);
+		MemoryContextSwitchTo(previous);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* ---- Ends ---------------------------------------------------------------- */
+
+/* Add what failed in a level to another one's list. */
+static void
+merge_failures(Level *into, const Level *from)
+{
+	into->failed += from->failed;
+	for (int i = 0; i < from->listed; i++)
+		list_failure(into, &from->list[i]);
+}
+
+/* Raise the ERROR of the critical messages that failed, if there are any. */
+void
+np_futures_raise_failures(void)
+{
+	Level		all = {0};
+
+	for (Level *level = top; level != NULL; level = level->upper)
+		merge_failures(&all, level);
+	if (all.failed > 0)
+		np_raise_transaction(all.list, all.listed, all.failed);
+}
+
+/* The subtransaction's futures become its parent's. */
+void
+np_futures_subcommit(int nest_level)
+{
+	Level	   *level = top;
+
+	if (level == NULL || level->nest_level < nest_level)
+		return;
+	if (level->upper == NULL || level->upper->nest_level < nest_level - 1)
+	{
+		level->nest_level--;
+		return;
+	}
+	level->upper->awaited += level->awaited;
+	merge_failures(level->upper, level);
+	top = level->upper;
+	depth--;
+	pfree(level);
+}
+
+/* Room was made when the level was. */
+static void
+bury(uint64 from, uint64 to)
+{
+	while (dead_count > 0 && dead[dead_count - 1].from >= from)
+		dead_count--;
+	if (dead_count > 0 && dead[dead_count - 1].to == from)
+		dead[dead_count - 1].to = to;
+	else
+		dead[dead_count++] = (Range) {from, to};
+}
+
+/*
+ * The subtransaction's futures no longer count.
+ *
+ * Returns the first of them (all up to next_token are gone), or 0: it had
+ * none.  Can be called more than once for a level (async.c AtSubAbort_Notify).
+ */
+uint64
+np_futures_subabort(int nest_level, uint64 next_token)
+{
+	uint64		first = 0;
+
+	while (top != NULL && top->nest_level >= nest_level)
+	{
+		Level	   *level = top;
+
+		first = level->first;
+		awaited -= level->awaited;
+		top = level->upper;
+		depth--;
+		pfree(level);
+	}
+	if (first != 0)
+		bury(first, next_token);
+	return first;
+}
+
+/* Free what a successful transaction must not leave to its resource owner. */
+void
+np_futures_close(void)
+{
+	if (ledger != NULL)
+		tuplestore_end(ledger);
+	ledger = NULL;
+}
+
+/* The transaction has ended; its context takes the memory. */
+void
+np_futures_forget(void)
+{
+	top = NULL;
+	depth = 0;
+	awaited = 0;
+	ledger = NULL;
+	dead = NULL;
+	dead_count = dead_room = 0;
+}

@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * futures.h
+ *	  What the current transaction has published asynchronously.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_FUTURES_H
+#define NP_FUTURES_H
+
+#include "access/tupdesc.h"
+#include "utils/tuplestore.h"
+
+#include "protocol.h"
+#include "report.h"
+
+/* What has become of a message.  Spans are in UTF-8, as on the wire. */
+typedef struct NpResult
+{
+	uint64		token;
+	bool		critical;
+	NpSpan		subject;
+	NpSpan		id;				/* absent: none */
+	bool		acked;
+	NpPubAck	ack;			/* when acked */
+	NpFailure	failure;		/* when not */
+} NpResult;
+
+extern void np_futures_add(uint64 token, bool critical);
+extern void np_futures_complete(const NpResult *result);
+extern bool np_futures_exist(void);
+extern int64 np_futures_awaited(void);
+extern bool np_futures_contain(uint64 token);
+extern bool np_futures_find(uint64 token, NpResult *result);
+extern void np_futures_each(void (*visit) (const NpResult *result, void *argument), void *argument);
+extern void np_futures_raise_failures(void);
+extern void np_futures_subcommit(int nest_level);
+extern uint64 np_futures_subabort(int nest_level, uint64 next_token);
+extern void np_futures_close(void);
+extern void np_futures_forget(void);
+
+#endif							/* NP_FUTURES_H */

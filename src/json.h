@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * json.h
+ *	  Fields of JSON objects that come from the server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_JSON_H
+#define NP_JSON_H
+
+#include "utils/jsonb.h"
+
+extern char *np_json_text(Jsonb *object, const char *field);
+
+#endif							/* NP_JSON_H */

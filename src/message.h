@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * message.h
+ *	  A message as the user gave it, checked and ready to be sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_MESSAGE_H
+#define NP_MESSAGE_H
+
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+
+#include "types.h"
+
+/* nats-server: the whole header block of a message (10097) */
+#define NP_MAX_HEADERS_LENGTH	(64 * 1024)
+
+/* The options of the publish functions; NULL or absent where SQL has NULL. */
+typedef struct NpMessageOptions
+{
+	Jsonb	   *headers;
+	text	   *msg_id;
+	text	   *expect_stream;
+	bool		has_expect_last_seq;
+	int64		expect_last_seq;
+	bool		has_expect_last_subject_seq;
+	int64		expect_last_subject_seq;
+	Interval   *ttl;
+} NpMessageOptions;
+
+/*
+ * All in UTF-8 and valid as long as the memory context in which it was built,
+ * but not beyond the next np_message_build.
+ */
+typedef struct NpMessage
+{
+	NpSpan		subject;
+	NpSpan		headers;		/* the block, or absent */
+	NpSpan		payload;
+	NpSpan		id;				/* inside headers, or absent */
+	NpSpan		expect_stream;	/* inside headers, or absent */
+	bool		has_ttl;		/* needs nats-server 2.11 */
+} NpMessage;
+
+extern void np_message_build(NpMessage *message, text *subject, NpSpan payload,
+							 const NpMessageOptions *options);
+extern NpSpan np_message_header(NpSpan headers, const char *name);
+extern char *np_message_headers_to_json(NpSpan headers);
+
+#endif							/* NP_MESSAGE_H */

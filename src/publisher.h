@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher.h
+ *	  Sending messages, and seeing them acknowledged.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_PUBLISHER_H
+#define NP_PUBLISHER_H
+
+#include "connection.h"
+#include "futures.h"
+#include "message.h"
+#include "wait.h"
+
+extern void np_publish(const NpMessage *message, NpResult *result);
+extern uint64 np_publish_async(const NpMessage *message, bool critical);
+extern NpSpan np_request(const char *subject, NpSpan payload);
+
+extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
+extern int64 np_publisher_flush(NpTime limit);
+extern void np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument),
+									  void *argument);
+extern NpConnection *np_publisher_connect(void);
+extern NpTime np_publisher_round_trip(void);
+extern bool np_publisher_disconnect(void);
+
+extern void np_publisher_finish_transaction(void);
+extern void np_publisher_forget_transaction(void);
+extern void np_publisher_forget_subtransaction(int nest_level);
+extern void np_publisher_exit(void);
+
+#endif							/* NP_PUBLISHER_H */

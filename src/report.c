@@ -1,0 +1,317 @@
+/*-------------------------------------------------------------------------
+ *
+ * report.c
+ *	  What can go wrong, and how it is told.
+ *
+ * Every ERROR and WARNING of the extension about NATS is made here, from a
+ * fault that decides its SQLSTATE and a clause that says what happened.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+
+#include "report.h"
+
+/* How many failed messages the DETAIL of an error lists. */
+#define MAX_LISTED	5
+
+typedef struct FaultKind
+{
+	int			sqlstate;
+	const char *hint;
+} FaultKind;
+
+#define HINT_SAME_ID "Publish it again with the same msg_id: JetStream then stores it once."
+
+static const FaultKind fault_kinds[] = {
+	[NP_FAULT_NONE] = {ERRCODE_INTERNAL_ERROR, NULL},
+	[NP_FAULT_NULL] = {ERRCODE_NULL_VALUE_NOT_ALLOWED, NULL},
+	[NP_FAULT_INPUT] = {ERRCODE_INVALID_PARAMETER_VALUE, NULL},
+	[NP_FAULT_SIZE] = {ERRCODE_PROGRAM_LIMIT_EXCEEDED, NULL},
+	[NP_FAULT_FEATURE] = {ERRCODE_FEATURE_NOT_SUPPORTED, NULL},
+	[NP_FAULT_UNREACHABLE] = {ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+	"Check that nats-server runs, and the setting nats_publish.url."},
+	[NP_FAULT_NOT_AUTHORIZED] = {ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+	"Check the credentials in nats_publish.url."},
+	[NP_FAULT_NOT_PERMITTED] = {ERRCODE_INSUFFICIENT_PRIVILEGE,
+	"The NATS user needs the permission to publish to this subject."},
+	[NP_FAULT_NO_STREAM] = {ERRCODE_UNDEFINED_OBJECT,
+	"Create a stream for it with nats_create_stream()."},
+	[NP_FAULT_DUPLICATE] = {ERRCODE_UNIQUE_VIOLATION, NULL},
+	[NP_FAULT_CONFLICT] = {ERRCODE_T_R_SERIALIZATION_FAILURE,
+	"Read the stream again, and retry the transaction."},
+	[NP_FAULT_STREAM_FULL] = {ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+	"Raise the limits of the stream, or let it discard old messages."},
+	[NP_FAULT_RESOURCES] = {ERRCODE_INSUFFICIENT_RESOURCES, NULL},
+	[NP_FAULT_LOST] = {ERRCODE_CONNECTION_FAILURE, NULL},
+	[NP_FAULT_UNKNOWN] = {ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN, HINT_SAME_ID},
+	[NP_FAULT_WINDOW_FULL] = {ERRCODE_INSUFFICIENT_RESOURCES,
+	"Raise nats_publish.max_pending or nats_publish.max_pending_bytes, or set nats_publish.on_full to wait."},
+	[NP_FAULT_JETSTREAM] = {ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, NULL},
+};
+
+/* The fault of each JetStream error code that we know (errors.json, jetstream.md §1.3). */
+typedef struct ServerError
+{
+	int			error_code;
+	NpFault		fault;
+} ServerError;
+
+static const ServerError server_errors[] = {
+	{10054, NP_FAULT_SIZE},		/* message size exceeds maximum allowed */
+	{10097, NP_FAULT_SIZE},		/* header size exceeds maximum allowed of 64k */
+	{10166, NP_FAULT_FEATURE},	/* per-message TTL is disabled */
+	{10165, NP_FAULT_INPUT},	/* invalid per-message TTL */
+	{10039, NP_FAULT_FEATURE},	/* JetStream not enabled for account */
+	{10076, NP_FAULT_FEATURE},	/* JetStream not enabled */
+	{10052, NP_FAULT_INPUT},	/* invalid stream configuration */
+	{10058, NP_FAULT_JETSTREAM},	/* stream name already in use */
+	{10059, NP_FAULT_NO_STREAM},	/* stream not found */
+	{10037, NP_FAULT_NO_STREAM},	/* no message found */
+	{10043, NP_FAULT_NO_STREAM},	/* sequence not found */
+	{10060, NP_FAULT_CONFLICT}, /* expected stream does not match */
+	{10070, NP_FAULT_CONFLICT}, /* wrong last msg ID */
+	{10071, NP_FAULT_CONFLICT}, /* wrong last sequence: N */
+	{10164, NP_FAULT_CONFLICT}, /* wrong last sequence */
+	{10077, NP_FAULT_STREAM_FULL},	/* maximum messages, bytes, ... exceeded */
+	{10002, NP_FAULT_RESOURCES},	/* resource limits exceeded for account */
+	{10023, NP_FAULT_RESOURCES},	/* insufficient resources */
+	{10028, NP_FAULT_RESOURCES},	/* maximum storage/memory of the account */
+	{10047, NP_FAULT_RESOURCES},	/* insufficient storage resources available */
+	{10120, NP_FAULT_RESOURCES},	/* resource limits exceeded for the tier */
+	{10167, NP_FAULT_RESOURCES},	/* too many requests */
+	{10158, NP_FAULT_UNKNOWN},	/* duplicate message id is in process */
+};
+
+/*
+ * A failure with a formatted text, palloc'd in the current context.
+ */
+NpFailure
+np_failure(NpFault fault, const char *format,...)
+{
+	NpFailure	failure = {.fault = fault};
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&text, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&text, needed);
+	}
+	failure.text = text.data;
+	return failure;
+}
+
+/*
+ * The failure that JetStream reports: HTTP-like code, error code, description
+ * (in the database's encoding, which must live as long as the failure).
+ */
+NpFailure
+np_failure_from_server(int code, int error_code, const char *description)
+{
+	NpFailure	failure = {.fault = NP_FAULT_JETSTREAM};
+
+	for (int i = 0; i < lengthof(server_errors); i++)
+		if (server_errors[i].error_code == error_code)
+			failure.fault = server_errors[i].fault;
+	/* API requests about things that do not exist, whatever they are */
+	if (failure.fault == NP_FAULT_JETSTREAM && code == 404)
+		failure.fault = NP_FAULT_NO_STREAM;
+
+	failure.text = psprintf("%s (JetStream error %d)", description, error_code);
+	if (failure.fault == NP_FAULT_NO_STREAM)
+		failure.hint = "";		/* there is nothing to create for a missing message */
+	return failure;
+}
+
+static const char *
+copy_text(const char *text, MemoryContext context)
+{
+	return text == NULL ? NULL : MemoryContextStrdup(context, text);
+}
+
+NpFailure
+np_failure_copy(const NpFailure *failure, MemoryContext context)
+{
+	NpFailure	copy = {.fault = failure->fault};
+
+	copy.text = copy_text(failure->text, context);
+	copy.detail = copy_text(failure->detail, context);
+	copy.hint = copy_text(failure->hint, context);
+	return copy;
+}
+
+/* Free the texts of a copy. */
+void
+np_failure_free(NpFailure *failure)
+{
+	if (failure->text != NULL)
+		pfree(unconstify(char *, failure->text));
+	if (failure->detail != NULL)
+		pfree(unconstify(char *, failure->detail));
+	if (failure->hint != NULL)
+		pfree(unconstify(char *, failure->hint));
+	memset(failure, 0, sizeof(*failure));
+}
+
+/* The five characters; valid until the next call. */
+const char *
+np_failure_sqlstate(const NpFailure *failure)
+{
+	return unpack_sql_state(fault_kinds[failure->fault].sqlstate);
+}
+
+/* Convert valid UTF-8 without throwing; NULL when that is not possible. */
+static char *
+convert_from_utf8(NpSpan text)
+{
+	int			encoding = GetDatabaseEncoding();
+	int			room = text.length * MAX_CONVERSION_GROWTH + 1;
+	Oid			conversion;
+	char	   *converted;
+
+	if (encoding == PG_UTF8)
+		return pnstrdup(text.data, text.length);
+	if (encoding == PG_SQL_ASCII || !IsTransactionState())
+		return NULL;
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(conversion))
+		return NULL;
+	converted = palloc(room);
+	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
+									  (unsigned char *) unconstify(char *, text.data), text.length,
+									  (unsigned char *) converted, room, true) != text.length)
+		return NULL;
+	return converted;
+}
+
+/*
+ * UTF-8 from the wire, palloc'd in the database's encoding.
+ *
+ * What the server sends may be anything, and it must not turn a report about
+ * the server into an ERROR about its text: what can't be converted is shown
+ * with question marks.
+ */
+char *
+np_from_utf8(NpSpan text)
+{
+	char	   *copy;
+
+	if (pg_verify_mbstr(PG_UTF8, text.data, text.length, true))
+	{
+		copy = convert_from_utf8(text);
+		if (copy != NULL)
+			return copy;
+	}
+	copy = pnstrdup(text.data, text.length);
+	for (char *byte = copy; *byte != '\0'; byte++)
+		if (IS_HIGHBIT_SET(*byte))
+			*byte = '?';
+	return copy;
+}
+
+static const char *
+hint_of(const NpFailure *failure)
+{
+	const char *hint = failure->hint != NULL ? failure->hint : fault_kinds[failure->fault].hint;
+
+	return hint != NULL && hint[0] != '\0' ? hint : NULL;
+}
+
+static int
+errhint_of(const NpFailure *failure)
+{
+	const char *hint = hint_of(failure);
+
+	return hint != NULL ? errhint("%s", hint) : 0;
+}
+
+/* Raise a failure whose text is the whole message. */
+void
+np_raise(const NpFailure *failure)
+{
+	ereport(ERROR,
+			(errcode(fault_kinds[failure->fault].sqlstate),
+			 errmsg("%s", failure->text),
+			 failure->detail != NULL ? errdetail("%s", failure->detail) : 0,
+			 errhint_of(failure)));
+}
+
+/* Raise 22023. */
+void
+np_raise_input(const char *format,...)
+{
+	va_list		args;
+	char		text[1024];
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", text)));
+}
+
+/* Raise the failure of the message that the caller has just published or awaited. */
+void
+np_raise_message(const NpFailure *failure, const char *subject)
+{
+	ereport(ERROR,
+			(errcode(fault_kinds[failure->fault].sqlstate),
+			 errmsg("could not publish to \"%s\": %s", subject, failure->text),
+			 failure->detail != NULL ? errdetail("%s", failure->detail) : 0,
+			 errhint_of(failure)));
+}
+
+/*
+ * Raise what makes a COMMIT (or nats_flush) fail: count messages, of which
+ * the first ones in the order of the calls are listed.
+ */
+void
+np_raise_transaction(const NpFailedMessage *failed, int listed, int64 count)
+{
+	StringInfoData detail;
+
+	if (count == 1)
+		np_raise_message(&failed[0].failure, failed[0].subject);
+
+	initStringInfo(&detail);
+	for (int i = 0; i < listed && i < MAX_LISTED; i++)
+		appendStringInfo(&detail, "%sFuture " INT64_FORMAT " to \"%s\": %s.",
+						 i > 0 ? "\n" : "", failed[i].future, failed[i].subject,
+						 failed[i].failure.text);
+	if (count > listed)
+		appendStringInfo(&detail, "\nAnd " INT64_FORMAT " more.", count - listed);
+	ereport(ERROR,
+			(errcode(fault_kinds[failed[0].failure.fault].sqlstate),
+			 errmsg("could not publish " INT64_FORMAT " messages of this transaction: %s",
+					count, failed[0].failure.text),
+			 errdetail("%s", detail.data),
+			 errhint_of(&failed[0].failure)));
+}
+
+/*
+ * Tell of messages published with critical => false that failed.
+ */
+void
+np_warn_messages(int elevel, const NpFailedMessage *first, int64 count)
+{
+	ereport(elevel,
+			(errcode(fault_kinds[first->failure.fault].sqlstate),
+			 count == 1 ?
+			 errmsg("could not publish to \"%s\": %s", first->subject, first->failure.text) :
+			 errmsg("could not publish " INT64_FORMAT " messages, the first to \"%s\": %s",
+					count, first->subject, first->failure.text),
+			 errdetail("It was published with critical => false, so the transaction goes on."),
+			 errhint_of(&first->failure)));
+}

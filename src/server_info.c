@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * server_info.c
+ *	  What the connected server says of itself.
+ *
+ * A server greets each connection with an INFO in which are its version and
+ * its features.  libnats keeps it to itself, so when it is asked for we greet
+ * the server once more: a second connection to the same address, of which
+ * only the first line is read.  Nothing on the publishing path needs it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "lib/stringinfo.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+
+#include "json.h"
+#include "protocol.h"
+#include "server_info.h"
+#include "settings.h"
+
+/* Behind an address can be several servers; that often we look for ours. */
+#define MAX_GREETINGS	8
+
+typedef struct Greeting
+{
+	int			socket;
+	NpWaitSet  *wait_set;
+	bool		counted;		/* by fd.c */
+} Greeting;
+
+static void
+end_greeting(Greeting *greeting)
+{
+	if (greeting->wait_set != NULL)
+		np_wait_set_free(greeting->wait_set);
+	if (greeting->socket >= 0)
+		close(greeting->socket);
+	if (greeting->counted)
+		ReleaseExternalFD();
+}
+
+static void
+raise_unanswered(const char *reason)
+{
+	NpFailure	failure = np_failure(NP_FAULT_UNREACHABLE, "could not ask the NATS server for its features");
+
+	failure.detail = reason;
+	np_raise(&failure);
+}
+
+/* Begin to connect to the peer of the connection. */
+static void
+begin_greeting(Greeting *greeting, NpConnection *connection)
+{
+	struct sockaddr_storage address;
+	socklen_t	length = sizeof(address);
+
+	if (getpeername(np_connection_socket(connection), (struct sockaddr *) &address, &length) != 0)
+		raise_unanswered(psprintf("The connection is lost: %m."));
+	greeting->counted = AcquireExternalFD();
+	if (!greeting->counted)
+		raise_unanswered("There are too many open files in this backend.");
+	greeting->socket = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (greeting->socket < 0 ||
+		(connect(greeting->socket, (struct sockaddr *) &address, length) != 0 && errno != EINPROGRESS))
+		raise_unanswered(psprintf("It could not be connected to: %m."));
+	greeting->wait_set = np_wait_set_create(greeting->socket);
+}
+
+/* Read until the INFO line is complete; returns its JSON. */
+static char *
+read_greeting(Greeting *greeting)
+{
+	NpTime		deadline = np_now() + NP_MILLISECONDS(np_connect_timeout);
+	StringInfoData input;
+
+	initStringInfo(&input);
+	while (np_now() < deadline)
+	{
+		NpOperation operation;
+		size_t		consumed;
+		size_t		needed;
+		ssize_t		count;
+
+		if ((np_wait(greeting->wait_set, NP_READABLE, deadline) & NP_READABLE) == 0)
+			continue;
+		enlargeStringInfo(&input, 8192);
+		count = recv(greeting->socket, input.data + input.len, 8192, 0);
+		if (count < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (count <= 0)
+			raise_unanswered("It closed the connection.");
+		input.len += count;
+		switch (np_operation_parse(input.data, input.len, &operation, &consumed, &needed))
+		{
+			case NP_PARSED:
+				if (operation.kind == NP_OP_INFO)
+					return pnstrdup(operation.text.data, operation.text.length);
+				raise_unanswered("It does not greet with INFO.");
+				break;
+			case NP_PARSE_INCOMPLETE:
+				break;
+			default:
+				raise_unanswered("It does not speak the NATS protocol.");
+		}
+	}
+	raise_unanswered("It does not answer in time.");
+	return NULL;				/* keep compiler quiet */
+}
+
+static char *
+greet(NpConnection *connection)
+{
+	Greeting	greeting = {.socket = -1};
+	Greeting   *volatile open = &greeting;
+	char	   *volatile json = NULL;
+
+	PG_TRY();
+	{
+		begin_greeting(open, connection);
+		json = read_greeting(open);
+	}
+	PG_FINALLY();
+	{
+		end_greeting(open);
+	}
+	PG_END_TRY();
+	return json;
+}
+
+/*
+ * The INFO of the connected server, palloc'd.
+ *
+ * Raises 08001 when it can't be had.
+ */
+Jsonb *
+np_server_info(NpConnection *connection)
+{
+	const char *server_id = np_connection_identity(connection).server_id;
+
+	for (int i = 0; i < MAX_GREETINGS; i++)
+	{
+		Datum		json = DirectFunctionCall1(jsonb_in, CStringGetDatum(greet(connection)));
+		Jsonb	   *info = DatumGetJsonbP(json);
+		char	   *id = JB_ROOT_IS_OBJECT(info) ? np_json_text(info, "server_id") : NULL;
+
+		if (id != NULL && strcmp(id, server_id) == 0)
+			return info;
+	}
+	raise_unanswered("Other servers answer at its address.");
+	return NULL;				/* keep compiler quiet */
+}
+
+/*
+ * Raise 0A000 when the connected server is older than a version.
+ *
+ * Older servers ignore what they do not know and store the message without
+ * it, so this comes before sending.  The answer is kept for a server.
+ */
+void
+np_server_require(NpConnection *connection, int major, int minor, const char *feature)
+{
+	static char known_id[128];
+	static int	known_major;
+	static int	known_minor;
+	const char *server_id = np_connection_identity(connection).server_id;
+
+	if (known_id[0] == '\0' || strcmp(known_id, server_id) != 0)
+	{
+		char	   *version = np_json_text(np_server_info(connection), "version");
+
+		if (version == NULL || sscanf(version, "%d.%d", &known_major, &known_minor) != 2)
+			raise_unanswered("It does not tell its version.");
+		strlcpy(known_id, server_id, sizeof(known_id));
+	}
+	if (known_major > major || (known_major == major && known_minor >= minor))
+		return;
+	{
+		NpFailure	failure = np_failure(NP_FAULT_FEATURE,
+										 "%s needs nats-server %d.%d, the connected one is %d.%d",
+										 feature, major, minor, known_major, known_minor);
+
+		np_raise(&failure);
+	}
+}

@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * server_info.h
+ *	  What the connected server says of itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_SERVER_INFO_H
+#define NP_SERVER_INFO_H
+
+#include "utils/jsonb.h"
+
+#include "connection.h"
+
+extern Jsonb *np_server_info(NpConnection *connection);
+extern void np_server_require(NpConnection *connection, int major, int minor, const char *feature);
+
+#endif							/* NP_SERVER_INFO_H */

@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings nats_publish.*.
+ *
+ * Check hooks run in the postmaster too, so they call nothing of libnats.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+
+#include "server_url.h"
+#include "settings.h"
+#include "subject.h"
+
+#define DEFAULT_URL				"nats://127.0.0.1:4222"
+#define DEFAULT_INBOX_PREFIX	"_INBOX"
+
+/* Leaves room for a subject of NP_MAX_SUBJECT_LENGTH in the control line. */
+#define MAX_INBOX_PREFIX_LENGTH	32
+
+char	   *np_url = DEFAULT_URL;
+char	   *np_inbox_prefix = DEFAULT_INBOX_PREFIX;
+int			np_connect_timeout = 2000;
+int			np_ack_timeout = 5000;
+int			np_commit_timeout = 10000;
+int			np_max_pending = 4096;
+int			np_max_pending_bytes = 64 * 1024;
+int			np_on_full = NP_ON_FULL_WAIT;
+bool		np_auto_msg_id = true;
+
+static const struct config_enum_entry on_full_options[] = {
+	{"wait", NP_ON_FULL_WAIT, false},
+	{"error", NP_ON_FULL_ERROR, false},
+	{NULL, 0, false}
+};
+
+static bool
+check_url(char **newval, void **extra, GucSource source)
+{
+	const char *rest = *newval;
+	NpSpan		item;
+	int			position = 0;
+
+	while (np_url_list_next(&rest, &item))
+	{
+		NpServerUrl url;
+		const char *problem = np_url_parse(item, &url);
+
+		position++;
+		if (problem == NULL && url.tls)
+			problem = "this version of nats_publish does not make TLS connections";
+		if (problem != NULL)
+		{
+			/* not the URL itself: it can hold a password */
+			GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool
+check_inbox_prefix(char **newval, void **extra, GucSource source)
+{
+	NpSpan		prefix = {*newval, strlen(*newval)};
+	size_t		position;
+
+	if (np_subject_check(prefix, &position) != NP_TEXT_OK)
+	{
+		GUC_check_errdetail("It must be a NATS subject without wildcards.");
+		return false;
+	}
+	if (prefix.length > MAX_INBOX_PREFIX_LENGTH)
+	{
+		GUC_check_errdetail("It can be at most %d bytes long.", MAX_INBOX_PREFIX_LENGTH);
+		return false;
+	}
+	return true;
+}
+
+static void
+define_connection_settings(void)
+{
+	DefineCustomStringVariable("nats_publish.url",
+							   "NATS servers to connect to: a comma-separated list of URLs, tried in this order.",
+							   "nats://[user:password@ or token@]host[:port]",
+							   &np_url, DEFAULT_URL,
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   check_url, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.inbox_prefix",
+							   "Subject under which the acknowledgments arrive.",
+							   "The NATS user needs the right to subscribe to it.",
+							   &np_inbox_prefix, DEFAULT_INBOX_PREFIX,
+							   PGC_SUSET, 0,
+							   check_inbox_prefix, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.connect_timeout",
+							"Longest time to connect to one server of the list.",
+							NULL,
+							&np_connect_timeout, 2000, 1, 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+static void
+define_publishing_settings(void)
+{
+	DefineCustomIntVariable("nats_publish.ack_timeout",
+							"Longest time in which no acknowledgment arrives before a waiting call fails.",
+							NULL,
+							&np_ack_timeout, 5000, 1, 24 * 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.commit_timeout",
+							"Longest time in which no acknowledgment arrives before a waiting COMMIT fails.",
+							"statement_timeout does not apply to COMMIT.",
+							&np_commit_timeout, 10000, 1, 24 * 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.max_pending",
+							"Most messages that may be unacknowledged at a time.",
+							NULL,
+							&np_max_pending, 4096, 1, 1000000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.max_pending_bytes",
+							"Most bytes of messages that may be unacknowledged at a time.",
+							"One message may always be, whatever its size.",
+							&np_max_pending_bytes, 64 * 1024, 64, 1024 * 1024,
+							PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.on_full",
+							 "What a call does when max_pending or max_pending_bytes is reached.",
+							 NULL,
+							 &np_on_full, NP_ON_FULL_WAIT, on_full_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("nats_publish.auto_msg_id",
+							 "Gives each message without a msg_id a unique one.",
+							 "Without an id, a message can't be sent again when its connection is lost.",
+							 &np_auto_msg_id, true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+}
+
+void
+np_settings_define(void)
+{
+	define_connection_settings();
+	define_publishing_settings();
+	MarkGUCPrefixReserved("nats_publish");
+}

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *	  The settings nats_publish.*.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_SETTINGS_H
+#define NP_SETTINGS_H
+
+typedef enum NpOnFull
+{
+	NP_ON_FULL_WAIT,
+	NP_ON_FULL_ERROR
+} NpOnFull;
+
+extern char *np_url;			/* may hold credentials: never shown as it is */
+extern char *np_inbox_prefix;
+extern int	np_connect_timeout; /* ms, for each server */
+extern int	np_ack_timeout;		/* ms without an ack, in a call */
+extern int	np_commit_timeout;	/* ms without an ack, in COMMIT */
+extern int	np_max_pending;		/* messages */
+extern int	np_max_pending_bytes;	/* kB */
+extern int	np_on_full;
+extern bool np_auto_msg_id;
+
+extern void np_settings_define(void);
+
+#endif							/* NP_SETTINGS_H */

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * subject.h
+ *	  What may be a NATS subject, a header name, a header value.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_SUBJECT_H
+#define NP_SUBJECT_H
+
+#include "types.h"
+
+/* design: longer subjects leave no room for the rest of a control line */
+#define NP_MAX_SUBJECT_LENGTH	4000
+
+/* nats-server const.go MAX_CONTROL_LINE_SIZE: a longer one ends the connection */
+#define NP_MAX_CONTROL_LINE		4096
+
+typedef enum NpTextProblem
+{
+	NP_TEXT_OK,
+	NP_TEXT_EMPTY,
+	NP_TEXT_TOO_LONG,
+	NP_TEXT_BAD_BYTE,			/* at *position */
+	NP_TEXT_EMPTY_TOKEN,		/* at *position */
+	NP_TEXT_WILDCARD,			/* at *position */
+	NP_TEXT_RESERVED
+} NpTextProblem;
+
+extern NpTextProblem np_subject_check(NpSpan subject, size_t *position);
+extern bool np_subject_is_reserved(NpSpan subject, NpSpan inbox_prefix);
+extern NpTextProblem np_header_name_check(NpSpan name, size_t *position);
+extern NpTextProblem np_header_value_check(NpSpan value, size_t *position);
+
+#endif							/* NP_SUBJECT_H */

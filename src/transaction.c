@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * transaction.c
+ *	  What happens at the ends of transactions and of the backend.
+ *
+ * The only callbacks of the extension.  In the order of xact.c
+ * CommitTransaction:
+ *
+ *	deferred triggers		may publish, so they come before us
+ *	XACT_EVENT_PRE_COMMIT	we wait here for what is critical: an ERROR rolls
+ *							back, and interrupts are still handled
+ *	commit record, locks	from here on an ERROR is a PANIC
+ *	XACT_EVENT_COMMIT		we forget, and do not wait, allocate or throw
+ *
+ * Between PRE_COMMIT and the commit record the transaction can still fail
+ * (a serialization failure, a crash): then the messages are there and the
+ * rows are not.  statement_timeout is not armed in COMMIT.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "storage/ipc.h"
+
+#include "publisher.h"
+#include "transaction.h"
+
+static bool joined;				/* something was called in this transaction */
+
+static void
+on_transaction_event(XactEvent event, void *argument)
+{
+	if (!joined)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			np_publisher_finish_transaction();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			joined = false;
+			np_publisher_forget_transaction();
+			break;
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			break;				/* our functions do not run in workers */
+	}
+}
+
+static void
+on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
+						SubTransactionId parent_subid, void *argument)
+{
+	if (!joined)
+		return;
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		np_futures_subcommit(GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+		np_publisher_forget_subtransaction(GetCurrentTransactionNestLevel());
+}
+
+static void
+on_backend_exit(int code, Datum argument)
+{
+	np_publisher_exit();
+}
+
+/*
+ * To be called by each SQL function before it uses the publisher.
+ */
+void
+np_transaction_join(void)
+{
+	static bool registered = false;
+
+	joined = true;
+	if (registered)
+		return;
+	RegisterXactCallback(on_transaction_event, NULL);
+	RegisterSubXactCallback(on_subtransaction_event, NULL);
+	before_shmem_exit(on_backend_exit, (Datum) 0);
+	registered = true;
+}
