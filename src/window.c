@@ -79,18 +79,26 @@ np_window_find(NpWindow *window, uint64 token)
 	return token != 0 && slot->token == token ? slot : NULL;
 }
 
-/* The used slot with the lowest token that is at least this one, or NULL. */
+/*
+ * The used slot with the lowest token that is at least *next, or NULL.
+ *
+ * *next becomes the token after it: started at any token, calls visit all
+ * slots from there on, whatever is done to those returned.
+ */
 NpPending *
-np_window_from(NpWindow *window, uint64 token)
+np_window_next(NpWindow *window, uint64 *next)
 {
 	if (window->count == 0)
 		return NULL;
-	for (token = Max(token, window->first); token < window->next; token++)
+	for (uint64 token = Max(*next, window->first); token < window->next; token++)
 	{
 		NpPending  *slot = slot_of(window, token);
 
 		if (slot->token == token)
+		{
+			*next = token + 1;
 			return slot;
+		}
 	}
 	return NULL;
 }

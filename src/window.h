@@ -56,7 +56,7 @@ typedef struct NpWindow
 extern void np_window_init(NpWindow *window, MemoryContext context);
 extern NpPending *np_window_add(NpWindow *window, uint64 token);
 extern NpPending *np_window_find(NpWindow *window, uint64 token);
-extern NpPending *np_window_from(NpWindow *window, uint64 token);
+extern NpPending *np_window_next(NpWindow *window, uint64 *next);
 extern void np_window_remove(NpWindow *window, NpPending *pending);
 extern NpSpan np_pending_subject(const NpPending *pending);
 extern NpSpan np_pending_id(const NpPending *pending);

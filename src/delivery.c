@@ -1,0 +1,577 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.c
+ *	  What becomes of a message once it is in the window.
+ *
+ * Each message has a token, which is the last token of its reply subject and
+ * the number of its future, and is never used again.  From its call to its
+ * end a message is in the window, with the bytes of its command at hand:
+ *
+ *	  added ──► sent ──► acknowledged
+ *		▲		 │ ──► refused
+ *		│		 ├ 503, 429, "in process": after a while ──► sent again
+ *		│		 └ connection lost: on the next one ──► sent again, if it
+ *		│											   has an id; else failed
+ *
+ * Nothing here waits.  Replies are handled in a scratch context; what throws
+ * (the ledger of futures, when out of memory or disk) leaves the message in
+ * the window, and the end of the transaction removes it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+
+#include "delivery.h"
+#include "message.h"
+#include "puback.h"
+#include "stats.h"
+
+/* ADR-22: a 503 is asked again; we do it three times. */
+#define NO_RESPONDERS_RETRIES	3
+#define NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
+
+static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
+static MemoryContext scratch_context;	/* while a reply is handled */
+static MemoryContext watch_context; /* of what the watch points to */
+static NpConnection *connection;
+static NpWindow window;
+static uint64 last_token;
+
+static bool progressed;			/* a message came to its end since this was asked */
+static NpTime next_retry = NP_FOREVER;	/* the earliest retry_at in the window */
+static NpWatch watch;
+
+/* Failed messages published with critical => false that were not told yet. */
+static int64 untold_count;
+static NpFailedMessage untold_first;
+
+static void on_reply(uint64 token, const NpOperation *operation);
+static void on_server_error(NpSpan text);
+
+static const NpConnectionEvents connection_events = {
+	.reply = on_reply,
+	.server_error = on_server_error
+};
+
+/*
+ * The connection, made (but not opened) at the first use.
+ */
+NpConnection *
+np_delivery_begin(void)
+{
+	MemoryContext context;
+
+	if (connection != NULL)
+		return connection;
+	context = AllocSetContextCreate(TopMemoryContext, "nats_publish", ALLOCSET_DEFAULT_SIZES);
+	scratch_context = AllocSetContextCreate(context, "nats_publish reply", ALLOCSET_DEFAULT_SIZES);
+	watch_context = AllocSetContextCreate(context, "nats_publish result", ALLOCSET_SMALL_SIZES);
+	np_window_init(&window, context);
+	delivery_context = context;
+	connection = np_connection_create(context, &connection_events);
+	return connection;
+}
+
+/* The connection, or NULL: nothing was published yet. */
+NpConnection *
+np_delivery_connection(void)
+{
+	return connection;
+}
+
+NpWindow *
+np_delivery_window(void)
+{
+	return &window;
+}
+
+/* The token that the next message gets. */
+uint64
+np_delivery_next_token(void)
+{
+	return last_token + 1;
+}
+
+/* Use up a token for a message that never enters the window. */
+uint64
+np_delivery_take_token(void)
+{
+	return ++last_token;
+}
+
+static NpOutbound *
+outbound(void)
+{
+	return np_connection_outbound(connection);
+}
+
+/* Did a message come to its end since this was asked the last time? */
+bool
+np_delivery_has_progressed(void)
+{
+	bool		result = progressed;
+
+	progressed = false;
+	return result;
+}
+
+/* ---- The end of a message ------------------------------------------------ */
+
+/*
+ * Keep what becomes of a token, which may not be added yet; 0 for none.  The
+ * one watched before is forgotten.
+ */
+const NpWatch *
+np_delivery_watch(uint64 token)
+{
+	if (watch_context != NULL)
+		MemoryContextReset(watch_context);
+	memset(&watch, 0, sizeof(watch));
+	watch.token = token;
+	return &watch;
+}
+
+static NpSpan
+copy_span(NpSpan span, MemoryContext context)
+{
+	char	   *copy;
+
+	if (span.data == NULL)
+		return span;
+	copy = MemoryContextAllocHuge(context, span.length + 1);
+	memcpy(copy, span.data, span.length);
+	copy[span.length] = '\0';
+	return (NpSpan) {copy, span.length};
+}
+
+static void
+keep_watched(const NpResult *result)
+{
+	watch.result = *result;
+	watch.result.subject = copy_span(result->subject, watch_context);
+	watch.result.id = copy_span(result->id, watch_context);
+	watch.result.ack.stream = copy_span(result->ack.stream, watch_context);
+	watch.result.ack.domain = copy_span(result->ack.domain, watch_context);
+	if (!result->acked)
+		watch.result.failure = np_failure_copy(&result->failure, watch_context);
+	watch.done = true;
+}
+
+/* Remember a failure that nobody waits for, until it can be told. */
+void
+np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
+{
+	np_stats.failed_uncritical++;
+	if (untold_count++ > 0)
+		return;
+	untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
+	untold_first.failure = np_failure_copy(failure, delivery_context);
+}
+
+/* Tell of such failures; elevel is below ERROR. */
+void
+np_delivery_tell_untold(int elevel)
+{
+	NpFailedMessage first = untold_first;
+	int64		count = untold_count;
+
+	if (count == 0)
+		return;
+	/* forgotten first, for the report can throw */
+	untold_count = 0;
+	np_warn_messages(elevel, &first, count);
+	pfree(first.subject);
+	np_failure_free(&first.failure);
+}
+
+static void
+count_result(const NpResult *result)
+{
+	if (!result->acked)
+		np_stats.failed++;
+	else
+	{
+		np_stats.acked++;
+		if (result->ack.duplicate)
+			np_stats.duplicates++;
+	}
+}
+
+/* Take a message out of the window, whatever has become of it. */
+void
+np_delivery_drop(NpPending *message)
+{
+	NpChunk    *chunk = message->chunk;
+
+	np_window_remove(&window, message);
+	np_outbound_release(outbound(), chunk);
+}
+
+/*
+ * A message has come to its end: acknowledged, or failed.  ERROR when out of
+ * memory or of disk; then the message is still in the window, to be removed
+ * by the end of the transaction.
+ */
+static void
+complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
+{
+	NpResult	result = {
+		.token = message->token,
+		.critical = message->mode == NP_CRITICAL,
+		.subject = np_pending_subject(message),
+		.id = np_pending_id(message),
+		.acked = ack != NULL
+	};
+
+	if (ack != NULL)
+		result.ack = *ack;
+	else
+		result.failure = *failure;
+	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
+		np_futures_complete(&result);
+	if (message->mode == NP_UNCRITICAL && !result.acked)
+		np_delivery_note_untold(result.subject, &result.failure);
+	if (message->token == watch.token)
+		keep_watched(&result);
+	if (message->mode != NP_REQUEST)
+		count_result(&result);
+	np_delivery_drop(message);
+	progressed = true;
+}
+
+/* The same, for a message that failed.  The failure's texts are copied. */
+void
+np_delivery_fail(NpPending *message, NpFailure failure)
+{
+	complete(message, NULL, &failure);
+}
+
+/* ---- Sending and sending again -------------------------------------------- */
+
+/*
+ * Write a command of the given length to the end of what is to be sent, and
+ * enter it into the window.  Its token must be np_delivery_next_token().
+ * ERROR when out of memory.
+ */
+NpPending *
+np_delivery_add(const NpPublication *publication, size_t length, NpMode mode)
+{
+	NpChunk    *chunk;
+	uint64		position = outbound()->appended;
+	char	   *place = np_outbound_append(outbound(), length, &chunk);
+	NpPending  *pending;
+
+	np_publication_encode(publication, place);
+	PG_TRY();
+	{
+		pending = np_window_add(&window, publication->token);
+	}
+	PG_CATCH();
+	{
+		np_outbound_release(outbound(), chunk);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	last_token = publication->token;
+	pending->bytes = place;
+	pending->chunk = chunk;
+	pending->position = position;
+	pending->length = length;
+	pending->subject_offset = publication->headers.data != NULL ? 5 : 4;	/* HPUB, PUB */
+	pending->subject_length = publication->subject.length;
+	pending->mode = mode;
+	if (mode == NP_UNCRITICAL)
+	{
+		pending->published_at = np_now();
+		window.uncritical++;
+	}
+	return pending;
+}
+
+/* Put the message's command at the end of what is to be sent. */
+static void
+send_again(NpPending *message)
+{
+	NpChunk    *old = message->chunk;
+	uint64		position = outbound()->appended;
+	char	   *place = np_outbound_append(outbound(), message->length, &message->chunk);
+
+	memcpy(place, message->bytes, message->length);
+	message->bytes = place;
+	message->position = position;
+	message->retry_at = 0;
+	np_outbound_release(outbound(), old);
+}
+
+/* Send a message again after a time, for which the server has given a cause. */
+static void
+schedule_retry(NpPending *message, NpTime delay, const NpFailure *cause)
+{
+	if (message->cause == NULL)
+		message->cause = MemoryContextAllocZero(delivery_context, sizeof(NpFailure));
+	else
+		np_failure_free(message->cause);
+	*message->cause = np_failure_copy(cause, delivery_context);
+	if (message->attempts < UINT8_MAX)
+		message->attempts++;
+	message->retry_at = np_now() + delay;
+	next_retry = Min(next_retry, message->retry_at);
+}
+
+/* With up to half of it off, so that sessions do not come in step. */
+NpTime
+np_jittered(NpTime delay)
+{
+	return delay - (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
+}
+
+static NpTime
+delay_after(int attempts)
+{
+	return np_jittered(attempts > 4 ? NP_LAST_DELAY : NP_FIRST_DELAY << attempts);
+}
+
+/*
+ * Send again what is due; returns when the next one is.
+ */
+NpTime
+np_delivery_send_due(NpTime now)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (now < next_retry)
+		return next_retry;
+	next_retry = NP_FOREVER;
+	while ((message = np_window_next(&window, &next)) != NULL)
+	{
+		if (message->retry_at == 0)
+			continue;
+		if (message->retry_at > now)
+			next_retry = Min(next_retry, message->retry_at);
+		else
+		{
+			send_again(message);
+			np_stats.retried++;
+		}
+	}
+	return next_retry;
+}
+
+/*
+ * The inbox is another one: acks of what was sent would not arrive.  Only
+ * after the settings were changed while a connection was lost.
+ */
+static bool
+expects_reply_here(const NpPending *message)
+{
+	NpSpan		inbox = np_connection_inbox(connection);
+	const char *reply = message->bytes + message->subject_offset + message->subject_length + 1;
+
+	return memcmp(reply, inbox.data, inbox.length) == 0;
+}
+
+/*
+ * On a new connection: send what is pending, in the order of the calls.
+ *
+ * What was (perhaps in part) sent on the old one may be stored, so it needs
+ * an id; JetStream then stores it once.
+ */
+void
+np_delivery_resend(void)
+{
+	uint64		sent = np_connection_sent_before_loss(connection);
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&window, &next)) != NULL)
+	{
+		bool		was_sent = message->position < sent;
+
+		if ((was_sent && message->id_length == 0 && message->retry_at == 0) ||
+			!expects_reply_here(message))
+			np_delivery_fail(message,
+							 np_failure(NP_FAULT_LOST,
+										"the connection was lost, and the message can't be sent again (%s)",
+										message->id_length == 0 ? "it has no id" : "the settings have changed"));
+		else
+		{
+			send_again(message);
+			if (was_sent)
+				np_stats.resent++;
+		}
+	}
+}
+
+/* ---- Replies --------------------------------------------------------------- */
+
+static void
+handle_no_responders(NpPending *message)
+{
+	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
+
+	if (message->attempts < NO_RESPONDERS_RETRIES)
+		schedule_retry(message, NO_RESPONDERS_DELAY, &failure);
+	else
+		np_delivery_fail(message, failure);
+}
+
+/* Without an id only what is certainly not stored can be sent again. */
+static void
+handle_retry(NpPending *message, const NpFailure *failure)
+{
+	if (message->id_length > 0 || failure->fault != NP_FAULT_UNKNOWN)
+		schedule_retry(message, delay_after(message->attempts), failure);
+	else
+		np_delivery_fail(message, *failure);
+}
+
+static void
+handle_ack(NpPending *message, const NpPubAck *ack)
+{
+	NpSpan		expected = {NULL, 0};
+
+	if (message->expects_stream)
+		expected = np_message_header((NpSpan) {message->bytes, message->length},
+									 "Nats-Expected-Stream");
+	if (expected.data != NULL && (expected.length != ack->stream.length ||
+								  memcmp(expected.data, ack->stream.data, expected.length) != 0))
+		np_delivery_fail(message, np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
+								 np_from_utf8(ack->stream)));
+	else
+		complete(message, ack, NULL);
+}
+
+static void
+handle_request_reply(NpPending *message, const NpOperation *operation)
+{
+	NpSpan		reply = operation->payload;
+
+	if (operation->status == 503)
+	{
+		np_delivery_fail(message, np_failure(NP_FAULT_FEATURE, "the server does not answer JetStream requests"));
+		return;
+	}
+	if (message->token == watch.token)
+		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
+	complete(message, &(NpPubAck) {.sequence = 0}, NULL);
+}
+
+static void
+handle_reply(NpPending *message, const NpOperation *operation)
+{
+	NpReply		reply;
+
+	np_reply_parse(operation, &reply);
+	switch (reply.kind)
+	{
+		case NP_REPLY_ACK:
+			handle_ack(message, &reply.ack);
+			break;
+		case NP_REPLY_NO_RESPONDERS:
+			handle_no_responders(message);
+			break;
+		case NP_REPLY_RETRY:
+			handle_retry(message, &reply.failure);
+			break;
+		case NP_REPLY_FAILURE:
+			np_delivery_fail(message, reply.failure);
+			break;
+	}
+}
+
+/* A reply to a token; that of a message which is not pending any more is ignored. */
+static void
+on_reply(uint64 token, const NpOperation *operation)
+{
+	NpPending  *message = np_window_find(&window, token);
+	MemoryContext previous;
+
+	if (message == NULL)
+		return;
+	previous = MemoryContextSwitchTo(scratch_context);
+	if (message->mode == NP_REQUEST)
+		handle_request_reply(message, operation);
+	else
+		handle_reply(message, operation);
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}
+
+/*
+ * Is quoted, as the server writes it (Go's %q), the text?  Only quotes and
+ * backslashes are escaped in what can be a subject of ours.
+ */
+static bool
+equals_quoted(NpSpan quoted, NpSpan text)
+{
+	size_t		place = 0;
+
+	for (size_t i = 0; i < quoted.length; i++)
+	{
+		if (quoted.data[i] == '"')
+			return place == text.length;
+		if (quoted.data[i] == '\\' && i + 1 < quoted.length)
+			i++;
+		if (place >= text.length || text.data[place++] != quoted.data[i])
+			return false;
+	}
+	return false;
+}
+
+/* What stands behind a prefix; absent when the text does not begin with it. */
+static NpSpan
+behind(NpSpan text, const char *prefix)
+{
+	size_t		length = strlen(prefix);
+
+	if (text.length < length || strncmp(text.data, prefix, length) != 0)
+		return (NpSpan) {NULL, 0};
+	return (NpSpan) {text.data + length, text.length - length};
+}
+
+static void
+fail_not_permitted(NpPending *message, bool reply_subject)
+{
+	NpFailure	failure = {.fault = NP_FAULT_NOT_PERMITTED};
+
+	failure.text = reply_subject ? "the NATS user may not ask for replies to its inbox" :
+		"the NATS user may not publish to this subject";
+	if (reply_subject)
+		failure.hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may use.";
+	np_delivery_fail(message, failure);
+}
+
+/*
+ * A refused publish has no reply, only this error with its subject (and
+ * a refused reply subject one with that).
+ */
+static void
+on_server_error(NpSpan text)
+{
+	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
+	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
+	MemoryContext previous;
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (subject.data == NULL && reply.data == NULL)
+		return;
+	previous = MemoryContextSwitchTo(scratch_context);
+	while ((message = np_window_next(&window, &next)) != NULL)
+	{
+		NpSpan		own_reply = {message->bytes + message->subject_offset + message->subject_length + 1, 0};
+
+		while (own_reply.data[own_reply.length] != ' ')
+			own_reply.length++;
+		if (subject.data != NULL && equals_quoted(subject, np_pending_subject(message)))
+			fail_not_permitted(message, false);
+		else if (reply.data != NULL && equals_quoted(reply, own_reply))
+			fail_not_permitted(message, true);
+	}
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}

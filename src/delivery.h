@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.h
+ *	  What becomes of a message once it is in the window.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_DELIVERY_H
+#define NP_DELIVERY_H
+
+#include "connection.h"
+#include "futures.h"
+#include "window.h"
+
+/* Back-off between tries, whether of a message or of a connection. */
+#define NP_FIRST_DELAY	NP_MILLISECONDS(50)
+#define NP_LAST_DELAY	NP_MILLISECONDS(1000)
+
+/* The message or request that a call waits for. */
+typedef struct NpWatch
+{
+	uint64		token;
+	bool		done;
+	NpResult	result;			/* when done; lives until the next watch */
+	NpSpan		reply;			/* to a request, when done and acked */
+} NpWatch;
+
+extern NpConnection *np_delivery_begin(void);
+extern NpConnection *np_delivery_connection(void);
+extern NpWindow *np_delivery_window(void);
+extern uint64 np_delivery_next_token(void);
+extern uint64 np_delivery_take_token(void);
+
+extern NpPending *np_delivery_add(const NpPublication *publication, size_t length, NpMode mode);
+extern const NpWatch *np_delivery_watch(uint64 token);
+extern void np_delivery_fail(NpPending *message, NpFailure failure);
+extern void np_delivery_drop(NpPending *message);
+extern bool np_delivery_has_progressed(void);
+
+extern NpTime np_delivery_send_due(NpTime now);
+extern void np_delivery_resend(void);
+extern NpTime np_jittered(NpTime delay);
+
+extern void np_delivery_note_untold(NpSpan subject, const NpFailure *failure);
+extern void np_delivery_tell_untold(int elevel);
+
+#endif							/* NP_DELIVERY_H */
