@@ -228,7 +228,7 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 
 	if (ack != NULL)
 		result.ack = *ack;
-	else
+	if (failure != NULL)
 		result.failure = *failure;
 	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
 		np_futures_complete(&result);
@@ -440,7 +440,7 @@ handle_ack(NpPending *message, const NpPubAck *ack)
 	if (expected.data != NULL && (expected.length != ack->stream.length ||
 								  memcmp(expected.data, ack->stream.data, expected.length) != 0))
 		np_delivery_fail(message, np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
-								 np_from_utf8(ack->stream)));
+											 np_from_utf8(ack->stream)));
 	else
 		complete(message, ack, NULL);
 }

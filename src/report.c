@@ -92,7 +92,7 @@ static const ServerError server_errors[] = {
  * A failure with a formatted text, palloc'd in the current context.
  */
 NpFailure
-np_failure(NpFault fault, const char *format,...)
+np_failure(NpFault fault, const char *format, ...)
 {
 	NpFailure	failure = {.fault = fault};
 	StringInfoData text;
@@ -251,7 +251,7 @@ np_raise(const NpFailure *failure)
 
 /* Raise 22023. */
 void
-np_raise_input(const char *format,...)
+np_raise_input(const char *format, ...)
 {
 	va_list		args;
 	char		text[1024];

@@ -206,6 +206,15 @@ undo_stream(const char *name, const char *option)
 	np_raise(&failure);
 }
 
+/* Is it a new stream?  Creating one that exists with the same options is no error. */
+static bool
+was_created(Jsonb *reply)
+{
+	char	   *created = np_json_text(reply, "did_create");
+
+	return created != NULL && strcmp(created, "true") == 0;
+}
+
 /* nats_create_stream(name, subjects, options): the server's reply */
 Datum
 nats_create_stream(PG_FUNCTION_ARGS)
@@ -223,10 +232,8 @@ nats_create_stream(PG_FUNCTION_ARGS)
 		config.type == jbvBinary)
 	{
 		char	   *missing = find_option_not_taken(wanted, JsonbValueToJsonb(&config));
-		bool		created = getKeyJsonValueFromContainer(&reply->root, "did_create", 10, &config) != NULL &&
-			config.type == jbvBool && config.val.boolean;
 
-		if (missing != NULL && created)
+		if (missing != NULL && was_created(reply))
 			undo_stream(name, missing);
 		if (missing != NULL)
 			np_raise_input("stream \"%s\" exists, without the option \"%s\"", name, missing);

@@ -1,0 +1,347 @@
+"""What is measured: one Row for each question, its sides, and the bars it should reach.
+
+A side publishes through the extension or through plain C, and returns its metrics. The driver runs the sides
+of a row one after the other, in another order each round. To add a row, add it to ROWS at the end.
+"""
+
+from dataclasses import dataclass, field
+from typing import Callable, Optional, Union
+
+PAYLOAD = 128
+
+# What the tables call the sides.
+LABELS = {
+    "ours": "nats_publish, no ids",
+    "ours_ids": "nats_publish, ids",
+    "sync": "js_Publish",
+    "async": "js_PublishAsync",
+    "async_msgid": "js_PublishAsync + MsgId",
+    "evloop": "plain-C event loop",
+    "evloop_hdr": "plain-C event loop, ids",
+    "ours_sync": "nats_publish()",
+    "ours_async": "nats_publish_async()",
+    "client": "client, with messages",
+    "client_noop": "client, without",
+    "client_added": "client, added by the messages",
+    "spread": "nats_publish, no ids",
+    "spread_ids": "nats_publish, ids",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    name: str
+    run: Callable            # (bench) -> {metric: value}
+    case: str = ""           # a row may ask the same of several sizes
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A metric of our side divided by another side's in the same round, by a fixed figure, or by nothing."""
+    metric: str
+    ours: str
+    against: Union[str, float, None] = None
+    at_least: Optional[float] = None
+    at_most: Optional[float] = None
+    case: str = ""
+
+    def met(self, value):
+        """None when there is nothing to reach: the figure is only reported."""
+        if self.at_least is not None:
+            return value >= self.at_least
+        if self.at_most is not None:
+            return value <= self.at_most
+        return None
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+    metrics: tuple           # what the table shows
+    sides: tuple
+    bars: tuple = ()
+    derive: Callable = field(default=lambda results: {})   # of one round: {(case, side): {metric: value}}
+
+
+def settings(ids):
+    return {"auto_msg_id": "on" if ids else "off"}
+
+
+def select(function, count, size=PAYLOAD, subject="bench.a"):
+    return f"SELECT count({function}('{subject}', repeat('x', {size}))) FROM generate_series(1, {count});"
+
+
+def connect(session):
+    """The baseline's clock starts after it has connected, and so must ours."""
+    session.run("SELECT nats_publish('bench.connect', ''::text);")
+
+
+def plain_c(mode, count, case="", **keys):
+    return Side(mode, lambda bench: bench.baseline(mode, count=bench.scaled(count), **{"size": PAYLOAD, **keys}), case)
+
+
+def transaction(function, wanted, ids=False, size=PAYLOAD):
+    """`wanted` messages in one transaction; the time is the client's, from BEGIN to the answer to COMMIT."""
+    def run(bench):
+        count = bench.scaled(wanted)
+        bench.new_stream()
+        with bench.session(**settings(ids)) as session:
+            connect(session)
+            cpu, switches = session.usage()
+            ms = session.milliseconds(f"BEGIN;\n{select(function, count, size)}\nCOMMIT;")
+            cpu_after, switches_after = session.usage()
+        bench.check_stored(count + 1)
+        return {"rate": count / ms * 1000, "ms": ms, "cpu_us": (cpu_after - cpu) / count,
+                "csw": (switches_after - switches) / count}
+    return run
+
+
+def in_backend(query, count, ids=False):
+    """A query or CALL that times itself and gives a bench.timing."""
+    def run(bench):
+        bench.new_stream()
+        with bench.session(**settings(ids)) as session:
+            connect(session)
+            timing = session.row(query(bench))
+        bench.check_stored(count(bench) + 1)
+        return dict(zip(("rate", "p50_us", "p99_us", "max_us"), timing))
+    return run
+
+
+# ---- async, cpu: many messages in one transaction -----------------------------
+
+MANY = 100_000
+
+
+def many_sides():
+    return (
+        Side("ours", transaction("nats_publish_async", MANY)),
+        plain_c("async", MANY),
+        plain_c("evloop", MANY),
+        Side("ours_ids", transaction("nats_publish_async", MANY, ids=True)),
+        plain_c("async_msgid", MANY),
+        plain_c("evloop_hdr", MANY),
+    )
+
+
+ASYNC = Row(
+    "async", "nats_publish_async: 100,000 messages in one transaction, COMMIT included",
+    ("rate",), many_sides(),
+    (Bar("rate", "ours", "async", at_least=1.2),
+     Bar("rate", "ours_ids", "async_msgid", at_least=1.0),
+     Bar("rate", "ours", "evloop", at_least=0.95),
+     Bar("rate", "ours_ids", "evloop_hdr", at_least=0.9)))
+
+CPU = Row(
+    "cpu", "CPU and voluntary context switches per message, all threads: 100,000 in one transaction",
+    ("cpu_us", "csw"), many_sides(),
+    (Bar("cpu_us", "ours", "async", at_most=1.0),
+     Bar("cpu_us", "ours_ids", "async_msgid", at_most=1.0),
+     Bar("cpu_us", "ours", "evloop"),
+     Bar("cpu_us", "ours_ids", "evloop_hdr")))
+
+
+# ---- sync: one round trip each --------------------------------------------------
+
+ONE_BY_ONE = 20_000
+
+SYNC = Row(
+    "sync", "nats_publish: 20,000 messages, each waited for",
+    ("rate", "p50_us", "p99_us"),
+    (Side("ours", in_backend(
+        lambda bench: f"SELECT * FROM bench.sync({bench.scaled(ONE_BY_ONE)}, repeat('x', {PAYLOAD}))",
+        lambda bench: bench.scaled(ONE_BY_ONE))),
+     plain_c("sync", ONE_BY_ONE, latency="call")),
+    (Bar("rate", "ours", "sync", at_least=1.2),
+     Bar("p50_us", "ours", "sync"),
+     Bar("p99_us", "ours", "sync")))
+
+
+# ---- small: transactions of a few messages -----------------------------------------
+
+TRANSACTIONS = {1: 2000, 10: 2000, 100: 500}
+
+
+def small_ours(messages, ids):
+    def transactions(bench):
+        return bench.scaled(TRANSACTIONS[messages])
+    return in_backend(
+        lambda bench: f"CALL bench.commits({transactions(bench)}, {messages}, repeat('x', {PAYLOAD}))",
+        lambda bench: transactions(bench) * messages, ids)
+
+
+def small_plain_c(mode, messages):
+    def run(bench):
+        count = bench.scaled(TRANSACTIONS[messages]) * messages
+        return bench.baseline(mode, count=count, batch=messages, size=PAYLOAD)
+    return Side(mode, run, str(messages))
+
+
+def small_client(messages, statement):
+    """As the client sees it, with pgbench: three statements, each a round trip."""
+    def run(bench):
+        bench.new_stream()
+        us = bench.pgbench(f"BEGIN;\n{statement}\nCOMMIT;\n", bench.scaled(TRANSACTIONS[messages]), **settings(False))
+        if "nats_publish" in statement:
+            bench.check_stored(len(us) * messages)
+        return {"p50_us": us[len(us) // 2], "p99_us": us[int(len(us) * 0.99)]}
+    return run
+
+
+def small_sides(messages):
+    case = str(messages)
+    noop = f"SELECT count(clock_timestamp()) FROM generate_series(1, {messages});"
+    return (
+        Side("ours", small_ours(messages, ids=False), case),
+        small_plain_c("evloop", messages),
+        Side("ours_ids", small_ours(messages, ids=True), case),
+        small_plain_c("evloop_hdr", messages),
+        small_plain_c("async", messages),
+        Side("client", small_client(messages, select("nats_publish_async", messages)), case),
+        Side("client_noop", small_client(messages, noop), case),
+    )
+
+
+def small_added(results):
+    return {(case, "client_added"): {"p50_us": metrics["p50_us"] - results[case, "client_noop"]["p50_us"]}
+            for (case, side), metrics in results.items() if side == "client"}
+
+
+SMALL = Row(
+    "small", "Small transactions of 1, 10, 100 messages: from the first send to the end of the drain",
+    ("p50_us", "p99_us"),
+    tuple(side for messages in TRANSACTIONS for side in small_sides(messages)),
+    tuple(bar for case in map(str, TRANSACTIONS) for bar in (
+        Bar("p50_us", "ours", "evloop", at_most=1.2, case=case),
+        Bar("p50_us", "ours_ids", "evloop_hdr", case=case),
+        Bar("p50_us", "ours", "async", case=case))),
+    small_added)
+
+
+# ---- calls: how long one call keeps its caller -----------------------------------------
+
+CALLS = 50_000
+CALL_SUBJECTS = 5
+
+
+def calls_ours(ids):
+    subjects = ",".join(f"bench.{letter}" for letter in "abcde"[:CALL_SUBJECTS])
+    return in_backend(
+        lambda bench: f"SELECT * FROM bench.async({bench.scaled(CALLS)}, '{{{subjects}}}', repeat('x', {PAYLOAD}))",
+        lambda bench: bench.scaled(CALLS), ids)
+
+
+CALL_TIMES = Row(
+    "calls", "One nats_publish_async call, while 10,000 messages go to each of 5 subjects, the window filling",
+    ("p50_us", "p99_us", "max_us"),
+    (Side("ours", calls_ours(ids=False)),
+     plain_c("async", CALLS, subjects=CALL_SUBJECTS, latency="call"),
+     plain_c("evloop", CALLS, subjects=CALL_SUBJECTS, latency="call"),
+     Side("ours_ids", calls_ours(ids=True))),
+    (Bar("max_us", "ours", at_most=2000),
+     Bar("max_us", "ours_ids", at_most=2000),
+     Bar("p50_us", "ours", "async"),
+     Bar("p99_us", "ours", "async"),
+     Bar("max_us", "ours", "async")))
+
+
+# ---- table: the counts that write-ups give ------------------------------------------------
+
+TABLE_COUNTS = (100, 1_000, 10_000, 100_000)
+# Messages per second that published accounts of NATS publishers report.
+WRITE_UPS = {"ours_async": 10_000.0, "ours_sync": 1_000.0}
+
+TABLE = Row(
+    "table", "100 to 100,000 messages in one transaction, with the default settings",
+    ("rate", "ms"),
+    tuple(side for count in TABLE_COUNTS for side in (
+        Side("ours_async", transaction("nats_publish_async", count, ids=True), str(count)),
+        Side("ours_sync", transaction("nats_publish", count, ids=True), str(count)))),
+    tuple(Bar("rate", side, figure, case=str(count))
+          for side, figure in WRITE_UPS.items() for count in TABLE_COUNTS))
+
+
+# ---- scale: cost per message and memory, by the size of the transaction ------------------------
+
+SCALE_COUNTS = (1_000, 10_000, 100_000, 1_000_000)
+
+
+def scale_run(wanted, ids):
+    def run(bench):
+        count = bench.scaled(wanted)
+        # A set-returning function in the select list streams; in FROM, its rows are kept in the backend's memory.
+        series = f"FROM (SELECT generate_series(1, {count})) AS i"
+        bench.new_stream()
+        with bench.session(**settings(ids)) as session:
+            session.run(f"SELECT count(clock_timestamp()) {series};")
+            fresh = session.memory()
+            session.run(f"SELECT nats_publish_async('bench.connect', repeat('x', {PAYLOAD}));")
+            first = session.memory()
+            cpu, _ = session.usage()
+            ms = session.milliseconds(
+                f"BEGIN;\nSELECT count(nats_publish_async('bench.a', repeat('x', {PAYLOAD}))) {series};")
+            held = session.memory()
+            ms += session.milliseconds("COMMIT;")
+            cpu_after, _ = session.usage()
+            after = session.memory()
+        bench.check_stored(count + 1)
+        return {"us": ms * 1000 / count, "cpu_us": (cpu_after - cpu) / count,
+                "pss_first_kb": first["pss_kb"] - fresh["pss_kb"], "pss_held_kb": held["pss_kb"] - fresh["pss_kb"],
+                "pss_after_kb": after["pss_kb"] - fresh["pss_kb"], "rss_after_kb": after["rss_kb"] - fresh["rss_kb"],
+                "threads": after["threads"] - fresh["threads"]}
+    return run
+
+
+def scale_spread(results):
+    costs = {side: [metrics["us"] for (_, name), metrics in results.items() if name == side]
+             for side in ("ours", "ours_ids")}
+    return {("", "spread"): {"spread": max(costs["ours"]) / min(costs["ours"])},
+            ("", "spread_ids"): {"spread": max(costs["ours_ids"]) / min(costs["ours_ids"])}}
+
+
+SCALE = Row(
+    "scale", "Cost per message by the size of the transaction, and what the backend's memory grows by",
+    ("us", "cpu_us", "pss_first_kb", "pss_held_kb", "pss_after_kb", "rss_after_kb", "threads"),
+    tuple(Side("ours_ids" if ids else "ours", scale_run(count, ids), str(count))
+          for count in SCALE_COUNTS for ids in (False, True)),
+    (Bar("spread", "spread", at_most=1.2),
+     Bar("spread", "spread_ids", at_most=1.2),
+     Bar("pss_first_kb", "ours_ids", at_most=1024, case="100000"),
+     Bar("pss_after_kb", "ours_ids", at_most=4096, case="100000")),
+    scale_spread)
+
+
+# ---- payload: from small to nearly the server's limit -----------------------------------------
+
+PAYLOADS = (16, 128, 1_024, 8_192, 65_536, 262_144, 900_000)
+PAYLOAD_BYTES = 64_000_000           # sent by each run, as far as
+PAYLOAD_MESSAGES = 50_000            # this many suffice
+PENDING_BYTES = 64 * 1024 * 1024     # the default of nats_publish.max_pending_bytes
+
+
+def payload_count(size):
+    return min(PAYLOAD_MESSAGES, PAYLOAD_BYTES // size)
+
+
+def with_mb_s(size, run):
+    def measured(bench):
+        metrics = run(bench)
+        return {**metrics, "mb_s": metrics["rate"] * size / 1e6}
+    return measured
+
+
+def payload_sides(size):
+    plain = plain_c("evloop", payload_count(size), size=size, window=min(4096, PENDING_BYTES // size))
+    return (Side("ours", with_mb_s(size, transaction("nats_publish_async", payload_count(size), size=size)), str(size)),
+            Side("evloop", with_mb_s(size, plain.run), str(size)))
+
+
+PAYLOAD_SIZES = Row(
+    "payload", "Payloads of 16 bytes to 900 kB: bytes of payload per second, by size",
+    ("mb_s", "rate"),
+    tuple(side for size in PAYLOADS for side in payload_sides(size)),
+    tuple(Bar("mb_s", "ours", "evloop", case=str(size)) for size in PAYLOADS))
+
+
+ROWS = (ASYNC, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, PAYLOAD_SIZES)

@@ -1,0 +1,309 @@
+"""The private servers of a benchmark run, and the two kinds of publisher it measures.
+
+Everything lives in one temporary directory and ends with the `with Workbench()` block.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+START_SECONDS = 30
+EXIT_SECONDS = 5
+# psql prints this after each command's output, so that we know where it ends.
+END_MARK = "-- end of output --"
+
+
+class Failure(Exception):
+    """Something that ends the benchmark with a message and no traceback."""
+
+
+def program(name, hint):
+    """Path of an installed program; the sbin directories are not on every user's PATH."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin")
+    if not found:
+        raise Failure(f"{name} not found: {hint}")
+    return found
+
+
+def output_of(command, **options):
+    try:
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, **options)
+    except OSError as error:
+        raise Failure(error) from None
+    if done.returncode != 0:
+        raise Failure(f"{Path(str(command[0])).name} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failure(f"{what} within {START_SECONDS} s")
+        time.sleep(0.02)
+
+
+class NatsServer:
+    """A nats-server with JetStream on a port that it chooses itself."""
+
+    def __init__(self, directory):
+        binary = program("nats-server", "install the package nats-server")
+        directory.mkdir()
+        self.version = output_of([binary, "--version"]).split()[-1].lstrip("v")
+        self._log = directory / "log"
+        config = directory / "conf"
+        config.write_text(f"""
+            listen: "127.0.0.1:-1"
+            ports_file_dir: "{directory}"
+            log_file: "{self._log}"
+            jetstream {{ store_dir: "{directory / 'store'}" }}
+        """)
+        # A session of its own, so that Ctrl-C reaches the driver alone, which then stops it.
+        self.process = subprocess.Popen([binary, "-c", str(config)], start_new_session=True,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._ports = directory / f"nats-server_{self.process.pid}.ports"
+
+    def wait_until_ready(self):
+        wait_for(lambda: self.process.poll() is not None
+                 or self._ports.exists() and "Server is ready" in self._log.read_text(),
+                 "nats-server did not start")
+        if self.process.poll() is not None:
+            raise Failure(f"nats-server did not start: {self._log.read_text().strip()}")
+        self.url = json.loads(self._ports.read_text())["nats"][0]
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Cluster:
+    """A PostgreSQL cluster that listens on a socket in the temporary directory alone."""
+
+    def __init__(self, directory):
+        self._bin = Path(output_of([os.environ.get("PG_CONFIG") or "pg_config", "--bindir"]).strip())
+        self._data = directory / "data"
+        self.directory = directory
+        # initdb refuses root
+        self._as_owner = [program("runuser", "needed by root"), "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        directory.mkdir()
+        if self._as_owner:
+            shutil.chown(directory, "postgres")
+
+    def start(self, settings):
+        self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "-E", "UTF8",
+                  "--locale=C", "--no-sync")
+        with open(self._data / "postgresql.conf", "a") as config:
+            config.write(f"listen_addresses = ''\nunix_socket_directories = '{self.directory}'\n")
+            config.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", self.directory / "log")
+        self.version = output_of([self._bin / "postgres", "--version"]).split()[2]
+
+    def stop(self):
+        if (self._data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", self._data)
+
+    def client(self, name, *arguments):
+        """Command line of a client program that connects to this cluster."""
+        return [str(word) for word in
+                (self._bin / name, *arguments, "-h", self.directory, "-U", "postgres")]
+
+    def _run(self, name, *arguments):
+        # The server inherits pg_ctl's standard output, so pg_ctl must not be given a pipe.
+        with tempfile.TemporaryFile("w+") as log:
+            done = subprocess.run([*self._as_owner, str(self._bin / name), *map(str, arguments)],
+                                  cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            log.seek(0)
+            if done.returncode != 0:
+                raise Failure(f"{name} failed: {log.read().strip()}")
+
+
+class Session:
+    """One psql and its backend, kept for a run."""
+
+    def __init__(self, cluster, settings):
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        self._errors = tempfile.TemporaryFile("w+")
+        self._psql = subprocess.Popen(
+            cluster.client("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env={**os.environ, "PGOPTIONS": options, "LC_ALL": "C"})
+        self.pid = None
+        try:
+            self.pid = int(self.value("SELECT pg_backend_pid()"))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Returns when the backend is gone: nothing of it is to run beside the next side."""
+        try:
+            self._psql.communicate(timeout=EXIT_SECONDS)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self._psql.kill()
+            self._psql.wait()
+        self._errors.close()
+        if self.pid:
+            wait_for(lambda: not Path(f"/proc/{self.pid}").exists(), "the backend did not exit")
+
+    def run(self, sql):
+        """Lines of output of some SQL."""
+        lines = []
+        try:
+            self._psql.stdin.write(f"{sql}\n\\echo {END_MARK}\n")
+            self._psql.stdin.flush()
+        except BrokenPipeError:
+            pass
+        for line in self._psql.stdout:
+            line = line.rstrip("\n")
+            if line == END_MARK:
+                return lines
+            lines.append(line)
+        self._errors.seek(0)
+        raise Failure(f"{sql.strip()}\n{self._errors.read().strip()}")
+
+    def value(self, sql):
+        return self.run(sql + ";")[0]
+
+    def row(self, sql):
+        """The one row of a query, as numbers."""
+        return [float(field) for field in self.value(sql).split("|")]
+
+    def milliseconds(self, sql):
+        """What the client waited for the statements of some SQL, added up."""
+        lines = self.run(f"\\timing on\n{sql}\n\\timing off")
+        return sum(float(line.split()[1]) for line in lines if line.startswith("Time: "))
+
+    def usage(self):
+        """(CPU in µs, voluntary context switches) of all threads of the backend."""
+        cpu = switches = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            # schedstat counts nanoseconds, where stat has ticks of 10 ms
+            cpu += int((task / "schedstat").read_text().split()[0]) / 1000
+            switches += int(status_of(task)["voluntary_ctxt_switches"])
+        return cpu, switches
+
+    def memory(self):
+        """Resident and proportional size in kB, and the number of threads."""
+        rollup = keyed(Path(f"/proc/{self.pid}/smaps_rollup"))
+        return {"rss_kb": int(rollup["Rss"].split()[0]), "pss_kb": int(rollup["Pss"].split()[0]),
+                "threads": int(status_of(Path(f"/proc/{self.pid}"))["Threads"])}
+
+
+def keyed(path):
+    """A /proc file of "key: value" lines."""
+    return {key: value.strip() for key, _, value in
+            (line.partition(":") for line in path.read_text().splitlines())}
+
+
+def status_of(process):
+    return keyed(process / "status")
+
+
+class Workbench:
+    """Servers, the compiled baseline, and what rows need to measure either side."""
+
+    def __init__(self, divisor):
+        self._divisor = divisor
+
+    def __enter__(self):
+        self.directory = Path(tempfile.mkdtemp(prefix="nats_publish_bench."))
+        self.directory.chmod(0o755)    # the postgres account must get through
+        self.nats = self.cluster = None
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        # A second Ctrl-C must not leave a server behind.
+        interrupts = (signal.SIGINT, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+        try:
+            if self.cluster:
+                self.cluster.stop()
+        finally:
+            if self.nats:
+                self.nats.stop()
+            shutil.rmtree(self.directory, ignore_errors=True)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
+
+    def _start(self):
+        self._compile_baseline()
+        self.nats = NatsServer(self.directory / "nats")
+        self.nats.wait_until_ready()
+        self.cluster = Cluster(self.directory / "pg")
+        self.cluster.start({"nats_publish.url": self.nats.url})
+        with self.session() as session:
+            try:
+                session.run("CREATE EXTENSION nats_publish;")
+            except Failure as failure:
+                raise Failure(f"{failure}\nIs the extension installed (make install)?") from None
+            session.run(f"\\i {HERE}/bench.sql")
+        self.libnats = self.baseline("async", count=1)["libnats"]
+
+    def _compile_baseline(self):
+        try:
+            flags = output_of(["pkg-config", "--cflags", "--libs", "libnats"]).split()
+        except Failure:
+            flags = ["-lnats"]
+        output_of([os.environ.get("CC") or "cc", "-std=gnu99", "-O2", "-o", self.directory / "baseline",
+                   HERE / "baseline.c", *flags])
+
+    def scaled(self, count):
+        """A row's number of messages: less of it when the bench is only tried."""
+        return max(count // self._divisor, min(count, 100))
+
+    def session(self, **settings):
+        """settings: those of nats_publish, by their short names."""
+        return Session(self.cluster, {f"nats_publish.{name}": value for name, value in settings.items()})
+
+    def new_stream(self):
+        output_of([self.directory / "baseline", self.nats.url, "stream"])
+
+    def check_stored(self, expected):
+        """A rate counts only when every message is in the stream."""
+        stored = int(output_of([self.directory / "baseline", self.nats.url, "stored"]).partition("=")[2])
+        if stored != expected:
+            raise Failure(f"the stream holds {stored} messages, not {expected}")
+
+    def baseline(self, mode, *, count, **keys):
+        self.new_stream()
+        words = [f"{key}={value}" for key, value in {"count": count, **keys}.items()]
+        line = output_of([self.directory / "baseline", self.nats.url, mode, *words])
+        self.check_stored(count)
+        pairs = (word.partition("=") for word in line.split())
+        return {key: value if key == "libnats" else float(value) for key, _, value in pairs}
+
+    def pgbench(self, script, transactions, **settings):
+        """Latencies in µs of a script's transactions, by one client."""
+        prefix = self.directory / "pgbench"
+        options = " ".join(f"-c nats_publish.{name}={value}" for name, value in settings.items())
+        path = self.directory / "script.sql"
+        path.write_text(script)
+        output_of(self.cluster.client("pgbench", "-n", "-c", 1, "-t", transactions, "-f", path, "-l",
+                                      "--log-prefix", prefix) + ["postgres"],
+                  env={**os.environ, "PGOPTIONS": options})
+        logs = list(self.directory.glob("pgbench.*"))
+        latencies = [float(line.split()[2]) for log in logs for line in log.read_text().splitlines()]
+        for log in logs:
+            log.unlink()
+        return sorted(latencies)

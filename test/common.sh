@@ -1,0 +1,153 @@
+# Shell functions of test/run and test/demo: a private directory, nats-server and PostgreSQL cluster, all gone
+# when the script ends, however it ends. To be sourced; `$top` is the checkout.
+#
+#	private_dir          makes $work, which only the tester and root can enter, and sets the clean-up
+#	build_and_install    make install, quietly; warnings are shown
+#	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
+#	in_group CMD...      runs CMD so that the clean-up also ends everything below it
+#	start_nats           a nats-server with JetStream; exports NATS_URL
+#	start_postgres       a cluster, UTF8 in the C locale, that publishes there; exports PGHOST, PGPORT, PGUSER
+
+set -euo pipefail
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+pg_bin=$("${PG_CONFIG:-pg_config}" --bindir)
+nats_server=${NATS_SERVER:-$(command -v nats-server || echo /usr/sbin/nats-server)}
+export NATS_SERVER=$nats_server
+export PATH=$pg_bin:$PATH LC_ALL=C.UTF-8
+
+# The user's PGHOST, PGSERVICE and so on name other servers, which are none of our business.
+for variable in ${!PG@}; do
+	[[ $variable == PG_* ]] || unset "$variable"
+done
+
+# Without root, who runs the script is who tests. Root tests as the account of Debian's package.
+tester=
+if [ "$(id -u)" -eq 0 ]; then
+	tester=postgres
+	id "$tester" >/dev/null 2>&1 || tester=nobody
+fi
+
+die() { echo "$0: $*" >&2; exit 1; }
+
+as_tester()
+{
+	if [ -n "$tester" ]; then
+		# setpriv becomes the command, where su and runuser would stay between us and its signals
+		setpriv --reuid="$tester" --regid="$(id -g "$tester")" --clear-groups \
+			env HOME="$work" TMPDIR="$work/tmp" "$@"
+	else
+		env TMPDIR="$work/tmp" "$@"
+	fi
+}
+
+private_dir()
+{
+	work=$(mktemp -d "${TMPDIR:-/tmp}/nats_publish.XXXXXX")
+	group=
+	trap clean_up EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	mkdir "$work/tmp"
+	[ -z "$tester" ] || chown -R "$tester" "$work"
+	cd "$work"
+}
+
+# In a process group of its own, and waited for with a builtin: a trap runs at once then, and not when
+# the command has ended.
+in_group()
+{
+	local status=0
+	set -m
+	"$@" </dev/null &
+	group=$!
+	set +m
+	wait "$group" || status=$?
+	group=
+	return "$status"
+}
+
+is_ours() { grep -qaF "$work" "/proc/$1/cmdline" 2>/dev/null; }
+
+clean_up()
+{
+	local status=$?
+	trap - EXIT
+	trap '' INT TERM HUP
+	[ -z "$group" ] || kill -TERM -- "-$group" 2>/dev/null || true
+	# Servers have left our process groups, and those of a killed test have nobody else to end them.
+	# What has a pid file in our own directory, and that directory on its command line, is ours.
+	local file pid
+	for file in $(find "$work" -name '*.pid' 2>/dev/null); do
+		pid=$(head -n 1 "$file" 2>/dev/null) || continue
+		is_ours "$pid" || continue
+		kill -QUIT "$pid" || true		# PostgreSQL: immediate shutdown, children included
+		kill -CONT "$pid" || true		# a stalled one
+		for _ in {1..120}; do
+			is_ours "$pid" || break
+			sleep 0.05
+		done
+		! is_ours "$pid" || kill -KILL "$pid" || true
+	done 2>/dev/null
+	cd /
+	rm -rf "$work"
+	exit "$status"
+}
+
+build_and_install()
+{
+	local target
+	for target in all install; do
+		in_group make -s -C "$top" "$target" >"$work/$target.log" 2>&1 ||
+			{ cat "$work/$target.log" >&2; die "make $target failed"; }
+	done
+	cat "$work/all.log"
+}
+
+# wait_for SECONDS WHAT CMD...
+wait_for()
+{
+	local end=$((SECONDS + $1)) what=$2
+	shift 2
+	until "$@"; do
+		[ "$SECONDS" -lt "$end" ] || die "waited in vain for $what"
+		sleep 0.05
+	done
+}
+
+start_nats()
+{
+	local ports pid
+	as_tester mkdir "$work/nats"
+	# The server chooses a free port itself and writes it down: nothing can take it in between.
+	as_tester "$nats_server" -a 127.0.0.1 -p -1 --ports_file_dir "$work/nats" -P "$work/nats/nats.pid" \
+		-n nats_publish_test -js -sd "$work/nats" -l "$work/nats.log" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	disown
+	nats_started()
+	{
+		ports=$(find "$work/nats" -maxdepth 1 -name '*.ports' -size +0)
+		[ -n "$ports" ] || kill -0 "$pid" 2>/dev/null || { cat "$work/nats.log" >&2; die "nats-server ended"; }
+		[ -n "$ports" ]
+	}
+	wait_for 60 "nats-server" nats_started
+	NATS_URL=$(grep -o 'nats://127\.0\.0\.1:[0-9]*' "$ports" | head -n 1)
+	[ -n "$NATS_URL" ] || die "no port in $ports"
+	export NATS_URL
+}
+
+start_postgres()
+{
+	# A superuser of a fixed name, and a socket that only this directory leads to: no port to be in use.
+	export PGHOST=$work PGPORT=5432 PGUSER=postgres
+	as_tester initdb -D "$work/pgdata" -U "$PGUSER" --auth=trust --encoding=UTF8 --locale=C --no-sync \
+		>"$work/initdb.log" 2>&1 || { cat "$work/initdb.log" >&2; die "initdb failed"; }
+	as_tester tee -a "$work/pgdata/postgresql.conf" <"$top/test/postgresql.conf" >/dev/null
+	as_tester tee -a "$work/pgdata/postgresql.conf" >/dev/null <<-END
+		listen_addresses = ''
+		unix_socket_directories = '$work'
+		nats_publish.url = '$NATS_URL'
+	END
+	as_tester pg_ctl -D "$work/pgdata" -l "$work/postgresql.log" -w -t 60 start >"$work/pg_ctl.log" 2>&1 ||
+		{ cat "$work/pg_ctl.log" "$work/postgresql.log" >&2; die "PostgreSQL did not start"; }
+}

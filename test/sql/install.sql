@@ -1,0 +1,67 @@
+-- What CREATE EXTENSION creates, and who may use it.
+
+-- Row and array types are members of an extension only since PostgreSQL 17.
+CREATE TEMP VIEW objects AS
+SELECT classid, objid, pg_describe_object(classid, objid, 0) COLLATE "C" AS object
+FROM pg_depend
+WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+    AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'nats_publish')
+    AND pg_describe_object(classid, objid, 0) NOT LIKE '%[]'
+    AND NOT (classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_type WHERE typrelid = objid));
+SELECT object FROM objects ORDER BY object;
+
+CREATE TEMP VIEW functions AS
+SELECT p.* FROM pg_proc p JOIN objects o ON o.classid = 'pg_proc'::regclass AND o.objid = p.oid;
+
+-- Publishing must neither be planned away nor run in a parallel worker, and no argument is skipped for being null.
+SELECT provolatile, proparallel, proisstrict, prosecdef, proleakproof, count(*) > 0 AS "some"
+FROM functions GROUP BY 1, 2, 3, 4, 5;
+
+-- Nobody but the owner may execute any of them: proacl is set, and has nothing for PUBLIC.
+SELECT oid::regprocedure AS function FROM functions WHERE proacl IS NULL;
+SELECT f.oid::regprocedure AS function, a.privilege_type
+FROM functions f, aclexplode(f.proacl) a WHERE a.grantee = 0;
+
+-- Everything is commented.
+SELECT object AS without_comment FROM objects WHERE obj_description(objid, classid::regclass::name) IS NULL;
+SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'nats_publish';
+
+-- The names and defaults of arguments are part of the interface.
+\pset format unaligned
+\pset tuples_only on
+SELECT format('%s(%s) -> %s', proname, pg_get_function_arguments(oid), pg_get_function_result(oid)) COLLATE "C" AS signature
+FROM functions ORDER BY signature;
+\pset format aligned
+\pset tuples_only off
+
+-- An ordinary role can do nothing ...
+CREATE ROLE regress_nats_nobody;
+SET ROLE regress_nats_nobody;
+SELECT nats_publish('install.a', 'x');
+SELECT nats_publish_async('install.a', 'x');
+SELECT nats_server_info();
+SELECT nats_jetstream('STREAM.NAMES');
+SELECT nats_create_stream('INSTALL', '{install.>}');
+RESET ROLE;
+
+-- ... until it is granted, and then no more than that.
+SELECT nats_create_stream('INSTALL', '{install.>}', '{"storage": "memory"}') -> 'config' ->> 'name' AS stream;
+GRANT EXECUTE ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) TO regress_nats_nobody;
+SET ROLE regress_nats_nobody;
+SELECT * FROM nats_publish('install.a', 'x'::text);
+SELECT * FROM nats_publish('install.a', 'x'::bytea);
+SELECT nats_jetstream('STREAM.DELETE.INSTALL');
+RESET ROLE;
+REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) FROM regress_nats_nobody;
+DROP ROLE regress_nats_nobody;
+SELECT nats_jetstream('STREAM.DELETE.INSTALL') ->> 'success' AS deleted;
+
+-- It can be created in a schema of its own, and again.
+CREATE SCHEMA nats;
+BEGIN;
+DROP EXTENSION nats_publish;
+CREATE EXTENSION nats_publish SCHEMA nats;
+SELECT (nats.nats_server_info()).jetstream;
+ROLLBACK;
+DROP SCHEMA nats;
+SELECT (nats_server_info()).jetstream;
