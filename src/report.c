@@ -312,6 +312,8 @@ np_warn_messages(int elevel, const NpFailedMessage *first, int64 count)
 			 errmsg("could not publish to \"%s\": %s", first->subject, first->failure.text) :
 			 errmsg("could not publish " INT64_FORMAT " messages, the first to \"%s\": %s",
 					count, first->subject, first->failure.text),
-			 errdetail("It was published with critical => false, so the transaction goes on."),
+			 errdetail_plural("It was published with critical => false, so no transaction fails.",
+							  "They were published with critical => false, so no transaction fails.",
+							  count),
 			 errhint_of(&first->failure)));
 }

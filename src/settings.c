@@ -54,7 +54,8 @@ check_url(char **newval, void **extra, GucSource source)
 			problem = "this version of nats_publish does not make TLS connections";
 		if (problem != NULL)
 		{
-			/* not the URL itself: it can hold a password */
+			/* the backend's own message would show the value, with its password */
+			GUC_check_errmsg("invalid value for parameter \"nats_publish.url\"");
 			GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
 			return false;
 		}

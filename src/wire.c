@@ -33,7 +33,9 @@
 #include <nats/nats.h>
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,6 +43,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "compat.h"
@@ -68,6 +71,7 @@ struct NpWire
 struct NpWireAttempt
 {
 	pthread_mutex_t lock;
+	NpWireTarget target;		/* without the credentials */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
 	bool		abandoned;
@@ -270,25 +274,77 @@ free_attempt(NpWireAttempt *attempt)
 	free(attempt);
 }
 
+/*
+ * The library says "no server available" whatever has happened: find out what
+ * it was.  False: nothing that could be found.
+ */
+static bool
+explain_no_server(const NpWireTarget *target, char *error, size_t error_size)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *addresses = NULL;
+	struct timeval timeout = {target->timeout_ms / 1000, target->timeout_ms % 1000 * 1000};
+	char		port[16];
+	int			failure;
+
+	snprintf(port, sizeof(port), "%d", target->port);
+	failure = getaddrinfo(target->host, port, &hints, &addresses);
+	if (failure != 0)
+	{
+		snprintf(error, error_size, "could not resolve the host name: %s", gai_strerror(failure));
+		return true;
+	}
+	failure = 0;
+	for (struct addrinfo *address = addresses; address != NULL; address = address->ai_next)
+	{
+		int			fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		/* Linux bounds connect() by it */
+		if (fd >= 0)
+			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+		if (fd < 0 || connect(fd, address->ai_addr, address->ai_addrlen) != 0)
+			failure = errno == EINPROGRESS ? ETIMEDOUT : errno;
+		if (fd >= 0)
+			close(fd);
+	}
+	freeaddrinfo(addresses);
+	if (failure == 0)
+		return false;
+	snprintf(error, error_size, "could not connect: %s", strerror(failure));
+	return true;
+}
+
+/* What the library says of a status that it has just returned. */
+static void
+describe_failure(natsStatus status, char *error, size_t error_size)
+{
+	natsStatus	last = NATS_OK;
+	const char *text = nats_GetLastError(&last);
+	const char *behind;
+
+	/* it keeps the text of older errors, and puts its own source line before it */
+	if (last != status || text == NULL)
+		text = natsStatus_GetText(status);
+	behind = text[0] == '(' ? strstr(text, "): ") : NULL;
+	snprintf(error, error_size, "%s", behind != NULL ? behind + 3 : text);
+}
+
 static void *
 connect_in_thread(void *argument)
 {
 	NpWireAttempt *attempt = argument;
 	NpWire	   *wire = attempt->wire;
 	natsStatus	status = natsConnection_Connect(&wire->nc, attempt->options);
+	char		error[sizeof(attempt->error)] = "";
 	bool		abandoned;
+
+	if (status != NATS_OK &&
+		(status != NATS_NO_SERVER || !explain_no_server(&attempt->target, error, sizeof(error))))
+		describe_failure(status, error, sizeof(error));
 
 	pthread_mutex_lock(&attempt->lock);
 	attempt->status = status;
-	if (status != NATS_OK)
-	{
-		natsStatus	last = NATS_OK;
-		const char *text = nats_GetLastError(&last);
-
-		/* the library keeps the text of older errors */
-		snprintf(attempt->error, sizeof(attempt->error), "%s",
-				 last == status && text != NULL ? text : natsStatus_GetText(status));
-	}
+	memcpy(attempt->error, error, sizeof(error));
 	attempt->ended = true;
 	abandoned = attempt->abandoned;
 	if (!abandoned)
@@ -343,6 +399,9 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	if (attempt != NULL && wire != NULL)
 	{
 		attempt->wire = wire;
+		memcpy(attempt->target.host, target->host, sizeof(target->host));
+		attempt->target.port = target->port;
+		attempt->target.timeout_ms = target->timeout_ms;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
 		status = open_library();

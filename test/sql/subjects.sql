@@ -12,7 +12,7 @@ INSERT INTO good (subject) VALUES
     ('a'), ('subjects.a'), ('subjects.a-b_c'), ('subjects.a*b'), ('subjects.*a'), ('subjects.a*'), ('subjects.a>'),
     ('subjects.>>'), ('subjects.**'), ('subjects.ü世🐘'), ('subjects.$JS.x'), ('$'), ('$JSX'), ('_INBOXES'), ('subjects."\/'),
     ('subjects.{a}%s%n'), ('$KV.subjects.key');
-SELECT subject, (nats_publish(subject, subject)).* FROM good ORDER BY id;
+SELECT subject, stream, seq FROM good, LATERAL nats_publish(subject, subject) ORDER BY id;
 SELECT subject, payload = subject AS same FROM stream_messages('SUBJECTS');
 SELECT subject, payload FROM stream_messages('KV_subjects');
 

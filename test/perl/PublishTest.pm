@@ -1,0 +1,112 @@
+
+=pod
+
+=head1 NAME
+
+PublishTest - what the tests of nats_publish have in common
+
+=head1 SYNOPSIS
+
+  use PublishTest;
+
+  my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
+  my $session = PsqlSession->new($node);
+
+=cut
+
+package PublishTest;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use Time::HiRes qw(time sleep);
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+
+our @EXPORT = qw(publishing_node wait_for process_threads process_files process_ticks process_memory
+	process_is_there free_port);
+
+=pod
+
+=head1 FUNCTIONS
+
+=over
+
+=item publishing_node($name, %settings)
+
+A started PostgreSQL with the extension in database postgres.
+
+=item wait_for($what, sub {...}, $seconds)
+
+Until the function is true; dies when it does not become so. Returns what it returned.
+
+=item process_threads($pid), process_files($pid), process_ticks($pid), process_memory($pid)
+
+Of a process: how many threads it has and how many open descriptors, its CPU time in ticks of 10 ms, its own memory
+(without what is shared) in kB.
+
+=item process_is_there($pid)
+
+=item free_port()
+
+=back
+
+=cut
+
+sub publishing_node
+{
+	my ($name, %settings) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init;
+	$node->append_conf('postgresql.conf', join '', map { "$_ = '$settings{$_}'\n" } sort keys %settings);
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
+	return $node;
+}
+
+sub wait_for
+{
+	my ($what, $condition, $seconds) = @_;
+	my $end = time + ($seconds // $PostgreSQL::Test::Utils::timeout_default);
+	while (1)
+	{
+		my $result = $condition->();
+		return $result if $result;
+		die "waited in vain for $what" if time > $end;
+		sleep 0.01;
+	}
+}
+
+sub process_threads
+{
+	my ($pid) = @_;
+	return scalar(my @tasks = glob "/proc/$pid/task/*");
+}
+
+sub process_files
+{
+	my ($pid) = @_;
+	return scalar(my @files = glob "/proc/$pid/fd/*");
+}
+
+sub process_ticks
+{
+	my ($pid) = @_;
+	my ($rest) = slurp_file("/proc/$pid/stat") =~ /\) (.*)/;
+	my @fields = split / /, $rest;
+	return $fields[11] + $fields[12];
+}
+
+sub process_memory
+{
+	my ($pid) = @_;
+	return slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 : die "no RssAnon";
+}
+
+sub process_is_there { return -e "/proc/$_[0]"; }
+
+sub free_port { return PostgreSQL::Test::Cluster::get_free_port(); }
+
+1;

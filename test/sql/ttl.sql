@@ -1,0 +1,50 @@
+-- ttl: how long a message lives. Servers before 2.11 do not know it, and must not store it forever.
+\getenv directory PG_ABS_SRCDIR
+\set helpers :directory '/sql/include/helpers.psql'
+\i :helpers
+
+SELECT server_is(2, 11) AS knows_ttl \gset
+\if :knows_ttl
+SELECT nats_create_stream('TTL', '{ttl.>}', '{"storage": "memory", "allow_msg_ttl": true}') IS NOT NULL AS created;
+\else
+SELECT create_stream('TTL', 'ttl.>') IS NOT NULL AS created;
+\endif
+
+-- What the server is never asked.
+SELECT error_of($$SELECT nats_publish('ttl.a', 'x', ttl => '0')$$);
+SELECT error_of($$SELECT nats_publish('ttl.a', 'x', ttl => '999 ms')$$);
+SELECT error_of($$SELECT nats_publish('ttl.a', 'x', ttl => '-1 second')$$);
+SELECT error_of($$SELECT nats_publish('ttl.a', 'x', ttl => '1 day -25 hours')$$);
+SELECT error_of($$SELECT nats_publish('ttl.a', 'x', ttl => '178000000 years')$$);
+SELECT error_of($$SELECT nats_publish_async('ttl.a', 'x', ttl => '1 ms')$$);
+SELECT error_of($$SELECT nats_publish_async('ttl.a', 'x', ttl => '1 ms', critical => false)$$);
+SELECT stream_count('TTL');
+
+-- What needs the server: what each message is stored with, or why it is not stored.
+CREATE FUNCTION publish_with(ttl interval) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    ack nats_puback;
+BEGIN
+    ack := nats_publish('ttl.a', 'x', ttl => ttl);
+    RETURN nats_get_message(ack.stream, ack.seq);
+EXCEPTION WHEN feature_not_supported THEN
+    RETURN sqlerrm;
+END
+$$;
+SELECT ttl, CASE
+    WHEN :'knows_ttl' THEN publish_with(ttl) LIKE '%"Nats-TTL": "' || seconds || '"%'
+    ELSE publish_with(ttl) LIKE 'ttl needs nats-server 2.11, the connected one is %'
+END AS as_expected
+FROM (VALUES ('1 second'::interval, 1), ('1.5 seconds', 2), ('1 hour', 3600), ('1 day', 86400), ('1 month', 2592000),
+    ('1 year', 31557600)) AS v (ttl, seconds);
+DROP FUNCTION publish_with;
+
+-- As a header it is the same feature.
+SELECT CASE WHEN :'knows_ttl' THEN e = 'no error' ELSE e LIKE '0A000: ttl needs nats-server 2.11, %' END AS as_expected
+FROM error_of($$SELECT nats_publish('ttl.a', 'x', headers => '{"nats-ttl": "10s"}')$$) AS e;
+SELECT CASE WHEN :'knows_ttl' THEN e = 'no error' ELSE e LIKE '0A000: ttl needs nats-server 2.11, %' END AS as_expected
+FROM error_of($$SELECT nats_publish_async('ttl.a', 'x', ttl => '1 minute')$$) AS e;
+
+-- Nothing was stored that will not be removed again.
+SELECT count(*) FROM stream_messages('TTL') WHERE NOT coalesce(headers ? 'Nats-TTL', false);
+SELECT delete_stream('TTL');
