@@ -56,6 +56,13 @@
 #define NP_JSON_ACTION_RETURN	return
 #endif
 
+/* Before a declaration. */
+#if PG_VERSION_NUM >= 180000
+#define NP_NORETURN pg_noreturn
+#else
+#define NP_NORETURN pg_attribute_noreturn()
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define NP_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "nats_publish", .version = NP_VERSION)
 #else

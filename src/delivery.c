@@ -242,10 +242,24 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 	progressed = true;
 }
 
-/* The same, for a message that failed.  The failure's texts are copied. */
+/*
+ * The same, for a message that failed.  The failure's texts are copied.
+ *
+ * If it went out on a connection that was then lost, that first copy may be
+ * stored, whatever has become of the second: a server may refuse it just
+ * because of the first (it checks expected sequences before duplicates,
+ * jetstream.md §1.1).
+ */
 void
 np_delivery_fail(NpPending *message, NpFailure failure)
 {
+	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
+	{
+		failure.fault = NP_FAULT_UNKNOWN;
+		failure.text = psprintf("%s; it was sent before on a connection that was lost, and may be stored",
+								failure.text);
+		failure.hint = NULL;
+	}
 	complete(message, NULL, &failure);
 }
 
@@ -389,10 +403,10 @@ np_delivery_resend(void)
 
 	while ((message = np_window_next(&window, &next)) != NULL)
 	{
-		bool		was_sent = message->position < sent;
+		/* one that waits for its retry was answered: it is not stored */
+		bool		was_sent = message->position < sent && message->retry_at == 0;
 
-		if ((was_sent && message->id_length == 0 && message->retry_at == 0) ||
-			!expects_reply_here(message))
+		if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
 			np_delivery_fail(message,
 							 np_failure(NP_FAULT_LOST,
 										"the connection was lost, and the message can't be sent again (%s)",
@@ -401,7 +415,10 @@ np_delivery_resend(void)
 		{
 			send_again(message);
 			if (was_sent)
+			{
+				message->in_doubt = true;
 				np_stats.resent++;
+			}
 		}
 	}
 }

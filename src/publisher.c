@@ -82,20 +82,25 @@ outbound(void)
 
 /* ---- Waiting ------------------------------------------------------------- */
 
-/* Try to connect once; what is pending goes out again. */
+/*
+ * Try to connect once; what is pending goes out again.
+ *
+ * The next time is put off longer and longer, until a message has come to its
+ * end: a server can also accept each connection, and end it for what is sent.
+ */
 static bool
 try_connect(NpTime deadline, NpFailure *failure)
 {
-	if (np_connection_open(connection, deadline, failure))
+	bool		opened = np_connection_open(connection, deadline, failure);
+
+	connect_delay = Min(Max(connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
+	next_connect = np_now() + np_jittered(connect_delay);
+	if (opened)
 	{
-		connect_delay = 0;
-		next_connect = 0;
 		np_delivery_resend();
 		return true;
 	}
-	snprintf(connect_failure, sizeof(connect_failure), "%s", failure->detail);
-	connect_delay = Min(Max(connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
-	next_connect = np_now() + np_jittered(connect_delay);
+	strlcpy(connect_failure, failure->detail, sizeof(connect_failure));
 	uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
 	return false;
 }
@@ -135,7 +140,10 @@ wait_until(bool (*condition) (void), int timeout_ms, NpTime limit)
 		NpTime		next_retry;
 
 		if (np_delivery_has_progressed())
+		{
 			last_progress = now;
+			connect_delay = 0;
+		}
 		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
 		keep_connected(deadline);
 		next_retry = np_delivery_send_due(now);
@@ -437,6 +445,18 @@ publish(const NpMessage *message, NpMode mode)
 	return publication.token;
 }
 
+/* Wait for what the call has just sent; what is not answered in time has failed. */
+static void
+wait_for_watched(void)
+{
+	NpPending  *pending;
+
+	if (wait_until(watched_is_done, np_ack_timeout, NP_FOREVER))
+		return;
+	pending = np_window_find(window, watch->token);
+	np_delivery_fail(pending, failure_of_unanswered(pending, np_ack_timeout));
+}
+
 /*
  * Publish and wait for the acknowledgment.
  *
@@ -446,22 +466,10 @@ publish(const NpMessage *message, NpMode mode)
 void
 np_publish(const NpMessage *message, NpResult *result)
 {
-	uint64		token;
-
 	initialize();
 	watch = np_delivery_watch(np_delivery_next_token());
-	token = publish(message, NP_SYNC);
-	Assert(token == watch->token);
-	if (!wait_until(watched_is_done, np_ack_timeout, NP_FOREVER))
-	{
-		NpPending  *pending = np_window_find(window, token);
-		NpFailure	failure = failure_of_unanswered(pending, np_ack_timeout);
-
-		failure.text = pstrdup(failure.text);
-		np_delivery_drop(pending);
-		np_stats.failed++;
-		np_raise_message(&failure, np_from_utf8(message->subject));
-	}
+	(void) publish(message, NP_SYNC);
+	wait_for_watched();
 	*result = watch->result;
 	if (!result->acked)
 		np_raise_message(&result->failure, np_from_utf8(message->subject));
@@ -503,17 +511,7 @@ np_request(const char *subject, NpSpan payload)
 	check_size(&publication, control_line);
 	watch = np_delivery_watch(publication.token);
 	(void) np_delivery_add(&publication, length, NP_REQUEST);
-	if (!wait_until(watched_is_done, np_ack_timeout, NP_FOREVER))
-	{
-		NpPending  *pending = np_window_find(window, publication.token);
-
-		failure = failure_of_unanswered(pending, np_ack_timeout);
-		np_delivery_drop(pending);
-		failure.text = psprintf("JetStream request \"%s\" failed: no answer within %d ms",
-								subject, np_ack_timeout);
-		failure.hint = "";
-		np_raise(&failure);
-	}
+	wait_for_watched();
 	if (!watch->result.acked)
 	{
 		failure = watch->result.failure;

@@ -8,6 +8,7 @@
 #ifndef NP_REPORT_H
 #define NP_REPORT_H
 
+#include "compat.h"
 #include "types.h"
 
 /* The rows of the error table in the README; report.c has their SQLSTATEs. */
@@ -59,10 +60,10 @@ extern void np_failure_free(NpFailure *failure);
 extern const char *np_failure_sqlstate(const NpFailure *failure);
 extern char *np_from_utf8(NpSpan text);
 
-extern void np_raise(const NpFailure *failure) pg_attribute_noreturn();
-extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2) pg_attribute_noreturn();
-extern void np_raise_message(const NpFailure *failure, const char *subject) pg_attribute_noreturn();
-extern void np_raise_transaction(const NpFailedMessage *failed, int listed, int64 count) pg_attribute_noreturn();
+NP_NORETURN extern void np_raise(const NpFailure *failure);
+NP_NORETURN extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2);
+NP_NORETURN extern void np_raise_message(const NpFailure *failure, const char *subject);
+NP_NORETURN extern void np_raise_transaction(const NpFailedMessage *failed, int listed, int64 count);
 extern void np_warn_messages(int elevel, const NpFailedMessage *first, int64 count);
 
 #endif							/* NP_REPORT_H */

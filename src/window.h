@@ -39,6 +39,7 @@ typedef struct NpPending
 	uint8		mode;			/* NpMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
+	bool		in_doubt;		/* went out on a connection that was then lost */
 } NpPending;
 
 /* A ring, in which a token's place is found without searching. */

@@ -30,8 +30,10 @@ use strict;
 use warnings FATAL => 'all';
 
 use Carp;
+use IO::Handle;
 use IO::Select;
 use POSIX ();
+use Scalar::Util qw(weaken);
 use Time::HiRes qw(time sleep);
 
 use PostgreSQL::Test::Utils;
@@ -90,7 +92,7 @@ sub new
 {
 	my ($class, $node, %args) = @_;
 	my %settings = %{ $args{settings} // {} };
-	my $options = join ' ', map { my $value = $settings{$_}; $value =~ s/([\\ ])/\\$1/g; "-c $_=$value" } sort keys %settings;
+	my $options = join ' ', map { "-c $_=" . ($settings{$_} =~ s/([\\ ])/\\$1/gr) } sort keys %settings;
 
 	my $self = bless { node => $node, count => 0, output => '', error => '' }, $class;
 	pipe(my $in_read, $self->{stdin}) or die "pipe: $!";
@@ -104,20 +106,16 @@ sub new
 		open(STDOUT, '>&', $out_write);
 		open(STDERR, '>&', $err_write);
 		$SIG{$_} = 'DEFAULT' foreach qw(INT TERM PIPE);
+		my $target = $node->connstr($args{dbname} // 'postgres') . ($args{user} ? " user=$args{user}" : '');
 		{
 			no warnings 'exec';
-			exec($node->installed_command('psql'), '-XAtq', '-d', $node->connstr($args{dbname} // 'postgres')
-					. ($args{user} ? " user=$args{user}" : ''),
-				'-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never', '-f', '-')
-				if $node->can('installed_command');
-			exec('psql', '-XAtq', '-d', $node->connstr($args{dbname} // 'postgres') . ($args{user} ? " user=$args{user}" : ''),
-				'-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never', '-f', '-');
+			exec('psql', '-XAtq', '-d', $target, '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never', '-f', '-');
 		}
 		POSIX::_exit(127);
 	}
 	$self->{stdin}->autoflush(1);
 	push @sessions, $self;
-	Scalar::Util::weaken($sessions[-1]);
+	weaken($sessions[-1]);
 
 	my $first = $self->run('SELECT pg_backend_pid()');
 	($self->{pid}) = $first->{output} =~ /^(\d+)$/ or croak "no session: $first->{error}";
