@@ -265,17 +265,19 @@ window_has_room(void)
 		outbound()->bytes + (int64) room_wanted <= bytes;
 }
 
-/* Waiting for half of the window saves wake-ups; the other half keeps the server busy. */
+/*
+ * A part of the window is free: waiting for one message at a time would cost
+ * a wake-up each, and waiting for all of them would leave the server idle.
+ * An eighth keeps the longest call short.
+ */
 static bool
-window_is_half_empty(void)
+window_is_part_free(void)
 {
 	int64		bytes = (int64) np_max_pending_bytes * 1024;
 
-	if (window->count == 0)
-		return true;
-	return window_has_room() && window->count <= np_max_pending / 2 &&
-		np_delivery_next_token() - window->first < MAX_TOKEN_RANGE / 2 &&
-		(outbound()->bytes <= bytes / 2);
+	return window->count == 0 ||
+		(window_has_room() && window->count <= np_max_pending - np_max_pending / 8 &&
+		 outbound()->bytes <= bytes - bytes / 8);
 }
 
 /* Give up the messages that nobody waits for and that are overdue. */
@@ -313,7 +315,7 @@ make_room(size_t length, NpFailure *failure)
 		*failure = np_failure(NP_FAULT_WINDOW_FULL, "%d messages are not acknowledged yet", window->count);
 		return false;
 	}
-	if (wait_until(window_is_half_empty, np_ack_timeout, NP_FOREVER))
+	if (wait_until(window_is_part_free, np_ack_timeout, NP_FOREVER))
 		return true;
 	expire_uncritical();
 	if (is_open() && window_has_room())

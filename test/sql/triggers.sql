@@ -29,7 +29,7 @@ ROLLBACK;
 SELECT id FROM orders ORDER BY id;
 SELECT subject, payload FROM stream_messages('TRIGGERS') WHERE seq > 5;
 
--- A statement that fails in the middle has published what came before.
+-- AFTER triggers run when the statement is through: one that fails before publishes nothing.
 INSERT INTO orders VALUES (4, 'Barbara', 40), (2, 'Grace', 20.50);
 INSERT INTO orders SELECT i, 'x', 1 / (7 - i) FROM generate_series(5, 8) AS i;
 SELECT id FROM orders ORDER BY id;

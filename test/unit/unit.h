@@ -75,25 +75,29 @@ unit_check_int(long long actual, long long expected, const char *file, int line)
 	printf("# %s:%d: got %lld, expected %lld\n", file, line, actual, expected);
 }
 
-static inline void
-unit_print_bytes(const char *data, size_t length)
+/* Any bytes as text of one line, cut off where it gets long; good for the next few calls. */
+static inline const char *
+unit_quote(const char *data, size_t length)
 {
+	static char texts[4][320];
+	static int	next;
+	char	   *text = texts[next++ % 4];
+	size_t		used = 1;
+
 	if (data == NULL)
-	{
-		printf("(absent)");
-		return;
-	}
-	putchar('"');
-	for (size_t i = 0; i < length && i < 200; i++)
+		return "(absent)";
+	text[0] = '"';
+	for (size_t i = 0; i < length && used < 300; i++)
 	{
 		unsigned char byte = (unsigned char) data[i];
 
 		if (byte >= ' ' && byte < 0x7f && byte != '"' && byte != '\\')
-			putchar(byte);
+			text[used++] = (char) byte;
 		else
-			printf("\\x%02x", byte);
+			used += (size_t) snprintf(text + used, 5, "\\x%02x", byte);
 	}
-	printf("\" (%zu bytes)", length);
+	memcpy(text + used, "\"", 2);
+	return text;
 }
 
 static inline void
@@ -104,11 +108,8 @@ unit_check_bytes(const char *actual, size_t length, const char *expected, size_t
 		(length == 0 || memcmp(actual, expected, length) == 0))
 		return;
 	unit_failed_checks++;
-	printf("# %s:%d: got ", file, line);
-	unit_print_bytes(actual, length);
-	printf(", expected ");
-	unit_print_bytes(expected, expected_length);
-	putchar('\n');
+	printf("# %s:%d: got %s (%zu), expected %s (%zu)\n", file, line, unit_quote(actual, length),
+		   length, unit_quote(expected, expected_length), expected_length);
 }
 
 /*
