@@ -86,6 +86,42 @@ COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, b
 IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 -- ---------------------------------------------------------------------------
+-- Publishing: when the transaction commits
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_publish_on_commit(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval)
+IS 'publish text to NATS JetStream when the transaction commits, and not at all when it does not';
+
+CREATE FUNCTION nats_publish_on_commit(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'nats_publish_on_commit_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval)
+IS 'publish bytes to NATS JetStream when the transaction commits, and not at all when it does not';
+
+CREATE FUNCTION nats_publish_on_commit(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval)
+IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
+
+CREATE FUNCTION nats_publish_on_commit(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'nats_publish_on_commit_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval)
+IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
+
+-- ---------------------------------------------------------------------------
 -- Futures
 -- ---------------------------------------------------------------------------
 
@@ -174,6 +210,10 @@ REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint,
 REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;

@@ -37,7 +37,8 @@ typedef struct Level
 	int			nest_level;
 	uint64		first;			/* the first future of this level */
 	int64		awaited;		/* critical and not complete */
-	int64		failed;			/* critical ones */
+	int64		acked;			/* critical and stored */
+	int64		failed;			/* critical and not */
 	int			listed;
 	NpFailedMessage list[MAX_LISTED];	/* the first failed ones in call order */
 } Level;
@@ -70,6 +71,7 @@ static int	depth;				/* of levels */
 static int64 awaited;			/* in all levels */
 
 static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
+static bool closed;				/* the transaction ends: nobody reads it any more */
 static TupleDesc ledger_columns;
 
 /* Futures of rolled-back subtransactions, in order, with room for all levels. */
@@ -170,9 +172,9 @@ list_failure(Level *level, const NpFailedMessage *message)
 {
 	int			place = Min(level->listed, MAX_LISTED - 1);
 
-	if (level->listed == MAX_LISTED && level->list[place].future < message->future)
+	if (level->listed == MAX_LISTED && level->list[place].token < message->token)
 		return;
-	while (place > 0 && level->list[place - 1].future > message->future)
+	while (place > 0 && level->list[place - 1].token > message->token)
 	{
 		level->list[place] = level->list[place - 1];
 		place--;
@@ -188,9 +190,9 @@ note_failure(Level *level, const NpResult *result)
 	NpFailedMessage message;
 
 	level->failed++;
-	if (level->listed < MAX_LISTED || (int64) result->token < level->list[MAX_LISTED - 1].future)
+	if (level->listed < MAX_LISTED || result->token < level->list[MAX_LISTED - 1].token)
 	{
-		message.future = (int64) result->token;
+		message.token = result->token;
 		message.subject = np_from_utf8(result->subject);
 		message.failure = np_failure_copy(&result->failure, TopTransactionContext);
 		list_failure(level, &message);
@@ -312,10 +314,13 @@ np_futures_complete(const NpResult *result)
 	{
 		level->awaited--;
 		awaited--;
-		if (!result->acked)
+		if (result->acked)
+			level->acked++;
+		else
 			note_failure(level, result);
 	}
-	put_in_ledger(result);
+	if (!closed)
+		put_in_ledger(result);
 }
 
 static NpSpan
@@ -431,25 +436,47 @@ np_futures_each(void (*visit) (const NpResult *result, void *argument), void *ar
 
 /* ---- Ends ---------------------------------------------------------------- */
 
-/* Add what failed in a level to another one's list. */
+/* Add what became of a level's messages to another level. */
 static void
-merge_failures(Level *into, const Level *from)
+merge_results(Level *into, const Level *from)
 {
+	into->awaited += from->awaited;
+	into->acked += from->acked;
 	into->failed += from->failed;
 	for (int i = 0; i < from->listed; i++)
 		list_failure(into, &from->list[i]);
 }
 
-/* Raise the ERROR of the critical messages that failed, if there are any. */
-void
-np_futures_raise_failures(void)
+/* How many critical messages of the transaction have failed. */
+int64
+np_futures_failed(void)
 {
-	Level		all = {0};
+	int64		failed = 0;
 
 	for (Level *level = top; level != NULL; level = level->upper)
-		merge_failures(&all, level);
-	if (all.failed > 0)
-		np_raise_transaction(all.list, all.listed, all.failed);
+		failed += level->failed;
+	return failed;
+}
+
+/*
+ * Raise the ERROR of the critical messages that failed, if there are any.
+ * unsent is how many the transaction holds that were not sent because of it.
+ */
+void
+np_futures_raise_failures(int64 unsent)
+{
+	Level		all = {0};
+	NpTransactionReport report = {.unsent = unsent};
+
+	for (Level *level = top; level != NULL; level = level->upper)
+		merge_results(&all, level);
+	if (all.failed == 0)
+		return;
+	report.list = all.list;
+	report.listed = all.listed;
+	report.failed = all.failed;
+	report.acked = all.acked;
+	np_raise_transaction(&report);
 }
 
 /* The subtransaction's futures become its parent's. */
@@ -465,8 +492,7 @@ np_futures_subcommit(int nest_level)
 		level->nest_level--;
 		return;
 	}
-	level->upper->awaited += level->awaited;
-	merge_failures(level->upper, level);
+	merge_results(level->upper, level);
 	top = level->upper;
 	depth--;
 	pfree(level);
@@ -510,10 +536,14 @@ np_futures_subabort(int nest_level, uint64 next_token)
 	return first;
 }
 
-/* Free what a successful transaction must not leave to its resource owner. */
+/*
+ * The transaction begins to end: free what a successful one must not leave to
+ * its resource owner.
+ */
 void
 np_futures_close(void)
 {
+	closed = true;
 	if (ledger != NULL)
 		tuplestore_end(ledger);
 	ledger = NULL;
@@ -526,6 +556,7 @@ np_futures_forget(void)
 	top = NULL;
 	depth = 0;
 	awaited = 0;
+	closed = false;
 	ledger = NULL;
 	dead = NULL;
 	dead_count = dead_room = 0;

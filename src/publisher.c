@@ -27,6 +27,7 @@
 
 #include "delivery.h"
 #include "publisher.h"
+#include "queue.h"
 #include "server_info.h"
 #include "settings.h"
 #include "stats.h"
@@ -56,6 +57,7 @@ static NpTime connect_delay;	/* ... and so long after a failure */
 static NpTime uncritical_pause_until;
 static char connect_failure[512];	/* what the last attempt said */
 static MemoryContext scratch_context;	/* reset after each use */
+static bool committing;			/* the transaction ends: commit_timeout applies */
 
 static void
 initialize(void)
@@ -178,16 +180,23 @@ nothing_is_awaited(void)
 	return np_futures_awaited() == 0;
 }
 
+/* How long a wait of the present call goes on without progress, ms. */
+static int
+patience(void)
+{
+	return committing ? np_commit_timeout : np_ack_timeout;
+}
+
 /* Why a message that was waited for in vain has failed; palloc'd. */
 static NpFailure
-failure_of_unanswered(const NpPending *message, int timeout_ms)
+failure_of_unanswered(const NpPending *message)
 {
 	NpFailure	failure;
 
 	if (message->cause != NULL)
 		return *message->cause;
 	if (is_open())
-		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", timeout_ms);
+		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", patience());
 	if (message->position < np_connection_sent_before_loss(connection))
 		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
 							 np_connection_loss(connection));
@@ -205,7 +214,7 @@ failure_of_unanswered(const NpPending *message, int timeout_ms)
 static void
 leave_connection(void)
 {
-	if (window->count > 0 && !wait_until(window_is_empty, np_ack_timeout, NP_FOREVER))
+	if (window->count > 0 && !wait_until(window_is_empty, patience(), NP_FOREVER))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
 										 "could not change the NATS connection: %d messages are not acknowledged",
@@ -243,7 +252,7 @@ make_ready(bool critical, NpFailure *failure)
 	}
 	if (!critical || np_futures_awaited() == 0)
 		return try_connect(NP_FOREVER, failure);
-	if (wait_until(is_open, np_ack_timeout, NP_FOREVER))
+	if (wait_until(is_open, patience(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
 	failure->detail = pstrdup(connect_failure);
@@ -280,11 +289,10 @@ window_is_part_free(void)
 		 outbound()->bytes <= bytes - bytes / 8);
 }
 
-/* Give up the messages that nobody waits for and that are overdue. */
+/* Give up the messages that nobody waits for and that were published before. */
 static void
-expire_uncritical(void)
+expire_uncritical(NpTime before)
 {
-	NpTime		before = np_now() - NP_MILLISECONDS(np_ack_timeout);
 	NpPending  *message;
 	uint64		next = 0;
 
@@ -293,8 +301,14 @@ expire_uncritical(void)
 	while ((message = np_window_next(window, &next)) != NULL)
 	{
 		if (message->mode == NP_UNCRITICAL && message->published_at <= before)
-			np_delivery_fail(message, failure_of_unanswered(message, np_ack_timeout));
+			np_delivery_fail(message, failure_of_unanswered(message));
 	}
+}
+
+static void
+expire_overdue(void)
+{
+	expire_uncritical(np_now() - NP_MILLISECONDS(np_ack_timeout));
 }
 
 /*
@@ -315,15 +329,25 @@ make_room(size_t length, NpFailure *failure)
 		*failure = np_failure(NP_FAULT_WINDOW_FULL, "%d messages are not acknowledged yet", window->count);
 		return false;
 	}
-	if (wait_until(window_is_part_free, np_ack_timeout, NP_FOREVER))
+	if (wait_until(window_is_part_free, patience(), NP_FOREVER))
 		return true;
-	expire_uncritical();
+	expire_overdue();
 	if (is_open() && window_has_room())
 		return true;
 	*failure = np_failure(is_open() ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
 						  "%d earlier messages are not acknowledged, and none was within %d ms",
-						  window->count, np_ack_timeout);
+						  window->count, patience());
 	return false;
+}
+
+static void
+raise_too_large(size_t length)
+{
+	NpFailure	failure = np_failure(NP_FAULT_SIZE,
+									 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+									 length, np_connection_max_payload(connection));
+
+	np_raise(&failure);
 }
 
 /* The limits that the server has told: beyond them it would close the connection. */
@@ -331,19 +355,17 @@ static void
 check_size(const NpPublication *publication, size_t control_line)
 {
 	size_t		length = publication->headers.length + publication->payload.length;
-	NpFailure	failure;
 
 	if (length > (size_t) np_connection_max_payload(connection))
-		failure = np_failure(NP_FAULT_SIZE,
-							 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-							 length, np_connection_max_payload(connection));
-	else if (control_line > NP_MAX_CONTROL_LINE)
-		failure = np_failure(NP_FAULT_SIZE,
-							 "subject and inbox make a protocol line of %zu bytes, the limit is %d",
-							 control_line, NP_MAX_CONTROL_LINE);
-	else
-		return;
-	np_raise(&failure);
+		raise_too_large(length);
+	if (control_line > NP_MAX_CONTROL_LINE)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_SIZE,
+										 "subject and inbox make a protocol line of %zu bytes, the limit is %d",
+										 control_line, NP_MAX_CONTROL_LINE);
+
+		np_raise(&failure);
+	}
 }
 
 /* ---- Publishing ------------------------------------------------------------------ */
@@ -456,7 +478,7 @@ wait_for_watched(void)
 	if (wait_until(watched_is_done, np_ack_timeout, NP_FOREVER))
 		return;
 	pending = np_window_find(window, watch->token);
-	np_delivery_fail(pending, failure_of_unanswered(pending, np_ack_timeout));
+	np_delivery_fail(pending, failure_of_unanswered(pending));
 }
 
 /*
@@ -487,6 +509,23 @@ uint64
 np_publish_async(const NpMessage *message, bool critical)
 {
 	return publish(message, critical ? NP_CRITICAL : NP_UNCRITICAL);
+}
+
+/*
+ * Hold a message until the transaction commits.
+ *
+ * It is checked as far as it can be without connecting: against the limits of
+ * the server that this session knows.
+ */
+void
+np_publish_on_commit(const NpMessage *message)
+{
+	size_t		length = message->headers.length + message->payload.length;
+
+	if (connection != NULL && np_connection_max_payload(connection) > 0 &&
+		length > (size_t) np_connection_max_payload(connection))
+		raise_too_large(length);
+	np_queue_add(message);
 }
 
 /*
@@ -585,7 +624,7 @@ np_publisher_flush(NpTime limit)
 
 		np_raise(&failure);
 	}
-	np_futures_raise_failures();
+	np_futures_raise_failures(0);
 	np_delivery_tell_untold(WARNING);
 	return count;
 }
@@ -668,33 +707,94 @@ fail_awaited(void)
 	while ((message = np_window_next(window, &next)) != NULL)
 	{
 		if (message->mode == NP_CRITICAL)
-			np_delivery_fail(message, failure_of_unanswered(message, np_commit_timeout));
+			np_delivery_fail(message, failure_of_unanswered(message));
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
 }
 
+/* What must be known of the held messages before any is sent. */
+static void
+check_held(const NpQueueSummary *held)
+{
+	if (held->largest > (size_t) np_connection_max_payload(connection))
+		raise_too_large(held->largest);
+	if (held->has_ttl)
+		np_server_require(connection, 2, 11, "ttl");
+}
+
 /*
- * Before the transaction becomes durable: everything critical is acknowledged,
- * or ERROR.
+ * Send what the transaction holds; returns how many messages were not sent,
+ * because another one had failed already.
+ */
+static int64
+send_held(void)
+{
+	NpQueueSummary held = np_queue_summary();
+	NpMessage	message;
+	NpFailure	failure;
+
+	if (held.count == 0)
+		return 0;
+	if (!make_ready(true, &failure))
+		np_raise(&failure);
+	check_held(&held);
+	np_queue_rewind();
+	while (np_futures_failed() == 0 && np_queue_next(&message))
+	{
+		(void) publish(&message, NP_CRITICAL);
+		held.count--;
+	}
+	return held.count;
+}
+
+/*
+ * Before the transaction becomes durable: what it holds is sent, and
+ * everything critical is acknowledged, or ERROR.
  */
 void
 np_publisher_finish_transaction(void)
 {
+	int64		unsent;
+
+	committing = true;
+	np_futures_close();
+	unsent = send_held();
+	np_queue_close();
 	if (connection == NULL)
 		return;
 	if (np_futures_awaited() > 0 && !wait_until(nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 		fail_awaited();
-	np_futures_raise_failures();
+	np_futures_raise_failures(unsent);
 	if (is_open())
 	{
 		np_connection_send(connection);
 		if (window->uncritical > 0)
 			np_connection_receive(connection);
 	}
-	expire_uncritical();
+	expire_overdue();
 	np_delivery_tell_untold(WARNING);
-	np_futures_close();
+}
+
+/*
+ * The same before PREPARE TRANSACTION, which can't hold messages: who commits
+ * it may be another session, or nobody for a long time.
+ */
+void
+np_publisher_prepare_transaction(void)
+{
+	int64		held = np_queue_summary().count;
+
+	np_queue_close();
+	np_publisher_finish_transaction();
+	if (held > 0)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_FEATURE,
+										 "cannot PREPARE a transaction that holds messages for its commit");
+
+		failure.hint = "Publish them with nats_publish_async(), which PREPARE TRANSACTION waits for.";
+		np_raise(&failure);
+	}
 }
 
 /*
@@ -728,17 +828,28 @@ abandon(uint64 first_critical)
 void
 np_publisher_forget_transaction(void)
 {
+	committing = false;
 	np_futures_forget();
+	np_queue_forget();
 	if (connection != NULL)
 		abandon(0);
 }
 
-/* The same for a subtransaction that was rolled back. */
+/* What the subtransaction has published is its parent's. */
+void
+np_publisher_merge_subtransaction(int nest_level)
+{
+	np_futures_subcommit(nest_level);
+	np_queue_subcommit(nest_level);
+}
+
+/* np_publisher_forget_transaction for a subtransaction that was rolled back. */
 void
 np_publisher_forget_subtransaction(int nest_level)
 {
 	uint64		first = np_futures_subabort(nest_level, np_delivery_next_token());
 
+	np_queue_subabort(nest_level);
 	if (connection != NULL)
 		abandon(first != 0 ? first : PG_UINT64_MAX);
 }
@@ -770,8 +881,7 @@ np_publisher_exit(void)
 	{
 		if (is_open())
 			drain_at_exit();
-		np_ack_timeout = 0;		/* what is still pending is overdue now */
-		expire_uncritical();
+		expire_uncritical(np_now());
 		np_delivery_tell_untold(LOG);
 	}
 	PG_CATCH();

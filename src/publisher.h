@@ -15,6 +15,7 @@
 
 extern void np_publish(const NpMessage *message, NpResult *result);
 extern uint64 np_publish_async(const NpMessage *message, bool critical);
+extern void np_publish_on_commit(const NpMessage *message);
 extern NpSpan np_request(const char *subject, NpSpan payload);
 
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
@@ -26,6 +27,8 @@ extern NpTime np_publisher_round_trip(void);
 extern bool np_publisher_disconnect(void);
 
 extern void np_publisher_finish_transaction(void);
+extern void np_publisher_prepare_transaction(void);
+extern void np_publisher_merge_subtransaction(int nest_level);
 extern void np_publisher_forget_transaction(void);
 extern void np_publisher_forget_subtransaction(int nest_level);
 extern void np_publisher_exit(void);

@@ -17,9 +17,6 @@
 
 #include "report.h"
 
-/* How many failed messages the DETAIL of an error lists. */
-#define MAX_LISTED	5
-
 typedef struct FaultKind
 {
 	int			sqlstate;
@@ -262,42 +259,67 @@ np_raise_input(const char *format, ...)
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", text)));
 }
 
-/* Raise the failure of the message that the caller has just published or awaited. */
-void
-np_raise_message(const NpFailure *failure, const char *subject)
+static void
+raise_message(const NpFailure *failure, const char *subject, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(fault_kinds[failure->fault].sqlstate),
 			 errmsg("could not publish to \"%s\": %s", subject, failure->text),
-			 failure->detail != NULL ? errdetail("%s", failure->detail) : 0,
+			 detail != NULL ? errdetail("%s", detail) : 0,
 			 errhint_of(failure)));
 }
 
+/* Raise the failure of the message that the caller has just published or awaited. */
+void
+np_raise_message(const NpFailure *failure, const char *subject)
+{
+	raise_message(failure, subject, failure->detail);
+	pg_unreachable();
+}
+
+/* What a failed COMMIT leaves with JetStream; NULL: nothing. */
+static char *
+describe_others(const NpTransactionReport *report)
+{
+	if (report->acked == 0 && report->unsent == 0)
+		return NULL;
+	return psprintf("Of the transaction's messages, " INT64_FORMAT " are stored, " INT64_FORMAT
+					" failed, and " INT64_FORMAT " were not sent.",
+					report->acked, report->failed, report->unsent);
+}
+
 /*
- * Raise what makes a COMMIT (or nats_flush) fail: count messages, of which
- * the first ones in the order of the calls are listed.
+ * Raise what makes a COMMIT (or nats_flush) fail.
  */
 void
-np_raise_transaction(const NpFailedMessage *failed, int listed, int64 count)
+np_raise_transaction(const NpTransactionReport *report)
 {
+	const NpFailure *first = &report->list[0].failure;
+	char	   *others = describe_others(report);
 	StringInfoData detail;
 
-	if (count == 1)
-		np_raise_message(&failed[0].failure, failed[0].subject);
-
 	initStringInfo(&detail);
-	for (int i = 0; i < listed && i < MAX_LISTED; i++)
-		appendStringInfo(&detail, "%sFuture " INT64_FORMAT " to \"%s\": %s.",
-						 i > 0 ? "\n" : "", failed[i].future, failed[i].subject,
-						 failed[i].failure.text);
-	if (count > listed)
-		appendStringInfo(&detail, "\nAnd " INT64_FORMAT " more.", count - listed);
+	if (report->failed == 1)
+	{
+		appendStringInfoString(&detail, first->detail != NULL ? first->detail : "");
+		if (others != NULL)
+			appendStringInfo(&detail, "%s%s", detail.len > 0 ? "\n" : "", others);
+		raise_message(first, report->list[0].subject, detail.len > 0 ? detail.data : NULL);
+	}
+
+	for (int i = 0; i < report->listed; i++)
+		appendStringInfo(&detail, "%s\"%s\": %s.", i > 0 ? "\n" : "",
+						 report->list[i].subject, report->list[i].failure.text);
+	if (report->failed > report->listed)
+		appendStringInfo(&detail, "\nAnd " INT64_FORMAT " more.", report->failed - report->listed);
+	if (others != NULL)
+		appendStringInfo(&detail, "\n%s", others);
 	ereport(ERROR,
-			(errcode(fault_kinds[failed[0].failure.fault].sqlstate),
+			(errcode(fault_kinds[first->fault].sqlstate),
 			 errmsg("could not publish " INT64_FORMAT " messages of this transaction: %s",
-					count, failed[0].failure.text),
+					report->failed, first->text),
 			 errdetail("%s", detail.data),
-			 errhint_of(&failed[0].failure)));
+			 errhint_of(first)));
 }
 
 /*

@@ -48,10 +48,20 @@ typedef struct NpFailure
 /* A failed message, for the report of a COMMIT. */
 typedef struct NpFailedMessage
 {
-	int64		future;
+	uint64		token;
 	char	   *subject;
 	NpFailure	failure;
 } NpFailedMessage;
+
+/* What has become of the critical messages of a transaction. */
+typedef struct NpTransactionReport
+{
+	const NpFailedMessage *list;	/* the first failed ones in the order of the calls */
+	int			listed;
+	int64		failed;
+	int64		acked;
+	int64		unsent;			/* held, and not sent because others failed */
+} NpTransactionReport;
 
 extern NpFailure np_failure(NpFault fault, const char *format, ...) pg_attribute_printf(2, 3);
 extern NpFailure np_failure_from_server(int code, int error_code, const char *description);
@@ -63,7 +73,7 @@ extern char *np_from_utf8(NpSpan text);
 NP_NORETURN extern void np_raise(const NpFailure *failure);
 NP_NORETURN extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2);
 NP_NORETURN extern void np_raise_message(const NpFailure *failure, const char *subject);
-NP_NORETURN extern void np_raise_transaction(const NpFailedMessage *failed, int listed, int64 count);
+NP_NORETURN extern void np_raise_transaction(const NpTransactionReport *report);
 extern void np_warn_messages(int elevel, const NpFailedMessage *first, int64 count);
 
 #endif							/* NP_REPORT_H */

@@ -28,6 +28,9 @@ PG_FUNCTION_INFO_V1(nats_publish_jsonb);
 PG_FUNCTION_INFO_V1(nats_publish_async_text);
 PG_FUNCTION_INFO_V1(nats_publish_async_bytea);
 PG_FUNCTION_INFO_V1(nats_publish_async_jsonb);
+PG_FUNCTION_INFO_V1(nats_publish_on_commit_text);
+PG_FUNCTION_INFO_V1(nats_publish_on_commit_bytea);
+PG_FUNCTION_INFO_V1(nats_publish_on_commit_jsonb);
 PG_FUNCTION_INFO_V1(nats_await);
 PG_FUNCTION_INFO_V1(nats_flush);
 PG_FUNCTION_INFO_V1(nats_futures);
@@ -256,6 +259,17 @@ publish_async(FunctionCallInfo fcinfo, PayloadReader read)
 	return Int64GetDatum((int64) np_publish_async(&message, critical));
 }
 
+static Datum
+publish_on_commit(FunctionCallInfo fcinfo, PayloadReader read)
+{
+	NpMessage	message;
+
+	np_transaction_join();
+	get_message(fcinfo, read, &message);
+	np_publish_on_commit(&message);
+	PG_RETURN_VOID();
+}
+
 /* nats_publish(subject, payload text or json, ...) */
 Datum
 nats_publish_text(PG_FUNCTION_ARGS)
@@ -296,6 +310,27 @@ Datum
 nats_publish_async_jsonb(PG_FUNCTION_ARGS)
 {
 	return publish_async(fcinfo, read_jsonb);
+}
+
+/* nats_publish_on_commit(subject, payload text or json, ...) */
+Datum
+nats_publish_on_commit_text(PG_FUNCTION_ARGS)
+{
+	return publish_on_commit(fcinfo, read_text);
+}
+
+/* nats_publish_on_commit(subject, payload bytea, ...) */
+Datum
+nats_publish_on_commit_bytea(PG_FUNCTION_ARGS)
+{
+	return publish_on_commit(fcinfo, read_bytea);
+}
+
+/* nats_publish_on_commit(subject, payload jsonb, ...) */
+Datum
+nats_publish_on_commit_jsonb(PG_FUNCTION_ARGS)
+{
+	return publish_on_commit(fcinfo, read_jsonb);
 }
 
 /* ---- Futures -------------------------------------------------------------------- */

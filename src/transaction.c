@@ -36,8 +36,10 @@ on_transaction_event(XactEvent event, void *argument)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
 			np_publisher_finish_transaction();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			np_publisher_prepare_transaction();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
@@ -59,7 +61,7 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 	if (!joined)
 		return;
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		np_futures_subcommit(GetCurrentTransactionNestLevel());
+		np_publisher_merge_subtransaction(GetCurrentTransactionNestLevel());
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
 		np_publisher_forget_subtransaction(GetCurrentTransactionNestLevel());
 }

@@ -99,13 +99,14 @@ sub next_event
 {
 	my ($self, $timeout) = @_;
 	my $end = time + ($timeout // 30);
-	until ($self->{input} =~ s/^(.*)\n//)
+	my $eol;
+	while (($eol = index($self->{input}, "\n")) < 0)
 	{
 		my $left = $end - time;
 		return undef unless $left > 0 && IO::Select->new($self->{events})->can_read($left);
 		sysread($self->{events}, $self->{input}, 65536, length $self->{input}) or return undef;
 	}
-	return $1;
+	return substr(substr($self->{input}, 0, $eol + 1, ''), 0, -1);
 }
 
 sub stop

@@ -81,7 +81,8 @@ Until the backend waits inside of a running query, as pg_stat_activity tells; us
 
 =item $session->pid, $session->interrupt, $session->close, $session->kill
 
-pid() is the backend's. interrupt() is SIGINT to psql. close() ends the session and waits for psql, not for
+pid() is the backend's. interrupt() is SIGINT to psql, which cancels the query and ends, as it does with
+a script. close() ends the session and waits for psql, not for
 the backend; kill() does not ask.
 
 =back
@@ -130,7 +131,8 @@ sub begin
 	croak 'a query is running' if $self->{marker};
 	$self->{marker} = sprintf('--- end of query %d ---', ++$self->{count});
 	$self->{started} = time;
-	$sql .= ';' unless $sql =~ /;\s*$/;
+	# a line may end in a command of psql
+	$sql .= ';' unless $sql =~ /;\s*$|\\\w+[^\n]*$/;
 	local $SIG{PIPE} = 'IGNORE';
 	print { $self->{stdin} } "$sql\n\\echo '$self->{marker}'\n\\warn '$self->{marker}'\n";
 	return;

@@ -16,7 +16,7 @@ SELECT error_of($$SELECT nats_publish('limits.a', decode(repeat('00', $$ || :max
 SET nats_publish.auto_msg_id = on;
 SELECT error_of($$SELECT nats_publish('limits.a', repeat('x', $$ || :max_payload || '))') ~ '^54000: message is' AS refused;
 SELECT seq FROM nats_publish('limits.a', repeat('x', :max_payload - 1000));
-SELECT nats_publish('limits.a', repeat('x', 100000000));
+SELECT nats_publish('limits.a', repeat('x', 10000000));
 \echo :LAST_ERROR_SQLSTATE
 SELECT error_of(format('SELECT nats_jetstream(%L, %L)', 'STREAM.NAMES', jsonb_build_object('subject', repeat('x', 2000000)))) ~ '^54000: ' AS refused;
 SELECT seq FROM nats_publish('limits.a', '3');
@@ -26,7 +26,7 @@ SELECT client_id = :client AS same FROM nats_server_info();
 BEGIN;
 SELECT nats_publish_async('limits.b', '4') IS NOT NULL AS published;
 SAVEPOINT s;
-SELECT nats_publish_async('limits.b', repeat('x', 100000000));
+SELECT nats_publish_async('limits.b', repeat('x', 10000000));
 ROLLBACK TO s;
 SELECT nats_publish_async('limits.b', '5') IS NOT NULL AS published;
 COMMIT;
@@ -40,10 +40,10 @@ SELECT nats_publish('limsize', repeat('x', 1001));
 SELECT nats_publish_async('limsize', repeat('x', 1001));
 \echo :LAST_ERROR_SQLSTATE
 
--- A full stream that discards new messages: by number, by bytes, by subject.
+-- A full stream that discards new messages: by number, by bytes.
 SELECT nats_create_stream('LIMMSGS', '{limmsgs}', '{"storage": "memory", "max_msgs": 2, "discard": "new"}') IS NOT NULL AS created;
 SELECT nats_create_stream('LIMBYTES', '{limbytes}', '{"storage": "memory", "max_bytes": 1000, "discard": "new"}') IS NOT NULL AS created;
-SELECT seq FROM generate_series(1, 2), nats_publish('limmsgs', 'x');
+SELECT count(nats_publish('limmsgs', 'x')) FROM generate_series(1, 2);
 SELECT nats_publish('limmsgs', 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT seq FROM nats_publish('limbytes', repeat('x', 500));

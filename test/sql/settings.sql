@@ -29,7 +29,8 @@ RESET ALL;
 SHOW nats_publish.connect_timeout;
 SHOW nats_publish.max_pending_bytes;
 
--- Bounds.
+-- Bounds, in an error whose words differ between versions.
+\set VERBOSITY sqlstate
 SET nats_publish.connect_timeout = 0;
 SET nats_publish.connect_timeout = '2h';
 SET nats_publish.ack_timeout = 0;
@@ -44,6 +45,8 @@ SET nats_publish.max_pending_bytes = '63kB';
 SET nats_publish.max_pending_bytes = '2GB';
 SET nats_publish.on_full = 'block';
 SET nats_publish.auto_msg_id = 'perhaps';
+
+\set VERBOSITY default
 
 -- There are no others.
 SET nats_publish.unknown = 1;
@@ -84,7 +87,7 @@ INSERT INTO urls (url) VALUES
     (E'nats://ho\rst'), (E'nats://ho\nst'), ('nats://user:' || repeat('secret', 200) || '@host');
 SELECT left(url, 40) AS url, url_error(url) FROM urls ORDER BY id;
 DROP FUNCTION url_error;
--- The value itself, with the password, is in the error of the server's own.
+-- Not even the server's own error shows the value.
 SET nats_publish.url = 'nats://user:secret@ho st';
 
 -- Inbox prefixes.
@@ -94,7 +97,11 @@ SET nats_publish.inbox_prefix = '_INBOX.*';
 SET nats_publish.inbox_prefix = '_INBOX.>';
 SET nats_publish.inbox_prefix = 'a b';
 SET nats_publish.inbox_prefix = E'a\r\nSUB > 1';
+-- What nobody can publish to, nobody can be answered on.
+\set VERBOSITY sqlstate
 SET nats_publish.inbox_prefix = '$JS.API';
+SET nats_publish.inbox_prefix = '$SYS';
+\set VERBOSITY default
 SET nats_publish.inbox_prefix = 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx';
 SET nats_publish.inbox_prefix = 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx';
 SET nats_publish.inbox_prefix = '_INBOX_app.1';

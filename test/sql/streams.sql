@@ -8,7 +8,7 @@ SELECT reply -> 'config' ->> 'name' AS name, reply -> 'config' -> 'subjects' AS 
     reply -> 'did_create' AS did_create
 FROM nats_create_stream('STREAMS', '{streams.>, "streams2.*.x"}') AS reply;
 -- Again, the same, is fine; with other options not.
-SELECT (nats_create_stream('STREAMS', '{streams.>, "streams2.*.x"}') -> 'did_create') IS NULL AS already_there;
+SELECT nats_create_stream('STREAMS', '{streams.>, "streams2.*.x"}') -> 'config' ->> 'name' AS name;
 SELECT nats_create_stream('STREAMS', '{streams.>}');
 \echo :LAST_ERROR_SQLSTATE
 SELECT nats_create_stream('STREAMS_OVERLAP', '{streams.a}');
@@ -31,9 +31,10 @@ SELECT error_of($$SELECT nats_stream_info('STREAMS_UNKNOWN')$$);
 SELECT CASE WHEN server_is(2, 11) THEN error = 'no error' AND delete_stream('STREAMS_TTL') = 'true'
     ELSE error = '0A000: the server does not know the stream option "allow_msg_ttl"' END AS as_expected
 FROM error_of($$SELECT nats_create_stream('STREAMS_TTL', '{streamsttl}', '{"allow_msg_ttl": true}')$$) AS error;
--- A stream that was there is not taken away.
+-- A stream that was there before is not taken away for that.
+SELECT seq FROM nats_publish('STREAMS_PLAIN', 'a message');
 SELECT left(error_of($$SELECT nats_create_stream('STREAMS_PLAIN', NULL, '{"no_such_option": true}')$$), 5) IN ('22023', '0A000', '38000') AS refused;
-SELECT nats_stream_info('STREAMS_PLAIN') -> 'config' ->> 'name' AS name;
+SELECT payload FROM stream_messages('STREAMS_PLAIN');
 
 -- Wrong options and names.
 SELECT error_of($$SELECT nats_create_stream('STREAMS_BAD', '{streamsbad}', '{"retention": "forever"}')$$) ~ '^(22023|38000): ' AS refused;
@@ -43,8 +44,7 @@ SELECT error_of($$SELECT nats_create_stream('STREAMS_BAD', '{streamsbad}', '"x"'
 SELECT error_of($$SELECT nats_create_stream('STREAMS_BAD', '{streamsbad, NULL}')$$);
 SELECT left(error_of($$SELECT nats_create_stream('STREAMS_BAD', '{"bad subject"}')$$), 5);
 SELECT left(error_of($$SELECT nats_create_stream('STREAMS_BAD', '{a..b}')$$), 5);
-SELECT left(error_of($$SELECT nats_create_stream('STREAMS_BAD', '{{streamsbad,streamsbad2},{a,b}}')$$), 5) AS two_dimensions;
-SELECT delete_stream('STREAMS_BAD') WHERE error_of($$SELECT nats_stream_info('STREAMS_BAD')$$) = 'no error';
+SELECT error_of($$SELECT nats_stream_info('STREAMS_BAD')$$);
 SELECT name, error_of(format('SELECT nats_create_stream(%L, %L)', name, '{streamsbad}')),
     error_of(format('SELECT nats_stream_info(%L)', name)), error_of(format('SELECT nats_get_message(%L, 1)', name))
 FROM (VALUES (NULL), (''), ('A.B'), ('A*'), ('>'), ('A B'), (E'A\tB'), (E'A\r\nB'), ('A/B'), ('A\B'), (E'A\x01'), (E'A\x7f')) AS v (name);
@@ -70,15 +70,16 @@ SELECT nats_jetstream('STREAM.NAMES', '[1]');
 SELECT nats_jetstream('CONSUMER.CREATE.STREAMS', '{"stream_name": "STREAMS", "config": {"durable_name": "c", "ack_policy": "sometimes"}}');
 \echo :LAST_ERROR_SQLSTATE
 -- Nobody answers this.
+SET nats_publish.ack_timeout = '200ms';
 SELECT nats_jetstream('NO.SUCH.API');
 \echo :LAST_ERROR_SQLSTATE
+RESET nats_publish.ack_timeout;
 SELECT api, error_of(format('SELECT nats_jetstream(%L)', api))
 FROM (VALUES (NULL), (''), ('.'), ('STREAM.'), ('STREAM..INFO'), ('STREAM NAMES'), ('STREAM.*'), ('>'), (E'STREAM.NAMES\r\nPUB a 0\r\n'),
     (E'STREAM.\x7f')) AS v (api);
 SELECT left(error_of(format('SELECT nats_jetstream(%L)', repeat('A', 10000))), 5);
 
 -- nats_get_message.
-SELECT seq FROM nats_publish('streams.a', '\x0001ff'::bytea, headers => '{"A": ["1", "2", "1"], "B": "x", "Ü"}'::text::jsonb);
 SELECT seq FROM nats_publish('streams.a', '\x0001ff'::bytea, headers => '{"A": ["1", "2", "1"], "B": "ü"}', msg_id => 'id');
 SELECT stream, subject, seq, "time" <= clock_timestamp() + '1 minute' AS "time", headers, payload FROM nats_get_message('STREAMS', 1);
 SELECT (nats_get_message('STREAMS', 1)).payload;

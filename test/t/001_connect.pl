@@ -6,7 +6,7 @@ use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep);
+use Time::HiRes qw(sleep time);
 
 use FakeServer;
 use NatsClient;
@@ -106,15 +106,14 @@ foreach my $what ('says nothing', 'says INFO and nothing more', 'answers CONNECT
 	my $threads = process_threads($pid);
 	my $files = process_files($pid);
 	$session->value(q(SET nats_publish.url = ') . $fake->url . q('));
-	foreach my $round (1 .. 5)
+	foreach (1 .. 5)
 	{
 		$session->begin($PUBLISH);
 		$session->wait_until_waiting;
-		my $started = Time::HiRes::time;
-		$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)") if $round % 2;
-		$session->interrupt unless $round % 2;
+		my $started = time;
+		kill 'INT', $pid;
 		is($session->finish->{sqlstate}, '57014', "connecting to a server that $what is cancelled");
-		cmp_ok(Time::HiRes::time - $started, '<', 1, 'at once');
+		cmp_ok(time - $started, '<', 1, 'at once');
 	}
 	ok(wait_for('threads to end', sub { process_threads($pid) <= $threads }), 'no thread is left');
 	ok(wait_for('sockets to be closed', sub { process_files($pid) <= $files }), 'no socket is left');
@@ -173,20 +172,25 @@ is(session_to('nats://t%3Ak%40n@127.0.0.1:' . $tokens->port)->value($PUBLISH), '
 is(session_to('nats://no@127.0.0.1:' . $tokens->port)->sqlstate($PUBLISH), '28000', 'a wrong token');
 
 # A user that is not a superuser neither sees nor changes them.
-$node->safe_psql('postgres', 'CREATE ROLE bob LOGIN');
+$node->safe_psql('postgres', 'CREATE ROLE bob LOGIN; GRANT EXECUTE ON FUNCTION nats_flush TO bob');
 $session = PsqlSession->new($node, user => 'bob');
-$session->run(q(LOAD 'nats_publish'));
 $session->run('SELECT nats_flush()');
 is($session->sqlstate(q(SET nats_publish.url = 'nats://127.0.0.1:1')), '42501', 'bob cannot set the url');
+is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it');
+is($session->value(q(SELECT count(*) FROM pg_settings WHERE name = 'nats_publish.url')), '0', 'anywhere');
 is($session->sqlstate($PUBLISH), '42501', 'nor publish');
+$session = PsqlSession->new($node, user => 'bob');
+$session->run(q(SET nats_publish.url = 'nats://127.0.0.1:1'));
+like($session->error('SELECT nats_flush()'), qr/permission denied to set parameter/, 'nor set it before the library is there');
+is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it then');
 
 # TLS, which this version does not speak
 
 my $fake = FakeServer->new(sub { $_[0]->send($_[0]->info_line(tls_required => 'true')); $_[0]->hold });
 $session = session_to($fake->url, 'nats_publish.connect_timeout' => '2s');
 $result = $session->run($PUBLISH);
-like($result->{sqlstate}, qr/^(08001|0A000)$/, 'a server that requires TLS');
-like($result->{error}, qr/TLS|SSL|secure/i, 'is told so');
+like($result->{sqlstate}, qr/^(08001|0A000)$/, 'a server that requires TLS and then is silent');
+cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 is($session->sqlstate(q(SET nats_publish.url = 'tls://127.0.0.1')), '22023', 'a tls:// URL is refused');
 
 SKIP:

@@ -1,0 +1,347 @@
+/*-------------------------------------------------------------------------
+ *
+ * queue.c
+ *	  The messages that a transaction holds until it commits.
+ *
+ * The messages are written one after the other into a log.  Subtransactions
+ * are nested, so all that one has added (with its children) is the end of the
+ * log, from where it was when the subtransaction first added something: a
+ * level is that place, a subcommit forgets it, and a subabort cuts the log
+ * off there, whatever was behind it.
+ *
+ * The end of the log is in memory.  When that reaches work_mem it is moved to
+ * a temporary file (temp_file_limit applies), so the log is the file and
+ * then the memory:
+ *
+ *		0 ........ file_end | 0 ........ used
+ *		     the file       |    memory
+ *
+ * All is allocated in the transaction's context; nothing that is called at
+ * the transaction's end throws.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/buffile.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "queue.h"
+
+#define INITIAL_MEMORY	(8 * 1024)
+
+/* Before the bytes of each message in the log: subject, headers, payload. */
+typedef struct Record
+{
+	uint32		subject_length;
+	uint32		headers_length;
+	uint32		payload_length;
+	uint32		id_offset;		/* in the headers */
+	uint32		id_length;		/* 0: none */
+	uint32		stream_offset;	/* likewise, the expected stream */
+	uint32		stream_length;
+	bool		has_headers;
+	bool		has_ttl;
+} Record;
+
+typedef struct Level
+{
+	struct Level *upper;
+	int			nest_level;
+	uint64		start;			/* length of the log before it ... */
+	NpQueueSummary before;		/* ... and what was in it */
+} Level;
+
+static Level *top;				/* NULL: nothing held */
+static NpQueueSummary summary;
+
+static char *memory;
+static size_t memory_size;
+static size_t used;
+static BufFile *file;			/* NULL: not spilled */
+static uint64 file_end;			/* what is behind it in the file is cut off */
+static uint64 file_position;	/* where the file is read or written next */
+
+/* Where np_queue_next reads. */
+static uint64 reading;
+static char *read_buffer;		/* a message that comes from the file */
+static size_t read_buffer_size;
+
+/* ---- The log ------------------------------------------------------------- */
+
+static void
+seek_file(uint64 position)
+{
+	if (file_position == position)
+		return;
+	if (BufFileSeek(file, 0, (off_t) position, SEEK_SET) != 0)
+		elog(ERROR, "could not seek in the temporary file of held messages");
+	file_position = position;
+}
+
+/* The file belongs to the transaction, in whatever subtransaction it is needed. */
+static void
+open_file(void)
+{
+	MemoryContext previous_context = MemoryContextSwitchTo(TopTransactionContext);
+	ResourceOwner previous_owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	file = BufFileCreateTemp(false);
+	CurrentResourceOwner = previous_owner;
+	MemoryContextSwitchTo(previous_context);
+}
+
+/* Move what is in memory to the file. */
+static void
+spill(void)
+{
+	if (file == NULL)
+		open_file();
+	seek_file(file_end);
+	BufFileWrite(file, memory, used);
+	file_position += used;
+	file_end += used;
+	used = 0;
+}
+
+/* Room for the next message at the end of the log. */
+static char *
+append(size_t length)
+{
+	size_t		limit = (size_t) work_mem * 1024;
+
+	if (used > 0 && used + length > limit)
+		spill();
+	if (used + length > memory_size)
+	{
+		size_t		size = Max(used + length, Min(Max(memory_size * 2, INITIAL_MEMORY), limit));
+
+		if (memory == NULL)
+			memory = MemoryContextAllocHuge(TopTransactionContext, size);
+		else
+			memory = repalloc_huge(memory, size);
+		memory_size = size;
+	}
+	used += length;
+	return memory + used - length;
+}
+
+static void
+truncate_log(uint64 length)
+{
+	if (length >= file_end)
+		used = length - file_end;
+	else
+	{
+		file_end = length;
+		used = 0;
+	}
+}
+
+/* ---- Adding ---------------------------------------------------------------- */
+
+static void
+enter_level(void)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	Level	   *level;
+
+	if (top != NULL && top->nest_level >= nest_level)
+		return;
+	level = MemoryContextAlloc(TopTransactionContext, sizeof(*level));
+	level->upper = top;
+	level->nest_level = nest_level;
+	level->start = file_end + used;
+	level->before = summary;
+	top = level;
+}
+
+static char *
+put(char *to, NpSpan span)
+{
+	if (span.length > 0)
+		memcpy(to, span.data, span.length);
+	return to + span.length;
+}
+
+/*
+ * Hold a copy of the message.  ERROR when out of memory or of disk.
+ */
+void
+np_queue_add(const NpMessage *message)
+{
+	Record		record = {
+		.subject_length = message->subject.length,
+		.headers_length = message->headers.length,
+		.payload_length = message->payload.length,
+		.id_length = message->id.length,
+		.stream_length = message->expect_stream.length,
+		.has_headers = message->headers.data != NULL,
+		.has_ttl = message->has_ttl
+	};
+	size_t		content = message->headers.length + message->payload.length;
+	char	   *to;
+
+	if (message->id.data != NULL)
+		record.id_offset = message->id.data - message->headers.data;
+	if (message->expect_stream.data != NULL)
+		record.stream_offset = message->expect_stream.data - message->headers.data;
+
+	enter_level();
+	to = append(sizeof(record) + message->subject.length + content);
+	memcpy(to, &record, sizeof(record));
+	to = put(to + sizeof(record), message->subject);
+	to = put(to, message->headers);
+	put(to, message->payload);
+	summary.count++;
+	summary.largest = Max(summary.largest, content);
+	summary.has_ttl |= message->has_ttl;
+}
+
+NpQueueSummary
+np_queue_summary(void)
+{
+	return summary;
+}
+
+/* ---- Reading ---------------------------------------------------------------- */
+
+/* Read the next length bytes of the file to a place in read_buffer. */
+static void
+read_file(size_t offset, size_t length)
+{
+	if (offset + length > read_buffer_size)
+	{
+		size_t		size = Max(offset + length, INITIAL_MEMORY);
+
+		if (read_buffer == NULL)
+			read_buffer = MemoryContextAllocHuge(TopTransactionContext, size);
+		else
+			read_buffer = repalloc_huge(read_buffer, size);
+		read_buffer_size = size;
+	}
+	seek_file(reading);
+	if (BufFileRead(file, read_buffer + offset, length) != length)
+		elog(ERROR, "could not read the temporary file of held messages");
+	reading += length;
+	file_position = reading;
+}
+
+static size_t
+body_length(const Record *record)
+{
+	return (size_t) record->subject_length + record->headers_length + record->payload_length;
+}
+
+/* Start over with the first message. */
+void
+np_queue_rewind(void)
+{
+	reading = 0;
+}
+
+/*
+ * The next message in the order of the calls; false at the end.  It points
+ * into the queue's memory, until the next call.
+ */
+bool
+np_queue_next(NpMessage *message)
+{
+	Record		record;
+	char	   *body;
+
+	if (reading < file_end)
+	{
+		read_file(0, sizeof(record));
+		memcpy(&record, read_buffer, sizeof(record));
+		read_file(sizeof(record), body_length(&record));
+		body = read_buffer + sizeof(record);
+	}
+	else if (reading < file_end + used)
+	{
+		memcpy(&record, memory + (reading - file_end), sizeof(record));
+		body = memory + (reading - file_end) + sizeof(record);
+		reading += sizeof(record) + body_length(&record);
+	}
+	else
+		return false;
+
+	memset(message, 0, sizeof(*message));
+	message->subject = (NpSpan) {body, record.subject_length};
+	body += record.subject_length;
+	if (record.has_headers)
+		message->headers = (NpSpan) {body, record.headers_length};
+	if (record.id_length > 0)
+		message->id = (NpSpan) {body + record.id_offset, record.id_length};
+	if (record.stream_length > 0)
+		message->expect_stream = (NpSpan) {body + record.stream_offset, record.stream_length};
+	body += record.headers_length;
+	message->payload = (NpSpan) {body, record.payload_length};
+	message->has_ttl = record.has_ttl;
+	return true;
+}
+
+/* ---- Ends -------------------------------------------------------------------- */
+
+/* The subtransaction's messages become its parent's. */
+void
+np_queue_subcommit(int nest_level)
+{
+	Level	   *level = top;
+
+	if (level == NULL || level->nest_level < nest_level)
+		return;
+	if (level->upper == NULL || level->upper->nest_level < nest_level - 1)
+	{
+		level->nest_level--;
+		return;
+	}
+	top = level->upper;
+	pfree(level);
+}
+
+/*
+ * The subtransaction's messages are gone.  Can be called more than once for a
+ * level (async.c AtSubAbort_Notify).
+ */
+void
+np_queue_subabort(int nest_level)
+{
+	while (top != NULL && top->nest_level >= nest_level)
+	{
+		Level	   *level = top;
+
+		truncate_log(level->start);
+		summary = level->before;
+		top = level->upper;
+		pfree(level);
+	}
+}
+
+/* Free what a successful transaction must not leave to its resource owner. */
+void
+np_queue_close(void)
+{
+	if (file != NULL)
+		BufFileClose(file);
+	file = NULL;
+	file_end = file_position = 0;
+	used = 0;
+	memset(&summary, 0, sizeof(summary));
+}
+
+/* The transaction has ended; its context takes the memory, its owner the file. */
+void
+np_queue_forget(void)
+{
+	top = NULL;
+	memset(&summary, 0, sizeof(summary));
+	memory = read_buffer = NULL;
+	memory_size = read_buffer_size = used = 0;
+	file = NULL;
+	file_end = file_position = reading = 0;
+}

@@ -1,0 +1,245 @@
+
+# A server that dies, restarts or stops for a while under a transaction.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+
+my $BOUND = 20;
+
+my $nats = NatsServer->new(jetstream => 1)->start;
+NatsClient->new(url => $nats->url)->create_stream('F', ['f.>'], storage => 'file');
+my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
+$node->safe_psql('postgres', 'CREATE TABLE t (i int)');
+
+sub session
+{
+	my (%settings) = @_;
+	return PsqlSession->new($node,
+		settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
+}
+
+sub client { return NatsClient->new(url => $nats->url); }
+
+# The payloads that the stream has under a subject, in their order.
+sub stored
+{
+	my ($subject) = @_;
+	return map { $_->{payload} } grep { $_->{subject} eq $subject } client()->stream_messages('F');
+}
+
+sub rows { return $node->safe_psql('postgres', 'SELECT count(*) FROM t'); }
+
+sub clean
+{
+	client()->purge('F');
+	$node->safe_psql('postgres', 'TRUNCATE t');
+	return;
+}
+
+# A commit that rides out a crash: what the stalled server was sent died with it
+
+my $session = session(commit_timeout => '60s');
+$session->value(q(SELECT nats_flush()));
+$session->value(q(SELECT nats_publish('f.warm', '')));
+clean();
+$nats->stall;
+$session->value(q(BEGIN; INSERT INTO t VALUES (1);
+	SELECT count(nats_publish_async('f.a', i::text)) FROM generate_series(1, 500) i));
+$session->begin('COMMIT');
+$session->wait_until_waiting;
+$nats->kill9;
+sleep 0.3;
+ok($session->is_running, 'COMMIT waits while the server is down');
+$nats->start;
+my $result = $session->finish;
+is($result->{error}, '', 'COMMIT rides out a crash and a restart of the server');
+is_deeply([ stored('f.a') ], [ 1 .. 500 ], 'every message is in the stream exactly once, in order');
+is(rows(), 1, 'and so is the row');
+is($session->value('SELECT resent > 0, acked >= 500, failed, connections_lost FROM nats_session_stats()'), 't|t|0|1',
+	'the messages were sent again');
+
+# A crash while the server is at work: some are stored, of which some are acknowledged. Each has a subject
+# of its own, so that the stream's numbers say whether one is missing or there twice.
+
+$session = session(commit_timeout => '60s', ack_timeout => '60s');
+clean();
+$session->begin(q(BEGIN; INSERT INTO t VALUES (1);
+	SELECT count(nats_publish_async('f.big.' || i, repeat('x', 100))) FROM generate_series(1, 60000) i; COMMIT;));
+wait_for('the first messages', sub { client()->stream_info('F')->{state}{messages} > 5000 });
+$nats->restart(stop => 'kill9');
+$result = $session->finish;
+is($result->{output} . $result->{error}, '60000', 'a crash while messages are sent');
+my $state = client()->stream_info('F')->{state};
+is("$state->{messages} $state->{num_subjects}", '60000 60000', 'every message is in the stream exactly once');
+is($session->value('SELECT connections_lost > 0, failed FROM nats_session_stats()'), 't|0', 'over two connections');
+$session->close;
+
+clean();
+$session = session(commit_timeout => '60s', ack_timeout => '60s');
+$session->begin(q(BEGIN; INSERT INTO t VALUES (1);
+	SELECT count(nats_publish_async('f.big.' || i, repeat('x', 100))) FROM generate_series(1, 60000) i; COMMIT;));
+wait_for('the first messages', sub { client()->stream_info('F')->{state}{messages} > 5000 });
+$nats->restart;
+$result = $session->finish;
+is($result->{output} . $result->{error}, '60000', 'a shutdown while messages are sent');
+$state = client()->stream_info('F')->{state};
+is("$state->{messages} $state->{num_subjects}", '60000 60000', 'every message is in the stream exactly once');
+$session->close;
+
+# A server that does not come back in time
+
+clean();
+$session = session(commit_timeout => '1s');
+$session->value(q(SELECT nats_publish('f.warm', '')));
+$nats->stall;
+$session->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('f.a', '1') > 0;
+	SELECT nats_publish_async('f.b', '2') > 0));
+$nats->kill9;
+$result = $session->run('COMMIT');
+is($result->{sqlstate}, '08007', 'COMMIT fails when the server stays down: stored or not, that is unknown');
+like($result->{error}, qr/could not publish 2 messages/, 'it counts them');
+like($result->{error}, qr/"f\.a".*\n.*"f\.b"/, 'and lists them');
+like($result->{error}, qr/^HINT: .*msg_id/m, 'with a hint');
+cmp_ok($result->{seconds}, '>=', 0.9, 'after commit_timeout');
+cmp_ok($result->{seconds}, '<', $BOUND, 'and not much later');
+is(rows(), 0, 'the transaction has left nothing');
+is($session->sqlstate(q(SELECT nats_publish('f.a', 'x'))), '08001', 'the session goes on, without a server');
+$nats->start;
+is($session->value(q(SELECT (nats_publish('f.a', 'x')).stream)), 'F', 'and with one');
+
+# Nothing was sent, for the connection was gone before
+$nats->stall;
+$session->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('f.a', '1') > 0));
+$nats->kill9;
+$session->run(q(SET LOCAL nats_publish.ack_timeout = '1s'));
+$result = $session->run(q(SELECT nats_publish_async('f.b', '2'); COMMIT));
+like($result->{sqlstate}, qr/^0800[67]$/, 'publishing goes on with the connection lost: an error');
+is(rows(), 0, 'nothing is left');
+$nats->start;
+
+# Uncritical messages do not keep COMMIT
+clean();
+$nats->stall;
+$result = $session->run(q(BEGIN; INSERT INTO t VALUES (1);
+	SELECT nats_publish_async('f.a', '1', critical => false) > 0; COMMIT));
+is($result->{output} . $result->{error}, 't', 'COMMIT does not wait for critical => false');
+cmp_ok($result->{seconds}, '<', $BOUND, 'at all');
+$nats->kill9;
+$result = $session->run(q(SELECT nats_publish_async('f.a', '2', critical => false) > 0; SELECT nats_flush('10 s')));
+like($result->{error}, qr/^WARNING: .*could not/m, 'their failure is a WARNING of a later call');
+is($session->value('SELECT failed_uncritical > 0 FROM nats_session_stats()'), 't', 'which is counted');
+is(rows(), 1, 'the row is there');
+$nats->start;
+$session->close;
+
+# nats_publish() through a restart
+
+clean();
+$session = session(ack_timeout => '60s');
+$session->value(q(SELECT nats_publish('f.warm', '')));
+foreach my $how ('kill9', 'stop')
+{
+	$nats->stall;
+	$session->begin(qq(SELECT (nats_publish('f.sync.$how', 'x')).*));
+	$session->wait_until_waiting;
+	$nats->restart(stop => $how);
+	like($session->finish->{output}, qr/^F\|\d+\|[tf]\|$/, "nats_publish() rides out a restart ($how)");
+	is(scalar stored("f.sync.$how"), 1, 'the message is there once');
+}
+
+# nats_await() and nats_flush() do too
+$nats->stall;
+$session->value(q(BEGIN; SELECT nats_publish_async('f.await', 'x') AS future \gset));
+$session->begin('SELECT (nats_await(:future)).stream; SELECT nats_flush(); COMMIT');
+$session->wait_until_waiting;
+$nats->restart(stop => 'kill9');
+is($session->finish->{output}, "F\n0", 'nats_await() rides out a crash');
+$session->value(q(BEGIN; SELECT 1 FROM nats_publish_async('f.flush', 'x')));
+$nats->restart(stop => 'kill9');
+is($session->value('SELECT nats_flush(); COMMIT'), '1', 'so does nats_flush()')
+	or diag(join ' ', stored('f.flush'));
+is(scalar(stored('f.await')) . scalar(stored('f.flush')), '11', 'each message is there once');
+
+# Without an id, a message is not sent again
+
+clean();
+$session = session(commit_timeout => '30s', auto_msg_id => 'off');
+$session->value(q(SELECT nats_publish('f.warm', '')));
+$nats->stall;
+$session->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('f.noid', '1') > 0;
+	SELECT nats_publish_async('f.id', '2', msg_id => 'mine') > 0));
+$session->begin('COMMIT');
+$session->wait_until_waiting;
+$nats->restart(stop => 'kill9');
+$result = $session->finish;
+is($result->{sqlstate}, '08006', 'without an id a message is not sent again');
+like($result->{error}, qr/"f\.noid"/, 'it is named');
+is(rows(), 0, 'and COMMIT fails');
+cmp_ok(scalar stored('f.noid'), '<=', 1, 'it is stored once at most');
+$nats->stall;
+$session->begin(q(SELECT nats_publish('f.noid', '2')));
+$session->wait_until_waiting;
+$nats->restart(stop => 'kill9');
+is($session->finish->{sqlstate}, '08006', 'likewise for nats_publish()');
+is($session->value(q(SELECT (nats_publish('f.noid', '3')).stream)), 'F', 'the session goes on');
+
+# Two servers, of which the second takes over
+
+my $second = NatsServer->new(name => 'second', jetstream => 1)->start;
+NatsClient->new(url => $second->url)->create_stream('G', ['f.>']);
+$session = session(url => $nats->url . ',' . $second->url, commit_timeout => '30s');
+is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'F', 'the first of two servers');
+$nats->stall;
+$session->value(q(BEGIN; SELECT count(nats_publish_async('f.two.' || i, '')) FROM generate_series(1, 100) i));
+$session->begin('COMMIT');
+$session->wait_until_waiting;
+$nats->kill9;
+is($session->finish->{error}, '', 'COMMIT goes on at the second server');
+my $info = NatsClient->new(url => $second->url)->stream_info('G')->{state};
+is($info->{messages}, 100, 'which has the messages');
+is($session->value('SELECT server_name FROM nats_server_info()'), 'second', 'the session stays there');
+$nats->start;
+is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'G', 'also when the first is back');
+$second->stop;
+is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'F', 'until the second goes');
+
+# Late acknowledgments are nobody's
+
+$session = session(ack_timeout => '200ms', commit_timeout => '200ms');
+clean();
+$session->value(q(SELECT nats_publish('f.late', 'warm')));
+foreach my $round (1 .. 5)
+{
+	$nats->stall;
+	is($session->sqlstate(qq(SELECT nats_publish('f.late', 'late $round'))), '08007', 'no acknowledgment in time');
+	is($session->sqlstate(qq(BEGIN; SELECT count(nats_publish_async('f.late', 'rolled back $round')) FROM generate_series(1, 50);
+		ROLLBACK)), '', 'rolled back');
+	is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('f.late', 'failed'); COMMIT)), '08007', 'COMMIT fails');
+	is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('f.late', 'aborted') AS future \gset
+		SELECT nats_await(:future); COMMIT)), '08007', 'nats_await() fails');
+	$nats->resume;
+	$session->value(q(SET nats_publish.ack_timeout = '30s'; SET nats_publish.commit_timeout = '30s'));
+	my ($seq) = $session->value(qq(SELECT (nats_publish('f.late', 'next $round')).seq)) =~ /^(\d+)$/;
+	is(client()->get_message('F', $seq)->{payload}, "next $round", 'the next message has its own acknowledgment');
+	my %of = map { split /\|/ } split /\n/, $session->value(qq(BEGIN;
+		SELECT nats_publish_async('f.late', 'async $round ' || i) IS NULL FROM generate_series(1, 20) i \\g /dev/null
+		SELECT nats_flush() \\g /dev/null
+		SELECT future, seq FROM nats_futures() WHERE status = 'acked'; COMMIT));
+	my $client = client();
+	my $i = 0;
+	is_deeply([ map { $client->get_message('F', $of{$_})->{payload} } sort { $a <=> $b } keys %of ],
+		[ map { "async $round $_" } 1 .. 20 ], 'and so have futures');
+	$session->value(q(RESET nats_publish.ack_timeout; RESET nats_publish.commit_timeout));
+}
+is($session->value('SELECT connections_lost FROM nats_session_stats()'), '0', 'all over one connection');
+
+done_testing();
