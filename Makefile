@@ -79,7 +79,11 @@ test:
 unit: $(addprefix run-,$(UNIT_TESTS))
 
 $(UNIT_TESTS): %: %.c test/unit/unit.h $(UNIT_SOURCES) $(wildcard src/*.h)
-	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $< $(UNIT_SOURCES)
+	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
+
+# The only one that needs the library.
+test/unit/wire_test: src/wire.c
+test/unit/wire_test: UNIT_LIBS = -lnats -lpthread
 
 $(addprefix run-,$(UNIT_TESTS)): run-%: %
 	@./$< || { s=$$?; [ $$s -eq 2 ] || echo "not ok - $(notdir $<) ended with status $$s"; exit 1; }

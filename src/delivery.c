@@ -26,12 +26,7 @@
 
 #include "delivery.h"
 #include "message.h"
-#include "puback.h"
 #include "stats.h"
-
-/* ADR-22: a 503 is asked again; we do it three times. */
-#define NO_RESPONDERS_RETRIES	3
-#define NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
 
 static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
 static MemoryContext scratch_context;	/* while a reply is handled */
@@ -43,6 +38,7 @@ static uint64 last_token;
 static bool progressed;			/* a message came to its end since this was asked */
 static NpTime next_retry = NP_FOREVER;	/* the earliest retry_at in the window */
 static NpWatch watch;
+static NpBatchListener batch_listener;
 
 /* Failed messages published with critical => false that were not told yet. */
 static int64 untold_count;
@@ -200,6 +196,13 @@ count_result(const NpResult *result)
 	}
 }
 
+/* Who is told of the members of the atomic batch that is being sent. */
+void
+np_delivery_listen_to_batch(NpBatchListener listener)
+{
+	batch_listener = listener;
+}
+
 /* Take a message out of the window, whatever has become of it. */
 void
 np_delivery_drop(NpPending *message)
@@ -208,6 +211,17 @@ np_delivery_drop(NpPending *message)
 
 	np_window_remove(&window, message);
 	np_outbound_release(outbound(), chunk);
+}
+
+/* A member of a batch has its answer; it is the batch that has an end. */
+static void
+answer_member(NpPending *message, const NpReply *reply, bool was_sent)
+{
+	uint64		token = message->token;
+
+	np_delivery_drop(message);
+	progressed = true;
+	batch_listener(token, reply, was_sent);
 }
 
 /*
@@ -253,6 +267,13 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 void
 np_delivery_fail(NpPending *message, NpFailure failure)
 {
+	if (message->mode == NP_BATCH)
+	{
+		NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = failure};
+
+		answer_member(message, &reply, true);
+		return;
+	}
 	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
 	{
 		failure.fault = NP_FAULT_UNKNOWN;
@@ -342,8 +363,9 @@ np_jittered(NpTime delay)
 	return delay - (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
 }
 
-static NpTime
-delay_after(int attempts)
+/* The back-off after a number of attempts. */
+NpTime
+np_delay_after(int attempts)
 {
 	return np_jittered(attempts > 4 ? NP_LAST_DELAY : NP_FIRST_DELAY << attempts);
 }
@@ -406,7 +428,9 @@ np_delivery_resend(void)
 		/* one that waits for its retry was answered: it is not stored */
 		bool		was_sent = message->position < sent && message->retry_at == 0;
 
-		if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
+		if (message->mode == NP_BATCH)
+			answer_member(message, NULL, was_sent);
+		else if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
 			np_delivery_fail(message,
 							 np_failure(NP_FAULT_LOST,
 										"the connection was lost, and the message can't be sent again (%s)",
@@ -430,8 +454,8 @@ handle_no_responders(NpPending *message)
 {
 	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
 
-	if (message->attempts < NO_RESPONDERS_RETRIES)
-		schedule_retry(message, NO_RESPONDERS_DELAY, &failure);
+	if (message->attempts < NP_NO_RESPONDERS_RETRIES)
+		schedule_retry(message, NP_NO_RESPONDERS_DELAY, &failure);
 	else
 		np_delivery_fail(message, failure);
 }
@@ -441,7 +465,7 @@ static void
 handle_retry(NpPending *message, const NpFailure *failure)
 {
 	if (message->id_length > 0 || failure->fault != NP_FAULT_UNKNOWN)
-		schedule_retry(message, delay_after(message->attempts), failure);
+		schedule_retry(message, np_delay_after(message->attempts), failure);
 	else
 		np_delivery_fail(message, *failure);
 }
@@ -483,8 +507,16 @@ handle_reply(NpPending *message, const NpOperation *operation)
 	NpReply		reply;
 
 	np_reply_parse(operation, &reply);
+	if (message->mode == NP_BATCH)
+	{
+		answer_member(message, &reply, true);
+		return;
+	}
 	switch (reply.kind)
 	{
+		case NP_REPLY_STAGED:
+			np_delivery_fail(message, np_failure(NP_FAULT_UNKNOWN, "the reply is empty"));
+			break;
 		case NP_REPLY_ACK:
 			handle_ack(message, &reply.ack);
 			break;

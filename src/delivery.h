@@ -10,11 +10,16 @@
 
 #include "connection.h"
 #include "futures.h"
+#include "puback.h"
 #include "window.h"
 
 /* Back-off between tries, whether of a message or of a connection. */
 #define NP_FIRST_DELAY	NP_MILLISECONDS(50)
 #define NP_LAST_DELAY	NP_MILLISECONDS(1000)
+
+/* ADR-22: a 503 is asked again; we do it three times. */
+#define NP_NO_RESPONDERS_RETRIES	3
+#define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
 
 /* The message or request that a call waits for. */
 typedef struct NpWatch
@@ -24,6 +29,12 @@ typedef struct NpWatch
 	NpResult	result;			/* when done; lives until the next watch */
 	NpSpan		reply;			/* to a request, when done and acked */
 } NpWatch;
+
+/*
+ * Told what a member of an atomic batch is answered.  reply NULL: the
+ * connection was lost; was_sent: after the member had gone out.
+ */
+typedef void (*NpBatchListener) (uint64 token, const NpReply *reply, bool was_sent);
 
 extern NpConnection *np_delivery_begin(void);
 extern NpConnection *np_delivery_connection(void);
@@ -35,11 +46,13 @@ extern NpPending *np_delivery_add(const NpPublication *publication, size_t lengt
 extern const NpWatch *np_delivery_watch(uint64 token);
 extern void np_delivery_fail(NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpPending *message);
+extern void np_delivery_listen_to_batch(NpBatchListener listener);
 extern bool np_delivery_has_progressed(void);
 
 extern NpTime np_delivery_send_due(NpTime now);
 extern void np_delivery_resend(void);
 extern NpTime np_jittered(NpTime delay);
+extern NpTime np_delay_after(int attempts);
 
 extern void np_delivery_note_untold(NpSpan subject, const NpFailure *failure);
 extern void np_delivery_tell_untold(int elevel);

@@ -133,9 +133,10 @@ check_header_value(const char *name, NpSpan value)
 /*
  * The next automatic id: 12 random characters for the backend and a counter
  * of 10, counted up in place.  Unique over databases, restarts and restores.
+ * Valid until the next call.
  */
-static const char *
-next_id(void)
+NpSpan
+np_message_next_id(void)
 {
 	static char id[ID_LENGTH + 1];
 	int			place = ID_LENGTH - 1;
@@ -155,7 +156,7 @@ next_id(void)
 	while (place >= ID_PREFIX_LENGTH && id[place] == 'z')
 		id[place--] = '0';
 	id[place] = id[place] == '9' ? 'A' : id[place] == 'Z' ? 'a' : id[place] + 1;
-	return id;
+	return (NpSpan) {id, ID_LENGTH};
 }
 
 /* ---- Headers ------------------------------------------------------------ */
@@ -398,9 +399,10 @@ build_automatic_headers(NpMessage *message)
 
 	if (!np_auto_msg_id)
 		return;
-	memcpy(id, next_id(), ID_LENGTH);
+	memcpy(id, np_message_next_id().data, ID_LENGTH);
 	message->headers = (NpSpan) {block, sizeof(block) - 1};
 	message->id = (NpSpan) {id, ID_LENGTH};
+	message->has_automatic_id = true;
 }
 
 static void
@@ -415,7 +417,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 		append_json_headers(&block, options->headers);
 	if (!block.seen[HEADER_ID] && np_auto_msg_id)
 	{
-		append_header(&block, ID_HEADER, (NpSpan) {next_id(), ID_LENGTH});
+		append_header(&block, ID_HEADER, np_message_next_id());
+		message->has_automatic_id = true;
 		block.seen[HEADER_ID] = true;
 	}
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)

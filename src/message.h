@@ -40,11 +40,13 @@ typedef struct NpMessage
 	NpSpan		payload;
 	NpSpan		id;				/* inside headers, or absent */
 	NpSpan		expect_stream;	/* inside headers, or absent */
+	bool		has_automatic_id;	/* nobody else has ever used it */
 	bool		has_ttl;		/* needs nats-server 2.11 */
 } NpMessage;
 
 extern void np_message_build(NpMessage *message, text *subject, NpSpan payload,
 							 const NpMessageOptions *options);
+extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);
 extern char *np_message_headers_to_json(NpSpan headers);
 

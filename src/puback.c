@@ -33,6 +33,8 @@ typedef struct Answer
 	uint64		sequence;
 	bool		has_sequence;
 	bool		duplicate;
+	char	   *batch;
+	uint64		count;
 } Answer;
 
 static NP_JSON_ACTION
@@ -88,6 +90,10 @@ take_scalar(Answer *answer, char *value, JsonTokenType type)
 		answer->sequence = strtoull(value, NULL, 10);
 		answer->has_sequence = true;
 	}
+	else if (strcmp(answer->field, "batch") == 0 && type == JSON_TOKEN_STRING)
+		answer->batch = value;
+	else if (strcmp(answer->field, "count") == 0 && type == JSON_TOKEN_NUMBER)
+		answer->count = strtoull(value, NULL, 10);
 	else if (strcmp(answer->field, "duplicate") == 0)
 		answer->duplicate = type == JSON_TOKEN_TRUE;
 }
@@ -125,6 +131,12 @@ parse_answer(NpSpan json, Answer *answer)
 		pg_parse_json(np_compat_json_lexer(json.data, json.length), &actions) == JSON_SUCCESS;
 }
 
+static NpSpan
+span_of(const char *text)
+{
+	return (NpSpan) {text, text != NULL ? strlen(text) : 0};
+}
+
 static NpFailure
 answer_failure(const Answer *answer)
 {
@@ -149,6 +161,8 @@ is_transient(const Answer *answer)
 		case 10009:				/* JetStream cluster not available */
 		case 10118:				/* stream is offline */
 		case 10194:
+		case 10210:				/* too many inflight atomic batches, of the stream ... */
+		case 10211:				/* ... or of the server */
 			return true;
 		default:
 			return answer->code == 429;
@@ -172,6 +186,11 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 		reply->kind = NP_REPLY_NO_RESPONDERS;
 		return;
 	}
+	if (operation->status == 0 && operation->payload.length == 0)
+	{
+		reply->kind = NP_REPLY_STAGED;
+		return;
+	}
 	if (!np_puback_parse(operation->payload, &reply->ack))
 	{
 		reply->kind = NP_REPLY_FAILURE;
@@ -185,13 +204,16 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 		if (answer.has_error)
 		{
 			reply->failure = answer_failure(&answer);
+			reply->error_code = answer.error_code;
+			reply->stream = span_of(answer.stream);
 			if (is_transient(&answer))
 				reply->kind = NP_REPLY_RETRY;
 			return;
 		}
-		reply->ack.stream = (NpSpan) {answer.stream, strlen(answer.stream)};
-		if (answer.domain != NULL)
-			reply->ack.domain = (NpSpan) {answer.domain, strlen(answer.domain)};
+		reply->ack.stream = span_of(answer.stream);
+		reply->ack.domain = span_of(answer.domain);
+		reply->batch = span_of(answer.batch);
+		reply->batch_count = answer.count;
 		reply->ack.sequence = answer.sequence;
 		reply->ack.duplicate = answer.duplicate;
 	}

@@ -14,6 +14,7 @@
 typedef enum NpReplyKind
 {
 	NP_REPLY_ACK,				/* stored: see ack */
+	NP_REPLY_STAGED,			/* a member of an atomic batch has arrived */
 	NP_REPLY_NO_RESPONDERS,		/* 503: no stream takes the subject; not stored */
 	NP_REPLY_RETRY,				/* not stored or not yet; may be after a while: see failure */
 	NP_REPLY_FAILURE			/* refused for good: see failure */
@@ -23,7 +24,11 @@ typedef struct NpReply
 {
 	NpReplyKind kind;
 	NpPubAck	ack;
+	NpSpan		batch;			/* id of the atomic batch that the ack is for, or absent */
+	uint64		batch_count;	/* of its members */
 	NpFailure	failure;
+	int			error_code;		/* JetStream's, of a failure; 0: none */
+	NpSpan		stream;			/* that refused, or absent */
 } NpReply;
 
 extern void np_reply_parse(const NpOperation *operation, NpReply *reply);

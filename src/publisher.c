@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "batch.h"
 #include "delivery.h"
 #include "publisher.h"
 #include "queue.h"
@@ -206,6 +207,16 @@ failure_of_unanswered(const NpPending *message)
 	if (connect_failure[0] != '\0')
 		failure.detail = pstrdup(connect_failure);
 	return failure;
+}
+
+/*
+ * For batch.c: wait for a condition at the end of the transaction.  False: no
+ * progress in time.
+ */
+bool
+np_publisher_wait_for(bool (*condition) (void))
+{
+	return wait_until(condition, patience(), NP_FOREVER);
 }
 
 /* ---- Ready to publish --------------------------------------------------------- */
@@ -529,23 +540,21 @@ np_publish_on_commit(const NpMessage *message)
 }
 
 /*
- * One request to the JetStream API; returns the reply, which lives until the
- * next call.  Raises what keeps it from being sent or answered.
+ * One request to the JetStream API.  True: *reply lives until the next call.
+ * False: *failure says what kept it from being sent or answered.
  */
-NpSpan
-np_request(const char *subject, NpSpan payload)
+bool
+np_try_request(const char *subject, NpSpan payload, NpSpan *reply, NpFailure *failure)
 {
 	NpPublication publication = {
 		.subject = {subject, strlen(subject)},
 		.payload = payload
 	};
-	NpFailure	failure;
 	size_t		control_line;
 	size_t		length;
 
-	np_delivery_tell_untold(WARNING);
-	if (!make_ready(true, &failure))
-		np_raise(&failure);
+	if (!make_ready(true, failure))
+		return false;
 	publication.reply_prefix = np_connection_inbox(connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
@@ -553,13 +562,25 @@ np_request(const char *subject, NpSpan payload)
 	watch = np_delivery_watch(publication.token);
 	(void) np_delivery_add(&publication, length, NP_REQUEST);
 	wait_for_watched();
-	if (!watch->result.acked)
+	*reply = watch->reply;
+	*failure = watch->result.failure;
+	return watch->result.acked;
+}
+
+/* The same; raises the failure. */
+NpSpan
+np_request(const char *subject, NpSpan payload)
+{
+	NpSpan		reply;
+	NpFailure	failure;
+
+	np_delivery_tell_untold(WARNING);
+	if (!np_try_request(subject, payload, &reply, &failure))
 	{
-		failure = watch->result.failure;
 		failure.text = psprintf("JetStream request \"%s\" failed: %s", subject, failure.text);
 		np_raise(&failure);
 	}
-	return watch->reply;
+	return reply;
 }
 
 /* ---- Futures --------------------------------------------------------------------- */
@@ -713,6 +734,18 @@ fail_awaited(void)
 	MemoryContextReset(scratch_context);
 }
 
+/*
+ * Wait for what the transaction has sent, and raise what failed of it; unsent
+ * messages are only told of.
+ */
+static void
+finish_futures(int64 unsent)
+{
+	if (np_futures_awaited() > 0 && !wait_until(nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+		fail_awaited();
+	np_futures_raise_failures(unsent);
+}
+
 /* What must be known of the held messages before any is sent. */
 static void
 check_held(const NpQueueSummary *held)
@@ -738,6 +771,12 @@ send_held(void)
 		return 0;
 	if (!make_ready(true, &failure))
 		np_raise(&failure);
+	if (np_commit_batch == NP_COMMIT_ATOMIC)
+	{
+		finish_futures(held.count);
+		np_batch_publish();
+		return 0;
+	}
 	check_held(&held);
 	np_queue_rewind();
 	while (np_futures_failed() == 0 && np_queue_next(&message))
@@ -763,9 +802,7 @@ np_publisher_finish_transaction(void)
 	np_queue_close();
 	if (connection == NULL)
 		return;
-	if (np_futures_awaited() > 0 && !wait_until(nothing_is_awaited, np_commit_timeout, NP_FOREVER))
-		fail_awaited();
-	np_futures_raise_failures(unsent);
+	finish_futures(unsent);
 	if (is_open())
 	{
 		np_connection_send(connection);
@@ -812,7 +849,7 @@ abandon(uint64 first_critical)
 		next = Min(next, watch->token);
 	while ((message = np_window_next(window, &next)) != NULL)
 	{
-		if (message->mode == NP_SYNC || message->mode == NP_REQUEST ||
+		if (message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_BATCH ||
 			(message->mode == NP_CRITICAL && message->token >= first_critical))
 			np_delivery_drop(message);
 	}

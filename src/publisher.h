@@ -16,6 +16,7 @@
 extern void np_publish(const NpMessage *message, NpResult *result);
 extern uint64 np_publish_async(const NpMessage *message, bool critical);
 extern void np_publish_on_commit(const NpMessage *message);
+extern bool np_try_request(const char *subject, NpSpan payload, NpSpan *reply, NpFailure *failure);
 extern NpSpan np_request(const char *subject, NpSpan payload);
 
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
@@ -26,6 +27,7 @@ extern NpConnection *np_publisher_connect(void);
 extern NpTime np_publisher_round_trip(void);
 extern bool np_publisher_disconnect(void);
 
+extern bool np_publisher_wait_for(bool (*condition) (void));
 extern void np_publisher_finish_transaction(void);
 extern void np_publisher_prepare_transaction(void);
 extern void np_publisher_merge_subtransaction(int nest_level);

@@ -44,6 +44,7 @@ typedef struct Record
 	uint32		stream_offset;	/* likewise, the expected stream */
 	uint32		stream_length;
 	bool		has_headers;
+	bool		has_automatic_id;
 	bool		has_ttl;
 } Record;
 
@@ -181,6 +182,7 @@ np_queue_add(const NpMessage *message)
 		.id_length = message->id.length,
 		.stream_length = message->expect_stream.length,
 		.has_headers = message->headers.data != NULL,
+		.has_automatic_id = message->has_automatic_id,
 		.has_ttl = message->has_ttl
 	};
 	size_t		content = message->headers.length + message->payload.length;
@@ -281,6 +283,7 @@ np_queue_next(NpMessage *message)
 		message->expect_stream = (NpSpan) {body + record.stream_offset, record.stream_length};
 	body += record.headers_length;
 	message->payload = (NpSpan) {body, record.payload_length};
+	message->has_automatic_id = record.has_automatic_id;
 	message->has_ttl = record.has_ttl;
 	return true;
 }

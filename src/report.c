@@ -83,6 +83,14 @@ static const ServerError server_errors[] = {
 	{10120, NP_FAULT_RESOURCES},	/* resource limits exceeded for the tier */
 	{10167, NP_FAULT_RESOURCES},	/* too many requests */
 	{10158, NP_FAULT_UNKNOWN},	/* duplicate message id is in process */
+	{10174, NP_FAULT_FEATURE},	/* atomic publish is disabled */
+	{10177, NP_FAULT_FEATURE},	/* atomic publish unsupported header */
+	{10185, NP_FAULT_FEATURE},	/* JetStream minimum api level required */
+	{10198, NP_FAULT_FEATURE},	/* stream mirrors can not do atomic publish */
+	{10199, NP_FAULT_SIZE},		/* atomic publish batch is too large */
+	{10201, NP_FAULT_DUPLICATE},	/* atomic publish batch contains duplicate message id */
+	{10210, NP_FAULT_RESOURCES},	/* atomic publish too many inflight of the stream */
+	{10211, NP_FAULT_RESOURCES},	/* and of the server */
 };
 
 /*

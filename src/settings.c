@@ -30,10 +30,17 @@ int			np_max_pending = 4096;
 int			np_max_pending_bytes = 64 * 1024;
 int			np_on_full = NP_ON_FULL_WAIT;
 bool		np_auto_msg_id = true;
+int			np_commit_batch = NP_COMMIT_PIPELINED;
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
 	{"error", NP_ON_FULL_ERROR, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry commit_batch_options[] = {
+	{"pipelined", NP_COMMIT_PIPELINED, false},
+	{"atomic", NP_COMMIT_ATOMIC, false},
 	{NULL, 0, false}
 };
 
@@ -142,6 +149,12 @@ define_publishing_settings(void)
 							 "Gives each message without a msg_id a unique one.",
 							 "Without an id, a message can't be sent again when its connection is lost.",
 							 &np_auto_msg_id, true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.commit_batch",
+							 "How a commit publishes the messages that its transaction holds.",
+							 "One after the other, or as one JetStream atomic batch: all of them or none.",
+							 &np_commit_batch, NP_COMMIT_PIPELINED, commit_batch_options,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 }

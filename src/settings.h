@@ -14,6 +14,12 @@ typedef enum NpOnFull
 	NP_ON_FULL_ERROR
 } NpOnFull;
 
+typedef enum NpCommitBatch
+{
+	NP_COMMIT_PIPELINED,
+	NP_COMMIT_ATOMIC
+} NpCommitBatch;
+
 extern char *np_url;			/* may hold credentials: never shown as it is */
 extern char *np_inbox_prefix;
 extern int	np_connect_timeout; /* ms, for each server */
@@ -23,6 +29,7 @@ extern int	np_max_pending;		/* messages */
 extern int	np_max_pending_bytes;	/* kB */
 extern int	np_on_full;
 extern bool np_auto_msg_id;
+extern int	np_commit_batch;
 
 extern void np_settings_define(void);
 

@@ -63,8 +63,7 @@ request(const char *api, const char *body)
 		failure.text = psprintf("JetStream request \"%s\" failed: %s", subject, failure.text);
 		np_raise(&failure);
 	}
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-											  CStringGetDatum(pg_any_to_server(reply.data, reply.length, PG_UTF8))));
+	return np_json_parse(reply);
 }
 
 static char *
@@ -262,17 +261,10 @@ enum
 	MESSAGE_COLUMNS
 };
 
-static bytea *
-decode_base64(const char *text)
-{
-	return DatumGetByteaPP(DirectFunctionCall2(binary_decode, CStringGetTextDatum(text),
-											   CStringGetTextDatum("base64")));
-}
-
 static Datum
 decode_headers(const char *text)
 {
-	bytea	   *block = decode_base64(text);
+	bytea	   *block = np_base64_decode(text);
 	char	   *json = np_message_headers_to_json((NpSpan) {VARDATA_ANY(block), VARSIZE_ANY_EXHDR(block)});
 
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
@@ -334,7 +326,7 @@ nats_get_message(PG_FUNCTION_ARGS)
 	nulls[MESSAGE_HEADERS] = headers == NULL;
 	if (headers != NULL)
 		values[MESSAGE_HEADERS] = decode_headers(headers);
-	values[MESSAGE_PAYLOAD] = PointerGetDatum(decode_base64(payload != NULL ? payload : ""));
+	values[MESSAGE_PAYLOAD] = PointerGetDatum(np_base64_decode(payload != NULL ? payload : ""));
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }
 

@@ -19,7 +19,8 @@ typedef enum NpMode
 	NP_SYNC,					/* the call that published it */
 	NP_CRITICAL,				/* the transaction */
 	NP_UNCRITICAL,				/* nobody; a failure is a WARNING */
-	NP_REQUEST					/* not a message: an API request, and its call waits */
+	NP_REQUEST,					/* not a message: an API request, and its call waits */
+	NP_BATCH					/* the atomic batch that it is a member of */
 } NpMode;
 
 typedef struct NpPending

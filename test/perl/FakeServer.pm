@@ -165,6 +165,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use IO::Select;
+use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(time sleep);
 
 my $CRLF = "\015\012";
@@ -199,7 +200,7 @@ the payload.
 sub new
 {
 	my ($class, $socket, $notes) = @_;
-	setsockopt($socket, Socket::IPPROTO_TCP(), Socket::TCP_NODELAY(), 1);
+	setsockopt($socket, IPPROTO_TCP, TCP_NODELAY, 1);
 	return bless { socket => $socket, notes => $notes, input => '' }, $class;
 }
 

@@ -35,6 +35,7 @@ use IO::Select;
 use IO::Socket::INET;
 use JSON::PP ();
 use MIME::Base64 qw(decode_base64);
+use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(time);
 
 my $CRLF = "\015\012";
@@ -107,6 +108,7 @@ sub new
 		PeerPort => $port,
 		Timeout => $self->{timeout}) or croak "cannot connect to $host:$port: $@";
 	$self->{socket}->autoflush(1);
+	setsockopt($self->{socket}, IPPROTO_TCP, TCP_NODELAY, 1);    # many small writes, each waited for
 
 	my $end = time + $self->{timeout};
 	until ($self->{info}) { $self->_read_one($end) or croak "no INFO from $host:$port"; }

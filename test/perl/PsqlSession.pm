@@ -131,8 +131,7 @@ sub begin
 	croak 'a query is running' if $self->{marker};
 	$self->{marker} = sprintf('--- end of query %d ---', ++$self->{count});
 	$self->{started} = time;
-	# a line may end in a command of psql
-	$sql .= ';' unless $sql =~ /;\s*$|\\\w+[^\n]*$/;
+	$sql .= ';' unless $sql =~ /;\s*$|\\g(set)?\b[^\n]*$/;
 	local $SIG{PIPE} = 'IGNORE';
 	print { $self->{stdin} } "$sql\n\\echo '$self->{marker}'\n\\warn '$self->{marker}'\n";
 	return;

@@ -1,6 +1,6 @@
 -- nats_publish_async: futures and what becomes of them, within one transaction.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('ASYNC', 'async.>');

@@ -1,6 +1,6 @@
 -- The session's connection: made at first use, changed with the settings, told about, closed.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 -- Helpers and LOAD do not connect, nor does closing what is not there.

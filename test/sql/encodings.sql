@@ -1,6 +1,6 @@
 -- Databases in other encodings: what is sent is UTF-8, and bytes are bytes.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('ENCODINGS', 'encodings.>');

@@ -1,6 +1,6 @@
 -- Asynchronous messages that fail: a critical one takes its transaction with it, another one is a warning.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 -- Of these two streams one is full after one message; a full stream refuses at once.

@@ -1,6 +1,6 @@
 -- What is too large, or too much for a stream; the connection survives.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('LIMITS', 'limits.>');

@@ -1,6 +1,6 @@
 -- Message ids, automatic and explicit: a message with an id that JetStream knows is stored once.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('IDS', 'ids.>');

@@ -1,6 +1,6 @@
 -- nats_publish: payloads of each type, and what comes back.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('PUBLISH', 'publish.>');

@@ -1,6 +1,6 @@
 -- Savepoints: whose futures a transaction waits for, and whose failures are its own.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 -- What is published to a full stream fails at once.

@@ -96,9 +96,9 @@ SET nats_publish.inbox_prefix = '_INBOX.';
 SET nats_publish.inbox_prefix = '_INBOX.*';
 SET nats_publish.inbox_prefix = '_INBOX.>';
 SET nats_publish.inbox_prefix = 'a b';
-SET nats_publish.inbox_prefix = E'a\r\nSUB > 1';
 -- What nobody can publish to, nobody can be answered on.
 \set VERBOSITY sqlstate
+SET nats_publish.inbox_prefix = E'a\r\nSUB > 1';
 SET nats_publish.inbox_prefix = '$JS.API';
 SET nats_publish.inbox_prefix = '$SYS';
 \set VERBOSITY default

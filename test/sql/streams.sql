@@ -1,6 +1,6 @@
 -- Streams: the JetStream API from SQL.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 -- nats_create_stream returns the server's reply.
@@ -25,7 +25,7 @@ SELECT nats_stream_info('STREAMS_OPTIONS') -> 'config' -> 'subjects' AS subjects
 SELECT nats_create_stream('STREAMS_PLAIN', NULL) -> 'config' -> 'subjects' AS subjects;
 
 -- An option that the server does not know: older ones drop it silently, which is found and undone; newer ones refuse it.
-SELECT error ~ '^0A000: the server does not know the stream option "no_such_option"$' OR server_is(2, 12) AND error !~ '^no error' AS refused
+SELECT error ~ '^0A000: the server does not know the stream option "no_such_option"$' OR server_is(2, 12) AND error <> 'no error' AS refused
 FROM error_of($$SELECT nats_create_stream('STREAMS_UNKNOWN', '{streamsunknown}', '{"no_such_option": true}')$$) AS error;
 SELECT error_of($$SELECT nats_stream_info('STREAMS_UNKNOWN')$$);
 SELECT CASE WHEN server_is(2, 11) THEN error = 'no error' AND delete_stream('STREAMS_TTL') = 'true'
@@ -45,8 +45,9 @@ SELECT error_of($$SELECT nats_create_stream('STREAMS_BAD', '{streamsbad, NULL}')
 SELECT left(error_of($$SELECT nats_create_stream('STREAMS_BAD', '{"bad subject"}')$$), 5);
 SELECT left(error_of($$SELECT nats_create_stream('STREAMS_BAD', '{a..b}')$$), 5);
 SELECT error_of($$SELECT nats_stream_info('STREAMS_BAD')$$);
-SELECT name, error_of(format('SELECT nats_create_stream(%L, %L)', name, '{streamsbad}')),
-    error_of(format('SELECT nats_stream_info(%L)', name)), error_of(format('SELECT nats_get_message(%L, 1)', name))
+SELECT name, error_of(format('SELECT nats_create_stream(%L, %L)', name, '{streamsbad}')) AS create_stream,
+    left(error_of(format('SELECT nats_stream_info(%L)', name)), 5) AS stream_info,
+    left(error_of(format('SELECT nats_get_message(%L, 1)', name)), 5) AS get_message
 FROM (VALUES (NULL), (''), ('A.B'), ('A*'), ('>'), ('A B'), (E'A\tB'), (E'A\r\nB'), ('A/B'), ('A\B'), (E'A\x01'), (E'A\x7f')) AS v (name);
 SELECT error_of(format('SELECT nats_stream_info(%L)', repeat('A', 300))) ~ '^(22023|42704|38000): ' AS refused;
 SELECT left(error_of(format('SELECT nats_stream_info(%L)', repeat('A', 10000))), 5);
@@ -65,10 +66,7 @@ SELECT nats_jetstream('STREAM.INFO.STREAMS_NONE');
 \echo :LAST_ERROR_SQLSTATE
 SELECT nats_jetstream('CONSUMER.INFO.STREAMS.none');
 \echo :LAST_ERROR_SQLSTATE
-SELECT nats_jetstream('STREAM.NAMES', '[1]');
-\echo :LAST_ERROR_SQLSTATE
-SELECT nats_jetstream('CONSUMER.CREATE.STREAMS', '{"stream_name": "STREAMS", "config": {"durable_name": "c", "ack_policy": "sometimes"}}');
-\echo :LAST_ERROR_SQLSTATE
+SELECT error_of($$SELECT nats_jetstream('STREAM.NAMES', '[1]')$$) ~ '^38000: .*: invalid JSON.*\(JetStream error 10025\)$' AS refused;
 -- Nobody answers this.
 SET nats_publish.ack_timeout = '200ms';
 SELECT nats_jetstream('NO.SUCH.API');

@@ -1,6 +1,6 @@
 -- Subjects: what may be one, and that nothing else reaches the server.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('SUBJECTS', 'subjects.>', 'other.>', '*');

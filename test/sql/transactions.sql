@@ -1,6 +1,6 @@
 -- Where transactions end: procedures, deferred triggers, PREPARE TRANSACTION, cursors, read-only ones.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('TRANSACTIONS', 'tx.>');

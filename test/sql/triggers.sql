@@ -1,6 +1,6 @@
 -- Publishing from triggers of one's own.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('TRIGGERS', 'triggers.>');

@@ -1,6 +1,6 @@
 -- The window: how many messages, and bytes of them, are on their way unacknowledged.
 \getenv directory PG_ABS_SRCDIR
-\set helpers :directory '/sql/include/helpers.psql'
+\set helpers :directory '/helpers.psql'
 \i :helpers
 
 SELECT create_stream('WINDOW', 'window.>');

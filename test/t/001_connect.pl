@@ -172,16 +172,16 @@ is(session_to('nats://t%3Ak%40n@127.0.0.1:' . $tokens->port)->value($PUBLISH), '
 is(session_to('nats://no@127.0.0.1:' . $tokens->port)->sqlstate($PUBLISH), '28000', 'a wrong token');
 
 # A user that is not a superuser neither sees nor changes them.
-$node->safe_psql('postgres', 'CREATE ROLE bob LOGIN; GRANT EXECUTE ON FUNCTION nats_flush TO bob');
+$node->safe_psql('postgres', 'CREATE ROLE bob LOGIN; GRANT EXECUTE ON FUNCTION nats_futures TO bob');
 $session = PsqlSession->new($node, user => 'bob');
-$session->run('SELECT nats_flush()');
+$session->run('SELECT nats_futures()');
 is($session->sqlstate(q(SET nats_publish.url = 'nats://127.0.0.1:1')), '42501', 'bob cannot set the url');
 is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it');
 is($session->value(q(SELECT count(*) FROM pg_settings WHERE name = 'nats_publish.url')), '0', 'anywhere');
 is($session->sqlstate($PUBLISH), '42501', 'nor publish');
 $session = PsqlSession->new($node, user => 'bob');
 $session->run(q(SET nats_publish.url = 'nats://127.0.0.1:1'));
-like($session->error('SELECT nats_flush()'), qr/permission denied to set parameter/, 'nor set it before the library is there');
+like($session->error('SELECT nats_futures()'), qr/permission denied to set parameter/, 'nor set it before the library is there');
 is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it then');
 
 # TLS, which this version does not speak

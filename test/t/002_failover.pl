@@ -48,7 +48,6 @@ sub clean
 # A commit that rides out a crash: what the stalled server was sent died with it
 
 my $session = session(commit_timeout => '60s');
-$session->value(q(SELECT nats_flush()));
 $session->value(q(SELECT nats_publish('f.warm', '')));
 clean();
 $nats->stall;
@@ -128,6 +127,7 @@ $nats->start;
 
 # Uncritical messages do not keep COMMIT
 clean();
+$session->value(q(SELECT nats_publish('f.warm', '')));
 $nats->stall;
 $result = $session->run(q(BEGIN; INSERT INTO t VALUES (1);
 	SELECT nats_publish_async('f.a', '1', critical => false) > 0; COMMIT));
@@ -149,7 +149,7 @@ $session->value(q(SELECT nats_publish('f.warm', '')));
 foreach my $how ('kill9', 'stop')
 {
 	$nats->stall;
-	$session->begin(qq(SELECT (nats_publish('f.sync.$how', 'x')).*));
+	$session->begin(qq(SELECT * FROM nats_publish('f.sync.$how', 'x')));
 	$session->wait_until_waiting;
 	$nats->restart(stop => $how);
 	like($session->finish->{output}, qr/^F\|\d+\|[tf]\|$/, "nats_publish() rides out a restart ($how)");

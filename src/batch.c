@@ -1,0 +1,492 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *	  Held messages that JetStream stores all together or not at all.
+ *
+ * ADR-50 §1: the members of an atomic batch carry its id and their number in
+ * headers, and the last one says "commit".  Nothing is visible before that is
+ * acknowledged.  All are sent in one go, each with a reply subject, so that
+ * the member that is refused is the one whose error is told; the others then
+ * just find their batch incomplete (10176).
+ *
+ * When the connection is lost after the commit member has gone out, the batch
+ * may be stored.  It is then sent again under another batch id with the same
+ * Nats-Msg-Ids, and the answers mean (jetstream.md §1.5):
+ *
+ *	an ack	the first attempt was not stored, this one is
+ *	10201	some id is stored already.  If all ids are automatic only the first
+ *			attempt can have stored them, and it stored all
+ *	else	the server may check something before the ids
+ *
+ * Where the answer proves nothing, the stream is asked for the last message
+ * of the last member's subject: if that is ours, the batch is stored.  If
+ * that proves nothing either, the ERROR is 08007.  Never a guess.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+#include "batch.h"
+#include "delivery.h"
+#include "json.h"
+#include "message.h"
+#include "publisher.h"
+#include "queue.h"
+#include "server_info.h"
+#include "settings.h"
+#include "stats.h"
+#include "subject.h"
+
+#define MAX_MEMBERS			1000	/* nats-server's default max_batch_size */
+#define MAX_ATTEMPT_IDS		8	/* that are remembered for the proof */
+#define ID_LENGTH			22
+
+/* More than the headers of a batch add to a member. */
+#define BATCH_HEADERS_LENGTH	128
+
+#define ERROR_INCOMPLETE	10176
+#define ERROR_DUPLICATE_ID	10201
+
+/* The batch, over all attempts. */
+static int	member_count;
+static bool all_ids_automatic;
+static char *last_subject;
+static bool in_doubt;			/* an earlier attempt may be stored */
+static char attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
+static int	attempt_count;
+
+/* The present attempt. */
+static uint64 commit_token;
+static int	unanswered;
+static bool lost;				/* its connection is */
+static bool commit_was_sent;	/* before it was lost */
+static bool stored;
+static bool refused;
+static NpFailure refusal;		/* the first one that is not just a consequence */
+static int	refusal_code;
+static bool refusal_is_transient;
+static char refusing_stream[256];
+
+/* ---- Checks before anything is sent ----------------------------------------- */
+
+static void
+raise_fault(NpFault fault, const char *hint, const char *text)
+{
+	NpFailure	failure = {.fault = fault,.text = text,.hint = hint};
+
+	np_raise(&failure);
+}
+
+static int
+compare_spans(const void *a, const void *b)
+{
+	const NpSpan *left = a;
+	const NpSpan *right = b;
+	int			result = memcmp(left->data, right->data, Min(left->length, right->length));
+
+	if (result != 0)
+		return result;
+	return left->length < right->length ? -1 : left->length > right->length;
+}
+
+static NpSpan
+copy_of(NpSpan span)
+{
+	return (NpSpan) {pnstrdup(span.data, span.length), span.length};
+}
+
+/* An id that a batch has twice would look like one that is stored already. */
+static void
+check_ids(NpSpan *ids, int count)
+{
+	qsort(ids, count, sizeof(NpSpan), compare_spans);
+	for (int i = 1; i < count; i++)
+		if (compare_spans(&ids[i - 1], &ids[i]) == 0)
+			np_raise_input("msg_id \"%s\" is given twice in an atomic commit", np_from_utf8(ids[i]));
+}
+
+/* What the server would refuse with the error of a lost race (10164). */
+static void
+check_expectations(const NpMessage *message, int index, const NpSpan *subjects)
+{
+	if (index > 0 && np_message_header(message->headers, "Nats-Expected-Last-Sequence").data != NULL)
+		np_raise_input("expect_last_seq is only possible for the first message of an atomic commit");
+	if (np_message_header(message->headers, "Nats-Expected-Last-Subject-Sequence").data == NULL)
+		return;
+	for (int i = 0; i < index; i++)
+		if (compare_spans(&subjects[i], &message->subject) == 0)
+			np_raise_input("expect_last_subject_seq is only possible for the first message to \"%s\" in an atomic commit",
+						   np_from_utf8(message->subject));
+}
+
+static void
+check_members(void)
+{
+	NpSpan	   *subjects = palloc(member_count * sizeof(NpSpan));
+	NpSpan	   *ids = palloc(member_count * sizeof(NpSpan));
+	int			id_count = 0;
+	int			index = 0;
+	NpMessage	message;
+
+	all_ids_automatic = true;
+	np_queue_rewind();
+	while (np_queue_next(&message))
+	{
+		check_expectations(&message, index, subjects);
+		subjects[index++] = copy_of(message.subject);
+		if (message.id.data != NULL)
+			ids[id_count++] = copy_of(message.id);
+		all_ids_automatic &= message.has_automatic_id;
+	}
+	check_ids(ids, id_count);
+	last_subject = pnstrdup(subjects[index - 1].data, subjects[index - 1].length);
+}
+
+static void
+check_batch(NpConnection *connection)
+{
+	NpQueueSummary held = np_queue_summary();
+
+	if (held.count > MAX_MEMBERS)
+		raise_fault(NP_FAULT_SIZE, "Set nats_publish.commit_batch to pipelined, or commit more often.",
+					psprintf("an atomic commit of " INT64_FORMAT " messages, the limit is %d",
+							 held.count, MAX_MEMBERS));
+	member_count = (int) held.count;
+	check_members();
+	if ((int64) held.largest + BATCH_HEADERS_LENGTH > np_connection_max_payload(connection))
+		raise_fault(NP_FAULT_SIZE, NULL,
+					psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+							 held.largest + BATCH_HEADERS_LENGTH, np_connection_max_payload(connection)));
+	/* older ones store the members one by one, and say nothing */
+	np_server_require(connection, 2, 12, "an atomic commit");
+}
+
+/* ---- One attempt --------------------------------------------------------------- */
+
+static void
+note_refusal(const NpReply *reply)
+{
+	bool		consequence = reply->error_code == ERROR_INCOMPLETE;
+
+	if (refused && (consequence || refusal_code != ERROR_INCOMPLETE))
+		return;
+	refused = true;
+	refusal = np_failure_copy(&reply->failure, TopTransactionContext);
+	refusal_code = reply->error_code;
+	refusal_is_transient = reply->kind == NP_REPLY_RETRY;
+	snprintf(refusing_stream, sizeof(refusing_stream), "%.*s",
+			 (int) Min(reply->stream.length, sizeof(refusing_stream) - 1),
+			 reply->stream.data != NULL ? reply->stream.data : "");
+}
+
+/* Is it the ack of this batch, with all its members? */
+static bool
+acknowledges_batch(const NpReply *reply)
+{
+	const char *id = attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS];
+
+	return reply->batch.length == ID_LENGTH && memcmp(reply->batch.data, id, ID_LENGTH) == 0 &&
+		reply->batch_count == (uint64) member_count;
+}
+
+static void
+note_bad_reply(const char *text)
+{
+	NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = {NP_FAULT_UNKNOWN, text, NULL, NULL}};
+
+	note_refusal(&reply);
+}
+
+static void
+on_member_answered(uint64 token, const NpReply *reply, bool was_sent)
+{
+	bool		is_commit = token == commit_token;
+
+	unanswered--;
+	if (reply == NULL)
+	{
+		lost = true;
+		commit_was_sent |= is_commit && was_sent;
+		return;
+	}
+	switch (reply->kind)
+	{
+		case NP_REPLY_STAGED:
+			if (is_commit)
+				note_bad_reply("the commit of the batch has no acknowledgment");
+			break;
+		case NP_REPLY_ACK:
+			if (is_commit && acknowledges_batch(reply))
+				stored = true;
+			else
+				note_bad_reply("the server has acknowledged something else than the batch");
+			break;
+		case NP_REPLY_NO_RESPONDERS:
+			{
+				NpReply		no_stream = {.kind = NP_REPLY_RETRY};
+
+				no_stream.failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes one of the subjects");
+				note_refusal(&no_stream);
+			}
+			break;
+		case NP_REPLY_RETRY:
+		case NP_REPLY_FAILURE:
+			note_refusal(reply);
+			break;
+	}
+}
+
+static bool
+attempt_has_ended(void)
+{
+	return unanswered == 0 || lost;
+}
+
+/* The message's header block with those of the batch. */
+static NpSpan
+member_headers(const NpMessage *message, const char *batch_id, int number, StringInfo block)
+{
+	resetStringInfo(block);
+	if (message->headers.data == NULL)
+		appendStringInfoString(block, "NATS/1.0\r\n");
+	else						/* without the empty line at its end */
+		appendBinaryStringInfo(block, message->headers.data, message->headers.length - 2);
+	appendStringInfo(block, "Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n", batch_id, number);
+	if (number == member_count)
+		appendStringInfoString(block, "Nats-Batch-Commit: 1\r\n");
+	appendStringInfoString(block, "\r\n");
+	return (NpSpan) {block->data, block->len};
+}
+
+static void
+begin_attempt(void)
+{
+	char	   *id = attempt_ids[attempt_count++ % MAX_ATTEMPT_IDS];
+
+	memcpy(id, np_message_next_id().data, ID_LENGTH);
+	id[ID_LENGTH] = '\0';
+	unanswered = member_count;
+	commit_token = np_delivery_next_token() + member_count - 1;
+	lost = commit_was_sent = stored = refused = false;
+	refusal_code = 0;
+	refusal_is_transient = false;
+	refusing_stream[0] = '\0';
+}
+
+/* Send all members, and wait until each has its answer. */
+static bool
+run_attempt(NpConnection *connection)
+{
+	StringInfoData block;
+	NpMessage	message;
+	int			number = 0;
+
+	begin_attempt();
+	initStringInfo(&block);
+	np_queue_rewind();
+	while (np_queue_next(&message))
+	{
+		NpPublication publication = {
+			.subject = message.subject,
+			.payload = message.payload,
+			.reply_prefix = np_connection_inbox(connection),
+			.token = np_delivery_next_token()
+		};
+		size_t		control_line;
+
+		publication.headers = member_headers(&message, attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS],
+											 ++number, &block);
+		(void) np_delivery_add(&publication, np_publication_size(&publication, &control_line), NP_BATCH);
+	}
+	pfree(block.data);
+	return np_publisher_wait_for(attempt_has_ended);
+}
+
+/* What is still in the window of an attempt that is given up. */
+static void
+drop_members(void)
+{
+	NpWindow   *window = np_delivery_window();
+	NpPending  *message;
+	uint64		next = commit_token - member_count + 1;
+
+	while ((message = np_window_next(window, &next)) != NULL)
+	{
+		if (message->mode != NP_BATCH)
+			continue;
+		if (message->token == commit_token && message->position <
+			(np_connection_is_open(np_delivery_connection()) ?
+			 np_connection_outbound(np_delivery_connection())->appended :
+			 np_connection_sent_before_loss(np_delivery_connection())))
+			commit_was_sent = true;
+		np_delivery_drop(message);
+	}
+}
+
+/* ---- Proof and outcome ------------------------------------------------------------ */
+
+static bool
+is_attempt_id(NpSpan id)
+{
+	for (int i = 0; i < Min(attempt_count, MAX_ATTEMPT_IDS); i++)
+		if (id.length == ID_LENGTH && memcmp(id.data, attempt_ids[i], ID_LENGTH) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Is the last message of the last member's subject one of ours?  Then the
+ * batch is stored.  False proves nothing: it may be behind another one by
+ * now, or the NATS user may not ask.
+ */
+static bool
+stream_shows_batch(void)
+{
+	StringInfoData request;
+	NpSpan		reply;
+	NpFailure	failure;
+	Jsonb	   *answer;
+	JsonbValue	message;
+	char	   *headers;
+	bytea	   *block;
+
+	if (refusing_stream[0] == '\0')
+		return false;
+	initStringInfo(&request);
+	appendStringInfoString(&request, "{\"last_by_subj\": ");
+	escape_json(&request, last_subject);
+	appendStringInfoChar(&request, '}');
+	if (!np_try_request(psprintf("$JS.API.STREAM.MSG.GET.%s", refusing_stream),
+						(NpSpan) {request.data, request.len}, &reply, &failure) ||
+		np_api_error_parse(reply, &failure))
+		return false;
+	answer = np_json_parse(reply);
+	if (getKeyJsonValueFromContainer(&answer->root, "message", 7, &message) == NULL ||
+		message.type != jbvBinary)
+		return false;
+	headers = np_json_text(JsonbValueToJsonb(&message), "hdrs");
+	if (headers == NULL)
+		return false;
+	block = np_base64_decode(headers);
+	return is_attempt_id(np_message_header((NpSpan) {VARDATA_ANY(block), VARSIZE_ANY_EXHDR(block)},
+										   "Nats-Batch-Id"));
+}
+
+/* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
+static void
+raise_without_outcome(void)
+{
+	const char *loss = np_connection_loss(np_delivery_connection());
+
+	if (in_doubt || commit_was_sent)
+		raise_fault(NP_FAULT_UNKNOWN, "Read the stream to see whether the batch is there; all of it is, or nothing.",
+					psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
+							 np_commit_timeout));
+	raise_fault(NP_FAULT_LOST, NULL,
+				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
+						 loss[0] != '\0' ? loss : "no answer in time"));
+}
+
+static void
+raise_refusal(void)
+{
+	NpFailure	failure = refusal;
+
+	failure.text = psprintf("could not publish the transaction's messages as one batch: %s",
+							refusal.text);
+	if (refusal_code == 10174)
+		failure.hint = "Create the stream with the option allow_atomic, and publish to no other one in the transaction.";
+	np_raise(&failure);
+}
+
+/*
+ * After an attempt that may be stored, one has been refused: was the first
+ * one stored?
+ */
+static bool
+refusal_proves_storage(void)
+{
+	if (refusal_code == ERROR_DUPLICATE_ID && all_ids_automatic)
+		return true;
+	return stream_shows_batch();
+}
+
+static void
+finish_refused(void)
+{
+	if (!in_doubt)
+		raise_refusal();
+	if (refusal_proves_storage())
+		return;
+	raise_fault(NP_FAULT_UNKNOWN, "Read the stream to see whether the batch is there; all of it is, or nothing.",
+				psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
+						 refusal.text));
+}
+
+/* As for a single message, a 503 is asked again three times. */
+static bool
+is_last_try(int tries)
+{
+	return refusal.fault == NP_FAULT_NO_STREAM && tries >= NP_NO_RESPONDERS_RETRIES;
+}
+
+static NpTime
+delay_before_next(int tries)
+{
+	return refusal.fault == NP_FAULT_NO_STREAM ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
+}
+
+/*
+ * Publish what the transaction holds as one atomic batch, on an open
+ * connection, and wait until it is stored.
+ *
+ * Raises 54000, 22023 and 0A000 before anything is sent; then what the server
+ * refuses it for, 08006 when it could not be sent, and 08007 when nobody
+ * knows.
+ */
+void
+np_batch_publish(void)
+{
+	NpConnection *connection = np_delivery_connection();
+	NpTime		give_up;
+	int			tries = 0;
+
+	check_batch(connection);
+	np_delivery_listen_to_batch(on_member_answered);
+	in_doubt = false;
+	attempt_count = 0;
+	give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
+	for (;;)
+	{
+		bool		ended = run_attempt(connection);
+
+		drop_members();
+		if (stored)
+		{
+			np_stats.published += member_count;
+			np_stats.acked += member_count;
+			return;
+		}
+		if (!ended)
+			raise_without_outcome();
+		in_doubt |= commit_was_sent;
+		if (!lost && !refusal_is_transient)
+		{
+			finish_refused();
+			return;
+		}
+		if (lost && np_now() >= give_up)
+			raise_without_outcome();
+		if (!lost && (np_now() >= give_up || is_last_try(tries)))
+		{
+			finish_refused();
+			return;
+		}
+		if (!lost)
+			np_sleep(np_now() + delay_before_next(tries++));
+	}
+}
