@@ -160,7 +160,6 @@ keep_watched(const NpResult *result)
 void
 np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
 {
-	np_stats.failed_uncritical++;
 	if (untold_count++ > 0)
 		return;
 	untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
@@ -246,10 +245,12 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 		result.failure = *failure;
 	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
 		np_futures_complete(&result);
-	if (message->mode == NP_UNCRITICAL && !result.acked)
-		np_delivery_note_untold(result.subject, &result.failure);
 	if (message->token == watch.token)
 		keep_watched(&result);
+	else if (message->mode == NP_UNCRITICAL && !result.acked)
+		np_delivery_note_untold(result.subject, &result.failure);
+	if (message->mode == NP_UNCRITICAL && !result.acked)
+		np_stats.failed_uncritical++;
 	if (message->mode != NP_REQUEST)
 		count_result(&result);
 	np_delivery_drop(message);
@@ -480,8 +481,13 @@ handle_ack(NpPending *message, const NpPubAck *ack)
 									 "Nats-Expected-Stream");
 	if (expected.data != NULL && (expected.length != ack->stream.length ||
 								  memcmp(expected.data, ack->stream.data, expected.length) != 0))
-		np_delivery_fail(message, np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
-											 np_from_utf8(ack->stream)));
+	{
+		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
+										 np_from_utf8(ack->stream));
+
+		failure.hint = "Another stream takes this subject.";
+		np_delivery_fail(message, failure);
+	}
 	else
 		complete(message, ack, NULL);
 }

@@ -168,15 +168,6 @@ typedef struct HeaderBlock
 	const NpMessageOptions *options;
 } HeaderBlock;
 
-static void
-append_header(HeaderBlock *block, const char *name, NpSpan value)
-{
-	check_header_value(name, value);
-	appendStringInfo(&block->text, "%s: ", name);
-	appendBinaryStringInfo(&block->text, value.data, value.length);
-	appendStringInfoString(&block->text, "\r\n");
-}
-
 static const KnownHeader *
 find_known_header(const char *name)
 {
@@ -184,6 +175,21 @@ find_known_header(const char *name)
 		if (pg_strcasecmp(known_headers[i].name, name) == 0)
 			return &known_headers[i];
 	return NULL;
+}
+
+static void
+append_header(HeaderBlock *block, const char *name, NpSpan value)
+{
+	const KnownHeader *known = find_known_header(name);
+
+	check_header_value(name, value);
+	if (known != NULL && value.length == 0)
+		np_raise_input("header \"%s\" is empty", name);
+	if (known != NULL)
+		block->seen[known->kind] = true;
+	appendStringInfo(&block->text, "%s: ", name);
+	appendBinaryStringInfo(&block->text, value.data, value.length);
+	appendStringInfoString(&block->text, "\r\n");
 }
 
 static bool
@@ -236,7 +242,6 @@ check_header_name(HeaderBlock *block, const char *name, size_t length)
 		np_raise_input("header \"%s\" and the argument %s are both given", name, known->argument);
 	if (block->seen[known->kind])
 		np_raise_input("header \"%s\" is given twice", name);
-	block->seen[known->kind] = true;
 	return known->name;
 }
 
@@ -366,7 +371,6 @@ append_arguments(HeaderBlock *block)
 		if (id.length == 0)
 			np_raise_input("msg_id is empty");
 		append_header(block, ID_HEADER, id);
-		block->seen[HEADER_ID] = true;
 	}
 	if (options->expect_stream != NULL)
 	{
@@ -375,7 +379,6 @@ append_arguments(HeaderBlock *block)
 		if (stream.length == 0)
 			np_raise_input("expect_stream is empty");
 		append_header(block, STREAM_HEADER, stream);
-		block->seen[HEADER_EXPECT_STREAM] = true;
 	}
 	if (options->has_expect_last_seq)
 		append_sequence(block, "Nats-Expected-Last-Sequence", "expect_last_seq",
@@ -384,10 +387,7 @@ append_arguments(HeaderBlock *block)
 		append_sequence(block, "Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq",
 						options->expect_last_subject_seq);
 	if (options->ttl != NULL)
-	{
 		append_ttl(block, options->ttl);
-		block->seen[HEADER_TTL] = true;
-	}
 }
 
 /* The block of a message without headers of its own: an automatic id or nothing. */

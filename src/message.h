@@ -13,8 +13,8 @@
 
 #include "types.h"
 
-/* nats-server: the whole header block of a message (10097) */
-#define NP_MAX_HEADERS_LENGTH	(64 * 1024)
+/* nats-server keeps the length of a header block in 16 bits (10097) */
+#define NP_MAX_HEADERS_LENGTH	65535
 
 /* The options of the publish functions; NULL or absent where SQL has NULL. */
 typedef struct NpMessageOptions

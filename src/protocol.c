@@ -55,6 +55,8 @@ np_token_decode(NpSpan text, uint64_t *token)
 		return false;
 	if (text.length == NP_TOKEN_LENGTH && text.data[0] > 'f')
 		return false;			/* more than 64 bits */
+	if (text.length > 1 && text.data[0] == '0')
+		return false;
 	for (size_t i = 0; i < text.length; i++)
 	{
 		char		digit = text.data[i];
@@ -269,9 +271,11 @@ line_is(NpSpan *line, const char *verb)
 static NpSpan
 trim(NpSpan text, const char *bytes)
 {
-	while (text.length > 0 && strchr(bytes, text.data[0]) != NULL)
+	size_t		count = strlen(bytes);
+
+	while (text.length > 0 && memchr(bytes, text.data[0], count) != NULL)
 		text.data++, text.length--;
-	while (text.length > 0 && strchr(bytes, text.data[text.length - 1]) != NULL)
+	while (text.length > 0 && memchr(bytes, text.data[text.length - 1], count) != NULL)
 		text.length--;
 	return text;
 }
@@ -353,7 +357,7 @@ np_header_next(NpSpan *rest, NpSpan *name, NpSpan *value)
 
 		rest->data += end != NULL ? length + 1 : length;
 		rest->length -= end != NULL ? length + 1 : length;
-		if (colon == NULL || colon == line)
+		if (colon == NULL || colon == line || (length >= 5 && memcmp(line, "NATS/", 5) == 0))
 			continue;
 		name->data = line;
 		name->length = colon - line;

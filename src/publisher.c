@@ -196,6 +196,12 @@ failure_of_unanswered(const NpPending *message)
 
 	if (message->cause != NULL)
 		return *message->cause;
+	if (message->mode == NP_REQUEST)
+	{
+		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", patience());
+		failure.hint = "";
+		return failure;
+	}
 	if (is_open())
 		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", patience());
 	if (message->position < np_connection_sent_before_loss(connection))
@@ -337,7 +343,9 @@ make_room(size_t length, NpFailure *failure)
 		return true;
 	if (np_on_full == NP_ON_FULL_ERROR)
 	{
-		*failure = np_failure(NP_FAULT_WINDOW_FULL, "%d messages are not acknowledged yet", window->count);
+		*failure = np_failure(NP_FAULT_WINDOW_FULL, window->count == 1 ?
+							  "%d message is not acknowledged yet" :
+							  "%d messages are not acknowledged yet", window->count);
 		return false;
 	}
 	if (wait_until(window_is_part_free, patience(), NP_FOREVER))
@@ -431,6 +439,7 @@ fail_unsent(const NpMessage *message, const NpFailure *failure)
 	np_delivery_note_untold(message->subject, failure);
 	np_stats.published++;
 	np_stats.failed++;
+	np_stats.failed_uncritical++;
 	np_delivery_tell_untold(WARNING);
 	return result.token;
 }
@@ -577,7 +586,8 @@ np_request(const char *subject, NpSpan payload)
 	np_delivery_tell_untold(WARNING);
 	if (!np_try_request(subject, payload, &reply, &failure))
 	{
-		failure.text = psprintf("JetStream request \"%s\" failed: %s", subject, failure.text);
+		failure.text = psprintf("JetStream request \"%s\" failed: %s",
+								np_from_utf8((NpSpan) {subject, strlen(subject)}), failure.text);
 		np_raise(&failure);
 	}
 	return reply;

@@ -138,6 +138,8 @@ np_failure_from_server(int code, int error_code, const char *description)
 	failure.text = psprintf("%s (JetStream error %d)", description, error_code);
 	if (failure.fault == NP_FAULT_NO_STREAM)
 		failure.hint = "";		/* there is nothing to create for a missing message */
+	else if (error_code == 10060)
+		failure.hint = "Another stream takes this subject.";
 	return failure;
 }
 
@@ -187,9 +189,9 @@ convert_from_utf8(NpSpan text)
 	Oid			conversion;
 	char	   *converted;
 
-	if (encoding == PG_UTF8)
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
 		return pnstrdup(text.data, text.length);
-	if (encoding == PG_SQL_ASCII || !IsTransactionState())
+	if (!IsTransactionState())
 		return NULL;
 	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
 	if (!OidIsValid(conversion))
@@ -291,8 +293,8 @@ describe_others(const NpTransactionReport *report)
 {
 	if (report->acked == 0 && report->unsent == 0)
 		return NULL;
-	return psprintf("Of the transaction's messages, " INT64_FORMAT " are stored, " INT64_FORMAT
-					" failed, and " INT64_FORMAT " were not sent.",
+	return psprintf("Of the transaction's messages: " INT64_FORMAT " stored, " INT64_FORMAT
+					" failed, " INT64_FORMAT " not sent.",
 					report->acked, report->failed, report->unsent);
 }
 
@@ -342,8 +344,9 @@ np_warn_messages(int elevel, const NpFailedMessage *first, int64 count)
 			 errmsg("could not publish to \"%s\": %s", first->subject, first->failure.text) :
 			 errmsg("could not publish " INT64_FORMAT " messages, the first to \"%s\": %s",
 					count, first->subject, first->failure.text),
-			 errdetail_plural("It was published with critical => false, so no transaction fails.",
-							  "They were published with critical => false, so no transaction fails.",
-							  count),
+			 errdetail("%s%s%s", first->failure.detail != NULL ? first->failure.detail : "",
+					   first->failure.detail != NULL ? "\n" : "",
+					   count == 1 ? "It was published with critical => false, so no transaction fails." :
+					   "They were published with critical => false, so no transaction fails."),
 			 errhint_of(&first->failure)));
 }

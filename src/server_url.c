@@ -96,6 +96,7 @@ static const char *
 parse_host_and_port(NpSpan text, NpServerUrl *url)
 {
 	NpSpan		port;
+	bool		in_brackets = text.length > 0 && text.data[0] == '[';
 
 	url->port = NP_DEFAULT_PORT;
 	if (take_prefix(&text, "["))
@@ -120,7 +121,8 @@ parse_host_and_port(NpSpan text, NpServerUrl *url)
 	{
 		unsigned char byte = (unsigned char) url->host.data[i];
 
-		if (byte <= ' ' || byte == 0x7f || strchr("/?#@[]\\\"'", byte) != NULL)
+		if (byte <= ' ' || byte == 0x7f || strchr("/?#@[]\\\"'", byte) != NULL ||
+			(byte == ':' && !in_brackets))
 			return "the host has an invalid character";
 	}
 	return port.data == NULL ? NULL : parse_port(port, &url->port);

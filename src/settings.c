@@ -81,6 +81,11 @@ check_inbox_prefix(char **newval, void **extra, GucSource source)
 		GUC_check_errdetail("It must be a NATS subject without wildcards.");
 		return false;
 	}
+	if (np_subject_is_reserved(prefix, (NpSpan) {"$JS", 3}))
+	{
+		GUC_check_errdetail("It must not be under \"$JS\" or \"$SYS\".");
+		return false;
+	}
 	if (prefix.length > MAX_INBOX_PREFIX_LENGTH)
 	{
 		GUC_check_errdetail("It can be at most %d bytes long.", MAX_INBOX_PREFIX_LENGTH);

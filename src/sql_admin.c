@@ -44,23 +44,19 @@ PG_FUNCTION_INFO_V1(nats_get_message);
 static Jsonb *
 request(const char *api, const char *body)
 {
-	char	   *subject = psprintf("%s%s", API_PREFIX, api);
+	char	   *utf8_api = pg_server_to_any(api, strlen(api), PG_UTF8);
+	char	   *subject = psprintf("%s%s", API_PREFIX, utf8_api);
 	char	   *utf8_body = body == NULL ? "" : pg_server_to_any(body, strlen(body), PG_UTF8);
 	size_t		position;
 	NpSpan		reply;
 	NpFailure	failure;
 
-	switch (np_subject_check((NpSpan) {api, strlen(api)}, &position))
-	{
-		case NP_TEXT_OK:
-			break;
-		default:
-			np_raise_input("JetStream API \"%s\" is not a valid subject", api);
-	}
+	if (np_subject_check((NpSpan) {utf8_api, strlen(utf8_api)}, &position) != NP_TEXT_OK)
+		np_raise_input("JetStream API \"%s\" is not a valid subject", api);
 	reply = np_request(subject, (NpSpan) {utf8_body, strlen(utf8_body)});
 	if (np_api_error_parse(reply, &failure))
 	{
-		failure.text = psprintf("JetStream request \"%s\" failed: %s", subject, failure.text);
+		failure.text = psprintf("JetStream request \"%s%s\" failed: %s", API_PREFIX, api, failure.text);
 		np_raise(&failure);
 	}
 	return np_json_parse(reply);
@@ -205,34 +201,55 @@ undo_stream(const char *name, const char *option)
 	np_raise(&failure);
 }
 
-/* Is it a new stream?  Creating one that exists with the same options is no error. */
 static bool
-was_created(Jsonb *reply)
+stream_exists(const char *name)
 {
-	char	   *created = np_json_text(reply, "did_create");
+	NpSpan		reply = np_request(psprintf("%sSTREAM.INFO.%s", API_PREFIX, name), (NpSpan) {"", 0});
+	NpFailure	failure;
 
-	return created != NULL && strcmp(created, "true") == 0;
+	return !np_api_error_parse(reply, &failure);
 }
 
-/* nats_create_stream(name, subjects, options): the server's reply */
+/* Nobody has published to it yet? */
+static bool
+is_empty_stream(Jsonb *reply)
+{
+	JsonbValue	state;
+	char	   *messages;
+
+	if (getKeyJsonValueFromContainer(&reply->root, "state", 5, &state) == NULL || state.type != jbvBinary)
+		return false;
+	messages = np_json_text(JsonbValueToJsonb(&state), "messages");
+	return messages != NULL && strcmp(messages, "0") == 0;
+}
+
+/*
+ * nats_create_stream(name, subjects, options): the server's reply
+ *
+ * Creating a stream that exists with the same options is no error, and older
+ * servers then call it created: so we look before.
+ */
 Datum
 nats_create_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = get_stream_name(fcinfo, 0);
+	char	   *utf8_name = pg_server_to_any(name, strlen(name), PG_UTF8);
 	ArrayType  *subjects = PG_ARGISNULL(1) ? NULL : PG_GETARG_ARRAYTYPE_P(1);
 	Jsonb	   *options = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 	Jsonb	   *wanted = make_stream_config(name, subjects, options);
+	bool		existed;
 	Jsonb	   *reply;
 	JsonbValue	config;
 
 	np_transaction_join();
+	existed = stream_exists(utf8_name);
 	reply = request(psprintf("STREAM.CREATE.%s", name), jsonb_to_string(wanted));
 	if (getKeyJsonValueFromContainer(&reply->root, "config", 6, &config) != NULL &&
 		config.type == jbvBinary)
 	{
 		char	   *missing = find_option_not_taken(wanted, JsonbValueToJsonb(&config));
 
-		if (missing != NULL && was_created(reply))
+		if (missing != NULL && !existed && is_empty_stream(reply))
 			undo_stream(name, missing);
 		if (missing != NULL)
 			np_raise_input("stream \"%s\" exists, without the option \"%s\"", name, missing);

@@ -44,6 +44,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "compat.h"
@@ -53,6 +54,9 @@
 
 /* Only the handshake goes through the library's buffers. */
 #define IO_BUFFER_SIZE		(16 * 1024)
+
+/* How long an attempt that is given up is looked after. */
+#define ABANDON_MS			50
 
 struct NpWire
 {
@@ -66,16 +70,17 @@ struct NpWire
 /*
  * Shared between the backend and its helper thread, under lock.  Whoever
  * comes last frees it: the backend when the thread has ended, the thread when
- * the backend has abandoned it.
+ * the backend has left it behind.
  */
 struct NpWireAttempt
 {
 	pthread_mutex_t lock;
-	NpWireTarget target;		/* without the credentials */
+	pthread_cond_t ended_condition;
+	NpWireTarget target;
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
-	bool		abandoned;
-	natsOptions *options;
+	bool		abandoned;		/* the thread begins nothing new */
+	bool		left_behind;	/* the thread frees it */
 	NpWire	   *wire;			/* the result, when status is NATS_OK */
 	natsStatus	status;
 	char		error[256];
@@ -179,34 +184,69 @@ on_error(natsConnection *nc, natsSubscription *sub, natsStatus status, void *clo
 	(void) closure;
 }
 
-static natsStatus
-make_options(const NpWireTarget *target, NpWire *wire, natsOptions **options)
+/*
+ * Copy a credential as the inside of a JSON string: the library puts it into
+ * its CONNECT as it is.
+ */
+static void
+escape_credential(const char *credential, char *escaped)
 {
-	char		url[320];
-	natsStatus	s;
-	natsOptions *o;
+	for (; *credential != '\0'; credential++)
+	{
+		unsigned char byte = (unsigned char) *credential;
 
-	snprintf(url, sizeof(url), strchr(target->host, ':') ? "nats://[%s]:%d" : "nats://%s:%d",
-			 target->host, target->port);
-	if ((s = natsOptions_Create(&o)) != NATS_OK)
-		return s;
-	*options = o;
-	if ((s = natsOptions_SetURL(o, url)) != NATS_OK ||
-		(s = natsOptions_SetTimeout(o, target->timeout_ms)) != NATS_OK ||
-		(s = natsOptions_SetName(o, target->client_name)) != NATS_OK ||
-		(s = natsOptions_SetIOBufSize(o, IO_BUFFER_SIZE)) != NATS_OK ||
-		(s = natsOptions_SetAllowReconnect(o, false)) != NATS_OK ||
-		(s = natsOptions_SetErrorHandler(o, on_error, NULL)) != NATS_OK ||
-	/* no flusher thread and no timer on the connection */
-		(s = natsOptions_SetSendAsap(o, true)) != NATS_OK ||
-		(s = natsOptions_SetPingInterval(o, 0)) != NATS_OK ||
-		(s = natsOptions_SetEventLoop(o, wire, on_attach, on_read, on_write, on_detach)) != NATS_OK)
-		return s;
+		if (byte == '"' || byte == '\\')
+			*escaped++ = '\\';
+		if (byte < ' ')
+			escaped += snprintf(escaped, 7, "\\u%04x", byte);
+		else
+			*escaped++ = (char) byte;
+	}
+	*escaped = '\0';
+}
+
+static natsStatus
+set_credentials(natsOptions *options, const NpWireTarget *target)
+{
+	char		user[6 * sizeof(target->user) + 1];
+	char		password[6 * sizeof(target->password) + 1];
+	natsStatus	status;
+
 	if (target->user[0] == '\0')
 		return NATS_OK;
+	escape_credential(target->user, user);
+	escape_credential(target->password, password);
 	if (target->user_is_token)
-		return natsOptions_SetToken(o, target->user);
-	return natsOptions_SetUserInfo(o, target->user, target->password);
+		status = natsOptions_SetToken(options, user);
+	else
+		status = natsOptions_SetUserInfo(options, user, password);
+	explicit_bzero(user, sizeof(user));
+	explicit_bzero(password, sizeof(password));
+	return status;
+}
+
+/* Options to connect to one address, given in figures, within a time. */
+static natsStatus
+set_options(natsOptions *options, const NpWireTarget *target, const char *address,
+			int timeout_ms, NpWire *wire)
+{
+	char		url[NI_MAXHOST + 32];
+	natsStatus	status;
+
+	snprintf(url, sizeof(url), strchr(address, ':') ? "nats://[%s]:%d" : "nats://%s:%d",
+			 address, target->port);
+	if ((status = natsOptions_SetURL(options, url)) != NATS_OK ||
+		(status = natsOptions_SetTimeout(options, timeout_ms)) != NATS_OK ||
+		(status = natsOptions_SetName(options, target->client_name)) != NATS_OK ||
+		(status = natsOptions_SetIOBufSize(options, IO_BUFFER_SIZE)) != NATS_OK ||
+		(status = natsOptions_SetAllowReconnect(options, false)) != NATS_OK ||
+		(status = natsOptions_SetErrorHandler(options, on_error, NULL)) != NATS_OK ||
+	/* no flusher thread and no timer on the connection */
+		(status = natsOptions_SetSendAsap(options, true)) != NATS_OK ||
+		(status = natsOptions_SetPingInterval(options, 0)) != NATS_OK ||
+		(status = natsOptions_SetEventLoop(options, wire, on_attach, on_read, on_write, on_detach)) != NATS_OK)
+		return status;
+	return set_credentials(options, target);
 }
 
 /* ---- The sockets of this process --------------------------------------- */
@@ -264,14 +304,39 @@ shut_down_new_socket(int fd, ino_t inode, NpWireAttempt *attempt)
 static void
 free_attempt(NpWireAttempt *attempt)
 {
-	natsOptions_Destroy(attempt->options);
+	pthread_cond_destroy(&attempt->ended_condition);
 	pthread_mutex_destroy(&attempt->lock);
 	if (attempt->pipe[0] >= 0)
 		close(attempt->pipe[0]);
 	if (attempt->pipe[1] >= 0)
 		close(attempt->pipe[1]);
 	free(attempt->sockets_before);
+	explicit_bzero(&attempt->target, sizeof(attempt->target));
 	free(attempt);
+}
+
+static long
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/*
+ * May the thread go on?  Asked before each step that can take long, so that
+ * an attempt that was abandoned begins nothing new.
+ */
+static bool
+may_go_on(NpWireAttempt *attempt, long deadline)
+{
+	bool		abandoned;
+
+	pthread_mutex_lock(&attempt->lock);
+	abandoned = attempt->abandoned;
+	pthread_mutex_unlock(&attempt->lock);
+	return !abandoned && now_ms() < deadline;
 }
 
 /*
@@ -279,39 +344,22 @@ free_attempt(NpWireAttempt *attempt)
  * it was.  False: nothing that could be found.
  */
 static bool
-explain_no_server(const NpWireTarget *target, char *error, size_t error_size)
+explain_no_server(const struct addrinfo *address, long timeout_ms, char *error, size_t error_size)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-	struct addrinfo *addresses = NULL;
-	struct timeval timeout = {target->timeout_ms / 1000, target->timeout_ms % 1000 * 1000};
-	char		port[16];
-	int			failure;
+	struct timeval timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
+	int			fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int			failure = 0;
 
-	snprintf(port, sizeof(port), "%d", target->port);
-	failure = getaddrinfo(target->host, port, &hints, &addresses);
+	/* Linux bounds connect() by it */
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	if (fd < 0 || connect(fd, address->ai_addr, address->ai_addrlen) != 0)
+		failure = errno == EINPROGRESS ? ETIMEDOUT : errno;
+	if (fd >= 0)
+		close(fd);
 	if (failure != 0)
-	{
-		snprintf(error, error_size, "could not resolve the host name: %s", gai_strerror(failure));
-		return true;
-	}
-	failure = 0;
-	for (struct addrinfo *address = addresses; address != NULL; address = address->ai_next)
-	{
-		int			fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-		/* Linux bounds connect() by it */
-		if (fd >= 0)
-			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-		if (fd < 0 || connect(fd, address->ai_addr, address->ai_addrlen) != 0)
-			failure = errno == EINPROGRESS ? ETIMEDOUT : errno;
-		if (fd >= 0)
-			close(fd);
-	}
-	freeaddrinfo(addresses);
-	if (failure == 0)
-		return false;
-	snprintf(error, error_size, "could not connect: %s", strerror(failure));
-	return true;
+		snprintf(error, error_size, "could not connect: %s", strerror(failure));
+	return failure != 0;
 }
 
 /* What the library says of a status that it has just returned. */
@@ -329,33 +377,83 @@ describe_failure(natsStatus status, char *error, size_t error_size)
 	snprintf(error, error_size, "%s", behind != NULL ? behind + 3 : text);
 }
 
+static natsStatus
+connect_to_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadline,
+				   char *error, size_t error_size)
+{
+	natsOptions *options = NULL;
+	char		figures[NI_MAXHOST];
+	natsStatus	status;
+	int			failure = getnameinfo(address->ai_addr, address->ai_addrlen, figures, sizeof(figures),
+									  NULL, 0, NI_NUMERICHOST);
+
+	if (failure != 0)
+	{
+		snprintf(error, error_size, "%s", gai_strerror(failure));
+		return NATS_NO_SERVER;
+	}
+	status = natsOptions_Create(&options);
+	if (status == NATS_OK)
+		status = set_options(options, &attempt->target, figures, (int) (deadline - now_ms()) + 1,
+							 attempt->wire);
+	if (status == NATS_OK)
+		status = natsConnection_Connect(&attempt->wire->nc, options);
+	natsOptions_Destroy(options);
+	if (status != NATS_OK &&
+		(status != NATS_NO_SERVER || !may_go_on(attempt, deadline) ||
+		 !explain_no_server(address, deadline - now_ms() + 1, error, error_size)))
+		describe_failure(status, error, error_size);
+	return status;
+}
+
+/* Try the addresses of the host in their order. */
+static natsStatus
+connect_to_host(NpWireAttempt *attempt, char *error, size_t error_size)
+{
+	long		deadline = now_ms() + attempt->target.timeout_ms;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *addresses = NULL;
+	natsStatus	status = NATS_NO_SERVER;
+	char		port[16];
+	int			failure;
+
+	snprintf(port, sizeof(port), "%d", attempt->target.port);
+	failure = getaddrinfo(attempt->target.host, port, &hints, &addresses);
+	if (failure != 0)
+	{
+		snprintf(error, error_size, "could not resolve the host name: %s", gai_strerror(failure));
+		return NATS_NO_SERVER;
+	}
+	snprintf(error, error_size, "no answer in time");
+	for (struct addrinfo *address = addresses;
+		 address != NULL && status != NATS_OK && may_go_on(attempt, deadline);
+		 address = address->ai_next)
+		status = connect_to_address(attempt, address, deadline, error, error_size);
+	freeaddrinfo(addresses);
+	return status;
+}
+
 static void *
 connect_in_thread(void *argument)
 {
 	NpWireAttempt *attempt = argument;
 	NpWire	   *wire = attempt->wire;
-	natsStatus	status = natsConnection_Connect(&wire->nc, attempt->options);
 	char		error[sizeof(attempt->error)] = "";
-	bool		abandoned;
-
-	if (status != NATS_OK &&
-		(status != NATS_NO_SERVER || !explain_no_server(&attempt->target, error, sizeof(error))))
-		describe_failure(status, error, sizeof(error));
+	natsStatus	status = connect_to_host(attempt, error, sizeof(error));
+	bool		left_behind;
 
 	pthread_mutex_lock(&attempt->lock);
 	attempt->status = status;
 	memcpy(attempt->error, error, sizeof(error));
 	attempt->ended = true;
-	abandoned = attempt->abandoned;
-	if (!abandoned)
-	{
-		/* the backend sees end of file, and frees what is here */
-		close(attempt->pipe[1]);
-		attempt->pipe[1] = -1;
-	}
+	left_behind = attempt->left_behind;
+	/* the backend sees end of file, and frees what is here */
+	close(attempt->pipe[1]);
+	attempt->pipe[1] = -1;
+	pthread_cond_signal(&attempt->ended_condition);
 	pthread_mutex_unlock(&attempt->lock);
 
-	if (abandoned)
+	if (left_behind)
 	{
 		if (status == NATS_OK)
 			np_wire_close(wire);
@@ -399,14 +497,11 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	if (attempt != NULL && wire != NULL)
 	{
 		attempt->wire = wire;
-		memcpy(attempt->target.host, target->host, sizeof(target->host));
-		attempt->target.port = target->port;
-		attempt->target.timeout_ms = target->timeout_ms;
+		attempt->target = *target;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
+		pthread_cond_init(&attempt->ended_condition, NULL);
 		status = open_library();
-		if (status == NATS_OK)
-			status = make_options(target, wire, &attempt->options);
 		if (status == NATS_OK && pipe2(attempt->pipe, O_CLOEXEC) != 0)
 			status = NATS_SYS_ERROR;
 		if (status == NATS_OK)
@@ -478,11 +573,29 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 	return status == NATS_CONNECTION_AUTH_FAILED ? NP_WIRE_NOT_AUTHORIZED : NP_WIRE_FAILED;
 }
 
+/* Wait for the thread's end, at most a millisecond.  The lock is held. */
+static void
+wait_for_end(NpWireAttempt *attempt)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += 1000000;
+	if (until.tv_nsec >= 1000000000)
+	{
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pthread_cond_timedwait(&attempt->ended_condition, &attempt->lock, &until);
+}
+
 /*
- * Give up an attempt, whether it has ended or not.  Never blocks.
+ * Give up an attempt, whether it has ended or not.
  *
- * The socket on which it may hang is shut down, so that its thread ends (a
- * name that is being resolved ends it when the resolver gives up).
+ * Its socket is shut down, and its thread then ends at once.  It can be just
+ * about to make the socket, so this looks for it for some time, ABANDON_MS at
+ * most; only a name that is being resolved takes longer, and its thread ends
+ * by itself when it is.
  */
 void
 np_wire_abandon(NpWireAttempt *attempt)
@@ -492,12 +605,14 @@ np_wire_abandon(NpWireAttempt *attempt)
 	char		ignored[8];
 
 	pthread_mutex_lock(&attempt->lock);
-	ended = attempt->ended;
-	if (!ended)
+	attempt->abandoned = true;
+	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
-		attempt->abandoned = true;
 		visit_sockets(shut_down_new_socket, attempt);
+		wait_for_end(attempt);
 	}
+	ended = attempt->ended;
+	attempt->left_behind = !ended;
 	pthread_mutex_unlock(&attempt->lock);
 
 	if (ended && np_wire_finish(attempt, &wire, ignored, sizeof(ignored)) == NP_WIRE_OK)

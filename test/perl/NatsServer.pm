@@ -71,6 +71,7 @@ Chooses the port and writes the configuration; does not start the server. All ar
   config      more text for the configuration file
   port        otherwise a free one
   store_dir   of JetStream; otherwise a new one, which restarts share
+  binary      of another nats-server than the tests use
   handshake   0 when the server does not greet with INFO (TLS first): start() then waits for the port only
 
 =cut
@@ -85,6 +86,7 @@ sub new
 		jetstream => $args{jetstream},
 		config => $args{config} // '',
 		handshake => $args{handshake} // 1,
+		binary => $args{binary},
 		dir => PostgreSQL::Test::Utils::tempdir('nats'),
 	}, $class;
 	$self->{store_dir} = $args{store_dir} // "$self->{dir}/store";
@@ -123,7 +125,7 @@ sub start
 	croak "$self->{name} is running" if $self->{pid};
 
 	$self->_write_config;
-	my $binary = _binary();
+	my $binary = $self->{binary} // _binary();
 	my $pid = fork() // die "fork: $!";
 	if ($pid == 0)
 	{

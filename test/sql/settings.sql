@@ -2,9 +2,11 @@
 -- A server that does not preload the library knows nothing of them before its first use in a session.
 LOAD 'nats_publish';
 
+\pset format unaligned
 SELECT name, setting, unit, context, vartype, min_val, max_val, enumvals, boot_val
 FROM pg_settings
 WHERE name LIKE 'nats\_publish.%' AND name <> 'nats_publish.url' ORDER BY name COLLATE "C";
+\pset format aligned
 SELECT context, vartype, boot_val FROM pg_settings WHERE name = 'nats_publish.url';
 
 -- Each is described.
