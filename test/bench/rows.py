@@ -133,6 +133,17 @@ ASYNC = Row(
      Bar("rate", "ours", "evloop", at_least=0.95),
      Bar("rate", "ours_ids", "evloop_hdr", at_least=0.9)))
 
+ON_COMMIT = Row(
+    "on_commit", "nats_publish_on_commit: 100,000 messages held by one transaction, COMMIT included",
+    ("rate",), (
+        Side("ours", transaction("nats_publish_on_commit", MANY)),
+        plain_c("async", MANY),
+        Side("ours_ids", transaction("nats_publish_on_commit", MANY, ids=True)),
+        plain_c("async_msgid", MANY),
+    ),
+    (Bar("rate", "ours", "async", at_least=1.1),
+     Bar("rate", "ours_ids", "async_msgid")))
+
 CPU = Row(
     "cpu", "CPU and voluntary context switches per message, all threads: 100,000 in one transaction",
     ("cpu_us", "csw"), many_sides(),
@@ -344,4 +355,4 @@ PAYLOAD_SIZES = Row(
     tuple(Bar("mb_s", "ours", "evloop", case=str(size)) for size in PAYLOADS))
 
 
-ROWS = (ASYNC, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, PAYLOAD_SIZES)
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, PAYLOAD_SIZES)

@@ -59,12 +59,6 @@ foreach my $count (1, 100)
 	is(wait_for('the messages', sub { stored($subject) >= $count && stored($subject) }), $count, 'they arrive');
 }
 
-# In a transaction that is never committed
-$session = PsqlSession->new($node);
-$session->value(q(BEGIN; SELECT count(nats_publish_async('t.open', 'x')) FROM generate_series(1, 100)));
-seconds_to_end($session, sub { $session->close });
-is(wait_for('the messages', sub { stored('t.open') >= 100 && stored('t.open') }), 100, 'messages of an open transaction arrive');
-
 # FATAL
 $session = PsqlSession->new($node);
 $session->value(q(SELECT count(nats_publish_async('t.fatal', 'x', critical => false)) FROM generate_series(1, 100)));
@@ -77,10 +71,30 @@ $session->run(q(SELECT count(nats_publish_async('t.timeout', 'x', critical => fa
 seconds_to_end($session, sub { });
 is(wait_for('the messages', sub { stored('t.timeout') >= 100 && stored('t.timeout') }), 100, 'idle_session_timeout');
 
-$session = PsqlSession->new($node, settings => { idle_in_transaction_session_timeout => '100ms' });
-$session->run(q(BEGIN; SELECT count(nats_publish_async('t.intimeout', 'x')) FROM generate_series(1, 100)));
-seconds_to_end($session, sub { });
-is(wait_for('the messages', sub { stored('t.intimeout') >= 100 && stored('t.intimeout') }), 100, 'idle_in_transaction_session_timeout');
+# In a transaction that is never committed: what was published has been sent
+foreach my $how ('close', 'terminate', 'idle_in_transaction_session_timeout')
+{
+	foreach my $count (10, 100, 1000)
+	{
+		my $subject = "t.$how.$count";
+		my $settings = $how =~ /idle/ ? { idle_in_transaction_session_timeout => '200ms' } : {};
+		$session = PsqlSession->new($node, settings => $settings);
+		$session->value(qq(BEGIN; SELECT count(nats_publish_async('$subject', 'x')) FROM generate_series(1, $count)));
+		seconds_to_end($session,
+			sub { $how eq 'terminate' ? kill('TERM', $session->pid) : $how eq 'close' ? $session->close : 1 });
+		ok(eval { wait_for('the messages', sub { stored($subject) == $count }, 3) },
+			"$count messages of an open transaction arrive ($how)") or diag stored($subject) . ' have arrived';
+	}
+}
+foreach my $count (100, 1000, 10000)
+{
+	$session = PsqlSession->new($node);
+	$session->value(qq(BEGIN; SELECT count(nats_publish_async('t.rolledback.$count', 'x')) FROM generate_series(1, $count); ROLLBACK;
+		SELECT nats_disconnect()));
+	ok(eval { wait_for('the messages', sub { stored("t.rolledback.$count") == $count }, 3) },
+		"$count messages of a rolled-back transaction arrive when the session disconnects")
+		or diag stored("t.rolledback.$count") . ' have arrived';
+}
 
 # Failures that no call has told of are in the log
 

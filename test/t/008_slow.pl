@@ -127,8 +127,9 @@ is(state_of_stream()->{num_subjects}, 201, 'what was rolled back has been sent a
 
 $session = session(max_pending => 200000);
 is($session->value(q(BEGIN; SELECT count(nats_publish_async('t.' || i, 'x')) FROM generate_series(1, 100000) i)), '100000', '100,000 messages');
-wait_for('most of them', sub { state_of_stream()->{messages} > 99000 });    # the last ones wait for others
-sleep 1;
+# The socket takes a part of them; nobody reads what the server answers to these.
+wait_for('a part of them', sub { state_of_stream()->{messages} > 10000 });
+sleep 2;
 is($session->value('SELECT nats_flush() >= 0; COMMIT; SELECT connections_lost, failed FROM nats_session_stats()'), "t\n0|0",
 	'are acknowledged over one connection');
 is(state_of_stream()->{num_subjects}, 100000, 'each is stored once');
