@@ -37,6 +37,7 @@
 #include "publisher.h"
 #include "queue.h"
 #include "server_info.h"
+#include "session.h"
 #include "settings.h"
 #include "stats.h"
 #include "subject.h"
@@ -303,7 +304,7 @@ run_attempt(NpConnection *connection)
 		(void) np_delivery_add(&publication, np_publication_size(&publication, &control_line), NP_BATCH);
 	}
 	pfree(block.data);
-	return np_publisher_wait_for(attempt_has_ended);
+	return np_session_wait(attempt_has_ended, np_commit_timeout, NP_FOREVER);
 }
 
 /* What is still in the window of an attempt that is given up. */

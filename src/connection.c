@@ -70,7 +70,9 @@ struct NpConnection
 	TimestampTz connected_at;
 	int			pongs_awaited;
 
+	uint64		confirmed;		/* the server has read the stream up to here */
 	uint64		sent_before_loss;	/* outbound.sent when the connection went */
+	bool		lost_for_size;	/* the server has ended it for a message over max_payload */
 	char		server_error[256];	/* the last -ERR */
 	char		send_error[128];	/* the socket takes no more; empty: it does */
 	char		loss[384];		/* why the last connection ended */
@@ -136,6 +138,7 @@ lose(NpConnection *connection, const char *reason)
 				 reason, connection->server_error);
 	else
 		strlcpy(connection->loss, reason, sizeof(connection->loss));
+	connection->lost_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 	np_stats.connections_lost++;
 	np_connection_close(connection);
 }
@@ -151,6 +154,13 @@ const char *
 np_connection_loss(const NpConnection *connection)
 {
 	return connection->loss;
+}
+
+/* Did the server end the last connection for a message over its max_payload? */
+bool
+np_connection_was_lost_for_size(const NpConnection *connection)
+{
+	return connection->lost_for_size;
 }
 
 /*
@@ -385,17 +395,41 @@ np_connection_wait(NpConnection *connection, NpTime until)
 		np_connection_receive(connection);
 }
 
+/* An answer shows that the server has read the stream up to a position. */
+void
+np_connection_confirm(NpConnection *connection, uint64 position)
+{
+	connection->confirmed = Max(connection->confirmed, position);
+}
+
 /*
  * A round trip.  True: everything sent before has been seen by the server.
  */
 bool
 np_connection_ping(NpConnection *connection, NpTime until)
 {
+	uint64		position;
+
 	append_command(connection, "PING\r\n");
+	position = connection->outbound.appended;
 	connection->pongs_awaited++;
 	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
 		np_connection_wait(connection, until);
-	return connection->wire != NULL && connection->pongs_awaited == 0;
+	if (connection->wire == NULL || connection->pongs_awaited > 0)
+		return false;
+	np_connection_confirm(connection, position);
+	return true;
+}
+
+/*
+ * Before closing: see that the server has read everything, for what it has
+ * not is lost then.  False: that could not be seen in time.
+ */
+bool
+np_connection_drain(NpConnection *connection, NpTime until)
+{
+	return connection->confirmed >= connection->outbound.appended ||
+		np_connection_ping(connection, until);
 }
 
 /* ---- Opening ----------------------------------------------------------- */

@@ -49,11 +49,14 @@ extern int	np_connection_socket(const NpConnection *connection);
 extern NpOutbound *np_connection_outbound(NpConnection *connection);
 extern NpSpan np_connection_inbox(const NpConnection *connection);
 extern uint64 np_connection_sent_before_loss(const NpConnection *connection);
+extern bool np_connection_was_lost_for_size(const NpConnection *connection);
 extern const char *np_connection_loss(const NpConnection *connection);
 
 extern void np_connection_send(NpConnection *connection);
 extern void np_connection_receive(NpConnection *connection);
 extern void np_connection_wait(NpConnection *connection, NpTime until);
+extern void np_connection_confirm(NpConnection *connection, uint64 position);
+extern bool np_connection_drain(NpConnection *connection, NpTime until);
 extern bool np_connection_ping(NpConnection *connection, NpTime until);
 
 #endif							/* NP_CONNECTION_H */

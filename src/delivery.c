@@ -316,6 +316,7 @@ np_delivery_add(const NpPublication *publication, size_t length, NpMode mode)
 	pending->chunk = chunk;
 	pending->position = position;
 	pending->length = length;
+	pending->content_length = publication->headers.length + publication->payload.length;
 	pending->subject_offset = publication->headers.data != NULL ? 5 : 4;	/* HPUB, PUB */
 	pending->subject_length = publication->subject.length;
 	pending->mode = mode;
@@ -431,6 +432,15 @@ np_delivery_resend(void)
 
 		if (message->mode == NP_BATCH)
 			answer_member(message, NULL, was_sent);
+		else if (message->content_length > np_connection_max_payload(connection))
+		{
+			/* a limit lower than before: the old server may have stored it, or not */
+			message->in_doubt |= was_sent && !np_connection_was_lost_for_size(connection);
+			np_delivery_fail(message,
+							 np_failure(NP_FAULT_SIZE,
+										"message is %u bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+										message->content_length, np_connection_max_payload(connection)));
+		}
 		else if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
 			np_delivery_fail(message,
 							 np_failure(NP_FAULT_LOST,
@@ -547,6 +557,7 @@ on_reply(uint64 token, const NpOperation *operation)
 
 	if (message == NULL)
 		return;
+	np_connection_confirm(connection, message->position + message->length);
 	previous = MemoryContextSwitchTo(scratch_context);
 	if (message->mode == NP_REQUEST)
 		handle_request_reply(message, operation);

@@ -120,10 +120,14 @@ np_futures_add(uint64 token, bool critical)
 	}
 }
 
+/* Does the commit of this transaction depend on any message? */
 bool
-np_futures_exist(void)
+np_futures_are_critical(void)
 {
-	return top != NULL;
+	for (Level *level = top; level != NULL; level = level->upper)
+		if (level->awaited + level->acked + level->failed > 0)
+			return true;
+	return false;
 }
 
 /* How many messages the transaction still waits for. */

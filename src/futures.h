@@ -28,7 +28,7 @@ typedef struct NpResult
 
 extern void np_futures_add(uint64 token, bool critical);
 extern void np_futures_complete(const NpResult *result);
-extern bool np_futures_exist(void);
+extern bool np_futures_are_critical(void);
 extern int64 np_futures_awaited(void);
 extern bool np_futures_contain(uint64 token);
 extern bool np_futures_find(uint64 token, NpResult *result);

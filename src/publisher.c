@@ -1,17 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * publisher.c
- *	  Sending messages, and waiting for what becomes of them.
+ *	  Publishing, and the ends of transactions.
  *
  * Bytes go to the socket when nothing else is in flight, so that a lone
  * message loses no time, and otherwise when FLUSH_BYTES have gathered; acks
  * are read as sending goes on, for a server disconnects a client that leaves
  * too many unread (jetstream.md §3.5).  When the window is full, the call
  * waits for acks first.
- *
- * Every wait is for progress: it gives up when no message has come to its end
- * for a time, however long the whole takes.  While it lasts, a lost
- * connection is made again and what is pending goes out once more.
  *
  * An interrupt can leave any wait by longjmp.  What it leaves is a message
  * in the window, which the end of the transaction removes.
@@ -30,6 +26,7 @@
 #include "publisher.h"
 #include "queue.h"
 #include "server_info.h"
+#include "session.h"
 #include "settings.h"
 #include "stats.h"
 #include "subject.h"
@@ -38,9 +35,6 @@
 
 /* The longest that a message waits for others to be sent with, if calls go on. */
 #define FLUSH_INTERVAL			NP_MILLISECONDS(10)
-
-/* After a failed connect, critical => false does not try again for so long. */
-#define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
 
 /* At exit, for what is buffered. */
 #define EXIT_TIMEOUT			NP_MILLISECONDS(500)
@@ -53,12 +47,7 @@ static NpWindow *window;
 static const NpWatch *watch;	/* what the present call waits for */
 
 static NpTime last_sent;		/* when bytes were last handed to the socket */
-static NpTime next_connect;		/* not earlier ... */
-static NpTime connect_delay;	/* ... and so long after a failure */
-static NpTime uncritical_pause_until;
-static char connect_failure[512];	/* what the last attempt said */
 static MemoryContext scratch_context;	/* reset after each use */
-static bool committing;			/* the transaction ends: commit_timeout applies */
 
 static void
 initialize(void)
@@ -68,7 +57,7 @@ initialize(void)
 	scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish scratch",
 											ALLOCSET_SMALL_SIZES);
 	window = np_delivery_window();
-	connection = np_delivery_begin();
+	connection = np_session_begin();
 }
 
 static bool
@@ -81,86 +70,6 @@ static NpOutbound *
 outbound(void)
 {
 	return np_connection_outbound(connection);
-}
-
-/* ---- Waiting ------------------------------------------------------------- */
-
-/*
- * Try to connect once; what is pending goes out again.
- *
- * The next time is put off longer and longer, until a message has come to its
- * end: a server can also accept each connection, and end it for what is sent.
- */
-static bool
-try_connect(NpTime deadline, NpFailure *failure)
-{
-	bool		opened = np_connection_open(connection, deadline, failure);
-
-	connect_delay = Min(Max(connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
-	next_connect = np_now() + np_jittered(connect_delay);
-	if (opened)
-	{
-		np_delivery_resend();
-		return true;
-	}
-	strlcpy(connect_failure, failure->detail, sizeof(connect_failure));
-	uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
-	return false;
-}
-
-/* Connect again if what is pending needs it and it is time. */
-static void
-keep_connected(NpTime deadline)
-{
-	MemoryContext previous;
-	NpFailure	failure;
-
-	if (is_open() || np_now() < next_connect)
-		return;
-	previous = MemoryContextSwitchTo(scratch_context);
-	(void) try_connect(deadline, &failure);
-	MemoryContextSwitchTo(previous);
-	MemoryContextReset(scratch_context);
-}
-
-/*
- * Wait until the condition holds, sending, receiving, retrying and
- * reconnecting as it takes.
- *
- * False: for timeout_ms no message has come to its end, or the limit is
- * reached.  Interrupts as in np_wait.
- */
-static bool
-wait_until(bool (*condition) (void), int timeout_ms, NpTime limit)
-{
-	NpTime		last_progress = np_now();
-
-	(void) np_delivery_has_progressed();
-	for (;;)
-	{
-		NpTime		now = np_now();
-		NpTime		deadline;
-		NpTime		next_retry;
-
-		if (np_delivery_has_progressed())
-		{
-			last_progress = now;
-			connect_delay = 0;
-		}
-		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
-		keep_connected(deadline);
-		next_retry = np_delivery_send_due(now);
-		if (is_open())
-			np_connection_send(connection);
-		if (condition())
-			return true;
-		if (now >= deadline)
-			return false;
-		if (is_open())
-			np_connection_wait(connection, Min(deadline, next_retry));
-		else
-			np_sleep(Min(deadline, next_connect));
-	}
 }
 
 static bool
@@ -181,100 +90,7 @@ nothing_is_awaited(void)
 	return np_futures_awaited() == 0;
 }
 
-/* How long a wait of the present call goes on without progress, ms. */
-static int
-patience(void)
-{
-	return committing ? np_commit_timeout : np_ack_timeout;
-}
-
-/* Why a message that was waited for in vain has failed; palloc'd. */
-static NpFailure
-failure_of_unanswered(const NpPending *message)
-{
-	NpFailure	failure;
-
-	if (message->cause != NULL)
-		return *message->cause;
-	if (message->mode == NP_REQUEST)
-	{
-		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", patience());
-		failure.hint = "";
-		return failure;
-	}
-	if (is_open())
-		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", patience());
-	if (message->position < np_connection_sent_before_loss(connection))
-		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
-							 np_connection_loss(connection));
-	else
-		failure = np_failure(NP_FAULT_LOST, "the connection was lost before the message was sent (%s)",
-							 np_connection_loss(connection));
-	if (connect_failure[0] != '\0')
-		failure.detail = pstrdup(connect_failure);
-	return failure;
-}
-
-/*
- * For batch.c: wait for a condition at the end of the transaction.  False: no
- * progress in time.
- */
-bool
-np_publisher_wait_for(bool (*condition) (void))
-{
-	return wait_until(condition, patience(), NP_FOREVER);
-}
-
-/* ---- Ready to publish --------------------------------------------------------- */
-
-/* The settings have changed: finish with the old connection. */
-static void
-leave_connection(void)
-{
-	if (window->count > 0 && !wait_until(window_is_empty, patience(), NP_FOREVER))
-	{
-		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
-										 "could not change the NATS connection: %d messages are not acknowledged",
-										 window->count);
-
-		np_raise(&failure);
-	}
-	np_connection_close(connection);
-}
-
-/*
- * Have a connection for the settings as they are.
- *
- * One that was closed while nobody looked (an idle session does not answer
- * the server's PINGs) is made again unseen.  One that was lost with messages
- * on it for which the transaction waits is given as much time as they are.
- *
- * False: *failure says why not (palloc'd).
- */
-static bool
-make_ready(bool critical, NpFailure *failure)
-{
-	initialize();
-	if (is_open() && !np_connection_is_for_settings(connection))
-		leave_connection();
-	if (is_open() && window->count == 0)
-		np_connection_receive(connection);
-	if (is_open())
-		return true;
-	if (!critical && np_now() < uncritical_pause_until)
-	{
-		*failure = np_failure(NP_FAULT_UNREACHABLE, "NATS could not be reached a moment ago");
-		failure->detail = pstrdup(connect_failure);
-		return false;
-	}
-	if (!critical || np_futures_awaited() == 0)
-		return try_connect(NP_FOREVER, failure);
-	if (wait_until(is_open, patience(), NP_FOREVER))
-		return true;
-	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
-	failure->detail = pstrdup(connect_failure);
-	return false;
-}
+/* ---- Room in the window ---------------------------------------------------- */
 
 /* The size of the message for which there must be room. */
 static size_t room_wanted;
@@ -318,7 +134,7 @@ expire_uncritical(NpTime before)
 	while ((message = np_window_next(window, &next)) != NULL)
 	{
 		if (message->mode == NP_UNCRITICAL && message->published_at <= before)
-			np_delivery_fail(message, failure_of_unanswered(message));
+			np_delivery_fail(message, np_session_explain(message));
 	}
 }
 
@@ -348,14 +164,14 @@ make_room(size_t length, NpFailure *failure)
 							  "%d messages are not acknowledged yet", window->count);
 		return false;
 	}
-	if (wait_until(window_is_part_free, patience(), NP_FOREVER))
+	if (np_session_wait(window_is_part_free, np_session_patience(), NP_FOREVER))
 		return true;
 	expire_overdue();
 	if (is_open() && window_has_room())
 		return true;
 	*failure = np_failure(is_open() ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
 						  "%d earlier messages are not acknowledged, and none was within %d ms",
-						  window->count, patience());
+						  window->count, np_session_patience());
 	return false;
 }
 
@@ -460,7 +276,8 @@ publish(const NpMessage *message, NpMode mode)
 	size_t		length;
 
 	np_delivery_tell_untold(WARNING);
-	if (!make_ready(mode != NP_UNCRITICAL, &failure))
+	initialize();
+	if (!np_session_ready(mode != NP_UNCRITICAL, &failure))
 	{
 		if (mode == NP_UNCRITICAL)
 			return fail_unsent(message, &failure);
@@ -495,10 +312,10 @@ wait_for_watched(void)
 {
 	NpPending  *pending;
 
-	if (wait_until(watched_is_done, np_ack_timeout, NP_FOREVER))
+	if (np_session_wait(watched_is_done, np_ack_timeout, NP_FOREVER))
 		return;
 	pending = np_window_find(window, watch->token);
-	np_delivery_fail(pending, failure_of_unanswered(pending));
+	np_delivery_fail(pending, np_session_explain(pending));
 }
 
 /*
@@ -562,7 +379,8 @@ np_try_request(const char *subject, NpSpan payload, NpSpan *reply, NpFailure *fa
 	size_t		control_line;
 	size_t		length;
 
-	if (!make_ready(true, failure))
+	initialize();
+	if (!np_session_ready(true, failure))
 		return false;
 	publication.reply_prefix = np_connection_inbox(connection);
 	publication.token = np_delivery_next_token();
@@ -626,7 +444,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 		return;
 	}
 	watch = np_delivery_watch(future);
-	if (!wait_until(watched_is_done, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+	if (!np_session_wait(watched_is_done, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 	{
 		NpFailure	failure = unanswered_in_time();
 
@@ -644,11 +462,13 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 int64
 np_publisher_flush(NpTime limit)
 {
-	int64		count = window->count;
+	int64		count;
 
 	np_delivery_tell_untold(WARNING);
+	initialize();
+	count = window->count;
 	if (count > 0 &&
-		!wait_until(window_is_empty, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+		!np_session_wait(window_is_empty, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time",
 										 window->count);
@@ -658,6 +478,18 @@ np_publisher_flush(NpTime limit)
 	np_futures_raise_failures(0);
 	np_delivery_tell_untold(WARNING);
 	return count;
+}
+
+/*
+ * Give up what is overdue, and tell of what nobody was told: for a call that
+ * does neither by publishing or waiting.
+ */
+void
+np_publisher_tell(void)
+{
+	if (connection != NULL)
+		expire_overdue();
+	np_delivery_tell_untold(WARNING);
 }
 
 /* Call visit for each future of this transaction that is pending, in order. */
@@ -692,7 +524,8 @@ np_publisher_connect(void)
 	NpFailure	failure;
 
 	np_delivery_tell_untold(WARNING);
-	if (!make_ready(true, &failure))
+	initialize();
+	if (!np_session_ready(true, &failure))
 		np_raise(&failure);
 	return connection;
 }
@@ -721,6 +554,8 @@ np_publisher_disconnect(void)
 	if (connection == NULL || (!is_open() && window->count == 0))
 		return false;
 	(void) np_publisher_flush(NP_FOREVER);
+	if (is_open())
+		(void) np_connection_drain(connection, np_now() + NP_MILLISECONDS(np_ack_timeout));
 	np_connection_close(connection);
 	return true;
 }
@@ -738,7 +573,7 @@ fail_awaited(void)
 	while ((message = np_window_next(window, &next)) != NULL)
 	{
 		if (message->mode == NP_CRITICAL)
-			np_delivery_fail(message, failure_of_unanswered(message));
+			np_delivery_fail(message, np_session_explain(message));
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
@@ -751,7 +586,7 @@ fail_awaited(void)
 static void
 finish_futures(int64 unsent)
 {
-	if (np_futures_awaited() > 0 && !wait_until(nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+	if (np_futures_awaited() > 0 && !np_session_wait(nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 		fail_awaited();
 	np_futures_raise_failures(unsent);
 }
@@ -779,7 +614,8 @@ send_held(void)
 
 	if (held.count == 0)
 		return 0;
-	if (!make_ready(true, &failure))
+	initialize();
+	if (!np_session_ready(true, &failure))
 		np_raise(&failure);
 	if (np_commit_batch == NP_COMMIT_ATOMIC)
 	{
@@ -806,7 +642,7 @@ np_publisher_finish_transaction(void)
 {
 	int64		unsent;
 
-	committing = true;
+	np_session_set_committing(true);
 	np_futures_close();
 	unsent = send_held();
 	np_queue_close();
@@ -819,8 +655,7 @@ np_publisher_finish_transaction(void)
 		if (window->uncritical > 0)
 			np_connection_receive(connection);
 	}
-	expire_overdue();
-	np_delivery_tell_untold(WARNING);
+	np_publisher_tell();
 }
 
 /*
@@ -875,7 +710,7 @@ abandon(uint64 first_critical)
 void
 np_publisher_forget_transaction(void)
 {
-	committing = false;
+	np_session_set_committing(false);
 	np_futures_forget();
 	np_queue_forget();
 	if (connection != NULL)
@@ -907,9 +742,7 @@ drain_at_exit(void)
 {
 	NpTime		limit = np_now() + EXIT_TIMEOUT;
 
-	if (outbound()->sent == outbound()->appended && window->count == 0)
-		return;
-	(void) np_connection_ping(connection, limit);
+	(void) np_connection_drain(connection, limit);
 	while (is_open() && window->count > 0 && np_now() < limit)
 		np_connection_wait(connection, limit);
 }

@@ -20,6 +20,7 @@ extern bool np_try_request(const char *subject, NpSpan payload, NpSpan *reply, N
 extern NpSpan np_request(const char *subject, NpSpan payload);
 
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
+extern void np_publisher_tell(void);
 extern int64 np_publisher_flush(NpTime limit);
 extern void np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument),
 									  void *argument);
@@ -27,7 +28,6 @@ extern NpConnection *np_publisher_connect(void);
 extern NpTime np_publisher_round_trip(void);
 extern bool np_publisher_disconnect(void);
 
-extern bool np_publisher_wait_for(bool (*condition) (void));
 extern void np_publisher_finish_transaction(void);
 extern void np_publisher_prepare_transaction(void);
 extern void np_publisher_merge_subtransaction(int nest_level);

@@ -33,6 +33,7 @@ typedef struct NpPending
 	NpTime		published_at;	/* of an uncritical one */
 	NpFailure  *cause;			/* why it is retried; NULL: nothing said */
 	uint32		length;
+	uint32		content_length; /* of its headers and payload */
 	uint32		id_offset;		/* of its Nats-Msg-Id in bytes */
 	uint16		id_length;		/* 0: it has none, and can't be sent again */
 	uint16		subject_offset;
