@@ -698,6 +698,12 @@ np_connection_max_payload(const NpConnection *connection)
 	return connection->max_payload;
 }
 
+void
+np_connection_set_max_payload(NpConnection *connection, int64 bytes)
+{
+	connection->max_payload = bytes;
+}
+
 int
 np_connection_socket(const NpConnection *connection)
 {

@@ -44,6 +44,7 @@ extern bool np_connection_is_open(const NpConnection *connection);
 extern bool np_connection_is_for_settings(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);
+extern void np_connection_set_max_payload(NpConnection *connection, int64 bytes);
 extern int	np_connection_socket(const NpConnection *connection);
 
 extern NpOutbound *np_connection_outbound(NpConnection *connection);

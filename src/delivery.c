@@ -412,6 +412,41 @@ expects_reply_here(const NpPending *message)
 	return memcmp(reply, inbox.data, inbox.length) == 0;
 }
 
+static NpFailure
+too_large(const NpPending *message)
+{
+	return np_failure(NP_FAULT_SIZE, "message is %u bytes long with its headers, over the server's max_payload",
+					  message->content_length);
+}
+
+/*
+ * The server has ended the connection for a message over a max_payload that
+ * it had not told (one lowered by a reload).  The largest of those sent is
+ * over it too, so it is not sent again.  It may be stored if another one
+ * behind it can have been the cause.
+ */
+static void
+fail_largest(uint64 sent)
+{
+	NpPending  *largest = NULL;
+	NpPending  *last = NULL;
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&window, &next)) != NULL)
+	{
+		if (message->position >= sent || message->mode == NP_BATCH)
+			continue;
+		if (largest == NULL || message->content_length > largest->content_length)
+			largest = message;
+		last = message;
+	}
+	if (largest == NULL)
+		return;
+	largest->in_doubt |= largest != last;
+	np_delivery_fail(largest, too_large(largest));
+}
+
 /*
  * On a new connection: send what is pending, in the order of the calls.
  *
@@ -425,6 +460,8 @@ np_delivery_resend(void)
 	NpPending  *message;
 	uint64		next = 0;
 
+	if (np_connection_was_lost_for_size(connection))
+		fail_largest(sent);
 	while ((message = np_window_next(&window, &next)) != NULL)
 	{
 		/* one that waits for its retry was answered: it is not stored */
@@ -434,12 +471,9 @@ np_delivery_resend(void)
 			answer_member(message, NULL, was_sent);
 		else if (message->content_length > np_connection_max_payload(connection))
 		{
-			/* a limit lower than before: the old server may have stored it, or not */
-			message->in_doubt |= was_sent && !np_connection_was_lost_for_size(connection);
-			np_delivery_fail(message,
-							 np_failure(NP_FAULT_SIZE,
-										"message is %u bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-										message->content_length, np_connection_max_payload(connection)));
+			/* a lower limit than before: the old server may have stored it */
+			message->in_doubt |= was_sent;
+			np_delivery_fail(message, too_large(message));
 		}
 		else if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
 			np_delivery_fail(message,

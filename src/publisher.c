@@ -175,24 +175,31 @@ make_room(size_t length, NpFailure *failure)
 	return false;
 }
 
+/*
+ * Headers and payload may be no longer than the server allows, or it would
+ * close the connection.  Asked again before an error: it may allow more by now.
+ */
 static void
-raise_too_large(size_t length)
+check_length(size_t length)
 {
-	NpFailure	failure = np_failure(NP_FAULT_SIZE,
-									 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-									 length, np_connection_max_payload(connection));
+	NpFailure	failure;
 
+	if (length <= (size_t) np_connection_max_payload(connection))
+		return;
+	np_server_refresh_max_payload(connection);
+	if (length <= (size_t) np_connection_max_payload(connection))
+		return;
+	failure = np_failure(NP_FAULT_SIZE,
+						 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+						 length, np_connection_max_payload(connection));
 	np_raise(&failure);
 }
 
-/* The limits that the server has told: beyond them it would close the connection. */
+/* The limits of one command. */
 static void
 check_size(const NpPublication *publication, size_t control_line)
 {
-	size_t		length = publication->headers.length + publication->payload.length;
-
-	if (length > (size_t) np_connection_max_payload(connection))
-		raise_too_large(length);
+	check_length(publication->headers.length + publication->payload.length);
 	if (control_line > NP_MAX_CONTROL_LINE)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_SIZE,
@@ -351,17 +358,15 @@ np_publish_async(const NpMessage *message, bool critical)
 /*
  * Hold a message until the transaction commits.
  *
- * It is checked as far as it can be without connecting: against the limits of
- * the server that this session knows.
+ * It is checked as far as it can be without connecting: a limit of the server
+ * is known to a session that is connected, and else is checked by the commit
+ * before anything is sent.
  */
 void
 np_publish_on_commit(const NpMessage *message)
 {
-	size_t		length = message->headers.length + message->payload.length;
-
-	if (connection != NULL && np_connection_max_payload(connection) > 0 &&
-		length > (size_t) np_connection_max_payload(connection))
-		raise_too_large(length);
+	if (connection != NULL && is_open())
+		check_length(message->headers.length + message->payload.length);
 	np_queue_add(message);
 }
 
@@ -595,8 +600,7 @@ finish_futures(int64 unsent)
 static void
 check_held(const NpQueueSummary *held)
 {
-	if (held->largest > (size_t) np_connection_max_payload(connection))
-		raise_too_large(held->largest);
+	check_length(held->largest);
 	if (held->has_ttl)
 		np_server_require(connection, 2, 11, "ttl");
 }

@@ -159,6 +159,19 @@ np_server_info(NpConnection *connection)
 }
 
 /*
+ * Ask for max_payload again: a server that was reloaded tells connected
+ * clients nothing.  Raises 08001 when it can't be had.
+ */
+void
+np_server_refresh_max_payload(NpConnection *connection)
+{
+	char	   *limit = np_json_text(np_server_info(connection), "max_payload");
+
+	if (limit != NULL && atoi(limit) > 0)
+		np_connection_set_max_payload(connection, atoi(limit));
+}
+
+/*
  * Raise 0A000 when the connected server is older than a version.
  *
  * Older servers ignore what they do not know and store the message without

@@ -13,6 +13,7 @@
 #include "connection.h"
 
 extern Jsonb *np_server_info(NpConnection *connection);
+extern void np_server_refresh_max_payload(NpConnection *connection);
 extern void np_server_require(NpConnection *connection, int major, int minor, const char *feature);
 
 #endif							/* NP_SERVER_INFO_H */
