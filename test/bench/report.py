@@ -13,7 +13,8 @@ from rows import LABELS, ROWS
 COLUMNS = ("row", "case", "side", "round", "metric", "value")
 
 METRICS = {
-    "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "us": "µs/message",
+    "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "us": "µs/message", "call_us": "µs/call",
+    "peak_kb": "peak of RSS, kB",
     "cpu_us": "CPU µs/message", "csw": "switches/message",
     "p50_us": "p50 µs", "p99_us": "p99 µs", "max_us": "max µs",
     "pss_first_kb": "PSS after the 1st, kB", "pss_held_kb": "PSS before COMMIT, kB",

@@ -323,6 +323,33 @@ SCALE = Row(
     scale_spread)
 
 
+# ---- held: ten million messages held for one commit ------------------------------------------
+
+HELD = 10_000_000
+
+
+def held_run(bench):
+    count = bench.scaled(HELD)
+    bench.new_stream()
+    with bench.session(**settings(True)) as session:
+        connect(session)
+        fresh = session.memory()
+        publish_ms = session.milliseconds(
+            f"BEGIN;\nSELECT count(nats_publish_on_commit('bench.a', repeat('x', {PAYLOAD}))) "
+            f"FROM (SELECT generate_series(1, {count})) AS i;")
+        commit_ms = session.milliseconds("COMMIT;")
+        after = session.memory()
+    bench.check_stored(count + 1)
+    return {"us": (publish_ms + commit_ms) * 1000 / count, "call_us": publish_ms * 1000 / count,
+            "peak_kb": after["peak_kb"] - fresh["rss_kb"]}
+
+
+HELD_ROW = Row(
+    "held", "nats_publish_on_commit: 10,000,000 messages held by one transaction, work_mem 4 MB",
+    ("us", "call_us", "peak_kb"), (Side("ours_ids", held_run),),
+    (Bar("peak_kb", "ours_ids", at_most=68 * 1024),))
+
+
 # ---- payload: from small to nearly the server's limit -----------------------------------------
 
 PAYLOADS = (16, 128, 1_024, 8_192, 65_536, 262_144, 900_000)
@@ -355,4 +382,4 @@ PAYLOAD_SIZES = Row(
     tuple(Bar("mb_s", "ours", "evloop", case=str(size)) for size in PAYLOADS))
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, PAYLOAD_SIZES)
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES)

@@ -200,10 +200,11 @@ class Session:
         return cpu, switches
 
     def memory(self):
-        """Resident and proportional size in kB, and the number of threads."""
+        """Resident size, its peak, and proportional size in kB, and the number of threads."""
         rollup = keyed(Path(f"/proc/{self.pid}/smaps_rollup"))
+        status = status_of(Path(f"/proc/{self.pid}"))
         return {"rss_kb": int(rollup["Rss"].split()[0]), "pss_kb": int(rollup["Pss"].split()[0]),
-                "threads": int(status_of(Path(f"/proc/{self.pid}"))["Threads"])}
+                "peak_kb": int(status["VmHWM"].split()[0]), "threads": int(status["Threads"])}
 
 
 def keyed(path):
