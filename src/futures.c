@@ -27,6 +27,7 @@
 #include "utils/resowner.h"
 
 #include "futures.h"
+#include "level.h"
 
 /* How many failed messages of a level are kept for the report. */
 #define MAX_LISTED	5
@@ -489,13 +490,9 @@ np_futures_subcommit(int nest_level)
 {
 	Level	   *level = top;
 
-	if (level == NULL || level->nest_level < nest_level)
+	if (level == NULL ||
+		!np_level_must_merge(&level->nest_level, level->upper ? level->upper->nest_level : 0, nest_level))
 		return;
-	if (level->upper == NULL || level->upper->nest_level < nest_level - 1)
-	{
-		level->nest_level--;
-		return;
-	}
 	merge_results(level->upper, level);
 	top = level->upper;
 	depth--;

@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "level.h"
 #include "queue.h"
 
 #define INITIAL_MEMORY	(8 * 1024)
@@ -296,13 +297,9 @@ np_queue_subcommit(int nest_level)
 {
 	Level	   *level = top;
 
-	if (level == NULL || level->nest_level < nest_level)
+	if (level == NULL ||
+		!np_level_must_merge(&level->nest_level, level->upper ? level->upper->nest_level : 0, nest_level))
 		return;
-	if (level->upper == NULL || level->upper->nest_level < nest_level - 1)
-	{
-		level->nest_level--;
-		return;
-	}
 	top = level->upper;
 	pfree(level);
 }
