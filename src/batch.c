@@ -49,12 +49,17 @@
 /* More than the headers of a batch add to a member. */
 #define BATCH_HEADERS_LENGTH	128
 
+/* What an unknown outcome asks of the user. */
+#define HINT_LOOK			"Read the stream to see whether the batch is there; all of it is, or nothing."
+
 #define ERROR_INCOMPLETE	10176
 #define ERROR_DUPLICATE_ID	10201
 
 /* The batch, over all attempts. */
 static int	member_count;
+static int64 payload_bytes;
 static bool all_ids_automatic;
+static bool some_have_ids;		/* so a second copy would be refused */
 static char *last_subject;
 static bool in_doubt;			/* an earlier attempt may be stored */
 static char attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
@@ -134,6 +139,7 @@ check_members(void)
 	NpMessage	message;
 
 	all_ids_automatic = true;
+	payload_bytes = 0;
 	np_queue_rewind();
 	while (np_queue_next(&message))
 	{
@@ -142,13 +148,15 @@ check_members(void)
 		if (message.id.data != NULL)
 			ids[id_count++] = copy_of(message.id);
 		all_ids_automatic &= message.has_automatic_id;
+		payload_bytes += message.payload.length;
 	}
+	some_have_ids = id_count > 0;
 	check_ids(ids, id_count);
 	last_subject = pnstrdup(subjects[index - 1].data, subjects[index - 1].length);
 }
 
 static void
-check_batch(NpConnection *connection)
+check_batch(void)
 {
 	NpQueueSummary held = np_queue_summary();
 
@@ -158,12 +166,51 @@ check_batch(NpConnection *connection)
 							 held.count, MAX_MEMBERS));
 	member_count = (int) held.count;
 	check_members();
+}
+
+static bool
+is_connected(void)
+{
+	return np_connection_is_open(np_delivery_connection());
+}
+
+/* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
+static void
+raise_without_outcome(void)
+{
+	const char *loss = np_connection_loss(np_delivery_connection());
+
+	if (lost && (in_doubt || commit_was_sent))
+		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived");
+	if (in_doubt || commit_was_sent)
+		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+					psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
+							 np_commit_timeout));
+	raise_fault(NP_FAULT_LOST, NULL,
+				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
+						 loss[0] != '\0' ? loss : "no answer in time"));
+}
+
+/*
+ * The connected server, which is another one after a failover: an older one
+ * would store the members one by one, and say nothing.
+ */
+static void
+check_server(NpConnection *connection)
+{
+	NpQueueSummary held = np_queue_summary();
+
+	if (!is_connected() && !np_session_wait(is_connected, np_commit_timeout, NP_FOREVER))
+		raise_without_outcome();
+	if (in_doubt && !np_server_is_at_least(connection, 2, 12))
+		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and the next server does not know batches");
+	np_server_require(connection, 2, 12, "an atomic commit");
 	if ((int64) held.largest + BATCH_HEADERS_LENGTH > np_connection_max_payload(connection))
 		raise_fault(NP_FAULT_SIZE, NULL,
 					psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
 							 held.largest + BATCH_HEADERS_LENGTH, np_connection_max_payload(connection)));
-	/* older ones store the members one by one, and say nothing */
-	np_server_require(connection, 2, 12, "an atomic commit");
 }
 
 /* ---- One attempt --------------------------------------------------------------- */
@@ -339,6 +386,44 @@ is_attempt_id(NpSpan id)
 	return false;
 }
 
+/* One API request with a JSON object of one field; NULL: no answer but an error. */
+static Jsonb *
+ask_api(const char *api, const char *field, const char *value)
+{
+	StringInfoData request;
+	NpSpan		reply;
+	NpFailure	failure;
+
+	initStringInfo(&request);
+	appendStringInfo(&request, "{\"%s\": ", field);
+	escape_json(&request, value);
+	appendStringInfoChar(&request, '}');
+	if (!np_try_request(psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
+		np_api_error_parse(reply, &failure))
+		return NULL;
+	return np_json_parse(reply);
+}
+
+/* The stream that takes the last member's subject, palloc'd; NULL: not known. */
+static char *
+find_stream(void)
+{
+	Jsonb	   *answer;
+	JsonbValue	streams;
+	JsonbValue *first;
+
+	if (refusing_stream[0] != '\0')
+		return refusing_stream;
+	answer = ask_api("STREAM.NAMES", "subject", last_subject);
+	if (answer == NULL || getKeyJsonValueFromContainer(&answer->root, "streams", 7, &streams) == NULL ||
+		streams.type != jbvBinary || !JsonContainerIsArray(streams.val.binary.data))
+		return NULL;
+	first = getIthJsonbValueFromContainer(streams.val.binary.data, 0);
+	if (first == NULL || first->type != jbvString)
+		return NULL;
+	return pnstrdup(first->val.string.val, first->val.string.len);
+}
+
 /*
  * Is the last message of the last member's subject one of ours?  Then the
  * batch is stored.  False proves nothing: it may be behind another one by
@@ -347,26 +432,16 @@ is_attempt_id(NpSpan id)
 static bool
 stream_shows_batch(void)
 {
-	StringInfoData request;
-	NpSpan		reply;
-	NpFailure	failure;
+	char	   *stream = find_stream();
 	Jsonb	   *answer;
 	JsonbValue	message;
 	char	   *headers;
 	bytea	   *block;
 
-	if (refusing_stream[0] == '\0')
+	if (stream == NULL)
 		return false;
-	initStringInfo(&request);
-	appendStringInfoString(&request, "{\"last_by_subj\": ");
-	escape_json(&request, last_subject);
-	appendStringInfoChar(&request, '}');
-	if (!np_try_request(psprintf("$JS.API.STREAM.MSG.GET.%s", refusing_stream),
-						(NpSpan) {request.data, request.len}, &reply, &failure) ||
-		np_api_error_parse(reply, &failure))
-		return false;
-	answer = np_json_parse(reply);
-	if (getKeyJsonValueFromContainer(&answer->root, "message", 7, &message) == NULL ||
+	answer = ask_api(psprintf("STREAM.MSG.GET.%s", stream), "last_by_subj", last_subject);
+	if (answer == NULL || getKeyJsonValueFromContainer(&answer->root, "message", 7, &message) == NULL ||
 		message.type != jbvBinary)
 		return false;
 	headers = np_json_text(JsonbValueToJsonb(&message), "hdrs");
@@ -377,21 +452,6 @@ stream_shows_batch(void)
 										   "Nats-Batch-Id"));
 }
 
-/* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
-static void
-raise_without_outcome(void)
-{
-	const char *loss = np_connection_loss(np_delivery_connection());
-
-	if (in_doubt || commit_was_sent)
-		raise_fault(NP_FAULT_UNKNOWN, "Read the stream to see whether the batch is there; all of it is, or nothing.",
-					psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
-							 np_commit_timeout));
-	raise_fault(NP_FAULT_LOST, NULL,
-				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
-						 loss[0] != '\0' ? loss : "no answer in time"));
-}
-
 static void
 raise_refusal(void)
 {
@@ -399,6 +459,11 @@ raise_refusal(void)
 
 	failure.text = psprintf("could not publish the transaction's messages as one batch: %s",
 							refusal.text);
+	if (refusal_code == ERROR_INCOMPLETE)
+	{
+		failure.fault = NP_FAULT_FEATURE;
+		failure.hint = "All messages of the transaction must go to one stream.";
+	}
 	if (refusal_code == 10174)
 		failure.hint = "Create the stream with the option allow_atomic, and publish to no other one in the transaction.";
 	np_raise(&failure);
@@ -423,22 +488,77 @@ finish_refused(void)
 		raise_refusal();
 	if (refusal_proves_storage())
 		return;
-	raise_fault(NP_FAULT_UNKNOWN, "Read the stream to see whether the batch is there; all of it is, or nothing.",
+	raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
 				psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
 						 refusal.text));
 }
 
-/* As for a single message, a 503 is asked again three times. */
+/*
+ * Can another attempt succeed after this refusal?  A batch that is incomplete
+ * although nothing else is wrong is one over two streams, if not the stream's
+ * leader has just changed; and a 503 is asked again as for a single message.
+ */
 static bool
-is_last_try(int tries)
+may_try_again(int tries)
 {
-	return refusal.fault == NP_FAULT_NO_STREAM && tries >= NP_NO_RESPONDERS_RETRIES;
+	if (refusal_code == ERROR_INCOMPLETE || refusal.fault == NP_FAULT_NO_STREAM)
+		return tries < NP_NO_RESPONDERS_RETRIES;
+	return refusal_is_transient;
 }
 
 static NpTime
 delay_before_next(int tries)
 {
 	return refusal.fault == NP_FAULT_NO_STREAM ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
+}
+
+static void
+count_stored(void)
+{
+	np_stats.published += member_count;
+	np_stats.acked += member_count;
+	np_stats.bytes += payload_bytes;
+}
+
+/*
+ * Attempt until the batch is stored.  Raises why it is not, or may not be.
+ */
+static void
+attempt_until_stored(NpConnection *connection)
+{
+	NpTime		give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
+	int			tries = 0;
+
+	for (;;)
+	{
+		bool		ended;
+
+		check_server(connection);
+		ended = run_attempt(connection);
+		drop_members();
+		if (stored)
+			return;
+		if (!ended)
+			raise_without_outcome();
+		in_doubt |= commit_was_sent;
+		if (lost && in_doubt && !some_have_ids)
+		{
+			/* a second copy would be stored too */
+			if (stream_shows_batch())
+				return;
+			raise_without_outcome();
+		}
+		if (lost && np_now() >= give_up)
+			raise_without_outcome();
+		if (lost)
+			continue;
+		if (!may_try_again(tries) || np_now() >= give_up)
+		{
+			finish_refused();
+			return;
+		}
+		np_sleep(np_now() + delay_before_next(tries++));
+	}
 }
 
 /*
@@ -452,42 +572,10 @@ delay_before_next(int tries)
 void
 np_batch_publish(void)
 {
-	NpConnection *connection = np_delivery_connection();
-	NpTime		give_up;
-	int			tries = 0;
-
-	check_batch(connection);
-	np_delivery_listen_to_batch(on_member_answered);
 	in_doubt = false;
 	attempt_count = 0;
-	give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
-	for (;;)
-	{
-		bool		ended = run_attempt(connection);
-
-		drop_members();
-		if (stored)
-		{
-			np_stats.published += member_count;
-			np_stats.acked += member_count;
-			return;
-		}
-		if (!ended)
-			raise_without_outcome();
-		in_doubt |= commit_was_sent;
-		if (!lost && !refusal_is_transient)
-		{
-			finish_refused();
-			return;
-		}
-		if (lost && np_now() >= give_up)
-			raise_without_outcome();
-		if (!lost && (np_now() >= give_up || is_last_try(tries)))
-		{
-			finish_refused();
-			return;
-		}
-		if (!lost)
-			np_sleep(np_now() + delay_before_next(tries++));
-	}
+	check_batch();
+	np_delivery_listen_to_batch(on_member_answered);
+	attempt_until_stored(np_delivery_connection());
+	count_stored();
 }

@@ -448,6 +448,27 @@ fail_largest(uint64 sent)
 }
 
 /*
+ * On a new connection to a server that does not know TTLs: what has one is
+ * not sent to it.
+ */
+void
+np_delivery_fail_with_ttl(void)
+{
+	uint64		sent = np_connection_sent_before_loss(connection);
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&window, &next)) != NULL)
+	{
+		if (!message->has_ttl)
+			continue;
+		message->in_doubt |= message->position < sent && message->retry_at == 0;
+		np_delivery_fail(message, np_failure(NP_FAULT_FEATURE,
+											 "the connection was lost, and the next server does not know ttl"));
+	}
+}
+
+/*
  * On a new connection: send what is pending, in the order of the calls.
  *
  * What was (perhaps in part) sent on the old one may be stored, so it needs

@@ -50,6 +50,7 @@ extern void np_delivery_listen_to_batch(NpBatchListener listener);
 extern bool np_delivery_has_progressed(void);
 
 extern NpTime np_delivery_send_due(NpTime now);
+extern void np_delivery_fail_with_ttl(void);
 extern void np_delivery_resend(void);
 extern NpTime np_jittered(NpTime delay);
 extern NpTime np_delay_after(int attempts);

@@ -239,6 +239,9 @@ note_message(NpPending *pending, const NpMessage *message)
 		pending->id_length = message->id.length;
 	}
 	pending->expects_stream = message->expect_stream.data != NULL;
+	pending->has_ttl = message->has_ttl;
+	if (message->has_ttl)
+		window->with_ttl++;
 	np_stats.published++;
 	np_stats.bytes += message->payload.length;
 }

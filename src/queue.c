@@ -25,14 +25,17 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "storage/buffile.h"
+#include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/wait_event.h"
 
 #include "level.h"
 #include "queue.h"
 
 #define INITIAL_MEMORY	(8 * 1024)
+#define READ_SIZE		(64 * 1024)
+#define MAX_WRITE		(64 * 1024 * 1024)
 
 /* Before the bytes of each message in the log: subject, headers, payload. */
 typedef struct Record
@@ -63,49 +66,61 @@ static NpQueueSummary summary;
 static char *memory;
 static size_t memory_size;
 static size_t used;
-static BufFile *file;			/* NULL: not spilled */
+static File file = -1;			/* -1: not spilled */
 static uint64 file_end;			/* what is behind it in the file is cut off */
-static uint64 file_position;	/* where the file is read or written next */
 
-/* Where np_queue_next reads. */
+/* Where np_queue_next reads, and the part of the file that it has at hand. */
 static uint64 reading;
-static char *read_buffer;		/* a message that comes from the file */
+static char *read_buffer;
 static size_t read_buffer_size;
+static uint64 buffered_from;
+static size_t buffered;
 
 /* ---- The log ------------------------------------------------------------- */
-
-static void
-seek_file(uint64 position)
-{
-	if (file_position == position)
-		return;
-	if (BufFileSeek(file, 0, (off_t) position, SEEK_SET) != 0)
-		elog(ERROR, "could not seek in the temporary file of held messages");
-	file_position = position;
-}
 
 /* The file belongs to the transaction, in whatever subtransaction it is needed. */
 static void
 open_file(void)
 {
-	MemoryContext previous_context = MemoryContextSwitchTo(TopTransactionContext);
-	ResourceOwner previous_owner = CurrentResourceOwner;
+	ResourceOwner previous = CurrentResourceOwner;
 
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	file = BufFileCreateTemp(false);
-	CurrentResourceOwner = previous_owner;
-	MemoryContextSwitchTo(previous_context);
+	file = OpenTemporaryFile(false);
+	CurrentResourceOwner = previous;
 }
 
-/* Move what is in memory to the file. */
+static void
+raise_file_error(const char *what)
+{
+	/* a short write or read sets no error number */
+	if (errno == 0)
+		errno = ENOSPC;
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not %s the temporary file of held messages: %m", what)));
+}
+
+/*
+ * Move what is in memory to the file.  When that fails, the log is what it
+ * was: an error can be caught, and what is held still be committed.
+ */
 static void
 spill(void)
 {
-	if (file == NULL)
+	size_t		written = 0;
+
+	if (file < 0)
 		open_file();
-	seek_file(file_end);
-	BufFileWrite(file, memory, used);
-	file_position += used;
+	while (written < used)
+	{
+		int			length = (int) Min(used - written, MAX_WRITE);
+
+		errno = 0;
+		if (FileWrite(file, memory + written, length, (off_t) (file_end + written),
+					  WAIT_EVENT_BUFFILE_WRITE) != length)
+			raise_file_error("write");
+		written += length;
+	}
 	file_end += used;
 	used = 0;
 }
@@ -213,13 +228,17 @@ np_queue_summary(void)
 
 /* ---- Reading ---------------------------------------------------------------- */
 
-/* Read the next length bytes of the file to a place in read_buffer. */
-static void
-read_file(size_t offset, size_t length)
+/* Have length bytes of the file from a position on at hand, and more. */
+static char *
+read_file(uint64 position, size_t length)
 {
-	if (offset + length > read_buffer_size)
+	int			wanted;
+
+	if (position >= buffered_from && position + length <= buffered_from + buffered)
+		return read_buffer + (position - buffered_from);
+	if (length > read_buffer_size)
 	{
-		size_t		size = Max(offset + length, INITIAL_MEMORY);
+		size_t		size = Max(length, READ_SIZE);
 
 		if (read_buffer == NULL)
 			read_buffer = MemoryContextAllocHuge(TopTransactionContext, size);
@@ -227,11 +246,14 @@ read_file(size_t offset, size_t length)
 			read_buffer = repalloc_huge(read_buffer, size);
 		read_buffer_size = size;
 	}
-	seek_file(reading);
-	if (BufFileRead(file, read_buffer + offset, length) != length)
-		elog(ERROR, "could not read the temporary file of held messages");
-	reading += length;
-	file_position = reading;
+	wanted = (int) Min(read_buffer_size, file_end - position);
+	buffered = 0;
+	errno = 0;
+	if (FileRead(file, read_buffer, wanted, (off_t) position, WAIT_EVENT_BUFFILE_READ) != wanted)
+		raise_file_error("read");
+	buffered_from = position;
+	buffered = wanted;
+	return read_buffer;
 }
 
 static size_t
@@ -245,6 +267,7 @@ void
 np_queue_rewind(void)
 {
 	reading = 0;
+	buffered = 0;
 }
 
 /*
@@ -259,10 +282,9 @@ np_queue_next(NpMessage *message)
 
 	if (reading < file_end)
 	{
-		read_file(0, sizeof(record));
-		memcpy(&record, read_buffer, sizeof(record));
-		read_file(sizeof(record), body_length(&record));
-		body = read_buffer + sizeof(record);
+		memcpy(&record, read_file(reading, sizeof(record)), sizeof(record));
+		body = read_file(reading, sizeof(record) + body_length(&record)) + sizeof(record);
+		reading += sizeof(record) + body_length(&record);
 	}
 	else if (reading < file_end + used)
 	{
@@ -326,10 +348,10 @@ np_queue_subabort(int nest_level)
 void
 np_queue_close(void)
 {
-	if (file != NULL)
-		BufFileClose(file);
-	file = NULL;
-	file_end = file_position = 0;
+	if (file >= 0)
+		FileClose(file);
+	file = -1;
+	file_end = 0;
 	used = 0;
 	memset(&summary, 0, sizeof(summary));
 }
@@ -342,6 +364,7 @@ np_queue_forget(void)
 	memset(&summary, 0, sizeof(summary));
 	memory = read_buffer = NULL;
 	memory_size = read_buffer_size = used = 0;
-	file = NULL;
-	file_end = file_position = reading = 0;
+	file = -1;
+	file_end = reading = 0;
+	buffered = 0;
 }

@@ -171,35 +171,51 @@ np_server_refresh_max_payload(NpConnection *connection)
 		np_connection_set_max_payload(connection, atoi(limit));
 }
 
+/* What was found out last, and of which server. */
+static struct
+{
+	char		server_id[128];
+	int			major;
+	int			minor;
+}			known_version;
+
+/*
+ * Is the connected server of at least this version?  Asks it once; raises
+ * 08001 when it does not tell.
+ */
+bool
+np_server_is_at_least(NpConnection *connection, int major, int minor)
+{
+	const char *server_id = np_connection_identity(connection).server_id;
+
+	if (strcmp(known_version.server_id, server_id) != 0)
+	{
+		char	   *version = np_json_text(np_server_info(connection), "version");
+
+		if (version == NULL ||
+			sscanf(version, "%d.%d", &known_version.major, &known_version.minor) != 2)
+			raise_unanswered("It does not tell its version.");
+		strlcpy(known_version.server_id, server_id, sizeof(known_version.server_id));
+	}
+	return known_version.major > major ||
+		(known_version.major == major && known_version.minor >= minor);
+}
+
 /*
  * Raise 0A000 when the connected server is older than a version.
  *
  * Older servers ignore what they do not know and store the message without
- * it, so this comes before sending.  The answer is kept for a server.
+ * it, so this comes before sending.
  */
 void
 np_server_require(NpConnection *connection, int major, int minor, const char *feature)
 {
-	static char known_id[128];
-	static int	known_major;
-	static int	known_minor;
-	const char *server_id = np_connection_identity(connection).server_id;
+	NpFailure	failure;
 
-	if (known_id[0] == '\0' || strcmp(known_id, server_id) != 0)
-	{
-		char	   *version = np_json_text(np_server_info(connection), "version");
-
-		if (version == NULL || sscanf(version, "%d.%d", &known_major, &known_minor) != 2)
-			raise_unanswered("It does not tell its version.");
-		strlcpy(known_id, server_id, sizeof(known_id));
-	}
-	if (known_major > major || (known_major == major && known_minor >= minor))
+	if (np_server_is_at_least(connection, major, minor))
 		return;
-	{
-		NpFailure	failure = np_failure(NP_FAULT_FEATURE,
-										 "%s needs nats-server %d.%d, the connected one is %d.%d",
-										 feature, major, minor, known_major, known_minor);
-
-		np_raise(&failure);
-	}
+	failure = np_failure(NP_FAULT_FEATURE,
+						 "%s needs nats-server %d.%d, the connected one is %d.%d",
+						 feature, major, minor, known_version.major, known_version.minor);
+	np_raise(&failure);
 }

@@ -14,6 +14,7 @@
 
 extern Jsonb *np_server_info(NpConnection *connection);
 extern void np_server_refresh_max_payload(NpConnection *connection);
+extern bool np_server_is_at_least(NpConnection *connection, int major, int minor);
 extern void np_server_require(NpConnection *connection, int major, int minor, const char *feature);
 
 #endif							/* NP_SERVER_INFO_H */

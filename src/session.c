@@ -14,6 +14,7 @@
 #include "utils/memutils.h"
 
 #include "delivery.h"
+#include "server_info.h"
 #include "session.h"
 #include "settings.h"
 
@@ -67,6 +68,8 @@ try_connect(NpTime deadline, NpFailure *failure)
 	next_connect = np_now() + np_jittered(connect_delay);
 	if (opened)
 	{
+		if (np_delivery_window()->with_ttl > 0 && !np_server_is_at_least(connection, 2, 11))
+			np_delivery_fail_with_ttl();
 		np_delivery_resend();
 		return true;
 	}

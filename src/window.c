@@ -109,6 +109,8 @@ np_window_remove(NpWindow *window, NpPending *pending)
 {
 	if (pending->mode == NP_UNCRITICAL)
 		window->uncritical--;
+	if (pending->has_ttl)
+		window->with_ttl--;
 	if (pending->cause != NULL)
 	{
 		np_failure_free(pending->cause);

@@ -41,6 +41,7 @@ typedef struct NpPending
 	uint8		mode;			/* NpMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
+	bool		has_ttl;		/* must not go to a server that would ignore it */
 	bool		in_doubt;		/* went out on a connection that was then lost */
 } NpPending;
 
@@ -51,7 +52,8 @@ typedef struct NpWindow
 	NpPending  *slots;
 	uint32		size;			/* a power of 2 */
 	int			count;			/* of used slots */
-	int			uncritical;		/* of these, those that nobody waits for */
+	int			uncritical;		/* of these, those that nobody waits for ... */
+	int			with_ttl;		/* ... and those with a TTL */
 	uint64		first;			/* no used slot is before this token ... */
 	uint64		next;			/* ... or from this one on */
 } NpWindow;

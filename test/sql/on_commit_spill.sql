@@ -197,8 +197,8 @@ BEGIN
     END LOOP;
 END
 $$;
+RESET temp_file_limit;			-- the query has its own files
 SELECT is_published(numbers(1, current_setting('test.held')::bigint)), temporary_files();
-RESET temp_file_limit;
 
 DROP FUNCTION is_published, numbers, hold, payload_of, temporary_files;
 SELECT delete_stream('OCSPILL');
