@@ -13,9 +13,16 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "outbound.h"
 
 #define CHUNK_SIZE	(64 * 1024)
+
+/* After so many bytes, memory that was freed is worth giving back. */
+#define TRIM_INTERVAL	(16 * 1024 * 1024)
 
 void
 np_outbound_init(NpOutbound *outbound, MemoryContext context)
@@ -153,6 +160,21 @@ np_outbound_advance(NpOutbound *outbound, size_t length)
 		chunk->queued = false;
 		recycle(outbound, chunk);
 	}
+}
+
+/*
+ * At the end of a transaction: give the memory that many messages have taken
+ * back to the system.  glibc would keep it in the backend.  Never throws.
+ */
+void
+np_outbound_give_back(NpOutbound *outbound)
+{
+	if (outbound->appended - outbound->trimmed < TRIM_INTERVAL)
+		return;
+	outbound->trimmed = outbound->appended;
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
 }
 
 /*

@@ -720,8 +720,10 @@ np_publisher_forget_transaction(void)
 	np_session_set_committing(false);
 	np_futures_forget();
 	np_queue_forget();
-	if (connection != NULL)
-		abandon(0);
+	if (connection == NULL)
+		return;
+	abandon(0);
+	np_outbound_give_back(outbound());
 }
 
 /* What the subtransaction has published is its parent's. */
