@@ -199,18 +199,22 @@ raise_without_outcome(void)
 static void
 check_server(NpConnection *connection)
 {
-	NpQueueSummary held = np_queue_summary();
+	size_t		largest = np_queue_summary().largest + BATCH_HEADERS_LENGTH;
+	bool		knows_batches;
+	bool		fits;
 
 	if (!is_connected() && !np_session_wait(is_connected, np_commit_timeout, NP_FOREVER))
 		raise_without_outcome();
-	if (in_doubt && !np_server_is_at_least(connection, 2, 12))
+	knows_batches = np_server_is_at_least(connection, 2, 12);
+	fits = largest <= (size_t) np_connection_max_payload(connection);
+	if (in_doubt && !(knows_batches && fits))
 		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and the next server does not know batches");
+					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and the next server can't take it");
 	np_server_require(connection, 2, 12, "an atomic commit");
-	if ((int64) held.largest + BATCH_HEADERS_LENGTH > np_connection_max_payload(connection))
+	if (!fits)
 		raise_fault(NP_FAULT_SIZE, NULL,
 					psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-							 held.largest + BATCH_HEADERS_LENGTH, np_connection_max_payload(connection)));
+							 largest, np_connection_max_payload(connection)));
 }
 
 /* ---- One attempt --------------------------------------------------------------- */
@@ -325,7 +329,18 @@ begin_attempt(void)
 	refusing_stream[0] = '\0';
 }
 
-/* Send all members, and wait until each has its answer. */
+/* The members that are not sent or not answered may take max_pending_bytes. */
+static bool
+can_send_more(void)
+{
+	return lost || np_connection_outbound(np_delivery_connection())->bytes <=
+		(int64) np_max_pending_bytes * 1024;
+}
+
+/*
+ * Send all members, and wait until each has its answer.  False: no progress
+ * in time.
+ */
 static bool
 run_attempt(NpConnection *connection)
 {
@@ -336,7 +351,7 @@ run_attempt(NpConnection *connection)
 	begin_attempt();
 	initStringInfo(&block);
 	np_queue_rewind();
-	while (np_queue_next(&message))
+	while (!lost && np_queue_next(&message))
 	{
 		NpPublication publication = {
 			.subject = message.subject,
@@ -349,6 +364,8 @@ run_attempt(NpConnection *connection)
 		publication.headers = member_headers(&message, attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
 		(void) np_delivery_add(&publication, np_publication_size(&publication, &control_line), NP_BATCH);
+		if (!can_send_more() && !np_session_wait(can_send_more, np_commit_timeout, NP_FOREVER))
+			return false;
 	}
 	pfree(block.data);
 	return np_session_wait(attempt_has_ended, np_commit_timeout, NP_FOREVER);

@@ -49,6 +49,17 @@ foreach my $i (0 .. $#examples)
 		$node->reload;
 		next;
 	}
+	if ($example =~ /allow_atomic/)
+	{
+		# atomic commits need a newer server, which test/run has found
+		my $newer = NatsServer->new(name => 'newer', binary => $ENV{NATS_SERVER_NEW}, jetstream => 1)->start;
+		my $url = $newer->url;
+		my ($result, $out, $err) = $node->psql('postgres', "SET nats_publish.url = '$url';\n$example" .
+			"SELECT nats_stream_info('LEDGER') -> 'state' -> 'messages'", on_error_stop => 1);
+		is($err, '', "example $i runs without a word: an atomic commit");
+		like($out, qr/\b2$/, 'of two messages');
+		next;
+	}
 	my ($result, $out, $err) = $node->psql('postgres', $example, on_error_stop => 1);
 	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
 }
