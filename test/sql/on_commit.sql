@@ -176,7 +176,7 @@ SELECT nats_publish_on_commit('octtl.a', '2', ttl => '1 hour');
 \set ECHO none
 \if :knows_ttl
 ROLLBACK;
-\echo ERROR:  0A000
+\echo 'ERROR:  0A000'
 \else
 COMMIT;
 \endif

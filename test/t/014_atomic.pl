@@ -198,18 +198,22 @@ is($session->value(q(BEGIN; SELECT nats_publish_async('small.b', 'x') > 0; SAVEP
 # A server that does not have it
 
 $client = NatsClient->new(url => $old->url);
-$client->create_stream($_, [ lc($_) . '.>' ]) foreach qw(A B PLAIN SMALL SIZED);
-my $new_session = $session;
-$session = PsqlSession->new($node, settings => { 'nats_publish.url' => $old->url });
-fails('an older server', '0A000', qr/2\.12/, q('a.b', '1'), q('a.b', '2'));
-fails('one message', '0A000', qr/2\.12/, q('a.b', '1'));
-is($session->value(q(SET nats_publish.commit_batch = pipelined; SELECT nats_publish_on_commit('a.b', '1'))), '', 'pipelined it goes');
-is(stored(), 1, 'to the stream');
+SKIP:
+{
+	skip 'the installed nats-server is a newer one', 10 if $client->info->{version} !~ /^2\.(9|1[01])\./;
+	$client->create_stream($_, [ lc($_) . '.>' ]) foreach qw(A B PLAIN SMALL SIZED);
+	my $new_session = $session;
+	$session = PsqlSession->new($node, settings => { 'nats_publish.url' => $old->url });
+	fails('an older server', '0A000', qr/2\.12/, q('a.b', '1'), q('a.b', '2'));
+	fails('one message', '0A000', qr/2\.12/, q('a.b', '1'));
+	is($session->value(q(SET nats_publish.commit_batch = pipelined; SELECT nats_publish_on_commit('a.b', '1'))), '', 'pipelined it goes');
+	is(stored(), 1, 'to the stream');
+	$session = $new_session;
+	is($session->error(q(SET nats_publish.url = ') . $old->url . q('; SELECT nats_publish_on_commit('a.b', '1'))) =~ /0A000/, 1,
+		'also when the session knew a newer one');
+	$session->value('RESET nats_publish.url');
+}
 $client = NatsClient->new(url => $nats->url);
-$session = $new_session;
-is($session->error(q(SET nats_publish.url = ') . $old->url . q('; SELECT nats_publish_on_commit('a.b', '1'))) =~ /0A000/, 1,
-	'also when the session knew a newer one');
-$session->value('RESET nats_publish.url');
 
 # A backend that is killed in COMMIT: the stalled server has got a part of the batch, or all of it
 
