@@ -215,9 +215,10 @@ SKIP:
 }
 $client = NatsClient->new(url => $nats->url);
 
-# A backend that is killed in COMMIT: the stalled server has got a part of the batch, or all of it
+# A backend that is killed in COMMIT: the stalled server has got a part of the batch, or all of it. What it has got
+# of a connection that is reset it may read to the end or not, so all of it can still be none.
 
-foreach my $case ([ 'a part of the batch is sent', 900_000, 0 ], [ 'all of the batch is sent', 10, 100 ])
+foreach my $case ([ 'a part of the batch is sent', 900_000, qr/^0$/ ], [ 'all of the batch is sent', 10, qr/^(0|100)$/ ])
 {
 	my ($what, $size, $expected) = @$case;
 	clean();
@@ -232,9 +233,8 @@ foreach my $case ([ 'a part of the batch is sent', 900_000, 0 ], [ 'all of the b
 	$killed->kill;
 	$nats->resume;
 	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
-	wait_for('the batch', sub { stored() }) if $expected;
-	sleep 0.3 unless $expected;
-	is(stored(), $expected, "killed when $what: $expected messages");
+	sleep 1;
+	like(stored(), $expected, "killed when $what: all or none");
 	is(rows(), 0, 'no row');
 }
 
