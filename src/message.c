@@ -110,8 +110,6 @@ check_subject(NpSpan subject)
 			np_raise_input("subject has an empty token at position %zu", position + 1);
 		case NP_TEXT_WILDCARD:
 			np_raise_input("subject has a wildcard at position %zu", position + 1);
-		case NP_TEXT_RESERVED:
-			break;
 	}
 	if (np_subject_is_reserved(subject, inbox_prefix))
 		np_raise_input("subject is reserved: nothing can be published under \"$JS\", \"$SYS\" or \"%s\"",

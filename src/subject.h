@@ -23,8 +23,7 @@ typedef enum NpTextProblem
 	NP_TEXT_TOO_LONG,
 	NP_TEXT_BAD_BYTE,			/* at *position */
 	NP_TEXT_EMPTY_TOKEN,		/* at *position */
-	NP_TEXT_WILDCARD,			/* at *position */
-	NP_TEXT_RESERVED
+	NP_TEXT_WILDCARD			/* at *position */
 } NpTextProblem;
 
 extern NpTextProblem np_subject_check(NpSpan subject, size_t *position);
