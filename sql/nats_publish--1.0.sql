@@ -199,6 +199,57 @@ COMMENT ON FUNCTION nats_get_message(text, bigint)
 IS 'read one message of a stream by its sequence number';
 
 -- ---------------------------------------------------------------------------
+-- Change publishing
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_publish_change()
+RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_change()
+IS 'trigger function that publishes the changed rows of its table; its arguments are options, name=value each';
+
+CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{schema}.{table}.{op}',
+    level text DEFAULT 'row', delivery text DEFAULT 'on_commit', format text DEFAULT 'json',
+    columns text[] DEFAULT NULL, ignore text[] DEFAULT NULL, key text[] DEFAULT NULL, msg_id text DEFAULT NULL,
+    headers jsonb DEFAULT NULL, old boolean DEFAULT false,
+    events text[] DEFAULT '{insert,update,delete,truncate}')
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[])
+IS 'publish the changes of a table: create its triggers, instead of those of an earlier call';
+
+CREATE FUNCTION nats_unpublish_table(relation regclass)
+RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_unpublish_table(regclass)
+IS 'drop the triggers that nats_publish_table() has created; false: there were none';
+
+CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery text, OUT format text,
+    OUT columns text[], OUT ignore text[], OUT key text[], OUT msg_id text, OUT headers jsonb, OUT old boolean,
+    OUT error text)
+RETURNS record
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_change_options(oid)
+IS 'the options of a trigger that calls nats_publish_change(), or the error that they are';
+
+CREATE VIEW nats_published_tables AS
+SELECT t.tgrelid::regclass AS relation,
+       t.tgname AS trigger_name,
+       CASE WHEN t.tgtype & 1 = 1 THEN 'row' ELSE 'statement' END AS level,
+       array_remove(ARRAY[CASE WHEN t.tgtype & 4 <> 0 THEN 'insert' END, CASE WHEN t.tgtype & 16 <> 0 THEN 'update' END,
+                          CASE WHEN t.tgtype & 8 <> 0 THEN 'delete' END, CASE WHEN t.tgtype & 32 <> 0 THEN 'truncate' END],
+                    NULL) AS events,
+       o.subject, o.delivery, o.format,
+       CASE WHEN o.error IS NULL THEN to_jsonb(o) - 'error' END AS options,
+       o.error,
+       CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
+           AS enabled
+FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
+WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
+COMMENT ON VIEW nats_published_tables
+IS 'the tables whose changes are published: by which triggers, how, and to where';
+
+-- ---------------------------------------------------------------------------
 -- Privileges: nobody publishes who was not granted it
 -- ---------------------------------------------------------------------------
 
@@ -224,3 +275,7 @@ REVOKE ALL ON FUNCTION nats_jetstream(text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_create_stream(text, text[], jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_change_options(oid) FROM PUBLIC;

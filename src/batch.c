@@ -32,6 +32,7 @@
 
 #include "batch.h"
 #include "delivery.h"
+#include "encoding.h"
 #include "json.h"
 #include "message.h"
 #include "publisher.h"

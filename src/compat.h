@@ -69,6 +69,13 @@
 #define NP_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* Is a column (Form_pg_attribute) computed when it is read?  Since 18 it can be. */
+#if PG_VERSION_NUM >= 180000
+#define np_compat_is_virtual(column)	((column)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define np_compat_is_virtual(column)	false
+#endif
+
 /* Intervals can be infinite since 17. */
 #if PG_VERSION_NUM >= 170000
 #define np_compat_interval_is_finite(span)	(!INTERVAL_NOT_FINITE(span))

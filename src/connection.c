@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "connection.h"
+#include "encoding.h"
 #include "server_url.h"
 #include "settings.h"
 #include "stats.h"

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "delivery.h"
+#include "encoding.h"
 #include "message.h"
 #include "stats.h"
 

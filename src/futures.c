@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "encoding.h"
 #include "futures.h"
 #include "level.h"
 

@@ -13,12 +13,12 @@
 #include <math.h>
 
 #include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "encoding.h"
 #include "message.h"
 #include "protocol.h"
 #include "report.h"
@@ -72,21 +72,6 @@ static const KnownHeader known_headers[] = {
 };
 
 /* ---- Encoding and checking --------------------------------------------- */
-
-/* Text in UTF-8; palloc'd, or the text's own bytes. */
-static NpSpan
-text_to_utf8(const char *data, int length)
-{
-	char	   *converted = pg_server_to_any(data, length, PG_UTF8);
-
-	return (NpSpan) {converted, converted == data ? length : strlen(converted)};
-}
-
-static NpSpan
-varlena_to_utf8(text *value)
-{
-	return text_to_utf8(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-}
 
 static void
 check_subject(NpSpan subject)
@@ -196,9 +181,9 @@ argument_is_given(const NpMessageOptions *options, HeaderKind kind)
 	switch (kind)
 	{
 		case HEADER_ID:
-			return options->msg_id != NULL;
+			return options->msg_id.data != NULL;
 		case HEADER_EXPECT_STREAM:
-			return options->expect_stream != NULL;
+			return options->expect_stream.data != NULL;
 		case HEADER_EXPECT_LAST_SEQ:
 			return options->has_expect_last_seq;
 		case HEADER_EXPECT_LAST_SUBJECT_SEQ:
@@ -210,11 +195,10 @@ argument_is_given(const NpMessageOptions *options, HeaderKind kind)
 	}
 }
 
-/* Check a header name that the user gave; returns how it is to be written. */
-static const char *
-check_header_name(HeaderBlock *block, const char *name, size_t length)
+/* Raises 22023 for what can't be the name of any header. */
+void
+np_message_check_header_name(const char *name, size_t length)
 {
-	const KnownHeader *known;
 	size_t		position;
 
 	switch (np_header_name_check((NpSpan) {name, length}, &position))
@@ -227,6 +211,15 @@ check_header_name(HeaderBlock *block, const char *name, size_t length)
 			np_raise_input("header name has the invalid byte 0x%02x at position %zu",
 						   (unsigned char) name[position], position + 1);
 	}
+}
+
+/* Check a header name that the user gave; returns how it is to be written. */
+static const char *
+check_header_name(HeaderBlock *block, const char *name, size_t length)
+{
+	const KnownHeader *known;
+
+	np_message_check_header_name(name, length);
 	known = find_known_header(name);
 	if (known == NULL)
 	{
@@ -252,7 +245,7 @@ append_scalar(HeaderBlock *block, const char *name, const JsonbValue *value)
 	{
 		case jbvString:
 			append_header(block, name,
-						  text_to_utf8(value->val.string.val, value->val.string.len));
+						  np_to_utf8(value->val.string.val, value->val.string.len));
 			break;
 		case jbvNumeric:
 			number = DatumGetCString(DirectFunctionCall1(numeric_out,
@@ -362,21 +355,17 @@ append_arguments(HeaderBlock *block)
 {
 	const NpMessageOptions *options = block->options;
 
-	if (options->msg_id != NULL)
+	if (options->msg_id.data != NULL)
 	{
-		NpSpan		id = varlena_to_utf8(options->msg_id);
-
-		if (id.length == 0)
+		if (options->msg_id.length == 0)
 			np_raise_input("msg_id is empty");
-		append_header(block, ID_HEADER, id);
+		append_header(block, ID_HEADER, options->msg_id);
 	}
-	if (options->expect_stream != NULL)
+	if (options->expect_stream.data != NULL)
 	{
-		NpSpan		stream = varlena_to_utf8(options->expect_stream);
-
-		if (stream.length == 0)
+		if (options->expect_stream.length == 0)
 			np_raise_input("expect_stream is empty");
-		append_header(block, STREAM_HEADER, stream);
+		append_header(block, STREAM_HEADER, options->expect_stream);
 	}
 	if (options->has_expect_last_seq)
 		append_sequence(block, "Nats-Expected-Last-Sequence", "expect_last_seq",
@@ -403,6 +392,29 @@ build_automatic_headers(NpMessage *message)
 	message->has_automatic_id = true;
 }
 
+/* An automatic id where there is none, and the header that shall have it too. */
+static void
+append_id(HeaderBlock *block, NpMessage *message)
+{
+	NpSpan		id = {NULL, 0};
+
+	if (block->seen[HEADER_ID])
+		id = np_message_header((NpSpan) {block->text.data, block->text.len}, ID_HEADER);
+	else if (np_auto_msg_id || block->options->id_header != NULL)
+		id = np_message_next_id();
+	if (block->options->id_header != NULL)
+	{
+		/* the id may be in the block, which moves */
+		id.data = pnstrdup(id.data, id.length);
+		append_header(block, block->options->id_header, id);
+	}
+	if (!block->seen[HEADER_ID] && np_auto_msg_id)
+	{
+		append_header(block, ID_HEADER, id);
+		message->has_automatic_id = true;
+	}
+}
+
 static void
 build_headers(NpMessage *message, const NpMessageOptions *options)
 {
@@ -413,12 +425,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	append_arguments(&block);
 	if (options->headers != NULL)
 		append_json_headers(&block, options->headers);
-	if (!block.seen[HEADER_ID] && np_auto_msg_id)
-	{
-		append_header(&block, ID_HEADER, np_message_next_id());
-		message->has_automatic_id = true;
-		block.seen[HEADER_ID] = true;
-	}
+	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
+	append_id(&block, message);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */
 	appendStringInfoString(&block.text, "\r\n");
@@ -441,29 +449,30 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 static bool
 options_are_empty(const NpMessageOptions *options)
 {
-	return options->headers == NULL && options->msg_id == NULL && options->expect_stream == NULL &&
+	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
+		options->msg_id.data == NULL && options->expect_stream.data == NULL &&
 		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL;
 }
 
 /*
- * Build a message.  subject NULL stands for SQL's NULL; the payload is in
- * UTF-8 or bytes already, and absent for NULL.
+ * Build a message.  The subject (absent for SQL's NULL) is in UTF-8, and so is
+ * the payload if it is text; it is absent for NULL.
  *
  * Raises 22004 for a NULL subject, 22023 for whatever must not go out, 54000
  * for too many headers.
  */
 void
-np_message_build(NpMessage *message, text *subject, NpSpan payload,
+np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 				 const NpMessageOptions *options)
 {
 	memset(message, 0, sizeof(*message));
-	if (subject == NULL)
+	if (subject.data == NULL)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_NULL, "subject must not be null");
 
 		np_raise(&failure);
 	}
-	message->subject = varlena_to_utf8(subject);
+	message->subject = subject;
 	message->payload = payload;
 	check_subject(message->subject);
 	if (options_are_empty(options))

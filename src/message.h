@@ -16,12 +16,14 @@
 /* nats-server keeps the length of a header block in 16 bits (10097) */
 #define NP_MAX_HEADERS_LENGTH	65535
 
-/* The options of the publish functions; NULL or absent where SQL has NULL. */
+/* The options of the publish functions, in UTF-8; NULL or absent where SQL has NULL. */
 typedef struct NpMessageOptions
 {
 	Jsonb	   *headers;
-	text	   *msg_id;
-	text	   *expect_stream;
+	NpSpan		lines;			/* more headers, as lines of which nothing has to be checked */
+	const char *id_header;		/* one more header that has the id, or NULL */
+	NpSpan		msg_id;
+	NpSpan		expect_stream;
 	bool		has_expect_last_seq;
 	int64		expect_last_seq;
 	bool		has_expect_last_subject_seq;
@@ -44,8 +46,9 @@ typedef struct NpMessage
 	bool		has_ttl;		/* needs nats-server 2.11 */
 } NpMessage;
 
-extern void np_message_build(NpMessage *message, text *subject, NpSpan payload,
+extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
+extern void np_message_check_header_name(const char *name, size_t length);
 extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);
 extern char *np_message_headers_to_json(NpSpan headers);

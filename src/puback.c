@@ -14,6 +14,7 @@
 #include "mb/pg_wchar.h"
 
 #include "compat.h"
+#include "encoding.h"
 #include "puback.h"
 
 /* The fields of an answer, as far as we know them. */

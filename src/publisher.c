@@ -23,6 +23,7 @@
 
 #include "batch.h"
 #include "delivery.h"
+#include "encoding.h"
 #include "publisher.h"
 #include "queue.h"
 #include "server_info.h"

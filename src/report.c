@@ -10,10 +10,7 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "catalog/namespace.h"
 #include "lib/stringinfo.h"
-#include "mb/pg_wchar.h"
 
 #include "report.h"
 
@@ -29,6 +26,9 @@ static const FaultKind fault_kinds[] = {
 	[NP_FAULT_NONE] = {ERRCODE_INTERNAL_ERROR, NULL},
 	[NP_FAULT_NULL] = {ERRCODE_NULL_VALUE_NOT_ALLOWED, NULL},
 	[NP_FAULT_INPUT] = {ERRCODE_INVALID_PARAMETER_VALUE, NULL},
+	[NP_FAULT_COLUMN] = {ERRCODE_UNDEFINED_COLUMN, NULL},
+	[NP_FAULT_RELATION] = {ERRCODE_WRONG_OBJECT_TYPE, NULL},
+	[NP_FAULT_TRIGGER] = {ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, NULL},
 	[NP_FAULT_SIZE] = {ERRCODE_PROGRAM_LIMIT_EXCEEDED, NULL},
 	[NP_FAULT_FEATURE] = {ERRCODE_FEATURE_NOT_SUPPORTED, NULL},
 	[NP_FAULT_UNREACHABLE] = {ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
@@ -178,55 +178,6 @@ const char *
 np_failure_sqlstate(const NpFailure *failure)
 {
 	return unpack_sql_state(fault_kinds[failure->fault].sqlstate);
-}
-
-/* Convert valid UTF-8 without throwing; NULL when that is not possible. */
-static char *
-convert_from_utf8(NpSpan text)
-{
-	int			encoding = GetDatabaseEncoding();
-	int			room = text.length * MAX_CONVERSION_GROWTH + 1;
-	Oid			conversion;
-	char	   *converted;
-
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return pnstrdup(text.data, text.length);
-	if (!IsTransactionState())
-		return NULL;
-	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
-	if (!OidIsValid(conversion))
-		return NULL;
-	converted = palloc(room);
-	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
-									  (unsigned char *) unconstify(char *, text.data), text.length,
-									  (unsigned char *) converted, room, true) != text.length)
-		return NULL;
-	return converted;
-}
-
-/*
- * UTF-8 from the wire, palloc'd in the database's encoding.
- *
- * What the server sends may be anything, and it must not turn a report about
- * the server into an ERROR about its text: what can't be converted is shown
- * with question marks.
- */
-char *
-np_from_utf8(NpSpan text)
-{
-	char	   *copy;
-
-	if (pg_verify_mbstr(PG_UTF8, text.data, text.length, true))
-	{
-		copy = convert_from_utf8(text);
-		if (copy != NULL)
-			return copy;
-	}
-	copy = pnstrdup(text.data, text.length);
-	for (char *byte = copy; *byte != '\0'; byte++)
-		if (IS_HIGHBIT_SET(*byte))
-			*byte = '?';
-	return copy;
 }
 
 static const char *

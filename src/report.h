@@ -17,6 +17,9 @@ typedef enum NpFault
 	NP_FAULT_NONE,
 	NP_FAULT_NULL,				/* a NULL where there must be a value */
 	NP_FAULT_INPUT,				/* a bad subject, header, option; an unknown future */
+	NP_FAULT_COLUMN,			/* an option names one that is not there */
+	NP_FAULT_RELATION,			/* of a kind that has no changes to publish */
+	NP_FAULT_TRIGGER,			/* a trigger function called in another way */
 	NP_FAULT_SIZE,				/* a message over a limit */
 	NP_FAULT_FEATURE,			/* the server or the stream lacks it */
 	NP_FAULT_UNREACHABLE,		/* no connection */
@@ -68,7 +71,6 @@ extern NpFailure np_failure_from_server(int code, int error_code, const char *de
 extern NpFailure np_failure_copy(const NpFailure *failure, MemoryContext context);
 extern void np_failure_free(NpFailure *failure);
 extern const char *np_failure_sqlstate(const NpFailure *failure);
-extern char *np_from_utf8(NpSpan text);
 
 NP_NORETURN extern void np_raise(const NpFailure *failure);
 NP_NORETURN extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2);

@@ -31,6 +31,7 @@ int			np_max_pending_bytes = 64 * 1024;
 int			np_on_full = NP_ON_FULL_WAIT;
 bool		np_auto_msg_id = true;
 int			np_commit_batch = NP_COMMIT_PIPELINED;
+char	   *np_traceparent = "";
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
@@ -92,6 +93,27 @@ check_inbox_prefix(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+/* So many lower-case hexadecimal digits, not all of them zero? */
+static bool
+is_hex_id(const char *text, size_t length)
+{
+	return strspn(text, "0123456789abcdef") >= length && strspn(text, "0") < length;
+}
+
+/* 00-<trace id>-<parent id>-<flags>, as the W3C's Trace Context has it */
+static bool
+check_traceparent(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+
+	if (value[0] == '\0' ||
+		(strlen(value) == 55 && strncmp(value, "00-", 3) == 0 && is_hex_id(value + 3, 32) && value[35] == '-' &&
+		 is_hex_id(value + 36, 16) && value[52] == '-' && strspn(value + 53, "0123456789abcdef") == 2))
+		return true;
+	GUC_check_errdetail("It must be 00-<32 digits>-<16 digits>-<2 digits>, in lower-case hexadecimal.");
+	return false;
 }
 
 static void
@@ -162,6 +184,12 @@ define_publishing_settings(void)
 							 &np_commit_batch, NP_COMMIT_PIPELINED, commit_batch_options,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.traceparent",
+							   "The header traceparent of the messages of changed rows.",
+							   "The caller's place in a distributed trace (W3C Trace Context).",
+							   &np_traceparent, "",
+							   PGC_USERSET, 0,
+							   check_traceparent, NULL, NULL);
 }
 
 void

@@ -30,6 +30,7 @@ extern int	np_max_pending_bytes;	/* kB */
 extern int	np_on_full;
 extern bool np_auto_msg_id;
 extern int	np_commit_batch;
+extern char *np_traceparent;	/* empty: none */
 
 extern void np_settings_define(void);
 

@@ -11,12 +11,12 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "encoding.h"
 #include "message.h"
 #include "publisher.h"
 #include "stats.h"
@@ -92,11 +92,8 @@ static NpSpan
 read_text(Datum value)
 {
 	NpSpan		text = read_bytea(value);
-	char	   *converted = pg_server_to_any(text.data, text.length, PG_UTF8);
 
-	if (converted != text.data)
-		text = (NpSpan) {converted, strlen(converted)};
-	return text;
+	return np_to_utf8(text.data, text.length);
 }
 
 static NpSpan
@@ -104,15 +101,14 @@ read_jsonb(Datum value)
 {
 	Jsonb	   *jsonb = DatumGetJsonbP(value);
 	char	   *text = JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
-	char	   *converted = pg_server_to_any(text, strlen(text), PG_UTF8);
 
-	return (NpSpan) {converted, strlen(converted)};
+	return np_to_utf8(text, strlen(text));
 }
 
-static text *
+static NpSpan
 get_text_or_null(FunctionCallInfo fcinfo, int argument)
 {
-	return PG_ARGISNULL(argument) ? NULL : PG_GETARG_TEXT_PP(argument);
+	return PG_ARGISNULL(argument) ? (NpSpan) {NULL, 0} : read_text(PG_GETARG_DATUM(argument));
 }
 
 static void

@@ -75,3 +75,24 @@ BEGIN
     SELECT * INTO rate, p50_us, p99_us, max_us FROM bench.timing(clock_timestamp() - started, single);
 END
 $$;
+
+-- The table whose changes are published, and the triggers that people write without nats_publish_table.
+CREATE TABLE bench.orders (id int PRIMARY KEY, customer int, note text, amount numeric, created timestamptz);
+
+CREATE TABLE bench.outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload json);
+
+CREATE FUNCTION bench.to_outbox() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO bench.outbox (payload) SELECT row_to_json(NEW);
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION bench.to_channel() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('bench', row_to_json(NEW)::text);
+    RETURN NULL;
+END
+$$;

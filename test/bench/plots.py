@@ -1,10 +1,11 @@
 """The plots of a benchmark, drawn with gnuplot from its results."""
 
+import math
 import shutil
 import subprocess
 from statistics import median
 
-from rows import ASYNC, LABELS, PAYLOAD_SIZES, SCALE, SMALL, SYNC, TABLE, WRITE_UPS
+from rows import ASYNC, CHANGE, LABELS, PAYLOAD_SIZES, PGBENCH, SCALE, SMALL, SYNC, TABLE, WRITE_UPS
 
 STYLE = """
 set encoding utf8
@@ -32,33 +33,49 @@ def times_as_fast(results, row, bar):
     """A latency's ratio turned round, so that longer is better in every bar; its limit likewise."""
     ratios = results.ratios(row, bar)
     limit = bar.at_least if bar.at_least is not None else bar.at_most
-    if bar.metric == "rate":
+    if bar.metric in ("rate", "tps"):
         return ratios, limit
     return [1 / ratio for ratio in ratios], limit and 1 / limit
 
 
 def ratios_plot(results, path):
+    def label(row, bar):
+        what = {"rate": row.name, "p50_us": f"{row.name} p50", "p99_us": f"{row.name} p99"}[bar.metric]
+        case = f" of {bar.case}" if bar.case else ""
+        ids = ", ids" if bar.ours.endswith("_ids") else ""
+        return f"{what}{case}{ids}  /  {LABELS[bar.against].replace(', ids', '')}"
+
+    # Ten times js_PublishAsync's small transaction would flatten all the other bars.
+    bars = [(row, bar) for row in (ASYNC, SYNC, SMALL) for bar in row.bars
+            if not (row is SMALL and bar.against == "async")]
+    return bars_plot(results, path, bars, label, "Times as fast as plain C")
+
+
+def change_plot(results, path):
+    def label(row, bar):
+        return f"{row.name}, {LABELS[bar.ours]}  /  {LABELS[bar.against]}"
+
+    bars = [(row, bar) for row in (CHANGE, PGBENCH) for bar in row.bars]
+    return bars_plot(results, path, bars, label, "Triggers: times as fast")
+
+
+def bars_plot(results, path, bars, label, title):
+    """One bar for each ratio that was measured."""
     lines = []
     longest = 0.0
-    for row in (ASYNC, SYNC, SMALL):
-        for bar in row.bars:
-            # Ten times js_PublishAsync's small transaction would flatten all the other bars.
-            if (row is SMALL and bar.against == "async") or not results.ratios(row, bar):
-                continue
+    for row, bar in bars:
+        if results.ratios(row, bar):
             fast, limit = times_as_fast(results, row, bar)
             longest = max(longest, *fast)
-            what = {"rate": row.name, "p50_us": f"{row.name} p50", "p99_us": f"{row.name} p99"}[bar.metric]
-            case = f" of {bar.case}" if bar.case else ""
-            ids = ", ids" if bar.ours.endswith("_ids") else ""
-            label = f"{what}{case}{ids}  /  {LABELS[bar.against].replace(', ids', '')}"
-            lines.append(f'{-len(lines)} {median(fast):.4g} {min(fast):.4g} {max(fast):.4g} {limit or "NaN"} "{label}"')
+            values = [f"{value:.4g}" for value in (median(fast), min(fast), max(fast), limit or math.nan)]
+            lines.append(f'{-len(lines)} {" ".join(values)} "{label(row, bar)}"')
     if not lines:
         return False
     draw(path, (860, 90 + 24 * len(lines)), f"""
 $data << EOD
 {chr(10).join(lines)}
 EOD
-set title "Times as fast as plain C (median and range of the rounds)"
+set title "{title} (median and range of the rounds)"
 set xrange [0:{1.12 * longest}]
 set yrange [{0.6 - len(lines)}:0.6]
 unset key
@@ -120,7 +137,8 @@ def scale_plot(results, path):
                        'set key bottom left\nset xrange [700:1500000]')
 
 
-PLOTS = {"ratios": ratios_plot, "table": table_plot, "payload": payload_plot, "scale": scale_plot}
+PLOTS = {"ratios": ratios_plot, "change": change_plot, "table": table_plot, "payload": payload_plot,
+         "scale": scale_plot}
 
 
 def draw_all(results, directory):

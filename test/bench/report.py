@@ -16,6 +16,8 @@ METRICS = {
     "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "us": "µs/message", "call_us": "µs/call",
     "peak_kb": "peak of RSS, kB",
     "cpu_us": "CPU µs/message", "csw": "switches/message",
+    "row_us": "µs/row", "added_us": "µs/row added", "row_cpu_us": "backend's CPU µs/row",
+    "tps": "transactions/s", "seconds": "seconds measured",
     "p50_us": "p50 µs", "p99_us": "p99 µs", "max_us": "max µs",
     "pss_first_kb": "PSS after the 1st, kB", "pss_held_kb": "PSS before COMMIT, kB",
     "pss_after_kb": "PSS after COMMIT, kB", "rss_after_kb": "RSS after COMMIT, kB", "threads": "threads",

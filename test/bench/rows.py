@@ -4,8 +4,11 @@ A side publishes through the extension or through plain C, and returns its metri
 of a row one after the other, in another order each round. To add a row, add it to ROWS at the end.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
+
+from workbench import Failure
 
 PAYLOAD = 128
 
@@ -25,6 +28,16 @@ LABELS = {
     "client_added": "client, added by the messages",
     "spread": "nats_publish, no ids",
     "spread_ids": "nats_publish, ids",
+    "insert": "no trigger",
+    "outbox": "plpgsql outbox trigger",
+    "level_row": "level row, no ids",
+    "level_statement": "level statement, no ids",
+    "level_row_ids": "level row, ids",
+    "level_statement_ids": "level statement, ids",
+    "no_trigger": "no trigger",
+    "notify": "pg_notify trigger",
+    "table_on_commit": "delivery on_commit",
+    "table_async": "delivery async",
 }
 
 
@@ -382,4 +395,112 @@ PAYLOAD_SIZES = Row(
     tuple(Bar("mb_s", "ours", "evloop", case=str(size)) for size in PAYLOADS))
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES)
+# ---- change: what a trigger adds to an INSERT ---------------------------------------------------
+
+def insert(rows):
+    return ("INSERT INTO bench.published SELECT i, i % 1000, rpad('order ' || i, 60, ' of something'), i / 100.0, "
+            f"now() FROM generate_series(1, {rows}) AS i;")
+
+
+def change(trigger="", ids=False):
+    """One INSERT of many rows into a new table, with a trigger or without one."""
+    def run(bench):
+        count = bench.scaled(MANY)
+        bench.new_stream()
+        with bench.session(**settings(ids)) as session:
+            session.run("DROP TABLE IF EXISTS bench.published;\n"
+                        "CREATE TABLE bench.published (LIKE bench.orders INCLUDING ALL);\n"
+                        f"{trigger}\nTRUNCATE bench.outbox;\nCHECKPOINT;")
+            connect(session)
+            cpu, _ = session.usage()
+            ms = session.milliseconds(f"BEGIN;\n{insert(count)}\nCOMMIT;")
+            cpu_after, _ = session.usage()
+            in_outbox = int(session.value("SELECT count(*) FROM bench.outbox"))
+        bench.check_stored(count + 1 if "nats_publish_table" in trigger else 1)
+        if in_outbox != (count if "to_outbox" in trigger else 0):
+            raise Failure(f"the outbox holds {in_outbox} rows")
+        return {"ms": ms, "row_us": ms * 1000 / count, "row_cpu_us": (cpu_after - cpu) / count}
+    return run
+
+
+def published(level, ids):
+    return change(f"SELECT nats_publish_table('bench.published', 'bench.{{table}}.{{op}}', level => '{level}');", ids)
+
+
+def change_added(results):
+    """What each trigger costs, beyond the INSERT itself."""
+    plain = results["", "insert"]["row_us"]
+    return {key: {**metrics, "added_us": metrics["row_us"] - plain}
+            for key, metrics in results.items() if key != ("", "insert")}
+
+
+CHANGE = Row(
+    "change", "INSERT of 100,000 rows, one message each by nats_publish_table (delivery on_commit), COMMIT included; "
+    "fsync and synchronous_commit on",
+    ("ms", "row_us", "added_us", "row_cpu_us"), (
+        Side("insert", change()),
+        Side("outbox", change("CREATE TRIGGER outbox AFTER INSERT ON bench.published "
+                              "FOR EACH ROW EXECUTE FUNCTION bench.to_outbox();")),
+        Side("level_row", published("row", ids=False)),
+        Side("level_statement", published("statement", ids=False)),
+        Side("level_row_ids", published("row", ids=True)),
+        Side("level_statement_ids", published("statement", ids=True)),
+    ),
+    # Later, with the relay: the time until all messages are in the stream, of delivery on_commit and of that
+    # plpgsql outbox drained by our relay.
+    (Bar("row_us", "level_row", "outbox", at_most=1.0),
+     Bar("row_us", "level_statement", "outbox", at_most=1.0),
+     Bar("row_us", "level_row_ids", "outbox", at_most=1.2),
+     Bar("row_us", "level_statement_ids", "outbox", at_most=1.2)),
+    change_added)
+
+
+# ---- pgbench: what a trigger leaves of a database's throughput -----------------------------------
+
+PGBENCH_SCALE = 10
+PGBENCH_CLIENTS = 8
+PGBENCH_SECONDS = 30
+
+
+def tpcb(trigger=""):
+    """pgbench's own script, with a trigger on the table that each of its transactions updates once."""
+    def run(bench):
+        seconds = bench.seconds(PGBENCH_SECONDS)
+        bench.new_stream()
+        bench.pgbench_tables(PGBENCH_SCALE)
+        with bench.session() as session:
+            session.run(f"{trigger}\nCHECKPOINT;")
+            with bench.listener("bench") if "to_channel" in trigger else nullcontext() as listener:
+                tps = bench.pgbench_tps(PGBENCH_CLIENTS, seconds)
+                # An UPDATE that adds 0 changes nothing, and is not published.
+                transactions, changes = session.row(
+                    "SELECT count(*), count(*) FILTER (WHERE delta <> 0) FROM pgbench_history")
+                if listener:
+                    listener.wait_for(transactions)
+        bench.check_stored(changes if "nats_publish_table" in trigger else 0)
+        return {"tps": tps, "seconds": seconds}
+    return run
+
+
+def published_accounts(delivery):
+    return tpcb("SELECT nats_publish_table('pgbench_accounts', 'bench.{table}.{op}', "
+                f"delivery => '{delivery}');")
+
+
+PGBENCH = Row(
+    "pgbench", "pgbench's TPC-B at scale 10, 8 clients, one message for each transaction, with the default settings; "
+    "fsync and synchronous_commit on",
+    ("tps", "seconds"), (
+        Side("no_trigger", tpcb()),
+        Side("notify", tpcb("CREATE TRIGGER notify AFTER UPDATE ON pgbench_accounts "
+                            "FOR EACH ROW EXECUTE FUNCTION bench.to_channel();")),
+        Side("table_on_commit", published_accounts("on_commit")),
+        Side("table_async", published_accounts("async")),
+        # Later, with the relay: published_accounts("outbox").
+    ),
+    (Bar("tps", "table_on_commit", "no_trigger", at_least=0.8),
+     Bar("tps", "table_async", "no_trigger"),
+     Bar("tps", "notify", "no_trigger")))
+
+
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH)

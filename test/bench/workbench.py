@@ -5,10 +5,12 @@ Everything lives in one temporary directory and ends with the `with Workbench()`
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -207,6 +209,35 @@ class Session:
                 "peak_kb": int(status["VmHWM"].split()[0]), "threads": int(status["Threads"])}
 
 
+class Listener:
+    """A session that reads all the time what notifications one channel brings."""
+
+    def __init__(self, session, channel):
+        self._session = session
+        self._session.run(f"LISTEN {channel};")
+        self._stop = threading.Event()
+        self._received = 0
+        self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+        self._session.close()
+
+    def wait_for(self, count):
+        wait_for(lambda: self._received >= count, "the listener did not receive all notifications")
+
+    def _read(self):
+        # psql reads them when a command has ended.
+        while not self._stop.wait(0.05):
+            lines = self._session.run("SELECT 1;")
+            self._received += sum(line.startswith("Asynchronous notification") for line in lines)
+
+
 def keyed(path):
     """A /proc file of "key: value" lines."""
     return {key: value.strip() for key, _, value in
@@ -220,8 +251,9 @@ def status_of(process):
 class Workbench:
     """Servers, the compiled baseline, and what rows need to measure either side."""
 
-    def __init__(self, divisor):
+    def __init__(self, divisor, duration=None):
         self._divisor = divisor
+        self._duration = duration
 
     def __enter__(self):
         self.directory = Path(tempfile.mkdtemp(prefix="nats_publish_bench."))
@@ -273,6 +305,10 @@ class Workbench:
         """A row's number of messages: less of it when the bench is only tried."""
         return max(count // self._divisor, min(count, 100))
 
+    def seconds(self, wanted):
+        """How long a row measures that is not of a number of messages."""
+        return self._duration or max(wanted // self._divisor, 2)
+
     def session(self, **settings):
         """settings: those of nats_publish, by their short names."""
         return Session(self.cluster, {f"nats_publish.{name}": value for name, value in settings.items()})
@@ -308,3 +344,18 @@ class Workbench:
         for log in logs:
             log.unlink()
         return sorted(latencies)
+
+    def pgbench_tables(self, scale):
+        """pgbench's own tables as new; an autovacuum of them would disturb one side alone."""
+        output_of(self.cluster.client("pgbench", "-i", "-q", "-s", scale) + ["postgres"])
+        with self.session() as session:
+            for table in ("accounts", "branches", "tellers", "history"):
+                session.run(f"ALTER TABLE pgbench_{table} SET (autovacuum_enabled = off);")
+
+    def pgbench_tps(self, clients, seconds):
+        """Transactions per second of pgbench's own script, on tables as they are."""
+        text = output_of(self.cluster.client("pgbench", "-n", "-c", clients, "-j", 2, "-T", seconds) + ["postgres"])
+        return float(re.search(r"^tps = ([0-9.]+)", text, re.MULTILINE).group(1))
+
+    def listener(self, channel):
+        return Listener(self.session(), channel)

@@ -229,6 +229,10 @@ A hash of C<subject>, C<seq>, C<time>, C<payload>, C<raw_headers> and C<headers>
 
 All of them, oldest first, in the form of get_message().
 
+=item $client->consume($stream)
+
+The same by a consumer, without C<time>: for many messages, which come with one request.
+
 =item $client->js_publish($subject, $payload, headers => {...})
 
 Publishes and returns the decoded PubAck.
@@ -297,6 +301,30 @@ sub stream_messages
 	my $state = $self->stream_info($stream)->{state};
 	return () if $state->{messages} == 0;
 	return grep { defined } map { $self->get_message($stream, $_) } $state->{first_seq} .. $state->{last_seq};
+}
+
+sub consume
+{
+	my ($self, $stream) = @_;
+	my $count = $self->stream_info($stream)->{state}{messages};
+	return () if $count == 0;
+	my $consumer = $self->js("CONSUMER.CREATE.$stream",
+		{ stream_name => $stream, config => { deliver_policy => 'all', ack_policy => 'none' } })->{name};
+	my $inbox = sprintf('_INBOX.perl.%d.%08x%08x', $$, rand(2**32), rand(2**32));
+	my $sid = $self->subscribe($inbox);
+	$self->publish("\$JS.API.CONSUMER.MSG.NEXT.$stream.$consumer", $JSON->encode({ batch => $count }), reply => $inbox);
+	my @messages;
+	foreach my $number (1 .. $count)
+	{
+		my $message = $self->_next_message_of($sid, $self->{timeout}) or croak "message $number of $stream does not come";
+		# $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence in the stream>.<in the consumer>.<time>.<pending>
+		($message->{seq}) = ($message->{reply} // '') =~ /\.(\d+)\.\d+\.\d+\.\d+$/
+			or croak "instead of message $number of $stream: " . ($message->{raw_headers} // $message->{payload});
+		push @messages, $message;
+	}
+	$self->unsubscribe($sid);
+	$self->js("CONSUMER.DELETE.$stream.$consumer");
+	return @messages;
 }
 
 sub js_publish

@@ -20,12 +20,13 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
+use JSON::PP ();
 use Time::HiRes qw(time sleep);
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(publishing_node wait_for process_threads process_files process_ticks process_memory
+our @EXPORT = qw(publishing_node publishing_database stream_to_table wait_for process_threads process_files process_ticks process_memory
 	process_is_there free_port);
 
 =pod
@@ -37,6 +38,15 @@ our @EXPORT = qw(publishing_node wait_for process_threads process_files process_
 =item publishing_node($name, %settings)
 
 A started PostgreSQL with the extension in database postgres.
+
+=item publishing_database($node, $name)
+
+One more database with the extension, in UTF8. Returns its name.
+
+=item stream_to_table($client, $stream, $node, $dbname, $table)
+
+A new table of a stream's messages: C<seq>, C<subject>, C<headers> (the values of each name, in an array) and C<payload>,
+both jsonb. Dies when a payload is not JSON of one line.
 
 =item wait_for($what, sub {...}, $seconds)
 
@@ -64,6 +74,31 @@ sub publishing_node
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
 	return $node;
+}
+
+sub publishing_database
+{
+	my ($node, $name) = @_;
+	$node->safe_psql('postgres', qq(CREATE DATABASE "$name" TEMPLATE template0 ENCODING 'UTF8'));
+	$node->safe_psql($name, 'CREATE EXTENSION nats_publish');
+	return $name;
+}
+
+sub stream_to_table
+{
+	my ($client, $stream, $node, $dbname, $table) = @_;
+	my $json = JSON::PP->new->utf8->canonical;
+	my $path = PostgreSQL::Test::Utils::tempdir('stream') . '/messages';
+	open(my $file, '>', $path) or die "$path: $!";
+	foreach my $message ($client->consume($stream))
+	{
+		die "message $message->{seq} is not one line" if $message->{payload} =~ /[\r\n]/;
+		my @columns = (@$message{ 'seq', 'subject' }, $json->encode($message->{headers}), $message->{payload});
+		print $file join("\t", map { s/\\/\\\\/gr =~ s/\t/\\t/gr } @columns), "\n";
+	}
+	close $file or die "$path: $!";
+	$node->safe_psql($dbname, "CREATE TABLE $table (seq bigint PRIMARY KEY, subject text, headers jsonb, payload jsonb); COPY $table FROM '$path'");
+	return;
 }
 
 sub wait_for

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_cache.h
+ *	  The plans of the triggers that this backend has fired.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_CACHE_H
+#define NP_CHANGE_CACHE_H
+
+#include "change_plan.h"
+
+extern const NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+
+#endif							/* NP_CHANGE_CACHE_H */

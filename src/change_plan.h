@@ -1,0 +1,105 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_plan.h
+ *	  How the changes of one table are published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_PLAN_H
+#define NP_CHANGE_PLAN_H
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+
+#include "change_options.h"
+
+typedef enum NpChangeOp
+{
+	NP_INSERT,
+	NP_UPDATE,
+	NP_DELETE,
+	NP_TRUNCATE,
+	NP_CHANGE_OPS
+} NpChangeOp;
+
+/* A column of which the value is needed as text. */
+typedef struct NpColumn
+{
+	int			index;			/* in a slot's values */
+	Oid			base_type;
+	FmgrInfo	output;
+} NpColumn;
+
+typedef enum NpPartKind
+{
+	NP_PLAN_TEXT,
+	NP_PLAN_OP,
+	NP_PLAN_XID,
+	NP_PLAN_COLUMN
+} NpPartKind;
+
+typedef struct NpPlanPart
+{
+	NpPartKind	kind;
+	NpSpan		text;			/* UTF-8, encoded where it has to be */
+	NpColumn	column;
+} NpPlanPart;
+
+/* A template for which is known what its names are. */
+typedef struct NpPlanTemplate
+{
+	int			count;
+	NpPlanPart *parts;
+} NpPlanTemplate;
+
+typedef struct NpPlanHeader
+{
+	NpSpan		name;			/* UTF-8 */
+	NpPlanTemplate value;
+} NpPlanHeader;
+
+/* Columns that are written as one JSON object. */
+typedef struct NpRowShape
+{
+	bool		whole;			/* the row as it is; else: */
+	int			count;
+	int		   *indexes;		/* in a slot's values */
+	TupleDesc	columns;		/* blessed */
+} NpRowShape;
+
+typedef struct NpChangePlan
+{
+	NpDelivery	delivery;
+	NpChangeFormat format;
+	bool		old;
+	NpPlanTemplate subject;
+	NpPlanTemplate msg_id;		/* count 0: none */
+	int			header_count;
+	NpPlanHeader *headers;
+
+	NpRowShape	row;			/* what is published of a row */
+	NpRowShape	old_row;		/* and of an old one: the key too */
+	NpRowShape	key;
+	int			key_count;		/* 0: there is none */
+	NpColumn   *key_columns;
+
+	/* by a column's place in a slot */
+	int			column_count;
+	bool	   *is_published;
+	bool	   *is_key;
+	bool	   *matters;		/* its change is one */
+	const char **json_names;	/* with quotes, in the database's encoding */
+
+	/* what is the same in all messages */
+	const char *schema;			/* JSON strings, in the database's encoding */
+	const char *table;
+	const char *database;
+	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
+} NpChangePlan;
+
+extern const char *np_change_op_name(NpChangeOp op);
+extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
+										 int16 trigger_type);
+
+#endif							/* NP_CHANGE_PLAN_H */

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * encoding.h
+ *	  Text between the database's encoding and UTF-8, which is NATS's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_ENCODING_H
+#define NP_ENCODING_H
+
+#include "types.h"
+
+extern NpSpan np_to_utf8(const char *text, size_t length);
+extern char *np_from_utf8(NpSpan text);
+
+#endif							/* NP_ENCODING_H */
