@@ -122,6 +122,47 @@ COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigin
 IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
 
 -- ---------------------------------------------------------------------------
+-- Publishing: after the transaction has committed
+-- ---------------------------------------------------------------------------
+
+CREATE TABLE nats_outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject text NOT NULL,
+    payload bytea,
+    headers jsonb,
+    msg_id text NOT NULL DEFAULT gen_random_uuid(),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    attempts int NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz,
+    last_error text
+);
+COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay';
+
+CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_outbox(text, text, jsonb, text)
+IS 'put text into nats_outbox, from where the relay publishes it after the transaction has committed';
+
+CREATE FUNCTION nats_publish_outbox(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_outbox_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text)
+IS 'put bytes into nats_outbox, from where the relay publishes it after the transaction has committed';
+
+CREATE FUNCTION nats_publish_outbox(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_outbox(text, json, jsonb, text)
+IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
+
+CREATE FUNCTION nats_publish_outbox(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'nats_publish_outbox_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text)
+IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
+
+-- ---------------------------------------------------------------------------
 -- Futures
 -- ---------------------------------------------------------------------------
 
@@ -265,6 +306,10 @@ REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, big
 REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, json, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;

@@ -12,12 +12,14 @@
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
 #include "change_cache.h"
 #include "change_message.h"
+#include "outbox.h"
 #include "publisher.h"
 #include "report.h"
 #include "transaction.h"
@@ -27,7 +29,7 @@ PG_FUNCTION_INFO_V1(nats_publish_change);
 /* ---- Delivery -------------------------------------------------------------------- */
 
 static void
-deliver(const NpChangePlan *plan, const NpMessage *message)
+deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *message)
 {
 	NpResult	result;
 
@@ -43,18 +45,18 @@ deliver(const NpChangePlan *plan, const NpMessage *message)
 			np_publish(message, &result);
 			break;
 		case NP_DELIVER_OUTBOX:
-			break;
+			(void) np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), message);
 	}
 }
 
 static void
-publish_change(const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
+publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
 {
 	NpChange	change = {op, old, new};
 	NpMessage	message;
 
 	if (np_change_message_build(&message, plan, &change))
-		deliver(plan, &message);
+		deliver(fcinfo, plan, &message);
 }
 
 /* ---- Rows -------------------------------------------------------------------------- */
@@ -72,18 +74,20 @@ change_op(const TriggerData *data)
 }
 
 static void
-publish_row(const NpChangePlan *plan, const TriggerData *data)
+publish_row(FunctionCallInfo fcinfo, const NpChangePlan *plan)
 {
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
+
 	switch (change_op(data))
 	{
 		case NP_UPDATE:
-			publish_change(plan, NP_UPDATE, data->tg_trigslot, data->tg_newslot);
+			publish_change(fcinfo, plan, NP_UPDATE, data->tg_trigslot, data->tg_newslot);
 			break;
 		case NP_DELETE:
-			publish_change(plan, NP_DELETE, data->tg_trigslot, NULL);
+			publish_change(fcinfo, plan, NP_DELETE, data->tg_trigslot, NULL);
 			break;
 		default:
-			publish_change(plan, NP_INSERT, NULL, data->tg_trigslot);
+			publish_change(fcinfo, plan, NP_INSERT, NULL, data->tg_trigslot);
 	}
 }
 
@@ -137,8 +141,9 @@ raise_unpaired(const TriggerData *data)
 }
 
 static void
-publish_transition_tables(const NpChangePlan *plan, const TriggerData *data)
+publish_transition_tables(FunctionCallInfo fcinfo, const NpChangePlan *plan)
 {
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
 	NpChangeOp	op = change_op(data);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish row",
 													  ALLOCSET_DEFAULT_SIZES);
@@ -154,7 +159,7 @@ publish_transition_tables(const NpChangePlan *plan, const TriggerData *data)
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(row_context);
-		publish_change(plan, op, old.slot, new.slot);
+		publish_change(fcinfo, plan, op, old.slot, new.slot);
 		MemoryContextSwitchTo(previous);
 		MemoryContextReset(row_context);
 	}
@@ -223,10 +228,10 @@ nats_publish_change(PG_FUNCTION_ARGS)
 	np_transaction_join();
 	plan = np_change_cache_find(data->tg_relation, data->tg_trigger);
 	if (change_op(data) == NP_TRUNCATE)
-		publish_change(plan, NP_TRUNCATE, NULL, NULL);
+		publish_change(fcinfo, plan, NP_TRUNCATE, NULL, NULL);
 	else if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
-		publish_row(plan, data);
+		publish_row(fcinfo, plan);
 	else
-		publish_transition_tables(plan, data);
+		publish_transition_tables(fcinfo, plan);
 	return PointerGetDatum(NULL);
 }

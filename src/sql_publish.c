@@ -14,10 +14,12 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "encoding.h"
 #include "message.h"
+#include "outbox.h"
 #include "publisher.h"
 #include "stats.h"
 #include "transaction.h"
@@ -31,6 +33,9 @@ PG_FUNCTION_INFO_V1(nats_publish_async_jsonb);
 PG_FUNCTION_INFO_V1(nats_publish_on_commit_text);
 PG_FUNCTION_INFO_V1(nats_publish_on_commit_bytea);
 PG_FUNCTION_INFO_V1(nats_publish_on_commit_jsonb);
+PG_FUNCTION_INFO_V1(nats_publish_outbox_text);
+PG_FUNCTION_INFO_V1(nats_publish_outbox_bytea);
+PG_FUNCTION_INFO_V1(nats_publish_outbox_jsonb);
 PG_FUNCTION_INFO_V1(nats_await);
 PG_FUNCTION_INFO_V1(nats_flush);
 PG_FUNCTION_INFO_V1(nats_futures);
@@ -43,7 +48,7 @@ enum
 	ARG_PAYLOAD,
 	ARG_HEADERS,
 	ARG_MSG_ID,
-	ARG_EXPECT_STREAM,
+	ARG_EXPECT_STREAM,			/* from here on, not of the outbox */
 	ARG_EXPECT_LAST_SEQ,
 	ARG_EXPECT_LAST_SUBJECT_SEQ,
 	ARG_TTL,
@@ -118,6 +123,8 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 	if (!PG_ARGISNULL(ARG_HEADERS))
 		options->headers = PG_GETARG_JSONB_P(ARG_HEADERS);
 	options->msg_id = get_text_or_null(fcinfo, ARG_MSG_ID);
+	if (PG_NARGS() <= ARG_EXPECT_STREAM)
+		return;
 	options->expect_stream = get_text_or_null(fcinfo, ARG_EXPECT_STREAM);
 	options->has_expect_last_seq = !PG_ARGISNULL(ARG_EXPECT_LAST_SEQ);
 	if (options->has_expect_last_seq)
@@ -266,6 +273,15 @@ publish_on_commit(FunctionCallInfo fcinfo, PayloadReader read)
 	PG_RETURN_VOID();
 }
 
+static Datum
+publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
+{
+	NpMessage	message;
+
+	get_message(fcinfo, read, &message);
+	PG_RETURN_INT64(np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message));
+}
+
 /* nats_publish(subject, payload text or json, ...) */
 Datum
 nats_publish_text(PG_FUNCTION_ARGS)
@@ -327,6 +343,27 @@ Datum
 nats_publish_on_commit_jsonb(PG_FUNCTION_ARGS)
 {
 	return publish_on_commit(fcinfo, read_jsonb);
+}
+
+/* nats_publish_outbox(subject, payload text or json, headers, msg_id) */
+Datum
+nats_publish_outbox_text(PG_FUNCTION_ARGS)
+{
+	return publish_outbox(fcinfo, read_text);
+}
+
+/* nats_publish_outbox(subject, payload bytea, headers, msg_id) */
+Datum
+nats_publish_outbox_bytea(PG_FUNCTION_ARGS)
+{
+	return publish_outbox(fcinfo, read_bytea);
+}
+
+/* nats_publish_outbox(subject, payload jsonb, headers, msg_id) */
+Datum
+nats_publish_outbox_jsonb(PG_FUNCTION_ARGS)
+{
+	return publish_outbox(fcinfo, read_jsonb);
 }
 
 /* ---- Futures -------------------------------------------------------------------- */
