@@ -242,11 +242,12 @@ sub replay
 	my $seconds = time - $started;
 	$_->close foreach @sessions;
 
-	# with rollbacks: a key that is there, a deadlock, a row changed since the snapshot; and what comes after them
+	# with rollbacks: a key that is there, a deadlock, a row changed since the snapshot; and what comes after them, in a
+	# transaction that has failed
 	my %errors;
-	$errors{$_}++ foreach $said =~ /^(?:ERROR|FATAL|PANIC|WARNING):  (\w{5}):/mg;
-	my $allowed = $case{delivery} eq 'on_commit' ? qr/^(23505|40P01|40001|25P02)$/ : qr/^$/;
-	is(join(' ', grep { $_ !~ $allowed } sort keys %errors), '', "$what: no error but those of the changes") or diag($said);
+	$errors{$_}++ foreach $said =~ /(?:ERROR|FATAL|PANIC|WARNING):  (\w{5}):/g;
+	my $allowed = $case{delivery} eq 'on_commit' ? qr/^(23505|40P01|40001|25P02|3B001)$/ : qr/^$/;
+	is(join(' ', grep { $_ !~ $allowed } sort keys %errors), '', "$what: no error but those of the changes") or diag(substr $said, 0, 5000);
 
 	stream_to_table($client, 'C', $node, $db, 'message');
 	$sql->("CREATE VIEW change AS $CHANGE{ $format eq 'debezium' ? 'debezium' : 'json' };
@@ -265,11 +266,11 @@ sub replay
 		is($sql->("SELECT * FROM ($published EXCEPT ALL $made) AS rest LIMIT 10"), '', 'no message but of a change');
 		is($sql->("SELECT * FROM ($made EXCEPT ALL $published) AS rest LIMIT 10"), '', 'no change without its message');
 	}
-	is($sql->(q(SELECT seq, subject, headers, payload FROM change WHERE (subject, headers -> 'Pg-Op', headers -> 'Pg-Table', headers -> 'Pg-Xid')
+	is($sql->(q(SELECT seq, left(payload::text, 500) FROM change WHERE (subject, headers -> 'Pg-Op', headers -> 'Pg-Table', headers -> 'Pg-Xid')
 			IS DISTINCT FROM ('c.row.' || coalesce(key::text, '%00'), jsonb_build_array(op), '["public.c"]', jsonb_build_array(xid::text))
 			OR headers -> 'Key' IS DISTINCT FROM jsonb_build_array(key::text) AND key IS NOT NULL LIMIT 10)),
 		'', 'subjects and headers are those of the rows');
-	is($sql->(q(SELECT payload FROM change WHERE op = 'update' AND payload -> 'changed' IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY attnum)
+	is($sql->(q(SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND payload -> 'changed' IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY attnum)
 			FROM pg_attribute WHERE attrelid = 'c'::regclass AND attnum > 0 AND NOT attisdropped
 			AND (old -> attname)::text IS DISTINCT FROM (new -> attname)::text) LIMIT 10)),
 		'', 'updates name what has changed') if $old eq 'true' && $format ne 'debezium';
