@@ -135,8 +135,60 @@ CREATE TABLE nats_outbox (
     attempts int NOT NULL DEFAULT 0,
     next_attempt_at timestamptz,
     last_error text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
+COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay; a row is a message, and can be inserted by whoever was granted that';
+COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is an empty message';
+COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
+COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';
+COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'of a message that failed: when it is tried again';
+
+-- What waits to be tried again holds up the rest of its subject.
+CREATE INDEX nats_outbox_waiting ON nats_outbox (subject, id) WHERE next_attempt_at IS NOT NULL;
+COMMENT ON INDEX nats_outbox_waiting IS 'messages that have failed and are tried again, by their subjects';
+
+CREATE TABLE nats_outbox_dead (
+    id bigint PRIMARY KEY,
+    subject text NOT NULL,
+    payload bytea,
+    headers jsonb,
+    msg_id text NOT NULL,
+    created_at timestamptz NOT NULL,
+    attempts int NOT NULL,
+    last_error text,
+    died_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay';
+COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
+
+CREATE TABLE nats_relay_control (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    paused boolean NOT NULL
+);
+COMMENT ON TABLE nats_relay_control IS 'what the relay of this database is told to do; one row or none';
+
+SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
+SELECT pg_catalog.pg_extension_config_dump('nats_relay_control', '');
+
+CREATE FUNCTION nats_outbox_check()
+RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_outbox_check()
+IS 'trigger function of nats_outbox: refuses what could never be published, and wakes the relay at commit';
+
+CREATE FUNCTION nats_outbox_wake()
+RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_outbox_wake()
+IS 'trigger function that wakes the relay at commit';
+
+CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, headers, msg_id ON nats_outbox
+    FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
+COMMENT ON TRIGGER nats_outbox_check ON nats_outbox IS 'refuses what could never be published, and wakes the relay at commit';
+CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE ON nats_relay_control
+    FOR EACH STATEMENT EXECUTE FUNCTION nats_outbox_wake();
+COMMENT ON TRIGGER nats_outbox_wake ON nats_relay_control IS 'wakes the relay at commit';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
 RETURNS bigint
@@ -161,6 +213,69 @@ RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text)
 IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
+
+-- ---------------------------------------------------------------------------
+-- The relay
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_outbox_retry(id bigint)
+RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+WITH waiting AS (
+    UPDATE @extschema@.nats_outbox AS o SET next_attempt_at = NULL, subject = subject
+    WHERE o.id = nats_outbox_retry.id RETURNING o.id
+), dead AS (
+    DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
+), moved AS (
+    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at) OVERRIDING SYSTEM VALUE
+    SELECT dead.id, subject, payload, headers, msg_id, created_at FROM dead RETURNING nats_outbox.id
+)
+SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
+$$;
+COMMENT ON FUNCTION nats_outbox_retry(bigint)
+IS 'let the relay try a dead or waiting message of the outbox again, now; false: there is none with that id';
+
+CREATE FUNCTION nats_outbox_retry_all()
+RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
+FROM (SELECT id FROM @extschema@.nats_outbox_dead
+      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at IS NOT NULL) AS failed
+$$;
+COMMENT ON FUNCTION nats_outbox_retry_all()
+IS 'let the relay try all dead and waiting messages of the outbox again, now; returns how many';
+
+CREATE FUNCTION nats_relay_pause()
+RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (true) ON CONFLICT (only_row) DO UPDATE SET paused = true$$;
+COMMENT ON FUNCTION nats_relay_pause()
+IS 'let the relay of this database publish nothing more, until nats_relay_resume()';
+
+CREATE FUNCTION nats_relay_resume()
+RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (false) ON CONFLICT (only_row) DO UPDATE SET paused = false$$;
+COMMENT ON FUNCTION nats_relay_resume()
+IS 'let the relay of this database publish again';
+
+CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
+    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_relay_status()
+IS 'the relays of all databases, and what they have done since they were started';
+
+CREATE VIEW nats_relay AS
+SELECT s.datname, s.pid, s.state, s.url,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox) END AS backlog,
+       CASE WHEN own THEN clock_timestamp() - (SELECT created_at FROM nats_outbox ORDER BY id LIMIT 1) END AS oldest_age,
+       s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
+FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o;
+COMMENT ON VIEW nats_relay
+IS 'the relays of all databases; backlog and oldest_age are known for the current one';
 
 -- ---------------------------------------------------------------------------
 -- Futures
@@ -310,6 +425,13 @@ REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, json, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_outbox_check() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_outbox_wake() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_outbox_retry(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_outbox_retry_all() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_relay_pause() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_relay_resume() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_relay_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;

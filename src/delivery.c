@@ -40,6 +40,7 @@ static bool progressed;			/* a message came to its end since this was asked */
 static NpTime next_retry = NP_FOREVER;	/* the earliest retry_at in the window */
 static NpWatch watch;
 static NpBatchListener batch_listener;
+static NpRelayListener relay_listener;
 
 /* Failed messages published with critical => false that were not told yet. */
 static int64 untold_count;
@@ -203,6 +204,13 @@ np_delivery_listen_to_batch(NpBatchListener listener)
 	batch_listener = listener;
 }
 
+/* Who is told of the messages of the relay. */
+void
+np_delivery_listen_to_relay(NpRelayListener listener)
+{
+	relay_listener = listener;
+}
+
 /* Take a message out of the window, whatever has become of it. */
 void
 np_delivery_drop(NpPending *message)
@@ -246,6 +254,8 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 		result.failure = *failure;
 	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
 		np_futures_complete(&result);
+	if (message->mode == NP_RELAYED && relay_listener != NULL)
+		relay_listener(&result);
 	if (message->token == watch.token)
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
@@ -521,7 +531,8 @@ handle_no_responders(NpPending *message)
 {
 	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
 
-	if (message->attempts < NP_NO_RESPONDERS_RETRIES)
+	/* the relay has a back-off of its own, and others not to keep waiting */
+	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
 		schedule_retry(message, NP_NO_RESPONDERS_DELAY, &failure);
 	else
 		np_delivery_fail(message, failure);

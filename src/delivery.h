@@ -36,6 +36,9 @@ typedef struct NpWatch
  */
 typedef void (*NpBatchListener) (uint64 token, const NpReply *reply, bool was_sent);
 
+/* Told what has become of a message of the relay. */
+typedef void (*NpRelayListener) (const NpResult *result);
+
 extern NpConnection *np_delivery_begin(void);
 extern NpConnection *np_delivery_connection(void);
 extern NpWindow *np_delivery_window(void);
@@ -47,6 +50,7 @@ extern const NpWatch *np_delivery_watch(uint64 token);
 extern void np_delivery_fail(NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpPending *message);
 extern void np_delivery_listen_to_batch(NpBatchListener listener);
+extern void np_delivery_listen_to_relay(NpRelayListener listener);
 extern bool np_delivery_has_progressed(void);
 
 extern NpTime np_delivery_send_due(NpTime now);

@@ -359,6 +359,13 @@ np_publish_async(const NpMessage *message, bool critical)
 	return publish(message, critical ? NP_CRITICAL : NP_UNCRITICAL);
 }
 
+/* Publish without waiting; who listens to the relay is told what becomes of it. */
+void
+np_publish_relayed(const NpMessage *message)
+{
+	(void) publish(message, NP_RELAYED);
+}
+
 /*
  * Hold a message until the transaction commits.
  *

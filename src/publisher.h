@@ -15,6 +15,7 @@
 
 extern void np_publish(const NpMessage *message, NpResult *result);
 extern uint64 np_publish_async(const NpMessage *message, bool critical);
+extern void np_publish_relayed(const NpMessage *message);
 extern void np_publish_on_commit(const NpMessage *message);
 extern bool np_try_request(const char *subject, NpSpan payload, NpSpan *reply, NpFailure *failure);
 extern NpSpan np_request(const char *subject, NpSpan payload);

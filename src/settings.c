@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "server_url.h"
 #include "settings.h"
@@ -32,6 +33,11 @@ int			np_on_full = NP_ON_FULL_WAIT;
 bool		np_auto_msg_id = true;
 int			np_commit_batch = NP_COMMIT_PIPELINED;
 char	   *np_traceparent = "";
+char	   *np_relay_databases = "";
+int			np_relay_batch_size = 1000;
+int			np_relay_poll_interval = 1000;
+int			np_relay_ordering = NP_RELAY_STRICT;
+int			np_relay_max_attempts = 10;
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
@@ -42,6 +48,12 @@ static const struct config_enum_entry on_full_options[] = {
 static const struct config_enum_entry commit_batch_options[] = {
 	{"pipelined", NP_COMMIT_PIPELINED, false},
 	{"atomic", NP_COMMIT_ATOMIC, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry relay_ordering_options[] = {
+	{"strict", NP_RELAY_STRICT, false},
+	{"relaxed", NP_RELAY_RELAXED, false},
 	{NULL, 0, false}
 };
 
@@ -114,6 +126,20 @@ check_traceparent(char **newval, void **extra, GucSource source)
 		return true;
 	GUC_check_errdetail("It must be 00-<32 digits>-<16 digits>-<2 digits>, in lower-case hexadecimal.");
 	return false;
+}
+
+static bool
+check_relay_databases(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	bool		is_list = SplitIdentifierString(copy, ',', &names);
+
+	if (!is_list)
+		GUC_check_errdetail("It must be a comma-separated list of database names.");
+	list_free(names);
+	pfree(copy);
+	return is_list;
 }
 
 static void
@@ -192,10 +218,46 @@ define_publishing_settings(void)
 							   check_traceparent, NULL, NULL);
 }
 
+static void
+define_relay_settings(void)
+{
+	DefineCustomStringVariable("nats_publish.relay_databases",
+							   "Databases whose outbox is published: a comma-separated list.",
+							   "Each has a background worker, if nats_publish is in shared_preload_libraries.",
+							   &np_relay_databases, "",
+							   PGC_SIGHUP, 0,
+							   check_relay_databases, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.relay_ordering",
+							 "Whether the relay keeps the order of the messages of a subject.",
+							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",
+							 &np_relay_ordering, NP_RELAY_STRICT, relay_ordering_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_batch_size",
+							"Most messages that the relay reads from the outbox at a time.",
+							"It also stops at max_pending_bytes.",
+							&np_relay_batch_size, 1000, 1, 100000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_poll_interval",
+							"Longest time after which the relay looks at the outbox unasked.",
+							NULL,
+							&np_relay_poll_interval, 1000, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_max_attempts",
+							"After so many refused attempts a message is moved to nats_outbox_dead.",
+							"A missing or full stream and an unreachable server are waited for without end.",
+							&np_relay_max_attempts, 10, 1, 1000000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+}
+
 void
 np_settings_define(void)
 {
 	define_connection_settings();
 	define_publishing_settings();
+	define_relay_settings();
 	MarkGUCPrefixReserved("nats_publish");
 }

@@ -20,6 +20,12 @@ typedef enum NpCommitBatch
 	NP_COMMIT_ATOMIC
 } NpCommitBatch;
 
+typedef enum NpRelayOrdering
+{
+	NP_RELAY_STRICT,
+	NP_RELAY_RELAXED
+} NpRelayOrdering;
+
 extern char *np_url;			/* may hold credentials: never shown as it is */
 extern char *np_inbox_prefix;
 extern int	np_connect_timeout; /* ms, for each server */
@@ -31,6 +37,11 @@ extern int	np_on_full;
 extern bool np_auto_msg_id;
 extern int	np_commit_batch;
 extern char *np_traceparent;	/* empty: none */
+extern char *np_relay_databases;	/* a list of identifiers */
+extern int	np_relay_batch_size;	/* rows */
+extern int	np_relay_poll_interval; /* ms */
+extern int	np_relay_ordering;
+extern int	np_relay_max_attempts;
 
 extern void np_settings_define(void);
 

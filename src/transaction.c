@@ -21,12 +21,23 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "storage/ipc.h"
 
 #include "publisher.h"
+#include "relay_state.h"
 #include "transaction.h"
 
 static bool joined;				/* something was called in this transaction */
+static bool wakes_relay;		/* it has given the relay something to do */
+
+static void
+forget(void)
+{
+	joined = false;
+	wakes_relay = false;
+	np_publisher_forget_transaction();
+}
 
 static void
 on_transaction_event(XactEvent event, void *argument)
@@ -42,10 +53,13 @@ on_transaction_event(XactEvent event, void *argument)
 			np_publisher_prepare_transaction();
 			break;
 		case XACT_EVENT_COMMIT:
+			if (wakes_relay)
+				np_relay_wake(MyDatabaseId);
+			forget();
+			break;
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
-			joined = false;
-			np_publisher_forget_transaction();
+			forget();
 			break;
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
@@ -87,4 +101,15 @@ np_transaction_join(void)
 	RegisterSubXactCallback(on_subtransaction_event, NULL);
 	before_shmem_exit(on_backend_exit, (Datum) 0);
 	registered = true;
+}
+
+/*
+ * The relay of this database is to be woken when the transaction has
+ * committed.  COMMIT PREPARED does not: the relay looks by itself.
+ */
+void
+np_transaction_wake_relay(void)
+{
+	np_transaction_join();
+	wakes_relay = true;
 }

@@ -9,5 +9,6 @@
 #define NP_TRANSACTION_H
 
 extern void np_transaction_join(void);
+extern void np_transaction_wake_relay(void);
 
 #endif							/* NP_TRANSACTION_H */

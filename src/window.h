@@ -20,7 +20,8 @@ typedef enum NpMode
 	NP_CRITICAL,				/* the transaction */
 	NP_UNCRITICAL,				/* nobody; a failure is a WARNING */
 	NP_REQUEST,					/* not a message: an API request, and its call waits */
-	NP_BATCH					/* the atomic batch that it is a member of */
+	NP_BATCH,					/* the atomic batch that it is a member of */
+	NP_RELAYED					/* the relay */
 } NpMode;
 
 typedef struct NpPending

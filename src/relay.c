@@ -1,0 +1,259 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay.c
+ *	  The background worker that publishes the outbox of its database.
+ *
+ *	  read a batch (a short transaction)
+ *	  ──► publish it (no transaction: NATS may take its time)
+ *	  ──► delete what is stored, put off or bury what failed (a transaction)
+ *
+ * What is between the second step and the third when the worker dies is
+ * published again, under the same id.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "connection.h"
+#include "delivery.h"
+#include "outbox.h"
+#include "relay_batch.h"
+#include "relay_state.h"
+#include "settings.h"
+#include "wait.h"
+
+PGDLLEXPORT void np_relay_main(Datum argument);
+
+/* After an error that is not a row's: grows from the first to the last. */
+#define FIRST_PAUSE			NP_MILLISECONDS(250)
+#define LAST_PAUSE			NP_MILLISECONDS(30000)
+
+/* Between looks for an extension that is not there. */
+#define ABSENT_PAUSE		NP_MILLISECONDS(5000)
+
+static int	slot;
+static NpTime pause_after_error;	/* 0: the last round went well */
+static NpTime last_full_look;	/* when rows were read from the first one on */
+static int64 floor_id;			/* nothing is expected up to this id, for a while */
+
+/* ---- One round ------------------------------------------------------------------------ */
+
+static void
+tell_problem(const char *problem)
+{
+	np_relay_slot_set_error(slot, problem);
+	np_relay_slot_set(slot, NP_RELAY_WAITING);
+	if (pause_after_error == 0)
+		ereport(LOG,
+				(errmsg("nats_publish relay cannot publish: %s", problem),
+				 errdetail("It tries again until it can.")));
+	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), LAST_PAUSE);
+}
+
+static void
+tell_success(void)
+{
+	if (pause_after_error > 0)
+		ereport(LOG, (errmsg("nats_publish relay publishes again")));
+	pause_after_error = 0;
+	np_relay_slot_set_url(slot, np_connection_identity(np_delivery_connection()).url);
+}
+
+/*
+ * Where to read from.  In a backlog, the rows that were deleted are in the way
+ * of a look from the first one on; but a transaction that commits late may
+ * add a lower id, and rows wait to be tried again.
+ */
+static int64
+next_floor(void)
+{
+	NpTime		now = np_now();
+
+	if (now - last_full_look < NP_MILLISECONDS(np_relay_poll_interval))
+		return floor_id;
+	last_full_look = now;
+	return 0;
+}
+
+static void
+note_floor(const NpOutboxBatch *batch, bool complete)
+{
+	if (complete && batch->count == np_relay_batch_size)
+		floor_id = batch->rows[batch->count - 1].id;
+	else
+		floor_id = 0;
+}
+
+static void
+publish_batch(NpOutboxBatch *batch)
+{
+	const char *problem = NULL;
+	NpOutboxOutcome outcome;
+	bool		complete;
+
+	np_relay_slot_set(slot, NP_RELAY_PUBLISHING);
+	pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
+	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, &problem);
+	outcome = np_outbox_settle(batch);
+	np_relay_slot_count(slot, outcome.published, outcome.failed, outcome.dead);
+	if (outcome.error != NULL)
+		np_relay_slot_set_error(slot, outcome.error);
+	if (!complete)
+		tell_problem(problem);
+	else if (np_delivery_connection() != NULL)
+		tell_success();
+	note_floor(batch, complete);
+	pgstat_report_stat(false);
+}
+
+/* Do what there is to do; returns until when there is nothing else. */
+static NpTime
+run_round(NpOutboxBatch *batch)
+{
+	NpTime		poll = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
+	int64		floor = next_floor();
+
+	switch (np_outbox_read(batch, floor, np_relay_ordering == NP_RELAY_STRICT))
+	{
+		case NP_OUTBOX_ABSENT:
+			np_relay_slot_set(slot, NP_RELAY_NO_EXTENSION);
+			return np_now() + ABSENT_PAUSE;
+		case NP_OUTBOX_PAUSED:
+			np_relay_slot_set(slot, NP_RELAY_PAUSED);
+			return poll;
+		case NP_OUTBOX_THERE:
+			break;
+	}
+	if (batch->count > 0)
+	{
+		publish_batch(batch);
+		return 0;
+	}
+	if (floor > 0)
+	{
+		/* the end of a backlog: what is before it? */
+		floor_id = 0;
+		return 0;
+	}
+	np_relay_slot_set(slot, NP_RELAY_IDLE);
+	return poll;
+}
+
+/* The same; an error ends the round, and the worker goes on. */
+static NpTime
+try_round(NpOutboxBatch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
+	NpTime		until = 0;
+
+	PG_TRY();
+	{
+		until = run_round(batch);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		floor_id = 0;
+		tell_problem(error->message);
+	}
+	PG_END_TRY();
+	return until;
+}
+
+/* ---- The process ------------------------------------------------------------------------- */
+
+static void
+reload_settings(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+}
+
+/* Until there may be something to do.  After an error, nothing but a reload comes before the time. */
+static void
+rest(NpTime until)
+{
+	if (pause_after_error > 0)
+	{
+		until = np_now() + np_jittered(pause_after_error);
+		pgstat_report_activity(STATE_IDLE, "waiting for NATS");
+		while (np_now() < until && !ConfigReloadPending)
+			np_sleep(until);
+	}
+	else if (np_now() < until)
+	{
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		np_sleep(until);
+	}
+}
+
+static void
+leave_slot(int code, Datum argument)
+{
+	np_relay_slot_leave(slot);
+}
+
+static void
+start(const char *database)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(database, NULL, 0);
+	if (!np_relay_slot_claim(slot, MyDatabaseId))
+		proc_exit(0);
+	before_shmem_exit(leave_slot, (Datum) 0);
+	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_OVERRIDE);
+	/* the statistics of a queue are never right: always by the index, in its order */
+	SetConfigOption("enable_seqscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("enable_sort", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+/* The worker of the slot `argument`; its database is in bgw_extra.  SIGTERM ends it as it ends a backend. */
+void
+np_relay_main(Datum argument)
+{
+	NpOutboxBatch batch = {0};
+
+	slot = DatumGetInt32(argument);
+	start(MyBgworkerEntry->bgw_extra);
+	batch.context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		NpTime		until;
+
+		CHECK_FOR_INTERRUPTS();
+		reload_settings();
+		MemoryContextSwitchTo(batch.context);
+		until = try_round(&batch);
+		rest(until);
+		MemoryContextReset(batch.context);
+	}
+}

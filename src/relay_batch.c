@@ -1,0 +1,328 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_batch.c
+ *	  Publishing a batch of rows of the outbox.
+ *
+ * No transaction is open here.  A row is stored, or has failed for a reason
+ * of its own (its headers, its size, its subject's stream), or nothing is
+ * known of it: then it is published again, under the same id.
+ *
+ * In order, at most one row of a subject is in flight: the next one goes out
+ * when JetStream has stored it, or when it has failed for good.  One that
+ * failed for now stops those behind it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "delivery.h"
+#include "message.h"
+#include "publisher.h"
+#include "relay_batch.h"
+#include "session.h"
+#include "settings.h"
+
+/* The batch that is being published. */
+static NpOutboxBatch *batch;
+static int *ready;				/* rows to be sent, in this order */
+static int	ready_count;
+static int	ready_sent;
+static int *sent;				/* rows by their tokens, which only grow */
+static int	sent_count;
+static int	in_flight;
+
+/* ---- Faults ------------------------------------------------------------------------- */
+
+static bool
+is_of_class(const char *sqlstate, const char *class)
+{
+	return strncmp(sqlstate, class, 2) == 0;
+}
+
+/* Is it the row's fault?  Else the connection's, the server's, or an interrupt. */
+static bool
+is_of_row(const char *sqlstate)
+{
+	return is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54") || is_of_class(sqlstate, "0A") ||
+		is_of_class(sqlstate, "42") || is_of_class(sqlstate, "40") || is_of_class(sqlstate, "23") ||
+		is_of_class(sqlstate, "38") || is_of_class(sqlstate, "53");
+}
+
+/*
+ * What was wrong with the row itself stays wrong.  A stream that is missing
+ * (42704) or full, and a server without resources (53), are waited for.
+ */
+static bool
+is_hopeless(const NpOutboxRow *row, const char *sqlstate)
+{
+	if (is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54"))
+		return true;
+	return strcmp(sqlstate, "42704") != 0 && !is_of_class(sqlstate, "53") &&
+		row->attempts + 1 >= np_relay_max_attempts;
+}
+
+static void
+fail_row(NpOutboxRow *row, const char *sqlstate, const char *error)
+{
+	row->state = NP_ROW_FAILED;
+	row->sqlstate = MemoryContextStrdup(batch->context, sqlstate);
+	row->error = MemoryContextStrdup(batch->context, error);
+	row->is_hopeless = is_hopeless(row, sqlstate);
+}
+
+/* ---- Order ---------------------------------------------------------------------------- */
+
+static int
+compare_subjects(const void *a, const void *b)
+{
+	const NpOutboxRow *first = &batch->rows[*(const int *) a];
+	const NpOutboxRow *second = &batch->rows[*(const int *) b];
+	int			order = memcmp(first->subject.data, second->subject.data,
+							   Min(first->subject.length, second->subject.length));
+
+	if (order == 0)
+		order = (int) first->subject.length - (int) second->subject.length;
+	return order != 0 ? order : *(const int *) a - *(const int *) b;
+}
+
+static bool
+same_subject(int a, int b)
+{
+	NpSpan		first = batch->rows[a].subject;
+	NpSpan		second = batch->rows[b].subject;
+
+	return first.length == second.length && memcmp(first.data, second.data, first.length) == 0;
+}
+
+/* Only the first row of each subject can go at once; it leads to the others. */
+static void
+chain_subjects(void)
+{
+	int		   *sorted = palloc(sizeof(int) * batch->count);
+	bool	   *follows = palloc0(sizeof(bool) * batch->count);
+
+	for (int i = 0; i < batch->count; i++)
+		sorted[i] = i;
+	qsort(sorted, batch->count, sizeof(int), compare_subjects);
+	for (int i = 1; i < batch->count; i++)
+	{
+		if (!same_subject(sorted[i - 1], sorted[i]))
+			continue;
+		batch->rows[sorted[i - 1]].next = sorted[i];
+		follows[sorted[i]] = true;
+	}
+	for (int i = 0; i < batch->count; i++)
+		if (!follows[i])
+			ready[ready_count++] = i;
+}
+
+static void
+begin(NpOutboxBatch *new_batch, bool ordered)
+{
+	batch = new_batch;
+	ready = palloc(sizeof(int) * batch->count);
+	sent = palloc(sizeof(int) * batch->count);
+	ready_count = ready_sent = sent_count = in_flight = 0;
+	if (ordered)
+		chain_subjects();
+	else
+		for (int i = 0; i < batch->count; i++)
+			ready[ready_count++] = i;
+}
+
+/* The row behind this one may go. */
+static void
+release_next(const NpOutboxRow *row)
+{
+	if (row->next != 0)
+		ready[ready_count++] = row->next;
+}
+
+/* ---- Results --------------------------------------------------------------------------- */
+
+static NpOutboxRow *
+find_sent(uint64 token)
+{
+	int			low = 0;
+	int			high = sent_count - 1;
+
+	while (low <= high)
+	{
+		int			middle = (low + high) / 2;
+		NpOutboxRow *row = &batch->rows[sent[middle]];
+
+		if (row->token == token)
+			return row;
+		if (row->token < token)
+			low = middle + 1;
+		else
+			high = middle - 1;
+	}
+	return NULL;
+}
+
+/* A row that was sent has come to its end; called while messages are received. */
+static void
+on_result(const NpResult *result)
+{
+	NpOutboxRow *row = find_sent(result->token);
+	const char *sqlstate;
+
+	if (row == NULL)
+		return;					/* of an earlier batch */
+	in_flight--;
+	if (result->acked)
+		row->state = NP_ROW_STORED;
+	else
+	{
+		sqlstate = np_failure_sqlstate(&result->failure);
+		if (is_of_row(sqlstate))
+			fail_row(row, sqlstate, result->failure.text);
+		else
+			row->state = NP_ROW_UNSENT;
+	}
+	if (row->state == NP_ROW_STORED || row->is_hopeless)
+		release_next(row);
+}
+
+/* ---- Sending ----------------------------------------------------------------------------- */
+
+static void
+send_row(NpOutboxRow *row)
+{
+	NpMessageOptions options = {.headers = row->headers,.msg_id = row->msg_id};
+	NpMessage	message;
+
+	np_message_build(&message, row->subject, row->payload, &options);
+	row->token = np_delivery_next_token();
+	row->state = NP_ROW_SENT;
+	sent[sent_count++] = row - batch->rows;
+	in_flight++;
+	np_publish_relayed(&message);
+}
+
+/* An error came instead of a token: it is the next one's. */
+static void
+take_back(NpOutboxRow *row)
+{
+	if (row->state != NP_ROW_SENT || np_window_find(np_delivery_window(), row->token) != NULL)
+		return;
+	row->state = NP_ROW_UNSENT;
+	sent_count--;
+	in_flight--;
+}
+
+static const char *
+describe(const ErrorData *error)
+{
+	if (error->detail == NULL)
+		return pstrdup(error->message);
+	return psprintf("%s (%s)", error->message, error->detail);
+}
+
+/* Send a row; false: something is wrong that is not the row's fault. */
+static bool
+try_send_row(NpOutboxRow *row, const char **problem)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *error = NULL;
+	const char *sqlstate;
+
+	PG_TRY();
+	{
+		send_row(row);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		take_back(row);
+	}
+	PG_END_TRY();
+	if (error == NULL)
+		return true;
+	sqlstate = unpack_sql_state(error->sqlerrcode);
+	if (!is_of_row(sqlstate))
+	{
+		*problem = describe(error);
+		return false;
+	}
+	fail_row(row, sqlstate, describe(error));
+	if (row->is_hopeless)
+		release_next(row);
+	return true;
+}
+
+static bool
+can_go_on(void)
+{
+	return ready_sent < ready_count || in_flight == 0;
+}
+
+static bool
+send_all(const char **problem)
+{
+	for (;;)
+	{
+		while (ready_sent < ready_count)
+			if (!try_send_row(&batch->rows[ready[ready_sent++]], problem))
+				return false;
+		if (in_flight == 0)
+			return true;
+		if (!np_session_wait(can_go_on, np_ack_timeout, NP_FOREVER))
+		{
+			uint64		next = 0;
+
+			*problem = np_session_explain(np_window_next(np_delivery_window(), &next)).text;
+			return false;
+		}
+	}
+}
+
+/* What is still in the window is published again with another batch. */
+static void
+forget_in_flight(void)
+{
+	NpPending  *pending;
+	uint64		next = 0;
+
+	np_delivery_listen_to_relay(NULL);
+	while (np_delivery_connection() != NULL && (pending = np_window_next(np_delivery_window(), &next)) != NULL)
+	{
+		NpOutboxRow *row = find_sent(pending->token);
+
+		if (row != NULL)
+			row->state = NP_ROW_UNSENT;
+		if (pending->mode == NP_RELAYED)
+			np_delivery_drop(pending);
+	}
+}
+
+/*
+ * Publish the rows of a batch and wait for what becomes of them, which their
+ * states then tell; `ordered` keeps the order of each subject.
+ *
+ * False: *problem (palloc'd) kept rows from being sent or answered.  Raises what an
+ * interrupt raises.
+ */
+bool
+np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, const char **problem)
+{
+	bool		complete = false;
+
+	begin(new_batch, ordered);
+	np_delivery_listen_to_relay(on_result);
+	PG_TRY();
+	{
+		complete = send_all(problem);
+	}
+	PG_FINALLY();
+	{
+		forget_in_flight();
+	}
+	PG_END_TRY();
+	return complete;
+}

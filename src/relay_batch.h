@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_batch.h
+ *	  Publishing a batch of rows of the outbox.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_RELAY_BATCH_H
+#define NP_RELAY_BATCH_H
+
+#include "utils/jsonb.h"
+
+#include "report.h"
+#include "types.h"
+
+typedef enum NpRowState
+{
+	NP_ROW_UNSENT,				/* also what is not known to be stored */
+	NP_ROW_SENT,
+	NP_ROW_STORED,
+	NP_ROW_FAILED
+} NpRowState;
+
+typedef struct NpOutboxRow
+{
+	int64		id;
+	int			attempts;		/* before this one */
+	NpSpan		subject;		/* UTF-8 */
+	NpSpan		payload;		/* absent: NULL */
+	NpSpan		msg_id;			/* UTF-8 */
+	Jsonb	   *headers;		/* NULL: none */
+
+	NpRowState	state;
+	const char *sqlstate;		/* of one that failed ... */
+	const char *error;
+	bool		is_hopeless;	/* ... and will not be tried again */
+	uint64		token;			/* of one that was sent */
+	int			next;			/* of the same subject in the batch; 0: none */
+} NpOutboxRow;
+
+typedef struct NpOutboxBatch
+{
+	MemoryContext context;		/* of the rows and what belongs to them */
+	NpOutboxRow *rows;			/* by their ids */
+	int			count;
+} NpOutboxBatch;
+
+extern bool np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, const char **problem);
+
+#endif							/* NP_RELAY_BATCH_H */

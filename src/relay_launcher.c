@@ -1,0 +1,221 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_launcher.c
+ *	  The background worker that starts and stops the relays.
+ *
+ * It runs on a primary only (a standby's postmaster starts it at promotion),
+ * and keeps to what the setting relay_databases says: a worker for each of
+ * them that exists, started again with a growing delay when it ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/varlena.h"
+
+#include "relay_launcher.h"
+#include "relay_state.h"
+#include "settings.h"
+#include "wait.h"
+
+PGDLLEXPORT void np_launcher_main(Datum argument);
+
+#define FIRST_DELAY		NP_MILLISECONDS(1000)
+#define LAST_DELAY		NP_MILLISECONDS(60000)
+
+/* A worker that has lived so long did not fail to start. */
+#define SETTLED_AFTER	NP_MILLISECONDS(60000)
+
+/* What the launcher remembers of a slot. */
+typedef struct Relay
+{
+	bool		wanted;
+	bool		is_missing;		/* and that was logged */
+	NpTime		started;
+	NpTime		next_start;
+	NpTime		delay;
+} Relay;
+
+static Relay relays[NP_MAX_RELAYS];
+
+/* ---- Starting and stopping ---------------------------------------------------------- */
+
+static bool
+database_exists(const char *name)
+{
+	Oid			database;
+
+	StartTransactionCommand();
+	database = get_database_oid(name, true);
+	CommitTransactionCommand();
+	return OidIsValid(database);
+}
+
+static void
+register_worker(int slot, const char *database)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_library_name = "nats_publish",
+		.bgw_function_name = "np_relay_main",
+		.bgw_type = "nats_publish relay",
+		.bgw_main_arg = Int32GetDatum(slot),
+		.bgw_notify_pid = MyProcPid
+	};
+	BackgroundWorkerHandle *handle;
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "nats_publish relay for %s", database);
+	strlcpy(worker.bgw_extra, database, BGW_EXTRALEN);
+	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+		return;
+	np_relay_slot_set_error(slot, "no background worker slot is free");
+	ereport(LOG,
+			(errmsg("could not start the nats_publish relay for database \"%s\": no background worker slot is free", database),
+			 errhint("Raise max_worker_processes.")));
+}
+
+static void
+start_worker(int slot, const char *database, NpTime now)
+{
+	Relay	   *relay = &relays[slot];
+
+	relay->delay = Min(Max(relay->delay * 2, FIRST_DELAY), LAST_DELAY);
+	relay->next_start = now + relay->delay;
+	if (database_exists(database))
+	{
+		relay->is_missing = false;
+		relay->started = now;
+		np_relay_slot_set(slot, NP_RELAY_STARTING);
+		register_worker(slot, database);
+		return;
+	}
+	np_relay_slot_set(slot, NP_RELAY_NO_DATABASE);
+	if (!relay->is_missing)
+		ereport(LOG,
+				(errmsg("database \"%s\" of nats_publish.relay_databases does not exist", database)));
+	relay->is_missing = true;
+}
+
+static void
+mark_wanted(void)
+{
+	List	   *names;
+	ListCell   *cell;
+
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+		relays[i].wanted = false;
+	/* the check hook has seen that it is a list */
+	if (!SplitIdentifierString(pstrdup(np_relay_databases), ',', &names))
+		return;
+	foreach(cell, names)
+	{
+		int			slot = np_relay_slot_for(lfirst(cell));
+
+		if (slot >= 0)
+			relays[slot].wanted = true;
+		else
+			ereport(LOG,
+					(errmsg("nats_publish.relay_databases has more than %d databases: none is relayed for \"%s\"",
+							NP_MAX_RELAYS, (char *) lfirst(cell))));
+	}
+}
+
+/* Start what is due and stop what is not wanted; returns when to look again. */
+static NpTime
+keep_workers(void)
+{
+	NpTime		now = np_now();
+	NpTime		next = NP_FOREVER;
+
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	{
+		NpRelayStatus status = np_relay_status(i);
+		Relay	   *relay = &relays[i];
+
+		if (status.name[0] == '\0')
+			continue;
+		if (!relay->wanted)
+		{
+			memset(relay, 0, sizeof(*relay));
+			if (status.pid != 0)
+				(void) kill(status.pid, SIGTERM);
+			np_relay_slot_free(i);
+			/* until it has left its slot */
+			next = Min(next, now + FIRST_DELAY);
+		}
+		else if (status.pid != 0)
+		{
+			if (now - relay->started > SETTLED_AFTER)
+				relay->delay = 0;
+		}
+		else
+		{
+			if (now >= relay->next_start)
+				start_worker(i, status.name, now);
+			next = Min(next, relay->next_start);
+		}
+	}
+	return next;
+}
+
+/* ---- The process ------------------------------------------------------------------------ */
+
+/* The launcher.  SIGTERM ends it as it ends a backend. */
+void
+np_launcher_main(Datum argument)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "nats_publish launcher",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	MemoryContextSwitchTo(context);
+	mark_wanted();
+	for (;;)
+	{
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			mark_wanted();
+		}
+		np_sleep(keep_workers());
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(context);
+	}
+}
+
+/* To be called while the library is preloaded. */
+void
+np_launcher_register(void)
+{
+	BackgroundWorker worker = {
+		.bgw_name = "nats_publish launcher",
+		.bgw_type = "nats_publish launcher",
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = 5,
+		.bgw_library_name = "nats_publish",
+		.bgw_function_name = "np_launcher_main"
+	};
+
+	RegisterBackgroundWorker(&worker);
+}
