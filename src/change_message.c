@@ -43,6 +43,7 @@ typedef struct Transaction
 	TimestampTz start;
 	char		id_text[24];
 	char		time[MAXDATELEN + 1];	/* in UTC, without the offset */
+	char		json[MAXDATELEN + 64];	/* the end of the JSON */
 } Transaction;
 
 static const Transaction *
@@ -59,6 +60,7 @@ current_transaction(void)
 	snprintf(current.id_text, sizeof(current.id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
 	JsonEncodeDateTime(current.time, TimestampTzGetDatum(current.start), TIMESTAMPTZOID, &utc);
 	current.time[strlen(current.time) - strlen("+00:00")] = '\0';
+	snprintf(current.json, sizeof(current.json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", current.id_text, current.time);
 	return &current;
 }
 
@@ -306,11 +308,48 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 
 /* ---- Payloads ------------------------------------------------------------------------------ */
 
+/*
+ * The key as row_to_json would have it.  Most keys are an integer or a string,
+ * and of these there is no need to make a row.
+ */
 static void
-append_field(StringInfo json, const char *name, const NpRowShape *shape, TupleTableSlot *slot)
+append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
 {
-	appendStringInfo(json, ",\"%s\":", name);
-	append_row(json, shape, slot);
+	const char *separator = "{";
+
+	if (!plan->key_is_plain)
+	{
+		append_row(json, &plan->key, slot);
+		return;
+	}
+	for (int i = 0; i < plan->key_count; i++)
+	{
+		NpColumn   *column = &plan->key_columns[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column->index + 1, &isnull);
+
+		appendStringInfoString(json, separator);
+		appendStringInfoString(json, plan->json_names[column->index]);
+		appendStringInfoChar(json, ':');
+		if (isnull)
+			appendStringInfoString(json, "null");
+		else if (np_column_is_integer(column))
+			appendStringInfoString(json, OutputFunctionCall(&column->output, value));
+		else
+			escape_json(json, OutputFunctionCall(&column->output, value));
+		separator = ",";
+	}
+	appendStringInfoChar(json, '}');
+}
+
+/* Whole or its key, as the shape is. */
+static void
+append_old(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
+{
+	if (shape == &plan->key)
+		append_key(json, plan, slot);
+	else
+		append_row(json, shape, slot);
 }
 
 static void
@@ -351,48 +390,64 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, c
 {
 	const NpRowShape *old = old_shape(plan, change, difference);
 
-	appendStringInfo(json, "{\"op\":\"%s\",\"schema\":%s,\"table\":%s",
-					 np_change_op_name(change->op), plan->schema, plan->table);
+	appendStringInfoString(json, plan->beginnings[change->op]);
 	if (plan->key_count > 0 && current_row(change) != NULL)
-		append_field(json, "key", &plan->key, current_row(change));
+	{
+		appendStringInfoString(json, ",\"key\":");
+		append_key(json, plan, current_row(change));
+	}
 	if (change->new != NULL)
-		append_field(json, "new", &plan->row, change->new);
+	{
+		appendStringInfoString(json, ",\"new\":");
+		append_row(json, &plan->row, change->new);
+	}
 	/* the key of a deleted row is there already */
 	if (old != NULL && (plan->old || change->op != NP_DELETE))
-		append_field(json, "old", old, change->old);
+	{
+		appendStringInfoString(json, ",\"old\":");
+		append_old(json, plan, old, change->old);
+	}
 	if (difference->changed != NULL)
 		append_changed(json, plan, difference->changed);
-	appendStringInfo(json, ",\"xid\":%s,\"ts\":\"%s+00:00\"}",
-					 current_transaction()->id_text, current_transaction()->time);
-}
-
-static void
-append_debezium_row(StringInfo json, const char *name, const NpRowShape *shape, TupleTableSlot *slot)
-{
-	appendStringInfo(json, "\"%s\":", name);
-	if (shape != NULL && slot != NULL)
-		append_row(json, shape, slot);
-	else
-		appendStringInfoString(json, "null");
-	appendStringInfoChar(json, ',');
+	appendStringInfoString(json, current_transaction()->json);
 }
 
 static void
 append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
 {
 	static const char ops[] = {[NP_INSERT] = 'c', [NP_UPDATE] = 'u', [NP_DELETE] = 'd', [NP_TRUNCATE] = 't'};
+	const NpRowShape *old = old_shape(plan, change, difference);
 
-	appendStringInfoChar(json, '{');
-	append_debezium_row(json, "before", old_shape(plan, change, difference), change->old);
-	append_debezium_row(json, "after", &plan->row, change->new);
-	appendStringInfo(json, "\"source\":{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"ts_ms\":" INT64_FORMAT
-					 ",\"snapshot\":\"false\",\"db\":%s,\"schema\":%s,\"table\":%s,\"txId\":%s,\"lsn\":" UINT64_FORMAT
-					 ",\"xmin\":null}",
-					 NP_VERSION, plan->database, milliseconds_since_1970(current_transaction()->start),
-					 plan->database, plan->schema, plan->table, current_transaction()->id_text,
-					 GetXLogInsertRecPtr());
+	appendStringInfoString(json, "{\"before\":");
+	if (old != NULL)
+		append_old(json, plan, old, change->old);
+	else
+		appendStringInfoString(json, "null");
+	appendStringInfoString(json, ",\"after\":");
+	if (change->new != NULL)
+		append_row(json, &plan->row, change->new);
+	else
+		appendStringInfoString(json, "null");
+	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
+					 plan->source, milliseconds_since_1970(current_transaction()->start),
+					 current_transaction()->id_text, GetXLogInsertRecPtr());
 	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":null}",
 					 ops[change->op], milliseconds_since_1970(GetCurrentTimestamp()));
+}
+
+/* A column alone: bytea as it is, anything else as text. */
+static NpSpan
+payload_of_column(const NpColumn *column, TupleTableSlot *row)
+{
+	bool		isnull;
+	bytea	   *bytes;
+
+	if (row == NULL || slot_attisnull(row, column->index + 1))
+		return (NpSpan) {NULL, 0};
+	if (column->base_type != BYTEAOID)
+		return column_text(column, row);
+	bytes = DatumGetByteaPP(slot_getattr(row, column->index + 1, &isnull));
+	return (NpSpan) {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)};
 }
 
 static NpSpan
@@ -400,6 +455,8 @@ make_payload(const NpChangePlan *plan, const NpChange *change, const Difference 
 {
 	StringInfoData json;
 
+	if (plan->has_payload)
+		return payload_of_column(&plan->payload, current_row(change));
 	initStringInfo(&json);
 	if (plan->format == NP_FORMAT_DEBEZIUM)
 		append_debezium(&json, plan, change, difference);

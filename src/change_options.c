@@ -156,6 +156,16 @@ parse_old(NpChangeOptions *options, const char *value)
 	options->old = parse_boolean("old", value);
 }
 
+static void
+parse_payload(NpChangeOptions *options, const char *value)
+{
+	List	   *columns = parse_columns("payload", value);
+
+	if (list_length(columns) != 1)
+		np_raise_input("option payload is not one column: \"%s\"", value);
+	options->payload = linitial(columns);
+}
+
 typedef struct Option
 {
 	const char *name;
@@ -172,6 +182,7 @@ static const Option known_options[] = {
 	{"msg_id", parse_msg_id},
 	{"headers", parse_headers_option},
 	{"old", parse_old},
+	{"payload", parse_payload},
 };
 
 /* The option that an argument begins with; its value is behind the "=". */
@@ -213,6 +224,8 @@ np_change_options_parse(NpChangeOptions *options, int count, char **arguments)
 		given[option] = true;
 		known_options[option].parse(options, strchr(arguments[i], '=') + 1);
 	}
+	if (options->payload != NULL && options->format != NP_FORMAT_JSON)
+		np_raise_input("options payload and format are both given");
 	if (options->subject == NULL)
 		options->subject = pstrdup(NP_DEFAULT_SUBJECT);
 }

@@ -42,6 +42,7 @@ typedef struct NpChangeOptions
 	char	   *msg_id;			/* a template, or NULL */
 	Jsonb	   *headers;		/* an object of templates, or NULL */
 	bool		old;
+	char	   *payload;		/* a column that is the message, or NULL */
 } NpChangeOptions;
 
 extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);

@@ -15,6 +15,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -168,6 +169,19 @@ mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 					marked);
 }
 
+bool
+np_column_is_integer(const NpColumn *column)
+{
+	return column->base_type == INT2OID || column->base_type == INT4OID || column->base_type == INT8OID;
+}
+
+static bool
+is_string(const NpColumn *column)
+{
+	return column->base_type == TEXTOID || column->base_type == VARCHAROID || column->base_type == BPCHAROID ||
+		column->base_type == UUIDOID;
+}
+
 /* The columns of the key: the option, the primary key, or the replica identity. */
 static void
 find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
@@ -185,9 +199,17 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 			mark_replica_identity(source, ignored, plan->is_key);
 	}
 	plan->key_columns = palloc0(sizeof(NpColumn) * plan->column_count);
+	plan->key_is_plain = true;
 	for (int i = 0; i < plan->column_count; i++)
-		if (plan->is_key[i])
-			prepare_column(source, i, &plan->key_columns[plan->key_count++]);
+	{
+		NpColumn   *column = &plan->key_columns[plan->key_count];
+
+		if (!plan->is_key[i])
+			continue;
+		prepare_column(source, i, column);
+		plan->key_is_plain &= np_column_is_integer(column) || is_string(column);
+		plan->key_count++;
+	}
 	if (plan->key_count > 0)
 		make_shape(source, plan->is_key, &plan->key);
 }
@@ -408,9 +430,12 @@ append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
 static void
 write_constants(const Source *source, NpChangePlan *plan)
 {
-	plan->schema = json_string(source->schema);
-	plan->table = json_string(source->table);
-	plan->database = json_string(get_database_name(MyDatabaseId));
+	const char *schema = json_string(source->schema);
+	const char *table = json_string(source->table);
+	const char *database = json_string(get_database_name(MyDatabaseId));
+
+	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
+						  "\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
 	{
 		StringInfoData lines;
@@ -422,6 +447,7 @@ write_constants(const Source *source, NpChangePlan *plan)
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
 			append_cloudevents(&lines, source, op);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
+		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
 	}
 }
 
@@ -451,6 +477,11 @@ np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *opt
 	plan->format = options->format;
 	plan->old = options->old;
 	find_columns(&source, plan);
+	if (options->payload != NULL)
+	{
+		plan->has_payload = true;
+		prepare_column(&source, find_column(&source, "payload", options->payload), &plan->payload);
+	}
 	require_key(&source, plan, trigger_type);
 	compile_template(&source, "subject", options->subject, np_encode_token, &plan->subject);
 	if (options->msg_id != NULL)

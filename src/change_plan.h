@@ -73,6 +73,8 @@ typedef struct NpChangePlan
 	NpDelivery	delivery;
 	NpChangeFormat format;
 	bool		old;
+	bool		has_payload;	/* a column instead of the format */
+	NpColumn	payload;
 	NpPlanTemplate subject;
 	NpPlanTemplate msg_id;		/* count 0: none */
 	int			header_count;
@@ -83,6 +85,7 @@ typedef struct NpChangePlan
 	NpRowShape	key;
 	int			key_count;		/* 0: there is none */
 	NpColumn   *key_columns;
+	bool		key_is_plain;	/* integers and strings: JSON without a row */
 
 	/* by a column's place in a slot */
 	int			column_count;
@@ -92,13 +95,13 @@ typedef struct NpChangePlan
 	const char **json_names;	/* with quotes, in the database's encoding */
 
 	/* what is the same in all messages */
-	const char *schema;			/* JSON strings, in the database's encoding */
-	const char *table;
-	const char *database;
+	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
+	const char *source;			/* of Debezium's, its beginning */
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;
 
 extern const char *np_change_op_name(NpChangeOp op);
+extern bool np_column_is_integer(const NpColumn *column);
 extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
 										 int16 trigger_type);
 

@@ -48,7 +48,8 @@ enum
 	ARG_MSG_ID,
 	ARG_HEADERS,
 	ARG_OLD,
-	ARG_EVENTS
+	ARG_EVENTS,
+	ARG_PAYLOAD
 };
 
 /* The columns of nats_change_options(). */
@@ -63,6 +64,7 @@ enum
 	OPTION_MSG_ID,
 	OPTION_HEADERS,
 	OPTION_OLD,
+	OPTION_PAYLOAD,
 	OPTION_ERROR,
 	OPTION_COUNT
 };
@@ -215,6 +217,8 @@ make_trigger_arguments(FunctionCallInfo fcinfo)
 	arguments = add_argument(arguments, "headers", headers);
 	if (!PG_ARGISNULL(ARG_OLD) && PG_GETARG_BOOL(ARG_OLD))
 		arguments = add_argument(arguments, "old", "true");
+	if (!PG_ARGISNULL(ARG_PAYLOAD))
+		arguments = add_argument(arguments, "payload", quote_identifier(get_string_or_null(fcinfo, ARG_PAYLOAD)));
 	return arguments;
 }
 
@@ -481,6 +485,11 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	{
 		values[OPTION_MSG_ID] = CStringGetTextDatum(options->msg_id);
 		nulls[OPTION_MSG_ID] = false;
+	}
+	if (options->payload != NULL)
+	{
+		values[OPTION_PAYLOAD] = CStringGetTextDatum(options->payload);
+		nulls[OPTION_PAYLOAD] = false;
 	}
 	if (options->headers != NULL)
 	{

@@ -85,7 +85,8 @@ is_deeply([ sort keys %documented ], [ sort keys %existing ], 'the table of sett
 foreach my $name (sort keys %existing)
 {
 	is($documented{$name}[0], $existing{$name}[0], "default of $name");
-	like($documented{$name}[1], $existing{$name}[1] eq 'superuser' ? qr/^superuser/ : qr/^user/, "who sets $name");
+	like($documented{$name}[1], { superuser => qr/^superuser/, user => qr/^user/, sighup => qr/^configuration file/ }->{$existing{$name}[1]},
+		"who sets $name");
 }
 
 my $functions = $node->safe_psql('postgres', <<'END');
