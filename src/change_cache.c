@@ -95,7 +95,7 @@ remove_stale(void)
 static void
 initialize(void)
 {
-	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(Entry), .hcxt = CacheMemoryContext};
+	HASHCTL		control = {.keysize = sizeof(Oid),.entrysize = sizeof(Entry),.hcxt = CacheMemoryContext};
 
 	if (entries != NULL)
 		return;

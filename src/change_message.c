@@ -415,7 +415,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, c
 static void
 append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
 {
-	static const char ops[] = {[NP_INSERT] = 'c', [NP_UPDATE] = 'u', [NP_DELETE] = 'd', [NP_TRUNCATE] = 't'};
+	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't'};
 	const NpRowShape *old = old_shape(plan, change, difference);
 
 	appendStringInfoString(json, "{\"before\":");

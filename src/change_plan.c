@@ -435,7 +435,7 @@ write_constants(const Source *source, NpChangePlan *plan)
 	const char *database = json_string(get_database_name(MyDatabaseId));
 
 	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
-						  "\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
+							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
 	{
 		StringInfoData lines;

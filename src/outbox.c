@@ -300,7 +300,7 @@ fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(after)};
 	const char *query = ordered ? psprintf(READ_ORDERED IN_ORDER, extension_schema, extension_schema) :
-		psprintf(READ_ANY IN_ORDER, extension_schema);
+	psprintf(READ_ANY IN_ORDER, extension_schema);
 	Portal		cursor = SPI_cursor_open_with_args(NULL, query, 1, types, values, NULL, true, 0);
 	size_t		bytes = 0;
 

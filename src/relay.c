@@ -44,6 +44,7 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
 
 static int	slot;
+static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: the last round went well */
 static NpTime last_full_look;	/* when rows were read from the first one on */
 static int64 floor_id;			/* nothing is expected up to this id, for a while */
@@ -55,18 +56,20 @@ tell_problem(const char *problem)
 {
 	np_relay_slot_set_error(slot, problem);
 	np_relay_slot_set(slot, NP_RELAY_WAITING);
-	if (pause_after_error == 0)
+	if (!is_failing)
 		ereport(LOG,
 				(errmsg("nats_publish relay cannot publish: %s", problem),
 				 errdetail("It tries again until it can.")));
+	is_failing = true;
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), LAST_PAUSE);
 }
 
 static void
 tell_success(void)
 {
-	if (pause_after_error > 0)
+	if (is_failing)
 		ereport(LOG, (errmsg("nats_publish relay publishes again")));
+	is_failing = false;
 	pause_after_error = 0;
 	np_relay_slot_set_url(slot, np_connection_identity(np_delivery_connection()).url);
 }
@@ -112,7 +115,7 @@ publish_batch(NpOutboxBatch *batch)
 		np_relay_slot_set_error(slot, outcome.error);
 	if (!complete)
 		tell_problem(problem);
-	else if (np_delivery_connection() != NULL)
+	else if (outcome.published > 0)
 		tell_success();
 	note_floor(batch, complete);
 	pgstat_report_stat(false);
@@ -141,6 +144,7 @@ run_round(NpOutboxBatch *batch)
 		publish_batch(batch);
 		return 0;
 	}
+	pause_after_error = 0;
 	if (floor > 0)
 	{
 		/* the end of a backlog: what is before it? */
@@ -167,7 +171,6 @@ try_round(NpOutboxBatch *batch)
 		ErrorData  *error;
 
 		MemoryContextSwitchTo(context);
-		EmitErrorReport();
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();

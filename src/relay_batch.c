@@ -32,6 +32,7 @@ static int	ready_sent;
 static int *sent;				/* rows by their tokens, which only grow */
 static int	sent_count;
 static int	in_flight;
+static const char *doubt;		/* why something is not known to be stored; NULL: nothing */
 
 /* ---- Faults ------------------------------------------------------------------------- */
 
@@ -51,15 +52,16 @@ is_of_row(const char *sqlstate)
 }
 
 /*
- * What was wrong with the row itself stays wrong.  A stream that is missing
- * (42704) or full, and a server without resources (53), are waited for.
+ * What was wrong with the row itself stays wrong.  What somebody can mend on
+ * the other side is waited for: a missing stream or permission (42), a full
+ * stream (53), a feature that is switched off (0A).
  */
 static bool
 is_hopeless(const NpOutboxRow *row, const char *sqlstate)
 {
 	if (is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54"))
 		return true;
-	return strcmp(sqlstate, "42704") != 0 && !is_of_class(sqlstate, "53") &&
+	return !is_of_class(sqlstate, "42") && !is_of_class(sqlstate, "53") && !is_of_class(sqlstate, "0A") &&
 		row->attempts + 1 >= np_relay_max_attempts;
 }
 
@@ -125,6 +127,7 @@ begin(NpOutboxBatch *new_batch, bool ordered)
 	ready = palloc(sizeof(int) * batch->count);
 	sent = palloc(sizeof(int) * batch->count);
 	ready_count = ready_sent = sent_count = in_flight = 0;
+	doubt = NULL;
 	if (ordered)
 		chain_subjects();
 	else
@@ -181,7 +184,10 @@ on_result(const NpResult *result)
 		if (is_of_row(sqlstate))
 			fail_row(row, sqlstate, result->failure.text);
 		else
+		{
 			row->state = NP_ROW_UNSENT;
+			doubt = MemoryContextStrdup(batch->context, result->failure.text);
+		}
 	}
 	if (row->state == NP_ROW_STORED || row->is_hopeless)
 		release_next(row);
@@ -222,6 +228,18 @@ describe(const ErrorData *error)
 	return psprintf("%s (%s)", error->message, error->detail);
 }
 
+/* What is wrong with the connection is no row's fault, whatever its SQLSTATE. */
+static bool
+have_connection(const char **problem)
+{
+	NpFailure	failure;
+
+	if (np_session_ready(true, &failure))
+		return true;
+	*problem = failure.detail == NULL ? failure.text : psprintf("%s (%s)", failure.text, failure.detail);
+	return false;
+}
+
 /* Send a row; false: something is wrong that is not the row's fault. */
 static bool
 try_send_row(NpOutboxRow *row, const char **problem)
@@ -229,6 +247,9 @@ try_send_row(NpOutboxRow *row, const char **problem)
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *error = NULL;
 	const char *sqlstate;
+
+	if (!np_connection_is_open(np_delivery_begin()) && !have_connection(problem))
+		return false;
 
 	PG_TRY();
 	{
@@ -271,7 +292,10 @@ send_all(const char **problem)
 			if (!try_send_row(&batch->rows[ready[ready_sent++]], problem))
 				return false;
 		if (in_flight == 0)
-			return true;
+		{
+			*problem = doubt;
+			return doubt == NULL;
+		}
 		if (!np_session_wait(can_go_on, np_ack_timeout, NP_FOREVER))
 		{
 			uint64		next = 0;

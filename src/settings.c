@@ -247,7 +247,7 @@ define_relay_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("nats_publish.relay_max_attempts",
 							"After so many refused attempts a message is moved to nats_outbox_dead.",
-							"A missing or full stream and an unreachable server are waited for without end.",
+							"A missing or full stream, a missing permission and an unreachable server are waited for without end.",
 							&np_relay_max_attempts, 10, 1, 1000000,
 							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);

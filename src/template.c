@@ -23,7 +23,13 @@
 static NpTemplatePart
 part(NpTemplatePartKind kind, const char *data, size_t length)
 {
-	return (NpTemplatePart) {kind, {data, length}};
+	return (NpTemplatePart)
+	{
+		kind,
+		{
+			data, length
+		}
+	};
 }
 
 static NpTemplatePart
