@@ -192,14 +192,14 @@ enum
  * $1: rows behind this id.  In order, a row does not overtake an earlier one
  * of its subject that is to be tried again, whether its time has come or not.
  */
-#define READ_ANY \
+#define READ \
 	"SELECT id, subject, payload, headers, msg_id, attempts FROM %s.nats_outbox AS o" \
 	" WHERE id > $1 AND (next_attempt_at IS NULL OR next_attempt_at <= now())"
-#define READ_ORDERED READ_ANY \
+#define READ_ANY READ " ORDER BY id"
+#define READ_ORDERED READ \
 	" AND NOT EXISTS (SELECT FROM %s.nats_outbox AS earlier" \
 	" WHERE earlier.next_attempt_at IS NOT NULL AND earlier.subject = o.subject AND earlier.id < o.id" \
-	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1))"
-#define IN_ORDER " ORDER BY id"
+	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1)) ORDER BY id"
 
 static char *extension_schema;	/* quoted; as of the last np_outbox_read */
 
@@ -299,8 +299,7 @@ fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
 {
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(after)};
-	const char *query = ordered ? psprintf(READ_ORDERED IN_ORDER, extension_schema, extension_schema) :
-	psprintf(READ_ANY IN_ORDER, extension_schema);
+	const char *query = psprintf(ordered ? READ_ORDERED : READ_ANY, extension_schema, extension_schema);
 	Portal		cursor = SPI_cursor_open_with_args(NULL, query, 1, types, values, NULL, true, 0);
 	size_t		bytes = 0;
 

@@ -23,13 +23,9 @@
 static NpTemplatePart
 part(NpTemplatePartKind kind, const char *data, size_t length)
 {
-	return (NpTemplatePart)
-	{
-		kind,
-		{
-			data, length
-		}
-	};
+	NpTemplatePart result = {.kind = kind,.text = {data, length}};
+
+	return result;
 }
 
 static NpTemplatePart

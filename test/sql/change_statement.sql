@@ -149,8 +149,10 @@ DROP FUNCTION echo;
 
 -- Triggers of one's own name the transition tables as they like, ...
 SELECT nats_unpublish_table('items');
-CREATE TRIGGER i AFTER INSERT ON items REFERENCING NEW TABLE AS "New ""Rows" FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change('columns=id');
-CREATE TRIGGER u AFTER UPDATE ON items REFERENCING NEW TABLE AS old OLD TABLE AS new FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change('columns=name');
+CREATE TRIGGER i AFTER INSERT ON items REFERENCING NEW TABLE AS "New ""Rows" FOR EACH STATEMENT
+    EXECUTE FUNCTION nats_publish_change('columns=id');
+CREATE TRIGGER u AFTER UPDATE ON items REFERENCING NEW TABLE AS old OLD TABLE AS new FOR EACH STATEMENT
+    EXECUTE FUNCTION nats_publish_change('columns=name');
 CREATE TRIGGER d AFTER DELETE ON items REFERENCING OLD TABLE AS items FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change();
 CREATE TRIGGER t AFTER TRUNCATE ON items FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change();
 INSERT INTO items VALUES (7, 'seven', 7), (8, 'eight', 8);

@@ -12,11 +12,12 @@ CREATE FUNCTION differences(relation regclass) RETURNS TABLE (id int, field text
     SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
-        SELECT r.id, f.* FROM %s AS r
-        LEFT JOIN (SELECT payload::jsonb -> ''new'' AS new FROM stream_messages(''CHANGE_TYPES'')) AS m ON (m.new ->> ''id'')::int = r.id
+        SELECT published.id, f.* FROM %s AS published
+        LEFT JOIN (SELECT payload::jsonb -> ''new'' AS new FROM stream_messages(''CHANGE_TYPES'')) AS m
+            ON (m.new ->> ''id'')::int = published.id
         CROSS JOIN LATERAL (SELECT key, s.value AS sent, t.value AS stored
-            FROM jsonb_each(m.new) AS s FULL JOIN jsonb_each(to_jsonb(r)) AS t USING (key)) AS f
-        WHERE f.sent IS DISTINCT FROM f.stored ORDER BY r.id, f.key', relation);
+            FROM jsonb_each(m.new) AS s FULL JOIN jsonb_each(to_jsonb(published)) AS t USING (key)) AS f
+        WHERE f.sent IS DISTINCT FROM f.stored ORDER BY published.id, f.key', relation);
     PERFORM nats_jetstream('STREAM.PURGE.CHANGE_TYPES');
 END
 $$;
@@ -27,12 +28,15 @@ SET extra_float_digits = -15;
 SET xmlbinary = hex;
 
 -- Numbers.
-CREATE TABLE numbers (id int PRIMARY KEY, i2 int2, i8 int8, o oid, f4 float4, f8 float8, n numeric, n2 numeric(30, 5), m money, b boolean);
+CREATE TABLE numbers (id int PRIMARY KEY, i2 int2, i8 int8, o oid, f4 float4, f8 float8, n numeric, n2 numeric(30, 5), m money,
+    b boolean);
 SELECT nats_publish_table('numbers', old => true);
 INSERT INTO numbers VALUES
     (0, 0, 0, 0, 0, 0, 0, 0, '0', false),
-    (1, 32767, 9223372036854775807, 4294967295, 3.4028235e38, 1.7976931348623157e308, 99999999999999999999999999999999999999.99, 1.5, '1.50', true),
-    (-1, -32768, -9223372036854775808, 1, -1.17549435e-38, -2.2250738585072014e-308, -0.00000000000000000000000000000000000001, -1.5, '-1.50', false),
+    (1, 32767, 9223372036854775807, 4294967295, 3.4028235e38, 1.7976931348623157e308, 99999999999999999999999999999999999999.99,
+    1.5, '1.50', true),
+    (-1, -32768, -9223372036854775808, 1, -1.17549435e-38, -2.2250738585072014e-308, -0.00000000000000000000000000000000000001,
+    -1.5, '-1.50', false),
     (2, 1, 1, 1, 'NaN', 'NaN', 'NaN', 'NaN', NULL, NULL),
     (3, 1, 1, 1, 'Infinity', 'Infinity', 'Infinity', 1, NULL, NULL),
     (4, 1, 1, 1, '-Infinity', '-Infinity', '-Infinity', 1, NULL, NULL),
@@ -41,7 +45,8 @@ INSERT INTO numbers VALUES
     (7, NULL, NULL, NULL, 1e-45, 5e-324, 1e1000, 1e20, NULL, NULL),
     (8, NULL, NULL, NULL, 1.1, 0.30000000000000004, ('1' || repeat('0', 131071))::numeric, NULL, NULL, NULL),
     (9, NULL, NULL, NULL, 16777216, 9007199254740993, ('0.' || repeat('0', 16382) || '1')::numeric, NULL, NULL, NULL);
-SELECT substring(payload FROM '"f4":.*"n2":[^,]*') AS as_written FROM stream_messages('CHANGE_TYPES') WHERE (payload::json #>> '{new,id}')::int BETWEEN 2 AND 6;
+SELECT substring(payload FROM '"f4":.*"n2":[^,]*') AS as_written FROM stream_messages('CHANGE_TYPES')
+WHERE (payload::json #>> '{new,id}')::int BETWEEN 2 AND 6;
 SELECT * FROM differences('numbers');
 
 -- Texts.
@@ -66,17 +71,21 @@ INSERT INTO bytes VALUES (1, '\x00ff5c', B'101', B'1'), (2, '', B'000', B''), (3
 SELECT * FROM differences('bytes');
 
 -- Dates and times.
-CREATE TABLE times (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, t time, ttz timetz, i interval, ts0 timestamp(0), t3 time(3));
+CREATE TABLE times (id int PRIMARY KEY, d date, ts timestamp, tz timestamptz, t time, ttz timetz, i interval, ts0 timestamp(0),
+    t3 time(3));
 SELECT nats_publish_table('times');
 SET datestyle = 'German';
 SET timezone = 'America/St_Johns';
 INSERT INTO times VALUES
-    (1, '2026-01-02', '2026-01-02 03:04:05.678901', '2026-01-02 03:04:05.678901+00', '03:04:05.678901', '03:04:05.678901+05:30', '1 year 2 mons 3 days 04:05:06.789', '2026-01-02 03:04:05', '03:04:05.678'),
+    (1, '2026-01-02', '2026-01-02 03:04:05.678901', '2026-01-02 03:04:05.678901+00', '03:04:05.678901', '03:04:05.678901+05:30',
+    '1 year 2 mons 3 days 04:05:06.789', '2026-01-02 03:04:05', '03:04:05.678'),
     (2, 'infinity', 'infinity', 'infinity', '00:00', '00:00+00', '0', 'infinity', '00:00'),
     (3, '-infinity', '-infinity', '-infinity', '24:00', '24:00-15:59', '-1 year +1 day -00:00:00.000001', '-infinity', '24:00'),
-    (4, '0044-03-15 BC', '0044-03-15 12:00:00 BC', '0044-03-15 12:00:00+00 BC', '12:00', '12:00-00:30:15', '178000000 years', NULL, NULL),
+    (4, '0044-03-15 BC', '0044-03-15 12:00:00 BC', '0044-03-15 12:00:00+00 BC', '12:00', '12:00-00:30:15', '178000000 years', NULL,
+    NULL),
     (5, '4714-11-24 BC', '4714-11-24 00:00:00 BC', '4714-11-24 00:00:00+00 BC', NULL, NULL, '-178000000 years', NULL, NULL),
-    (6, '5874897-12-31', '294276-12-31 23:59:59.999999', '294276-12-31 23:59:59.999999+00', NULL, NULL, '1 day -1 hour', NULL, NULL),
+    (6, '5874897-12-31', '294276-12-31 23:59:59.999999', '294276-12-31 23:59:59.999999+00', NULL, NULL, '1 day -1 hour', NULL,
+    NULL),
     (7, '10000-01-01', '2026-03-08 02:30', '1850-01-01 00:00+00', NULL, NULL, '36 hours', NULL, NULL);
 SELECT * FROM differences('times');
 RESET datestyle;
@@ -86,7 +95,8 @@ RESET timezone;
 CREATE TABLE jsons (id int PRIMARY KEY, j json, jb jsonb, js json[], jp jsonpath);
 SELECT nats_publish_table('jsons', key => '{id}');
 INSERT INTO jsons VALUES
-    (1, '{"b": 1, "a": [1, 2.50, {"c": null}], "b": 2}', '{"b": 1, "a": [1, 2.50, {"c": null}], "b": 2}', '{"1","null","\"x\""}', '$.a[*] ? (@ > 1)'),
+    (1, '{"b": 1, "a": [1, 2.50, {"c": null}], "b": 2}', '{"b": 1, "a": [1, 2.50, {"c": null}], "b": 2}', '{"1","null","\"x\""}',
+    '$.a[*] ? (@ > 1)'),
     (2, 'null', 'null', NULL, NULL), (3, '"text \u00fc \ud83d\ude04"', '"text \u00fc \ud83d\ude04"', '{}', '$'),
     (4, '1.50', '1.50', '{NULL}', NULL), (5, NULL, NULL, NULL, NULL), (6, 'true', 'false', NULL, NULL), (7, '[]', '{}', NULL, NULL),
     (8, (repeat('[', 100) || repeat(']', 100))::json, (repeat('[', 100) || repeat(']', 100))::jsonb, NULL, NULL);
@@ -113,30 +123,42 @@ CREATE DOMAIN list AS int[];
 CREATE DOMAIN of_domain AS positive;
 CREATE DOMAIN document AS jsonb;
 CREATE TYPE float_range AS RANGE (subtype = float8);
-CREATE TABLE composed (id int PRIMARY KEY, ints int[], grid int[], bs bytea[], dates date[], pairs pair[], p pair, nested nested, nests nested[], m mood,
-    moods mood[], d1 positive, d2 email, d3 blob, d4 instant, d5 span, d6 yes, d7 pair_domain, d8 list, d9 of_domain, d10 document, ds positive[],
-    r int4range, nr numrange, dr daterange, tr tstzrange, fr float_range, mr int4multirange, rs int4range[], flags boolean[], spans interval[], texts text[]);
+CREATE TABLE composed (id int PRIMARY KEY, ints int[], grid int[], bs bytea[], dates date[], pairs pair[], p pair, nested nested,
+    nests nested[], m mood,
+    moods mood[], d1 positive, d2 email, d3 blob, d4 instant, d5 span, d6 yes, d7 pair_domain, d8 list, d9 of_domain, d10 document,
+    ds positive[],
+    r int4range, nr numrange, dr daterange, tr tstzrange, fr float_range, mr int4multirange, rs int4range[], flags boolean[],
+    spans interval[], texts text[]);
 SELECT nats_publish_table('composed');
 INSERT INTO composed VALUES
-    (1, '{1,2,NULL}', '{{1,2},{3,NULL}}', '{"\\x00ff",NULL}', '{2026-01-02,infinity,NULL}', ARRAY[(1, 'a', '\x01'), NULL, (NULL, NULL, NULL)]::pair[], (1, '"', '\xff'),
-        ((1, 'x', NULL), ARRAY[(2, 'y', '\x02')]::pair[], '2026-01-02', 'so "so"'), ARRAY[((1, 'x', NULL), '{}', NULL, 'ok')::nested], 'so "so"',
-        '{sad,NULL,"so \"so\""}', 1, 'a@b', '\x00ff', '2026-01-02 00:00+00', '1 year 1 day', true, (1, 't', '\x03'), '{1,2}', 2, '{"a": 1}', '{1,2}',
-        '[1,5)', '(,1.50]', '[2026-01-02,infinity)', '[2026-01-02 00:00+00,)', '[0.1,0.30000000000000004]', '{[1,2),[3,4)}', '{"[1,2)",empty}', '{t,f,NULL}', '{1 year,-1 day}',
+    (1, '{1,2,NULL}', '{{1,2},{3,NULL}}', '{"\\x00ff",NULL}', '{2026-01-02,infinity,NULL}',
+    ARRAY[(1, 'a', '\x01'), NULL, (NULL, NULL, NULL)]::pair[], (1, '"', '\xff'),
+        ((1, 'x', NULL), ARRAY[(2, 'y', '\x02')]::pair[], '2026-01-02', 'so "so"'),
+        ARRAY[((1, 'x', NULL), '{}', NULL, 'ok')::nested], 'so "so"',
+        '{sad,NULL,"so \"so\""}', 1, 'a@b', '\x00ff', '2026-01-02 00:00+00', '1 year 1 day', true, (1, 't', '\x03'), '{1,2}', 2,
+        '{"a": 1}', '{1,2}',
+        '[1,5)', '(,1.50]', '[2026-01-02,infinity)', '[2026-01-02 00:00+00,)', '[0.1,0.30000000000000004]', '{[1,2),[3,4)}',
+        '{"[1,2)",empty}', '{t,f,NULL}', '{1 year,-1 day}',
         ARRAY['', 'NULL', NULL, '"', '{}', E'\\', 'ü', E'\n']);
 INSERT INTO composed (id, ints, grid, pairs, p, nested, nests, moods, d8, r, mr, rs, texts) VALUES
-    (2, '{}', '[0:1][-1:0]={{1,2},{3,4}}', '{}', (NULL, NULL, NULL), (NULL, NULL, NULL, NULL), '{}', '{}', '{}', 'empty', '{}', '{}', '{}'),
-    (3, '[5:6]={1,2}', '{{{1}},{{2}}}', '{NULL}', NULL, NULL, '{NULL}', '{NULL}', '{NULL}', '(,)', '{(,)}', '{NULL}', '{{a,b},{c,d}}');
+    (2, '{}', '[0:1][-1:0]={{1,2},{3,4}}', '{}', (NULL, NULL, NULL), (NULL, NULL, NULL, NULL), '{}', '{}', '{}', 'empty', '{}',
+    '{}', '{}'),
+    (3, '[5:6]={1,2}', '{{{1}},{{2}}}', '{NULL}', NULL, NULL, '{NULL}', '{NULL}', '{NULL}', '(,)', '{(,)}', '{NULL}',
+    '{{a,b},{c,d}}');
 INSERT INTO composed VALUES (4);
 SELECT * FROM differences('composed');
 
 -- Other types of the server; xml where it is built in.
 SELECT error_of($$SELECT xml '<a/>'$$) = 'no error' AS has_xml \gset
 SELECT CASE WHEN :'has_xml' THEN 'xml' ELSE 'text' END AS xml \gset
-CREATE TABLE others (id int PRIMARY KEY, u uuid, net inet, c cidr, mac macaddr, p point, l lseg, po polygon, ci circle, tv tsvector, tq tsquery,
+CREATE TABLE others (id int PRIMARY KEY, u uuid, net inet, c cidr, mac macaddr, p point, l lseg, po polygon, ci circle,
+    tv tsvector, tq tsquery,
     x :xml, rc regclass, rp regprocedure, ro regrole, lsn pg_lsn, x8 xid8, ti tid, iv int2vector, ov oidvector);
 SELECT nats_publish_table('others');
-INSERT INTO others VALUES (1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '192.168.1.1/24', '::ffff:1.2.3.0/120', '08:00:2b:01:02:03', '(0.1,-2)', '((0.1,0),(1,1))',
-    '((0,0),(1,0.3),(1,1))', '<(0.1,0.2),0.30000000000000004>', 'a:1A "b c":2', 'a & !b:*', '<a b="&quot;">text<!-- c --></a>', 'pg_class', 'lower(text)', 0, '16/B374D848', '18446744073709551615', '(1,2)', '1 2', '3 4');
+INSERT INTO others VALUES (1, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '192.168.1.1/24', '::ffff:1.2.3.0/120', '08:00:2b:01:02:03',
+    '(0.1,-2)', '((0.1,0),(1,1))',
+    '((0,0),(1,0.3),(1,1))', '<(0.1,0.2),0.30000000000000004>', 'a:1A "b c":2', 'a & !b:*', '<a b="&quot;">text<!-- c --></a>',
+    'pg_class', 'lower(text)', 0, '16/B374D848', '18446744073709551615', '(1,2)', '1 2', '3 4');
 INSERT INTO others VALUES (2);
 SELECT * FROM differences('others');
 
@@ -171,10 +193,14 @@ ALTER TABLE big ALTER e SET STORAGE EXTERNAL, ALTER m SET STORAGE MAIN;
 SELECT nats_publish_table('big', old => true);
 CREATE VIEW big_changes AS
 SELECT subject, payload::jsonb -> 'changed' AS changed, payload::jsonb #>> '{new,n}' AS n, kind,
-    length(payload::jsonb -> kind ->> 'e') AS e, length(payload::jsonb -> kind ->> 'm') AS m, length(payload::jsonb -> kind ->> 'x') AS x
-FROM changes('CHANGE_TYPES'), unnest('{old,new}'::text[]) AS kind WHERE payload::jsonb ? kind;
-INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 5000) AS i));
-SELECT pg_column_size(e) > 90000 AS external, pg_column_size(m) < 5000 AS compressed, pg_column_size(x) > 50000 AS "out of line" FROM big;
+    length(payload::jsonb -> kind ->> 'e') AS e, length(payload::jsonb -> kind ->> 'm') AS m,
+    length(payload::jsonb -> kind ->> 'x') AS x
+FROM changes('CHANGE_TYPES') WITH ORDINALITY, unnest('{old,new}'::text[]) AS kind WHERE payload::jsonb ? kind
+ORDER BY ordinality, kind DESC;
+SELECT string_agg(md5(i::text), '') AS noise FROM generate_series(1, 5000) AS i \gset
+INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), :'noise');
+SELECT pg_column_size(e) > 90000 AS external, pg_column_size(m) < 5000 AS compressed, pg_column_size(x) > 50000 AS "out of line"
+FROM big;
 UPDATE big SET n = 2;
 UPDATE big SET e = e || '', m = m || '', x = x || '';
 UPDATE big SET e = overlay(e PLACING 'f' FROM 50000);
@@ -183,14 +209,14 @@ UPDATE big SET id = 2, e = NULL;
 DELETE FROM big;
 SELECT * FROM big_changes;
 SELECT nats_publish_table('big', level => 'statement', old => true);
-INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 5000) AS i));
+INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), :'noise');
 UPDATE big SET n = 2;
 UPDATE big SET e = e || '', m = m || '', x = x || '';
 UPDATE big SET x = x || 'x';
 DELETE FROM big;
 SELECT * FROM big_changes;
 SELECT nats_publish_table('big');
-INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 5000) AS i));
+INSERT INTO big VALUES (1, 1, repeat('e', 100000), repeat('m', 100000), :'noise');
 SELECT count(*) FROM differences('big');
 -- Too big for the server: an error, and no row.
 SELECT error_of($$INSERT INTO big VALUES (2, 1, repeat('e', 2000000))$$) ~ '^54000: ' AS refused;
@@ -214,7 +240,8 @@ UPDATE grown SET later = 2;
 DELETE FROM grown;
 SELECT payload FROM changes('CHANGE_TYPES');
 CREATE TABLE computed (id int GENERATED ALWAYS AS IDENTITY (START 5) PRIMARY KEY, serial serial, price numeric,
-    gross numeric GENERATED ALWAYS AS (price * 2) STORED, class text GENERATED ALWAYS AS (CASE WHEN price > 10 THEN 'dear' ELSE 'cheap' END) STORED);
+    gross numeric GENERATED ALWAYS AS (price * 2) STORED,
+    class text GENERATED ALWAYS AS (CASE WHEN price > 10 THEN 'dear' ELSE 'cheap' END) STORED);
 SELECT nats_publish_table('computed');
 INSERT INTO computed (price) VALUES (1), (20);
 UPDATE computed SET price = 3 WHERE id = 5;
@@ -228,9 +255,10 @@ SELECT payload FROM changes('CHANGE_TYPES');
 SELECT current_setting('server_version_num')::int >= 180000 AS has_virtual \gset
 SELECT CASE WHEN :'has_virtual' THEN 'VIRTUAL' ELSE 'STORED' END AS kind \gset
 CREATE TABLE virtual (a int, v int GENERATED ALWAYS AS (a * 2) :kind, id int PRIMARY KEY);
-SELECT option, CASE WHEN :'has_virtual' THEN left(error_of(format('SELECT nats_publish_table(''virtual'', %s)', option)), 5) ELSE '0A000' END AS error
-FROM unnest(ARRAY[$$columns => '{v}'$$, $$ignore => '{v}'$$, $$key => '{v}'$$, $$subject => 'change_types.{v}'$$, $$msg_id => '{v}'$$,
-    $$headers => '{"A": "{v}"}'$$]) AS option;
+SELECT option, CASE WHEN :'has_virtual' THEN left(error_of(format('SELECT nats_publish_table(''virtual'', %s)', option)), 5)
+    ELSE '0A000' END AS error
+FROM unnest(ARRAY[$$columns => '{v}'$$, $$ignore => '{v}'$$, $$key => '{v}'$$, $$subject => 'change_types.{v}'$$,
+    $$msg_id => '{v}'$$, $$headers => '{"A": "{v}"}'$$]) AS option;
 SELECT nats_publish_table('virtual', old => true);
 INSERT INTO virtual VALUES (1, DEFAULT, 1);
 UPDATE virtual SET a = 2;
@@ -241,8 +269,8 @@ SELECT headers ->> 'A' AS header, kind, value - CASE WHEN :'has_virtual' THEN ''
 FROM changes('CHANGE_TYPES'), jsonb_each(payload::jsonb) AS field (kind, value) WHERE kind IN ('key', 'old', 'new', 'changed');
 
 -- Names that are words of the messages or of SQL, or are no words at all.
-CREATE TABLE "Weird ""Table" ("Weird ""Name" int, op text, "xid" text, "new" text, "größe" text, "select" text, "\" text, " " text, "{""a"":1}" text,
-    PRIMARY KEY ("Weird ""Name", op));
+CREATE TABLE "Weird ""Table" ("Weird ""Name" int, op text, "xid" text, "new" text, "größe" text, "select" text, "\" text, " " text,
+    "{""a"":1}" text, PRIMARY KEY ("Weird ""Name", op));
 SELECT nats_publish_table('"Weird ""Table"', subject => 'change_types.weird.{op}', ignore => '{select}');
 INSERT INTO "Weird ""Table" VALUES (1, 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine');
 UPDATE "Weird ""Table" SET "xid" = '3', "new" = '4', "größe" = '5', "select" = '6', "\" = '7', " " = '8', "{""a"":1}" = '9';

@@ -82,7 +82,8 @@ sub change
 	my $to = $rollbacks ? $key + 3 : $key > $KEYS ? $key : defined $next && $next < $key + 4 ? $next - 1 : $key + 3;
 	my $ordered = "FROM (SELECT id AS key FROM public.c WHERE id BETWEEN $key AND $to ORDER BY id FOR UPDATE) AS s WHERE id = key";
 	my $may_move = $rollbacks || !defined $next;
-	my $kind = rand 100;
+	# a new key is not inserted again
+	my $kind = !$rollbacks && $key > $KEYS ? 45 + rand 55 : rand 100;
 	if ($kind < 30) { return "$INSERT VALUES ($key, " . values_of(@COLUMNS) . ') ON CONFLICT DO NOTHING'; }
 	if ($kind < 38) { return "$INSERT SELECT i, " . values_of(@COLUMNS) . " FROM generate_series($key, $to) i ON CONFLICT DO NOTHING"; }
 	if ($kind < 45) { return "$INSERT VALUES ($key, " . values_of(@COLUMNS) . ') ON CONFLICT (id) DO UPDATE SET ' . set_list(); }
@@ -97,7 +98,7 @@ sub change
 		return "WITH gone AS (DELETE FROM public.c WHERE id = $key RETURNING *) $INSERT SELECT "
 			. join(', ', new_key($rollbacks), @COLUMNS) . ' FROM gone';
 	}
-	if ($kind < 88 && $rollbacks && $node->pg_version >= 15)
+	if ($kind < 88 && $rollbacks)
 	{
 		return "MERGE INTO public.c USING generate_series($key, $to) AS s (key) ON id = key WHEN MATCHED AND n < 0 THEN DELETE"
 			. ' WHEN MATCHED THEN UPDATE SET ' . set_list() . ' WHEN NOT MATCHED THEN INSERT (id, txt) VALUES (key, ' . value('txt') . ')';
@@ -270,9 +271,12 @@ sub replay
 			IS DISTINCT FROM ('c.row.' || coalesce(key::text, '%00'), jsonb_build_array(op), '["public.c"]', jsonb_build_array(xid::text))
 			OR headers -> 'Key' IS DISTINCT FROM jsonb_build_array(key::text) AND key IS NOT NULL LIMIT 10)),
 		'', 'subjects and headers are those of the rows');
-	is($sql->(q(SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND payload -> 'changed' IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY attnum)
+	# a partition has an order of its own
+	my ($changed, $order) = $case{table} ? (q((SELECT jsonb_agg(name ORDER BY name COLLATE "C") FROM jsonb_array_elements_text(payload -> 'changed') AS name)), 'attname')
+		: (q(payload -> 'changed'), 'attnum');
+	is($sql->("SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND $changed IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY $order)
 			FROM pg_attribute WHERE attrelid = 'c'::regclass AND attnum > 0 AND NOT attisdropped
-			AND (old -> attname)::text IS DISTINCT FROM (new -> attname)::text) LIMIT 10)),
+			AND (old -> attname)::text IS DISTINCT FROM (new -> attname)::text) LIMIT 10"),
 		'', 'updates name what has changed') if $old eq 'true' && $format ne 'debezium';
 
 	my %counts = map { split / / } split /\n/, $sql->(q(SELECT op || ' ' || count(*) FROM change GROUP BY op));
