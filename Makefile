@@ -39,7 +39,7 @@ PROVE_FLAGS   += -I test/perl
 
 # The unit tests are plain C, so they run under the sanitizers, without a server.
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
-UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c)
+UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c src/template.c)
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
 	-fsanitize=address,undefined -fno-sanitize-recover=undefined
 
