@@ -72,6 +72,12 @@ milliseconds_since_1970(TimestampTz time)
 
 /* ---- Values ----------------------------------------------------------------------- */
 
+static void
+set_for_now(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 /*
  * A message shall not depend on how the session that wrote the row likes to
  * see it.  As in postgres_fdw set_transmission_modes; returns what
@@ -82,13 +88,15 @@ begin_output_settings(void)
 {
 	int			nest_level;
 
-	if (bytea_output == BYTEA_OUTPUT_HEX && IntervalStyle == INTSTYLE_POSTGRES && extra_float_digits >= 1)
+	if (bytea_output == BYTEA_OUTPUT_HEX && DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
+		extra_float_digits >= 1)
 		return 0;
 	nest_level = NewGUCNestLevel();
-	(void) set_config_option("bytea_output", "hex", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("intervalstyle", "postgres", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	set_for_now("bytea_output", "hex");
+	set_for_now("datestyle", "ISO");
+	set_for_now("intervalstyle", "postgres");
 	if (extra_float_digits < 1)
-		(void) set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		set_for_now("extra_float_digits", "1");
 	return nest_level;
 }
 
@@ -97,33 +105,6 @@ end_output_settings(int nest_level)
 {
 	if (nest_level > 0)
 		AtEOXact_GUC(true, nest_level);
-}
-
-/* A column's value as the JSON has it, without quotes; absent for NULL. */
-static NpSpan
-column_text(const NpColumn *column, TupleTableSlot *slot)
-{
-	bool		isnull;
-	Datum		value = slot_getattr(slot, column->index + 1, &isnull);
-	char		buffer[MAXDATELEN + 1];
-	char	   *text;
-
-	if (isnull)
-		return (NpSpan) {NULL, 0};
-	switch (column->base_type)
-	{
-		case BOOLOID:
-			text = DatumGetBool(value) ? "true" : "false";
-			break;
-		case DATEOID:
-		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
-			text = pstrdup(JsonEncodeDateTime(buffer, value, column->base_type, NULL));
-			break;
-		default:
-			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
-	}
-	return np_to_utf8(text, strlen(text));
 }
 
 static Datum
@@ -139,6 +120,52 @@ shape_row(const NpRowShape *shape, TupleTableSlot *slot)
 	for (int i = 0; i < shape->count; i++)
 		values[i] = slot_getattr(slot, shape->indexes[i] + 1, &nulls[i]);
 	return HeapTupleGetDatum(heap_form_tuple(shape->columns, values, nulls));
+}
+
+/* What json ->> gives for a column, but JSON's null as a text. */
+static char *
+json_text(const NpColumn *column, TupleTableSlot *slot)
+{
+	const char *name = NameStr(TupleDescAttr(slot->tts_tupleDescriptor, column->index)->attname);
+	LOCAL_FCINFO(call, 2);
+	Datum		value;
+
+	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+	call->args[0].value = DirectFunctionCall1(row_to_json, shape_row(&column->row, slot));
+	call->args[0].isnull = false;
+	call->args[1].value = CStringGetTextDatum(name);
+	call->args[1].isnull = false;
+	value = json_object_field_text(call);
+	return call->isnull ? pstrdup("null") : TextDatumGetCString(value);
+}
+
+/* A column's value as the JSON has it, without quotes; absent for NULL. */
+static NpSpan
+column_text(const NpColumn *column, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, column->index + 1, &isnull);
+	char		buffer[MAXDATELEN + 1];
+	char	   *text = NULL;
+
+	if (isnull)
+		return (NpSpan) {NULL, 0};
+	switch (column->kind)
+	{
+		case NP_TEXT_INTEGER:
+		case NP_TEXT_STRING:
+			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
+			break;
+		case NP_TEXT_BOOLEAN:
+			text = DatumGetBool(value) ? "true" : "false";
+			break;
+		case NP_TEXT_TIME:
+			text = pstrdup(JsonEncodeDateTime(buffer, value, column->base_type, NULL));
+			break;
+		case NP_TEXT_JSON:
+			text = json_text(column, slot);
+	}
+	return np_to_utf8(text, strlen(text));
 }
 
 static void
@@ -333,7 +360,7 @@ append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
 		appendStringInfoChar(json, ':');
 		if (isnull)
 			appendStringInfoString(json, "null");
-		else if (np_column_is_integer(column))
+		else if (column->kind == NP_TEXT_INTEGER)
 			appendStringInfoString(json, OutputFunctionCall(&column->output, value));
 		else
 			escape_json(json, OutputFunctionCall(&column->output, value));

@@ -92,19 +92,6 @@ find_column(const Source *source, const char *option, const char *name)
 	np_raise(&failure);
 }
 
-static void
-prepare_column(const Source *source, int index, NpColumn *column)
-{
-	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
-	Oid			output;
-	bool		is_varlena;
-
-	column->index = index;
-	column->base_type = getBaseType(type);
-	getTypeOutputInfo(type, &output, &is_varlena);
-	fmgr_info_cxt(output, &column->output, CurrentMemoryContext);
-}
-
 /* The shape of the columns that are marked. */
 static void
 make_shape(const Source *source, const bool *marked, NpRowShape *shape)
@@ -127,6 +114,49 @@ make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 	for (int i = 0; i < shape->count; i++)
 		TupleDescCopyEntry(shape->columns, i + 1, table, shape->indexes[i] + 1);
 	BlessTupleDesc(shape->columns);
+}
+
+static NpTextKind
+text_kind(Oid base_type)
+{
+	switch (base_type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return NP_TEXT_INTEGER;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case UUIDOID:
+			return NP_TEXT_STRING;
+		case BOOLOID:
+			return NP_TEXT_BOOLEAN;
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return NP_TEXT_TIME;
+		default:
+			return NP_TEXT_JSON;
+	}
+}
+
+static void
+prepare_column(const Source *source, int index, NpColumn *column)
+{
+	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
+	bool	   *marked = palloc0(sizeof(bool) * source->columns->natts);
+	Oid			output;
+	bool		is_varlena;
+
+	column->index = index;
+	column->base_type = getBaseType(type);
+	column->kind = text_kind(column->base_type);
+	getTypeOutputInfo(type, &output, &is_varlena);
+	fmgr_info_cxt(output, &column->output, CurrentMemoryContext);
+	marked[index] = true;
+	if (column->kind == NP_TEXT_JSON)
+		make_shape(source, marked, &column->row);
 }
 
 static void
@@ -169,19 +199,6 @@ mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 					marked);
 }
 
-bool
-np_column_is_integer(const NpColumn *column)
-{
-	return column->base_type == INT2OID || column->base_type == INT4OID || column->base_type == INT8OID;
-}
-
-static bool
-is_string(const NpColumn *column)
-{
-	return column->base_type == TEXTOID || column->base_type == VARCHAROID || column->base_type == BPCHAROID ||
-		column->base_type == UUIDOID;
-}
-
 /* The columns of the key: the option, the primary key, or the replica identity. */
 static void
 find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
@@ -207,7 +224,7 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 		if (!plan->is_key[i])
 			continue;
 		prepare_column(source, i, column);
-		plan->key_is_plain &= np_column_is_integer(column) || is_string(column);
+		plan->key_is_plain &= column->kind == NP_TEXT_INTEGER || column->kind == NP_TEXT_STRING;
 		plan->key_count++;
 	}
 	if (plan->key_count > 0)
@@ -330,6 +347,23 @@ compile_template(const Source *source, const char *option, const char *text, Enc
 		else
 			resolve_name(source, option, found, encoder, part);
 	}
+}
+
+/* With any values, which cannot break a subject. */
+static void
+check_subject(const NpPlanTemplate *subject)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < subject->count; i++)
+	{
+		if (subject->parts[i].kind == NP_PLAN_TEXT)
+			appendBinaryStringInfo(&text, subject->parts[i].text.data, subject->parts[i].text.length);
+		else
+			appendStringInfoChar(&text, 'x');
+	}
+	np_message_check_subject((NpSpan) {text.data, text.len});
 }
 
 /* ---- Headers ------------------------------------------------------------------ */
@@ -484,6 +518,7 @@ np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *opt
 	}
 	require_key(&source, plan, trigger_type);
 	compile_template(&source, "subject", options->subject, np_encode_token, &plan->subject);
+	check_subject(&plan->subject);
 	if (options->msg_id != NULL)
 		compile_template(&source, "msg_id", options->msg_id, np_encode_token, &plan->msg_id);
 	if (options->headers != NULL)

@@ -23,12 +23,33 @@ typedef enum NpChangeOp
 	NP_CHANGE_OPS
 } NpChangeOp;
 
+/* Columns that are written as one JSON object. */
+typedef struct NpRowShape
+{
+	bool		whole;			/* the row as it is; else: */
+	int			count;
+	int		   *indexes;		/* in a slot's values */
+	TupleDesc	columns;		/* blessed */
+} NpRowShape;
+
+/* How to have a column's value as the JSON has it, without quotes. */
+typedef enum NpTextKind
+{
+	NP_TEXT_INTEGER,			/* its output */
+	NP_TEXT_STRING,				/* its output, which JSON would quote */
+	NP_TEXT_BOOLEAN,
+	NP_TEXT_TIME,
+	NP_TEXT_JSON				/* taken from the JSON of a row with it alone */
+} NpTextKind;
+
 /* A column of which the value is needed as text. */
 typedef struct NpColumn
 {
 	int			index;			/* in a slot's values */
 	Oid			base_type;
+	NpTextKind	kind;
 	FmgrInfo	output;
+	NpRowShape	row;			/* of NP_TEXT_JSON */
 } NpColumn;
 
 typedef enum NpPartKind
@@ -58,15 +79,6 @@ typedef struct NpPlanHeader
 	NpSpan		name;			/* UTF-8 */
 	NpPlanTemplate value;
 } NpPlanHeader;
-
-/* Columns that are written as one JSON object. */
-typedef struct NpRowShape
-{
-	bool		whole;			/* the row as it is; else: */
-	int			count;
-	int		   *indexes;		/* in a slot's values */
-	TupleDesc	columns;		/* blessed */
-} NpRowShape;
 
 typedef struct NpChangePlan
 {
@@ -101,7 +113,6 @@ typedef struct NpChangePlan
 } NpChangePlan;
 
 extern const char *np_change_op_name(NpChangeOp op);
-extern bool np_column_is_integer(const NpColumn *column);
 extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
 										 int16 trigger_type);
 

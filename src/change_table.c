@@ -19,6 +19,10 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -235,6 +239,16 @@ parse_options(NpChangeOptions *options, List *arguments)
 
 /* ---- Triggers ------------------------------------------------------------------------ */
 
+/* Nobody locks a table on which he could not create a trigger. */
+static void
+require_privilege(Oid relation)
+{
+	AclResult	result = pg_class_aclcheck(relation, GetUserId(), ACL_TRIGGER);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
+}
+
 /* The table, locked as CREATE TRIGGER does. */
 static Relation
 open_relation(FunctionCallInfo fcinfo)
@@ -248,6 +262,7 @@ open_relation(FunctionCallInfo fcinfo)
 		failure = np_failure(NP_FAULT_NULL, "relation must not be null");
 		np_raise(&failure);
 	}
+	require_privilege(PG_GETARG_OID(ARG_RELATION));
 	relation = relation_open(PG_GETARG_OID(ARG_RELATION), ShareRowExclusiveLock);
 	kind = relation->rd_rel->relkind;
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
@@ -265,18 +280,24 @@ qualified_name(Relation relation)
 											  RelationGetRelationName(relation)));
 }
 
-/* The trigger function, which is in the same schema as the one that was called. */
 static char *
+schema_name(FunctionCallInfo fcinfo)
+{
+	return get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
+}
+
+/* The trigger function, which is in the same schema as the one that was called. */
+static Oid
 trigger_function(FunctionCallInfo fcinfo)
 {
-	return quote_qualified_identifier(get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid)),
-									  "nats_publish_change");
+	return LookupFuncName(list_make2(makeString(schema_name(fcinfo)), makeString("nats_publish_change")),
+						  0, NULL, false);
 }
 
 static bool
-is_ours(const Trigger *trigger)
+is_ours(const Trigger *trigger, Oid function)
 {
-	if (trigger->tgisclone || strcmp(get_func_name(trigger->tgfoid), "nats_publish_change") != 0)
+	if (trigger->tgisclone || trigger->tgfoid != function)
 		return false;
 	for (int i = 0; i < lengthof(trigger_kinds); i++)
 		if (strcmp(trigger->tgname, trigger_kinds[i].name) == 0)
@@ -286,12 +307,13 @@ is_ours(const Trigger *trigger)
 
 /* The commands that drop what an earlier nats_publish_table() made. */
 static List *
-make_drop_commands(Relation relation)
+make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
 {
+	Oid			function = trigger_function(fcinfo);
 	List	   *commands = NIL;
 
 	for (int i = 0; relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
-		if (is_ours(&relation->trigdesc->triggers[i]))
+		if (is_ours(&relation->trigdesc->triggers[i], function))
 			commands = lappend(commands, psprintf("DROP TRIGGER %s ON %s",
 												  quote_identifier(relation->trigdesc->triggers[i].tgname),
 												  qualified_name(relation)));
@@ -333,6 +355,7 @@ make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *argume
 	List	   *commands = NIL;
 	bool		row_level = get_is_row_level(fcinfo);
 	int16		wanted = get_events(fcinfo);
+	const char *function = quote_qualified_identifier(schema_name(fcinfo), "nats_publish_change");
 
 	for (int i = 0; i < lengthof(trigger_kinds); i++)
 	{
@@ -340,8 +363,7 @@ make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *argume
 		int16		events = kind->events & wanted;
 
 		if (events != 0 && (kind->row == row_level || kind->events == TRIGGER_TYPE_TRUNCATE))
-			commands = lappend(commands, make_create_command(kind, events, relation,
-															 trigger_function(fcinfo), arguments));
+			commands = lappend(commands, make_create_command(kind, events, relation, function, arguments));
 	}
 	return commands;
 }
@@ -378,7 +400,7 @@ nats_publish_table(PG_FUNCTION_ARGS)
 
 	parse_options(&options, arguments);
 	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options, get_events(fcinfo));
-	commands = list_concat(make_drop_commands(relation),
+	commands = list_concat(make_drop_commands(fcinfo, relation),
 						   make_create_commands(fcinfo, qualified_name(relation), arguments));
 	/* a table that is open here would be in use; the lock stays */
 	relation_close(relation, NoLock);
@@ -391,7 +413,7 @@ Datum
 nats_unpublish_table(PG_FUNCTION_ARGS)
 {
 	Relation	relation = open_relation(fcinfo);
-	List	   *commands = make_drop_commands(relation);
+	List	   *commands = make_drop_commands(fcinfo, relation);
 
 	relation_close(relation, NoLock);
 	execute(commands);
@@ -455,6 +477,8 @@ try_parse_options(NpChangeOptions *options, List *arguments)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
 	return error == NULL ? NULL : error->message;
 }
 

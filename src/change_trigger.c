@@ -187,7 +187,7 @@ require_transition_table(const TriggerData *data, Tuplestorestate *rows, const c
 		return;
 	failure = np_failure(NP_FAULT_INPUT, "trigger \"%s\" for each statement has no table of the changed rows",
 						 data->tg_trigger->tgname);
-	failure.hint = psprintf("Create it with REFERENCING %s, or FOR EACH ROW.", clause);
+	failure.hint = psprintf("Create it FOR EACH ROW, or for this event alone with REFERENCING %s.", clause);
 	np_raise(&failure);
 }
 

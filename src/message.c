@@ -73,8 +73,9 @@ static const KnownHeader known_headers[] = {
 
 /* ---- Encoding and checking --------------------------------------------- */
 
-static void
-check_subject(NpSpan subject)
+/* Raises 22023 for what no message can be published to. */
+void
+np_message_check_subject(NpSpan subject)
 {
 	NpSpan		inbox_prefix = {np_inbox_prefix, strlen(np_inbox_prefix)};
 	size_t		position;
@@ -474,7 +475,7 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 	}
 	message->subject = subject;
 	message->payload = payload;
-	check_subject(message->subject);
+	np_message_check_subject(message->subject);
 	if (options_are_empty(options))
 		build_automatic_headers(message);
 	else

@@ -9,7 +9,7 @@ SET search_path = change_types, public;
 
 -- The fields of the rows of a table with the column id that did not arrive as they are stored: none.
 CREATE FUNCTION differences(relation regclass) RETURNS TABLE (id int, field text, sent jsonb, stored jsonb) LANGUAGE plpgsql
-    SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 AS $$
+    SET bytea_output = hex SET datestyle = ISO SET intervalstyle = postgres SET extra_float_digits = 1 AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
         SELECT published.id, f.* FROM %s AS published

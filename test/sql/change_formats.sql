@@ -1,0 +1,190 @@
+-- The formats cloudevents and debezium, and traceparent.
+\getenv directory PG_ABS_SRCDIR
+\set helpers :directory '/change_helpers.psql'
+\i :helpers
+
+SELECT create_stream('CHANGE_FORMATS', 'change_formats.>');
+CREATE SCHEMA change_formats;
+SET search_path = change_formats, public;
+CREATE TABLE items (id int, "A b" text, n numeric, PRIMARY KEY (id, "A b"));
+-- Each kind of change, in one transaction of which we know id and times.
+CREATE PROCEDURE change_items() LANGUAGE sql AS $$
+    INSERT INTO items VALUES (1, 'a.b > ü', 1.50), (2, '', NULL);
+    UPDATE items SET n = 2 WHERE id = 1;
+    UPDATE items SET id = 3, n = 3 WHERE id = 2;
+    DELETE FROM items;
+    TRUNCATE items;
+$$;
+
+-- CloudEvents, binary mode: the body is that of json, the rest is in headers.
+CREATE VIEW cloudevents AS
+SELECT s.subject, s.payload, m.headers, s.payload::json ->> 'op' AS op, row_number() OVER (ORDER BY s.seq) AS n
+FROM stream_messages('CHANGE_FORMATS') AS s, nats_get_message('CHANGE_FORMATS', s.seq) AS m;
+SELECT nats_publish_table('items', format => 'cloudevents');
+SET timezone = 'Asia/Kathmandu';
+BEGIN;
+CALL change_items();
+SELECT pg_current_xact_id() AS xid, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS started \gset
+COMMIT;
+RESET timezone;
+SELECT op, ARRAY(SELECT name FROM jsonb_object_keys(headers) AS name ORDER BY lower(name)) AS headers FROM cloudevents ORDER BY n;
+SELECT op, headers ->> 'ce-specversion' AS specversion, headers ->> 'ce-type' AS type, headers ->> 'ce-subject' AS subject,
+    headers ->> 'ce-datacontenttype' AS datacontenttype,
+    headers ->> 'Content-Type' AS content_type, headers ->> 'Pg-Op' AS pg_op, headers ->> 'Pg-Table' AS pg_table
+FROM cloudevents ORDER BY n;
+SELECT count(*) AS messages, count(DISTINCT headers ->> 'ce-id') AS ids,
+    bool_and(headers ->> 'ce-id' = headers ->> 'Nats-Msg-Id') AS id_is_msg_id, bool_and(headers ->> 'ce-time' = :'started') AS time,
+    bool_and(headers ->> 'ce-source' = '/postgresql/' || current_database() || '/change_formats/items') AS source,
+    bool_and(headers ->> 'Pg-Xid' = :'xid') AS xid
+FROM cloudevents;
+SELECT subject, payload FROM changes('CHANGE_FORMATS');
+-- The body is that of json to the last byte.
+SELECT nats_publish_table('items', old => true, subject => 'change_formats.json', msg_id => 'json-{op}-{id}');
+CREATE TRIGGER cloudevents AFTER INSERT OR UPDATE OR DELETE ON items FOR EACH ROW
+    EXECUTE FUNCTION nats_publish_change('format=cloudevents', 'old=true', 'subject=change_formats.cloudevents',
+    'msg_id=cloudevents {op} {id}', 'headers={"Id": "{id}"}');
+CREATE TRIGGER cloudevents_truncate AFTER TRUNCATE ON items FOR EACH STATEMENT
+    EXECUTE FUNCTION nats_publish_change('format=cloudevents', 'subject=change_formats.cloudevents',
+    'msg_id=cloudevents {op} {id}');
+CALL change_items();
+SELECT count(*), count(DISTINCT payload) FROM cloudevents;
+SELECT headers ->> 'ce-id' AS id, headers ->> 'Nats-Msg-Id' AS msg_id, headers ->> 'ce-subject' AS subject,
+    headers ->> 'Id' AS header
+FROM cloudevents WHERE subject LIKE '%.cloudevents' ORDER BY n;
+SELECT count(*) FROM changes('CHANGE_FORMATS');
+DROP TRIGGER cloudevents ON items;
+DROP TRIGGER cloudevents_truncate ON items;
+-- Without ids of messages, events still have them; a table without key has no subject.
+CREATE TABLE "Key.Less" (n int);
+SELECT nats_publish_table('"Key.Less"', format => 'cloudevents', level => 'statement', old => true);
+SET nats_publish.auto_msg_id = off;
+INSERT INTO "Key.Less" VALUES (1), (NULL);
+DELETE FROM "Key.Less";
+RESET nats_publish.auto_msg_id;
+SELECT subject, headers ->> 'ce-type' AS type, headers ? 'ce-subject' AS subject, headers ? 'Nats-Msg-Id' AS msg_id,
+    headers ->> 'ce-id' <> '' AS id, regexp_replace(headers ->> 'ce-source', '.*/change', '/change') AS source
+FROM cloudevents ORDER BY n;
+SELECT count(DISTINCT headers ->> 'ce-id') AS ids FROM cloudevents;
+SELECT count(*) FROM changes('CHANGE_FORMATS');
+-- The database is a part of the source.
+CREATE DATABASE "regress nats.ü" TEMPLATE template0;
+SELECT current_database() AS home \gset
+\c "regress nats.ü"
+CREATE EXTENSION nats_publish;
+CREATE TABLE t (id int PRIMARY KEY);
+SELECT nats_publish_table('t', subject => 'change_formats.cloudevents', format => 'cloudevents');
+CREATE TRIGGER debezium AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nats_publish_change('subject=change_formats.debezium',
+    'format=debezium');
+INSERT INTO t VALUES (1);
+\c :home
+DROP DATABASE "regress nats.ü";
+SET search_path = change_formats, public;
+SELECT subject, headers ->> 'ce-source' AS ce_source, payload::json #>> '{source,name}' AS name,
+    payload::json #>> '{source,db}' AS db
+FROM stream_messages('CHANGE_FORMATS') ORDER BY subject;
+SELECT count(*) FROM changes('CHANGE_FORMATS');
+
+-- Debezium's envelope. What each transaction has of its own is compared first, and left out of what is shown.
+CREATE VIEW debezium AS
+SELECT s.subject, regexp_replace(regexp_replace(s.payload, '"source":\{[^}]*\}', '"source":{}'), ',"op":"(.)","ts_ms":\d{13},',
+    ',"op":"\1","ts_ms":0,') AS payload,
+    s.payload::json -> 'source' AS source, (s.payload::json ->> 'ts_ms')::bigint AS ts_ms, s.headers - 'Pg-Xid' AS headers
+FROM stream_messages('CHANGE_FORMATS') AS s;
+SELECT nats_publish_table('items', format => 'debezium');
+BEGIN;
+SELECT pg_current_xact_id() AS xid, extract(epoch FROM now()) * 1000 AS started,
+    extract(epoch FROM clock_timestamp()) * 1000 AS before, pg_current_wal_insert_lsn() AS lsn_before \gset
+CALL change_items();
+SELECT extract(epoch FROM clock_timestamp()) * 1000 AS after, pg_current_wal_insert_lsn() AS lsn_after \gset
+COMMIT;
+SELECT subject, payload FROM debezium;
+SELECT DISTINCT ARRAY(SELECT field FROM json_object_keys(source) AS field ORDER BY field) AS fields,
+    source ->> 'version' AS version, source ->> 'connector' AS connector, source ->> 'name' = current_database() AS name,
+    source ->> 'snapshot' AS snapshot, source ->> 'db' = current_database() AS db, source ->> 'schema' AS schema,
+    source ->> 'table' AS "table", source ->> 'txId' = :'xid' AS txid, json_typeof(source -> 'xmin') AS xmin,
+    (source ->> 'ts_ms')::bigint BETWEEN floor(:started) AND ceil(:started) AS "source.ts_ms",
+    ts_ms BETWEEN floor(:before) AND ceil(:after) AS ts_ms,
+    '0/0'::pg_lsn + (source ->> 'lsn')::numeric BETWEEN :'lsn_before' AND :'lsn_after' AS lsn,
+    json_typeof(source -> 'txId') AS txid_is, json_typeof(source -> 'lsn') AS lsn_is
+FROM debezium;
+SELECT source ->> 'version' = extversion AS version FROM debezium, pg_extension WHERE extname = 'nats_publish' LIMIT 1;
+SELECT DISTINCT headers - 'Nats-Msg-Id' AS headers FROM debezium ORDER BY headers;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+SELECT nats_publish_table('items', format => 'debezium', old => true, level => 'statement', columns => '{n}');
+CALL change_items();
+SELECT payload FROM debezium;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+SELECT nats_publish_table('"Key.Less"', format => 'debezium', old => true, headers => '{"N": "{n}"}');
+INSERT INTO "Key.Less" VALUES (1);
+UPDATE "Key.Less" SET n = n;
+UPDATE "Key.Less" SET n = NULL;
+DELETE FROM "Key.Less";
+SELECT headers, payload FROM debezium;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+
+-- Whatever is in a name or a value, it is JSON.
+CREATE TABLE "T""\ü" ("C""\ü" text PRIMARY KEY);
+SELECT nats_publish_table('"T""\ü"', subject => 'change_formats.weird', format => 'debezium');
+INSERT INTO "T""\ü" VALUES (E'"\\\n\u00fc');
+SELECT payload::json #>> '{source,table}' AS "table", payload::json ->> 'after' AS after FROM stream_messages('CHANGE_FORMATS');
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+
+-- traceparent: what may be one.
+SELECT value, error_of(format('SET nats_publish.traceparent = %L', value)) AS error
+FROM unnest(ARRAY['00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff', '',
+    '00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0A',
+    '00-00000000000000000000000000000000-b7ad6b7169203331-01', '00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01',
+    '01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', 'ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x',
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1', '00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01',
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333g-01', '000af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    '00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01', ' 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    E'00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nX: y', 'x', '-']) AS value;
+RESET nats_publish.traceparent;
+SHOW nats_publish.traceparent;
+-- The one that is set at the change, in each format; the rest of what the session publishes does not have it.
+CREATE TABLE traced (id int PRIMARY KEY);
+SELECT nats_publish_table('traced');
+CREATE TRIGGER cloudevents AFTER INSERT ON traced FOR EACH ROW EXECUTE FUNCTION nats_publish_change('format=cloudevents',
+    'delivery=async');
+CREATE TRIGGER debezium AFTER INSERT ON traced FOR EACH ROW EXECUTE FUNCTION nats_publish_change('format=debezium',
+    'delivery=sync');
+BEGIN;
+INSERT INTO traced VALUES (1);
+SET LOCAL nats_publish.traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+INSERT INTO traced VALUES (2);
+SET LOCAL nats_publish.traceparent = '00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00';
+INSERT INTO traced VALUES (3);
+TRUNCATE traced;
+SELECT nats_publish_on_commit('change_formats.plain', '{}');
+COMMIT;
+INSERT INTO traced VALUES (4);
+SELECT coalesce(payload::json #>> '{key,id}', payload::json #>> '{after,id}') AS id, headers ->> 'traceparent' AS traceparent, count(*)
+FROM stream_messages('CHANGE_FORMATS') GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+-- Anybody may set it.
+CREATE ROLE regress_change_tracer;
+SET ROLE regress_change_tracer;
+SET nats_publish.traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+SHOW nats_publish.traceparent;
+RESET nats_publish.traceparent;
+RESET ROLE;
+DROP ROLE regress_change_tracer;
+
+-- Headers of the option that are the format's own.
+CREATE FUNCTION refused(name text, format text) RETURNS boolean LANGUAGE sql AS $$
+    SELECT error_of(format('SELECT nats_publish_table(''items'', headers => %L, format => %L)',
+        jsonb_build_object(name, 'x'), format)) LIKE '22023: %'
+$$;
+SELECT name, refused(name, 'json') AS json, refused(name, 'cloudevents') AS cloudevents, refused(name, 'debezium') AS debezium
+FROM unnest(string_to_array('Pg-Op pg-op Pg-Table Pg-Xid traceparent TraceParent Nats-Msg-Id nats-expected-stream Nats-TTL Nats-'
+    ' ce-id CE-Subject ce-time ce-type ce-source ce-specversion ce-datacontenttype content-type'
+    ' tracestate Pg-Other Natsy ce-other', ' ')) AS name;
+
+DROP FUNCTION refused;
+DROP VIEW cloudevents, debezium;
+DROP PROCEDURE change_items;
+DROP TABLE items, "Key.Less", "T""\ü", traced;
+DROP SCHEMA change_formats;
+SELECT delete_stream('CHANGE_FORMATS');
