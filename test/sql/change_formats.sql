@@ -182,6 +182,25 @@ FROM unnest(string_to_array('Pg-Op pg-op Pg-Table Pg-Xid traceparent TraceParent
     ' ce-id CE-Subject ce-time ce-type ce-source ce-specversion ce-datacontenttype content-type'
     ' tracestate Pg-Other Natsy ce-other', ' ')) AS name;
 
+-- A column as the message, as it is.
+CREATE TABLE events (id int PRIMARY KEY, body jsonb, bytes bytea, words text);
+SELECT nats_publish_table('events', 'change_formats.{op}.{id}', payload => 'body');
+INSERT INTO events VALUES (1, '{"a": "b"}', NULL, NULL), (2, NULL, NULL, NULL);
+SELECT nats_publish_table('events', 'change_formats.{op}.{id}', payload => 'bytes');
+INSERT INTO events VALUES (3, NULL, '\x00ff', NULL), (4, NULL, '', NULL);
+DELETE FROM events WHERE id = 3;
+SELECT nats_publish_table('events', 'change_formats.{op}.{id}', payload => 'words', columns => '{id}', headers => '{"Body": "{body}"}');
+INSERT INTO events VALUES (5, '[]', NULL, E'two\nlines');
+TRUNCATE events;
+SELECT subject, headers - 'Pg-Xid' AS headers, payload FROM stream_messages('CHANGE_FORMATS') ORDER BY seq;
+SELECT options -> 'payload' AS payload FROM nats_published_tables WHERE relation = 'events'::regclass;
+SELECT error_of($$SELECT nats_publish_table('events', payload => 'nothing')$$),
+    error_of($$SELECT nats_publish_table('events', payload => 'body', format => 'debezium')$$),
+    error_of($$SELECT nats_publish_table('events', payload => '')$$) \gx
+CREATE TRIGGER two AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION nats_publish_change('payload=body, words');
+SELECT error_of('INSERT INTO events VALUES (6)');
+DROP TABLE events;
+
 DROP FUNCTION refused;
 DROP VIEW cloudevents, debezium;
 DROP PROCEDURE change_items;

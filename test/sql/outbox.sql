@@ -222,10 +222,10 @@ CREATE FUNCTION outbox_tricks.gen_random_uuid() RETURNS uuid LANGUAGE sql AS $$S
 CREATE FUNCTION outbox_tricks.nats_outbox_retry(bigint) RETURNS boolean LANGUAGE sql AS $$SELECT outbox_tricks.trick('retry')$$;
 CREATE FUNCTION outbox_tricks.nats_outbox_check() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM outbox_tricks.trick('check'); RETURN NEW; END$$;
 CREATE TABLE outbox_tricks.nats_outbox (id bigserial, subject text, payload bytea, headers jsonb, msg_id text, next_attempt_at timestamptz);
-CREATE TABLE outbox_tricks.nats_outbox_dead (LIKE public.nats_outbox_dead);
+CREATE TABLE outbox_tricks.nats_outbox_dead (id bigint, subject text, payload bytea, headers jsonb, msg_id text, created_at timestamptz, attempts int);
 CREATE TABLE outbox_tricks.nats_relay_control (only_row boolean PRIMARY KEY DEFAULT true, paused boolean);
 CREATE TEMP TABLE nats_outbox (LIKE outbox_tricks.nats_outbox INCLUDING ALL);
-CREATE TEMP TABLE nats_outbox_dead (LIKE public.nats_outbox_dead);
+CREATE TEMP TABLE nats_outbox_dead (LIKE outbox_tricks.nats_outbox_dead);
 CREATE TEMP TABLE nats_relay_control (LIKE outbox_tricks.nats_relay_control INCLUDING ALL);
 SET search_path = outbox_tricks, pg_temp, pg_catalog, public;
 SELECT public.nats_publish_outbox('outbox.trick', 'by function'::text) > 0 AS written;
@@ -252,7 +252,7 @@ INSERT INTO nats_outbox_dead (id, subject, payload, headers, msg_id, created_at,
     (1001, 'outbox.dead', 'a', '{"A": ["x", "y"]}', 'a', '2026-01-01 00:00+00', 10, '54000: too large'),
     (1002, 'outbox.dead', NULL, NULL, 'b', '2026-01-02 00:00+00', 1, '22023: bad'),
     (1003, 'outbox.dead', '\xff00', NULL, 'c', '2026-01-03 00:00+00', 1, NULL);
-SELECT count(*) FROM nats_outbox_dead WHERE died_at = now();
+SELECT count(*) FROM nats_outbox_dead WHERE died_at BETWEEN now() - interval '1 minute' AND now();
 SELECT nats_outbox_retry(1001), nats_outbox_retry(1001) AS "waits already", nats_outbox_retry(999), nats_outbox_retry(NULL) AS "null";
 SELECT id, subject, payload, headers, msg_id, created_at AT TIME ZONE 'UTC' AS created_at, attempts, next_attempt_at, last_error FROM nats_outbox;
 SELECT id FROM nats_outbox_dead ORDER BY id;
@@ -269,7 +269,7 @@ INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES 
 SELECT error_of('SELECT nats_outbox_retry(1)');
 SELECT count(*) FROM nats_outbox_dead;
 DELETE FROM nats_outbox_dead;
--- A dead message whose subject nobody may publish to any more stays dead.
+-- What can't be published stays dead, and keeps the others.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1004, 'outbox.*', 'e', now(), 10), (1005, 'outbox.good', 'f', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1004)');
 SELECT error_of('SELECT nats_outbox_retry_all()');
@@ -301,15 +301,16 @@ SELECT * FROM nats_relay_status();
 SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'nats_publish%';
 
 -- The trigger functions are for triggers.
-SELECT nats_outbox_check();
-SELECT nats_outbox_wake();
-SELECT tgrelid::regclass, tgname, pg_get_triggerdef(oid) FROM pg_trigger
+SELECT error_of('SELECT nats_outbox_check()');
+SELECT error_of('SELECT nats_outbox_wake()');
+SELECT pg_get_triggerdef(oid) AS trigger FROM pg_trigger
 WHERE tgrelid IN ('nats_outbox'::regclass, 'nats_relay_control'::regclass) AND NOT tgisinternal ORDER BY tgname;
 
 -- Change publishing with delivery outbox writes what delivery on_commit sends.
 TRUNCATE nats_outbox RESTART IDENTITY;
 SELECT create_stream('OUTBOX', 'outbox.>');
 CREATE TABLE orders (id int PRIMARY KEY, customer text, amount numeric, note text, body bytea);
+SET client_min_messages = warning;
 CREATE FUNCTION both_deliveries(VARIADIC options text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     list text := (SELECT string_agg(quote_literal(option), ', ') FROM unnest(options) AS option);
@@ -333,9 +334,9 @@ CREATE FUNCTION plain(payload bytea) RETURNS text LANGUAGE sql AS $$
 $$;
 CREATE FUNCTION compare(OUT messages bigint, OUT same boolean, OUT same_order boolean, OUT headers text) RETURNS record LANGUAGE sql AS $$
     WITH stored AS (
-        SELECT row_number() OVER (ORDER BY seq) AS number, m.subject, plain(m.payload) AS payload, m.headers
-        FROM generate_series((nats_stream_info('OUTBOX') #>> '{state,first_seq}')::int, (nats_stream_info('OUTBOX') #>> '{state,last_seq}')::int) AS seq,
-            nats_get_message('OUTBOX', seq) AS m
+        SELECT row_number() OVER (ORDER BY number) AS number, m.subject, plain(m.payload) AS payload, m.headers
+        FROM generate_series((nats_stream_info('OUTBOX') #>> '{state,first_seq}')::int, (nats_stream_info('OUTBOX') #>> '{state,last_seq}')::int) AS number,
+            nats_get_message('OUTBOX', number) AS m
     ), waits AS (
         SELECT row_number() OVER (ORDER BY id) AS number, subject, plain(payload) AS payload,
             coalesce(headers, '{}') || jsonb_build_object('Nats-Msg-Id', msg_id) AS headers
@@ -358,9 +359,7 @@ BEGIN
     COMMIT;
 END
 $$;
-SELECT both_deliveries('subject=outbox.{table}.{id}.{op}', 'msg_id={op}-{id}-{xid}', 'headers={"Customer": "{customer}", "Note": "{note}"}', 'format=' || format,
-    'old=' || old)
-FROM (VALUES ('json', 'false')) AS o (format, old);
+SELECT both_deliveries('subject=outbox.{table}.{id}.{op}', 'msg_id={op}-{id}-{xid}', 'headers={"Customer": "{customer}", "Note": "{note}"}');
 CALL change_orders();
 SELECT * FROM compare();
 SELECT id, subject, headers ->> 'Customer' AS customer, headers ->> 'Note' AS note, regexp_replace(convert_from(payload, 'UTF8'), ',"xid".*', '}') AS payload FROM nats_outbox ORDER BY id;
@@ -402,14 +401,16 @@ INSERT INTO orders (id, customer, body) VALUES (7, 'c', '\x00ff'), (8, 'd', NULL
 SELECT id, subject, payload, headers - 'Pg-Xid' AS headers, msg_id FROM nats_outbox ORDER BY id;
 -- Who may write the table publishes, without a privilege on the outbox; a message that is none is the statement's error.
 GRANT INSERT ON orders TO regress_nats_writer;
-REVOKE ALL ON nats_outbox FROM regress_nats_writer;
+REVOKE INSERT (subject, payload, headers, msg_id) ON nats_outbox FROM regress_nats_writer;
 SET ROLE regress_nats_writer;
 INSERT INTO orders (id, customer) VALUES (9, 'e');
 SELECT error_of('SELECT FROM nats_outbox');
 RESET ROLE;
 SELECT subject, msg_id FROM waiting() OFFSET 2;
-SELECT nats_publish_table('orders', '$JS.{customer}', delivery => 'outbox', events => '{insert}');
-SELECT error_of('INSERT INTO orders (id, customer) VALUES (10, ''f'')');
+SELECT error_of($$SELECT nats_publish_table('orders', '$JS.{customer}', delivery => 'outbox')$$);
+SELECT nats_publish_table('orders', 'outbox.{note}', delivery => 'outbox', events => '{insert}');
+SELECT error_of(format('INSERT INTO orders (id, note) VALUES (10, %L)', repeat('x', 4000)));
+SELECT count(*) FROM orders WHERE id = 10;
 DROP TABLE orders;
 
 -- In a schema of its own, whatever its name; and again after DROP EXTENSION, in the same session.
@@ -418,7 +419,7 @@ BEGIN;
 DROP EXTENSION nats_publish;
 CREATE EXTENSION nats_publish SCHEMA "Out Box";
 SELECT "Out Box".nats_publish_outbox('outbox.schema', 'x');
-CREATE TABLE published (id int);
+CREATE TABLE published (id int PRIMARY KEY);
 SELECT "Out Box".nats_publish_table('published', 'outbox.{table}', delivery => 'outbox');
 INSERT INTO published VALUES (1);
 SELECT "Out Box".nats_relay_pause();
