@@ -220,6 +220,10 @@ END
 
 my $number = 0;
 
+# The messages of the outbox, as stream_to_table() has those of a stream.
+my $OUTBOX = q(CREATE TABLE message AS SELECT id AS seq, subject, convert_from(payload, 'UTF8')::jsonb AS payload,
+	(SELECT jsonb_object_agg(key, jsonb_build_array(value)) FROM jsonb_each(headers)) AS headers FROM nats_outbox);
+
 # A database with the table, of which four clients make so many random changes: what they are replayed to.
 sub replay
 {
@@ -232,8 +236,9 @@ sub replay
 		SELECT nats_publish_table('c', subject => 'c.row.{id}', level => '$case{level}', delivery => '$case{delivery}',
 			format => '$format', old => $old, headers => '{\"Key\": \"{id}\"}')");
 
+	my $rollbacks = $case{delivery} eq 'on_commit' || $case{delivery} eq 'outbox';
 	@new_keys = ();
-	my @scripts = map { script($CHANGES / @SETTINGS, $case{delivery} eq 'on_commit', $_ == 1) } 0 .. $#SETTINGS;
+	my @scripts = map { script($CHANGES / @SETTINGS, $rollbacks, $_ == 1) } 0 .. $#SETTINGS;
 	my @sessions = map { PsqlSession->new($node, dbname => $db, settings => $_) } @SETTINGS;
 	my $started = time;
 	$sessions[$_]->begin("\\i $scripts[$_]\n") foreach 0 .. $#sessions;
@@ -247,10 +252,11 @@ sub replay
 	# transaction that has failed
 	my %errors;
 	$errors{$_}++ foreach $said =~ /(?:ERROR|FATAL|PANIC|WARNING):  (\w{5}):/g;
-	my $allowed = $case{delivery} eq 'on_commit' ? qr/^(23505|40P01|40001|25P02|3B001)$/ : qr/^$/;
+	my $allowed = $rollbacks ? qr/^(23505|40P01|40001|25P02|3B001)$/ : qr/^$/;
 	is(join(' ', grep { $_ !~ $allowed } sort keys %errors), '', "$what: no error but those of the changes") or diag(substr $said, 0, 5000);
 
-	stream_to_table($client, 'C', $node, $db, 'message');
+	if ($case{delivery} eq 'outbox') { $sql->($OUTBOX); }
+	else { stream_to_table($client, 'C', $node, $db, 'message'); }
 	$sql->("CREATE VIEW change AS $CHANGE{ $format eq 'debezium' ? 'debezium' : 'json' };
 		CREATE TABLE copy (LIKE c); ALTER TABLE copy ADD PRIMARY KEY (id); $REPLAY");
 	my ($status, undef, $error) = $node->psql($db, "SELECT replay($old)");
@@ -293,6 +299,7 @@ replay('rows, without waiting', level => 'row', delivery => 'async', old => 'tru
 replay('statements, without waiting', level => 'statement', delivery => 'async', format => 'debezium');
 replay('rows, one round trip each', level => 'row', delivery => 'sync', format => 'debezium', old => 'true');
 replay('statements, one round trip each', level => 'statement', delivery => 'sync', format => 'cloudevents');
+replay('rows, through the outbox', level => 'row', delivery => 'outbox', format => 'cloudevents');
 replay('rows of partitions', level => 'row', delivery => 'on_commit', table => $PARTITIONED, old => 'true');
 replay('statements on partitions', level => 'statement', delivery => 'on_commit', table => $PARTITIONED, old => 'true', format => 'cloudevents');
 
