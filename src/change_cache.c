@@ -6,7 +6,7 @@
  * A plan is stale when its table, the partitioned table that its messages
  * name, or any schema has changed: a new or altered trigger, too, is a change
  * of its table.  An invalidation can arrive while a plan is in use (a
- * column's cast to json may be a function that runs SQL), so a stale plan
+ * column's cast to json may be a function that runs SQL): then a stale plan
  * lives on until the transaction ends.
  *
  *-------------------------------------------------------------------------
@@ -86,7 +86,10 @@ remove_stale(void)
 	{
 		if (!entry->is_stale)
 			continue;
-		MemoryContextSetParent(entry->context, TopTransactionContext);
+		if (entry->plan->users > 0)
+			MemoryContextSetParent(entry->context, TopTransactionContext);
+		else
+			MemoryContextDelete(entry->context);
 		(void) hash_search(entries, &entry->trigger, HASH_REMOVE, NULL);
 	}
 	some_are_stale = false;
@@ -177,11 +180,11 @@ add_entry(Relation relation, Trigger *trigger)
 
 /*
  * The plan of a trigger that fires; made, if there is none that is up to
- * date.  Valid until the end of the transaction.
+ * date.  To be given to np_change_cache_release, unless an error ends the call.
  *
  * Raises what np_change_options_parse and np_change_plan_make raise.
  */
-const NpChangePlan *
+NpChangePlan *
 np_change_cache_find(Relation relation, Trigger *trigger)
 {
 	Entry	   *entry;
@@ -193,5 +196,13 @@ np_change_cache_find(Relation relation, Trigger *trigger)
 		remove_stale();
 		entry = add_entry(relation, trigger);
 	}
+	entry->plan->users++;
 	return entry->plan;
+}
+
+/* The call does not use the plan any more. */
+void
+np_change_cache_release(NpChangePlan *plan)
+{
+	plan->users--;
 }

@@ -10,6 +10,7 @@
 
 #include "change_plan.h"
 
-extern const NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+extern void np_change_cache_release(NpChangePlan *plan);
 
 #endif							/* NP_CHANGE_CACHE_H */

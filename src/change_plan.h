@@ -82,6 +82,7 @@ typedef struct NpPlanHeader
 
 typedef struct NpChangePlan
 {
+	int			users;			/* calls that use it, or were ended by an error */
 	NpDelivery	delivery;
 	NpChangeFormat format;
 	bool		old;

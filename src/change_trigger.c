@@ -222,7 +222,7 @@ Datum
 nats_publish_change(PG_FUNCTION_ARGS)
 {
 	const TriggerData *data = (const TriggerData *) fcinfo->context;
-	const NpChangePlan *plan;
+	NpChangePlan *plan;
 
 	check_call(fcinfo);
 	np_transaction_join();
@@ -233,5 +233,6 @@ nats_publish_change(PG_FUNCTION_ARGS)
 		publish_row(fcinfo, plan);
 	else
 		publish_transition_tables(fcinfo, plan);
+	np_change_cache_release(plan);
 	return PointerGetDatum(NULL);
 }
