@@ -632,9 +632,10 @@ send_held(void)
 	initialize();
 	if (!np_session_ready(true, &failure))
 		np_raise(&failure);
+	/* what was published at once can fail the transaction: then nothing of it is sent */
+	finish_futures(held.count);
 	if (np_commit_batch == NP_COMMIT_ATOMIC)
 	{
-		finish_futures(held.count);
 		np_batch_publish();
 		return 0;
 	}

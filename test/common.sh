@@ -6,7 +6,8 @@
 #	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
 #	in_group CMD...      runs CMD so that the clean-up also ends everything below it
 #	start_nats           a nats-server with JetStream; exports NATS_URL
-#	start_postgres       a cluster, UTF8 in the C locale, that publishes there; exports PGHOST, PGPORT, PGUSER
+#	start_postgres [LINE...]  a cluster, UTF8 in the C locale, that publishes there, with these lines in its
+#	                     configuration; exports PGHOST, PGPORT, PGUSER
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -147,6 +148,7 @@ start_postgres()
 		listen_addresses = ''
 		unix_socket_directories = '$work'
 		nats_publish.url = '$NATS_URL'
+		$(printf '%s\n' "$@")
 	END
 	as_tester pg_ctl -D "$work/pgdata" -l "$work/postgresql.log" -w -t 60 start >"$work/pg_ctl.log" 2>&1 ||
 		{ cat "$work/pg_ctl.log" "$work/postgresql.log" >&2; die "PostgreSQL did not start"; }
