@@ -214,6 +214,13 @@ SELECT nats_publish_on_commit('ocends.simple', '60') \; SELECT 1 / 0;
 SELECT nats_publish_on_commit('ocends.simple', '61') \; SELECT nats_publish_on_commit('ocends.simple', '62');
 SELECT published('ocends.simple');
 
+-- What was published before is waited for first: when it has failed, nothing that is held goes out.
+BEGIN;
+SELECT nats_publish_async('ocefull.a', 'one too many') IS NOT NULL AS published;
+SELECT nats_publish_on_commit('ocends.mixed', '70');
+COMMIT;
+SELECT published('ocends.mixed');
+
 SELECT connects, connections_lost, failed FROM nats_session_stats();
 DROP TABLE oce_rows, oce_triggers, oce_default;
 DROP PROCEDURE oce_procedure;
