@@ -138,6 +138,7 @@ CREATE TABLE nats_outbox (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay; a row is a message, and can be inserted by whoever was granted that';
+COMMENT ON SEQUENCE nats_outbox_id_seq IS 'the ids of nats_outbox';
 COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is an empty message';
 COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
 COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';

@@ -127,6 +127,7 @@ static char *
 json_text(const NpColumn *column, TupleTableSlot *slot)
 {
 	const char *name = NameStr(TupleDescAttr(slot->tts_tupleDescriptor, column->index)->attname);
+
 	LOCAL_FCINFO(call, 2);
 	Datum		value;
 
