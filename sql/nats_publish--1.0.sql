@@ -224,13 +224,14 @@ RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 WITH waiting AS (
-    UPDATE @extschema@.nats_outbox AS o SET next_attempt_at = NULL, subject = subject
+    UPDATE @extschema@.nats_outbox AS o SET next_attempt_at = '-infinity', subject = subject
     WHERE o.id = nats_outbox_retry.id RETURNING o.id
 ), dead AS (
     DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
 ), moved AS (
-    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at) OVERRIDING SYSTEM VALUE
-    SELECT dead.id, subject, payload, headers, msg_id, created_at FROM dead RETURNING nats_outbox.id
+    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at)
+        OVERRIDING SYSTEM VALUE
+    SELECT dead.id, subject, payload, headers, msg_id, created_at, '-infinity' FROM dead RETURNING nats_outbox.id
 )
 SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
 $$;

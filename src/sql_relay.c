@@ -78,6 +78,19 @@ check_row(HeapTuple row, TupleDesc columns)
 	np_message_build(&message, utf8_or_absent(get_text(row, columns, "subject")), (NpSpan) {NULL, 0}, &options);
 }
 
+/*
+ * A row that comes from nats_outbox_dead, or that waits: what is wrong with it
+ * is the relay's to say, and must not keep others from being tried again.
+ */
+static bool
+was_tried(HeapTuple row, TupleDesc columns)
+{
+	bool		isnull;
+
+	(void) SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
+	return !isnull;
+}
+
 static void
 require_trigger(FunctionCallInfo fcinfo, const char *function)
 {
@@ -99,7 +112,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	require_trigger(fcinfo, "nats_outbox_check");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay();
-	if (!np_outbox_is_inserting())
+	if (!np_outbox_is_inserting() && !was_tried(row, RelationGetDescr(data->tg_relation)))
 		check_row(row, RelationGetDescr(data->tg_relation));
 	return PointerGetDatum(row);
 }
