@@ -64,7 +64,7 @@ foreach my $i (0 .. $#examples)
 	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
 }
 
-is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1007',
+is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1107',
 	'the stream holds what the examples published, the duplicate once');
 
 # ---- The tables
