@@ -245,14 +245,37 @@ require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
 	np_raise(&failure);
 }
 
+/*
+ * A MERGE into a partitioned table gives its statement triggers wrong rows: for
+ * what is updated after an insert, the inserted row (ExecUpdate does not reset
+ * tcs_original_insert_tuple; seen in 17 and 18), and none for rows that move.
+ */
+static void
+require_true_rows(const Source *source, int16 trigger_type)
+{
+	NpFailure	failure;
+
+	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type) ||
+		!TRIGGER_FOR_UPDATE(trigger_type))
+		return;
+	failure = np_failure(NP_FAULT_FEATURE, "updates of the partitioned table \"%s\" cannot be published by a statement trigger",
+						 RelationGetRelationName(source->relation));
+	failure.detail = "PostgreSQL does not show it all rows that a MERGE updates.";
+	failure.hint = "Publish the table at level row, or without its updates.";
+	np_raise(&failure);
+}
+
 static const char *
 json_string(const char *text)
 {
 	StringInfoData json;
+	char	   *result;
 
 	initStringInfo(&json);
 	escape_json(&json, text);
-	return json.data;
+	result = pstrdup(json.data);
+	pfree(json.data);
+	return result;
 }
 
 static void
@@ -326,6 +349,17 @@ resolve_name(const Source *source, const char *option, NpTemplatePart found, Enc
 	}
 }
 
+/* Between two braces there is at most one part. */
+static int
+most_parts(const char *template)
+{
+	int			braces = 0;
+
+	for (const char *byte = template; *byte != '\0'; byte++)
+		braces += *byte == '{' || *byte == '}';
+	return braces + 1;
+}
+
 static void
 compile_template(const Source *source, const char *option, const char *text, Encoder encoder,
 				 NpPlanTemplate *plan)
@@ -333,8 +367,7 @@ compile_template(const Source *source, const char *option, const char *text, Enc
 	NpSpan		rest = {text, strlen(text)};
 	NpTemplatePart found;
 
-	/* no part is shorter than a byte */
-	plan->parts = palloc0(sizeof(NpPlanPart) * rest.length);
+	plan->parts = palloc0(sizeof(NpPlanPart) * most_parts(text));
 	while ((found = np_template_next(&rest)).kind != NP_PART_END)
 	{
 		NpPlanPart *part = &plan->parts[plan->count++];
@@ -517,6 +550,7 @@ np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *opt
 		prepare_column(&source, find_column(&source, "payload", options->payload), &plan->payload);
 	}
 	require_key(&source, plan, trigger_type);
+	require_true_rows(&source, trigger_type);
 	compile_template(&source, "subject", options->subject, np_encode_token, &plan->subject);
 	check_subject(&plan->subject);
 	if (options->msg_id != NULL)

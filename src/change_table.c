@@ -239,40 +239,6 @@ parse_options(NpChangeOptions *options, List *arguments)
 
 /* ---- Triggers ------------------------------------------------------------------------ */
 
-/* Nobody locks a table on which he could not create a trigger. */
-static void
-require_privilege(Oid relation)
-{
-	AclResult	result = pg_class_aclcheck(relation, GetUserId(), ACL_TRIGGER);
-
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
-}
-
-/* The table, locked as CREATE TRIGGER does. */
-static Relation
-open_relation(FunctionCallInfo fcinfo)
-{
-	Relation	relation;
-	char		kind;
-	NpFailure	failure;
-
-	if (PG_ARGISNULL(ARG_RELATION))
-	{
-		failure = np_failure(NP_FAULT_NULL, "relation must not be null");
-		np_raise(&failure);
-	}
-	require_privilege(PG_GETARG_OID(ARG_RELATION));
-	relation = relation_open(PG_GETARG_OID(ARG_RELATION), ShareRowExclusiveLock);
-	kind = relation->rd_rel->relkind;
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
-	{
-		failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table", RelationGetRelationName(relation));
-		np_raise(&failure);
-	}
-	return relation;
-}
-
 static char *
 qualified_name(Relation relation)
 {
@@ -318,6 +284,56 @@ make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
 												  quote_identifier(relation->trigdesc->triggers[i].tgname),
 												  qualified_name(relation)));
 	return commands;
+}
+
+/* Nobody locks a table on which he could not create a trigger. */
+static void
+require_privilege(Oid relation)
+{
+	AclResult	result = pg_class_aclcheck(relation, GetUserId(), ACL_TRIGGER);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
+}
+
+/* Has it triggers of ours, which are to be dropped? */
+static bool
+has_triggers(FunctionCallInfo fcinfo, Oid oid)
+{
+	Relation	relation = relation_open(oid, AccessShareLock);
+	List	   *commands = make_drop_commands(fcinfo, relation);
+
+	relation_close(relation, AccessShareLock);
+	return commands != NIL;
+}
+
+/*
+ * The table, locked as CREATE TRIGGER or, when it is to be, DROP TRIGGER does:
+ * to take the one and then the other would be a deadlock with a writer.
+ */
+static Relation
+open_relation(FunctionCallInfo fcinfo)
+{
+	Relation	relation;
+	char		kind;
+	NpFailure	failure;
+
+	if (PG_ARGISNULL(ARG_RELATION))
+	{
+		failure = np_failure(NP_FAULT_NULL, "relation must not be null");
+		np_raise(&failure);
+	}
+	require_privilege(PG_GETARG_OID(ARG_RELATION));
+	relation = relation_open(PG_GETARG_OID(ARG_RELATION),
+							 has_triggers(fcinfo, PG_GETARG_OID(ARG_RELATION)) ? AccessExclusiveLock :
+							 ShareRowExclusiveLock);
+	kind = relation->rd_rel->relkind;
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
+	{
+		failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table", RelationGetRelationName(relation));
+		np_raise(&failure);
+	}
+	return relation;
 }
 
 static char *
@@ -399,7 +415,8 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	NpChangeOptions options;
 
 	parse_options(&options, arguments);
-	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options, get_events(fcinfo));
+	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options,
+							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0));
 	commands = list_concat(make_drop_commands(fcinfo, relation),
 						   make_create_commands(fcinfo, qualified_name(relation), arguments));
 	/* a table that is open here would be in use; the lock stays */

@@ -129,17 +129,6 @@ close_reader(RowReader *reader)
 		ExecDropSingleTupleTableSlot(reader->slot);
 }
 
-/* PostgreSQL adds the old and the new row of an update one after the other. */
-static void
-raise_unpaired(const TriggerData *data)
-{
-	NpFailure	failure = np_failure(NP_FAULT_FEATURE, "an update of table \"%s\" has left old rows without new ones",
-									 RelationGetRelationName(data->tg_relation));
-
-	failure.hint = "A trigger kept rows from moving to another partition: publish the table with level => 'row'.";
-	np_raise(&failure);
-}
-
 static void
 publish_transition_tables(FunctionCallInfo fcinfo, const NpChangePlan *plan)
 {
@@ -151,8 +140,9 @@ publish_transition_tables(FunctionCallInfo fcinfo, const NpChangePlan *plan)
 	RowReader	old;
 	RowReader	new;
 
+	/* AfterTriggerSaveEvent adds the old and the new row of an update one after the other */
 	if (op == NP_UPDATE && tuplestore_tuple_count(data->tg_oldtable) != tuplestore_tuple_count(data->tg_newtable))
-		raise_unpaired(data);
+		elog(ERROR, "the transition tables of an update are not of the same length");
 	open_reader(&old, op == NP_INSERT ? NULL : data->tg_oldtable, data->tg_relation);
 	open_reader(&new, op == NP_DELETE ? NULL : data->tg_newtable, data->tg_relation);
 	while ((int) read_row(&old) | (int) read_row(&new))

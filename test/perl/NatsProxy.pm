@@ -3,7 +3,7 @@
 
 =head1 NAME
 
-NatsProxy - a TCP proxy before a nats-server, which breaks the connection at a chosen place of an atomic batch
+NatsProxy - a TCP proxy before a nats-server, which breaks the connection at a chosen place
 
 =head1 SYNOPSIS
 
@@ -21,6 +21,7 @@ What breaks:
                  and is thrown away: the batch is stored, and the client can't know
   commit         everything before the last member is forwarded, and nothing of that: the batch is not stored
   half           as commit, but the first bytes of the last member are forwarded
+  puback         everything is forwarded, and the first acknowledgment of any message is thrown away
 
 Then both connections are closed, and C<on_break> is called in the process of the proxy. After C<times>
 breaks (1 unless said) everything is forwarded, or with C<then_close> no connection is accepted any more.
@@ -195,11 +196,12 @@ sub _forward
 			sysread($socket, my $bytes, 262144) or return 0;
 			if ($socket == $server)
 			{
+				return 1 if $self->{break} eq 'puback' && $bytes =~ /"seq":/ && $self->_left > 0;
 				if (!$committed) { _write($client, $bytes); next; }
 				$answers .= $bytes;
 				return 1 if $answers =~ /"(batch|error)":/;
 			}
-			elsif ($self->_left <= 0) { _write($server, $bytes); }
+			elsif ($self->{break} eq 'puback' || $self->_left <= 0) { _write($server, $bytes); }
 			else
 			{
 				$held .= $bytes;

@@ -1,0 +1,157 @@
+
+=pod
+
+=head1 NAME
+
+RelayTest - what the tests of the outbox's relay have in common
+
+=head1 SYNOPSIS
+
+  use RelayTest;
+
+  my $node = relay_node('main', 'nats_publish.url' => $nats->url);
+  my $session = PsqlSession->new($node);
+  $session->value(q(SELECT nats_publish_outbox('r.a', 'x')));
+  wait_until_drained($session);
+
+=cut
+
+package RelayTest;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+
+use PostgreSQL::Test::Utils;
+
+use PsqlSession;
+use PublishTest;
+
+our @EXPORT = qw(relay_node wake_relay reconfigure relay_column relay_pid launcher_pid wait_for_state wait_until_drained
+	outbox_column log_length log_lines);
+
+=pod
+
+=head1 FUNCTIONS
+
+=over
+
+=item relay_node($name, %settings)
+
+A started PostgreSQL with the library preloaded, and with the extension and a relay in database postgres. Returns when
+the relay is idle.
+
+=item wake_relay($session)
+
+So that it need not wait to see that there is an extension.
+
+=item reconfigure($node, %settings)
+
+Writes settings, and reloads. A setting C<undef> is taken back.
+
+=item relay_column($session, $expression, $database), relay_pid($session, $database), launcher_pid($session)
+
+Of the row of nats_relay of the session's database, or of another one: an expression of its columns; the process of the
+worker ('' without one).
+
+=item wait_for_state($session, $state, $database)
+
+=item wait_until_drained($session, $seconds)
+
+Until there is no row in the outbox. Returns true.
+
+=item outbox_column($session, $expression, $id)
+
+An expression of the columns of a row of the outbox; '' without that row.
+
+=item log_length($node), log_lines($node, $offset, qr/.../)
+
+The lines of PostgreSQL's log behind the offset that match; not those that show statements.
+
+=back
+
+=cut
+
+sub relay_node
+{
+	my ($name, %settings) = @_;
+	my $node = publishing_node($name,
+		shared_preload_libraries => 'nats_publish',
+		'nats_publish.relay_databases' => 'postgres',
+		%settings);
+	my $session = PsqlSession->new($node);
+	wake_relay($session);
+	wait_for_state($session, 'idle');
+	$session->close;
+	return $node;
+}
+
+sub wake_relay
+{
+	my ($session) = @_;
+	$session->value('SELECT nats_relay_resume()');
+	return;
+}
+
+sub reconfigure
+{
+	my ($node, %settings) = @_;
+	$node->safe_psql('postgres',
+		defined $settings{$_} ? "ALTER SYSTEM SET $_ = '" . ($settings{$_} =~ s/'/''/gr) . "'" : "ALTER SYSTEM RESET $_")
+		foreach sort keys %settings;
+	$node->reload;
+	return;
+}
+
+sub relay_column
+{
+	my ($session, $expression, $database) = @_;
+	my $name = defined $database ? "'$database'" : 'current_database()';
+	return $session->value("SELECT $expression FROM nats_relay WHERE datname = $name");
+}
+
+sub relay_pid
+{
+	my ($session, $database) = @_;
+	return relay_column($session, 'pid', $database);
+}
+
+sub launcher_pid
+{
+	my ($session) = @_;
+	return $session->value(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'nats_publish launcher'));
+}
+
+sub wait_for_state
+{
+	my ($session, $state, $database) = @_;
+	return wait_for("state $state", sub { relay_column($session, 'state', $database) eq $state });
+}
+
+sub wait_until_drained
+{
+	my ($session, $seconds) = @_;
+	return wait_for('the outbox to be empty',
+		sub { $session->value('SELECT NOT EXISTS (SELECT FROM nats_outbox)') eq 't' }, $seconds);
+}
+
+sub outbox_column
+{
+	my ($session, $expression, $id) = @_;
+	return $session->value("SELECT $expression FROM nats_outbox WHERE id = $id");
+}
+
+sub log_length
+{
+	my ($node) = @_;
+	return length slurp_file($node->logfile);
+}
+
+sub log_lines
+{
+	my ($node, $offset, $pattern) = @_;
+	return grep { $_ =~ $pattern && !/ (statement|execute \S+):|STATEMENT:  / } split /\n/, slurp_file($node->logfile, $offset);
+}
+
+1;
