@@ -161,6 +161,16 @@ CREATE TABLE nats_outbox_dead (
 );
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
 
+CREATE VIEW nats_outbox_messages AS
+SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' ELSE 'retrying' END AS state, subject, msg_id,
+       octet_length(payload) AS bytes, created_at, attempts, next_attempt_at, last_error
+FROM nats_outbox
+UNION ALL
+SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
+FROM nats_outbox_dead;
+COMMENT ON VIEW nats_outbox_messages
+IS 'what waits for the relay, is tried again or was given up, for those who need not see what is in it';
+
 CREATE TABLE nats_relay_control (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     paused boolean NOT NULL
