@@ -89,6 +89,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION bench.to_nats_outbox() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO nats_outbox (subject, payload, msg_id)
+    SELECT 'bench.published.insert', convert_to(row_to_json(NEW)::text, 'UTF8'), 'published-' || NEW.id;
+    RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION bench.to_channel() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

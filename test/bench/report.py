@@ -13,7 +13,7 @@ from rows import LABELS, ROWS
 COLUMNS = ("row", "case", "side", "round", "metric", "value")
 
 METRICS = {
-    "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "us": "µs/message", "call_us": "µs/call",
+    "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "stored_ms": "ms until all are stored", "us": "µs/message", "call_us": "µs/call",
     "peak_kb": "peak of RSS, kB",
     "cpu_us": "CPU µs/message", "csw": "switches/message",
     "row_us": "µs/row", "added_us": "µs/row added", "row_cpu_us": "backend's CPU µs/row",

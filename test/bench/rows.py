@@ -4,11 +4,13 @@ A side publishes through the extension or through plain C, and returns its metri
 of a row one after the other, in another order each round. To add a row, add it to ROWS at the end.
 """
 
+import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
 
-from workbench import Failure
+from workbench import Failure, NatsClient, wait_for
 
 PAYLOAD = 128
 
@@ -38,6 +40,15 @@ LABELS = {
     "notify": "pg_notify trigger",
     "table_on_commit": "delivery on_commit",
     "table_async": "delivery async",
+    "table_outbox": "delivery outbox",
+    "outbox_relaxed": "plpgsql outbox trigger, relay relaxed",
+    "outbox_strict": "plpgsql outbox trigger, relay strict",
+    "relaxed": "relay, relaxed",
+    "strict_1": "relay, strict, 1 subject",
+    "strict_100": "relay, strict, 100 subjects",
+    "strict_10000": "relay, strict, 10,000 subjects",
+    "delay": "relay, from the answer to COMMIT",
+    "delay_sent": "relay, from the sending of COMMIT",
 }
 
 
@@ -419,12 +430,37 @@ def change(trigger="", ids=False):
         bench.check_stored(count + 1 if "nats_publish_table" in trigger else 1)
         if in_outbox != (count if "to_outbox" in trigger else 0):
             raise Failure(f"the outbox holds {in_outbox} rows")
-        return {"ms": ms, "row_us": ms * 1000 / count, "row_cpu_us": (cpu_after - cpu) / count}
+        metrics = {"ms": ms, "row_us": ms * 1000 / count, "row_cpu_us": (cpu_after - cpu) / count}
+        # When COMMIT has returned, all are stored.
+        return {**metrics, "stored_ms": ms} if "nats_publish_table" in trigger else metrics
     return run
 
 
 def published(level, ids):
     return change(f"SELECT nats_publish_table('bench.published', 'bench.{{table}}.{{op}}', level => '{level}');", ids)
+
+
+def change_relayed(ordering):
+    """The same with the trigger that people write for an outbox, and our relay; the last message is waited for."""
+    def run(bench):
+        count = bench.scaled(MANY)
+        bench.new_stream()
+        with bench.relay(ordering=ordering) as relay:
+            session = relay.session
+            session.run("DROP TABLE IF EXISTS bench.published;\n"
+                        "CREATE TABLE bench.published (LIKE bench.orders INCLUDING ALL);\n"
+                        "CREATE TRIGGER outbox AFTER INSERT ON bench.published "
+                        "FOR EACH ROW EXECUTE FUNCTION bench.to_nats_outbox();\nCHECKPOINT;")
+            cpu, _ = session.usage()
+            started = time.monotonic()
+            ms = session.milliseconds(f"BEGIN;\n{insert(count)}\nCOMMIT;")
+            cpu_after, _ = session.usage()
+            bench.wait_until_stored(count)
+            stored_ms = (time.monotonic() - started) * 1000
+            relay.wait_for_state("idle")
+        bench.check_stored(count)
+        return {"ms": ms, "row_us": ms * 1000 / count, "row_cpu_us": (cpu_after - cpu) / count, "stored_ms": stored_ms}
+    return run
 
 
 def change_added(results):
@@ -437,7 +473,7 @@ def change_added(results):
 CHANGE = Row(
     "change", "INSERT of 100,000 rows, one message each by nats_publish_table (delivery on_commit), COMMIT included; "
     "fsync and synchronous_commit on",
-    ("ms", "row_us", "added_us", "row_cpu_us"), (
+    ("ms", "row_us", "added_us", "row_cpu_us", "stored_ms"), (
         Side("insert", change()),
         Side("outbox", change("CREATE TRIGGER outbox AFTER INSERT ON bench.published "
                               "FOR EACH ROW EXECUTE FUNCTION bench.to_outbox();")),
@@ -445,13 +481,17 @@ CHANGE = Row(
         Side("level_statement", published("statement", ids=False)),
         Side("level_row_ids", published("row", ids=True)),
         Side("level_statement_ids", published("statement", ids=True)),
+        Side("outbox_relaxed", change_relayed("relaxed")),
+        Side("outbox_strict", change_relayed("strict")),
     ),
-    # Later, with the relay: the time until all messages are in the stream, of delivery on_commit and of that
-    # plpgsql outbox drained by our relay.
     (Bar("row_us", "level_row", "outbox", at_most=1.0),
      Bar("row_us", "level_statement", "outbox", at_most=1.0),
      Bar("row_us", "level_row_ids", "outbox", at_most=1.2),
-     Bar("row_us", "level_statement_ids", "outbox", at_most=1.2)),
+     Bar("row_us", "level_statement_ids", "outbox", at_most=1.2),
+     Bar("stored_ms", "level_row_ids", "outbox_relaxed"),
+     Bar("stored_ms", "level_statement_ids", "outbox_relaxed"),
+     Bar("stored_ms", "level_row_ids", "outbox_strict"),
+     Bar("stored_ms", "level_statement_ids", "outbox_strict")),
     change_added)
 
 
@@ -468,7 +508,7 @@ def tpcb(trigger=""):
         seconds = bench.seconds(PGBENCH_SECONDS)
         bench.new_stream()
         bench.pgbench_tables(PGBENCH_SCALE)
-        with bench.session() as session:
+        with bench.session() as session, bench.relay() if "'outbox'" in trigger else nullcontext() as relay:
             session.run(f"{trigger}\nCHECKPOINT;")
             with bench.listener("bench") if "to_channel" in trigger else nullcontext() as listener:
                 tps = bench.pgbench_tps(PGBENCH_CLIENTS, seconds)
@@ -477,6 +517,9 @@ def tpcb(trigger=""):
                     "SELECT count(*), count(*) FILTER (WHERE delta <> 0) FROM pgbench_history")
                 if listener:
                     listener.wait_for(transactions)
+                if relay:
+                    bench.wait_until_stored(changes)
+                    relay.wait_for_state("idle")
         bench.check_stored(changes if "nats_publish_table" in trigger else 0)
         return {"tps": tps, "seconds": seconds}
     return run
@@ -496,11 +539,118 @@ PGBENCH = Row(
                             "FOR EACH ROW EXECUTE FUNCTION bench.to_channel();")),
         Side("table_on_commit", published_accounts("on_commit")),
         Side("table_async", published_accounts("async")),
-        # Later, with the relay: published_accounts("outbox").
+        Side("table_outbox", published_accounts("outbox")),
     ),
     (Bar("tps", "table_on_commit", "no_trigger", at_least=0.8),
+     Bar("tps", "table_outbox", "no_trigger", at_least=0.9),
      Bar("tps", "table_async", "no_trigger"),
      Bar("tps", "notify", "no_trigger")))
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH)
+# ---- relay: how fast it empties the outbox, and how soon a message is sent -----------------------
+
+BACKLOG = 200_000
+DELAY_SECONDS = 20
+DELAY_RATE = 100
+
+
+def backlog(ordering, subjects=1, **settings):
+    """A backlog that was written while the relay was paused; the time from its resumption to the last message."""
+    def run(bench):
+        count = bench.scaled(BACKLOG)
+        bench.new_stream()
+        with bench.relay(paused=True, ordering=ordering, **settings) as relay:
+            relay.session.run(
+                f"SELECT count(nats_publish_outbox('bench.' || i % {subjects}, repeat('x', {PAYLOAD}))) "
+                f"FROM generate_series(1, {count}) AS i;\nCHECKPOINT;")
+            cpu, switches = relay.usage()
+            started = time.monotonic()
+            relay.session.run("SELECT nats_relay_resume();")
+            bench.wait_until_stored(count)
+            seconds = time.monotonic() - started
+            relay.wait_for_state("idle")
+            cpu_after, switches_after = relay.usage()
+        bench.check_stored(count)
+        return {"rate": count / seconds, "cpu_us": (cpu_after - cpu) / count, "csw": (switches_after - switches) / count}
+    return run
+
+
+def backlog_plain_c(bench):
+    metrics = bench.baseline("evloop_hdr", count=bench.scaled(BACKLOG), size=PAYLOAD)
+    return {name: metrics[name] for name in ("rate", "cpu_us", "csw")}
+
+
+class Arrivals(threading.Thread):
+    """The clock at which each message came to a plain subscription; their payloads are 0, 1, 2, ..."""
+
+    def __init__(self, client):
+        super().__init__()
+        self._client = client
+        self.at = {}
+
+    def run(self):
+        while (payload := self._client.next_message()) is not None:
+            self.at[int(payload)] = time.monotonic()
+
+
+def percentiles(seconds):
+    us = sorted(value * 1e6 for value in seconds)
+    return {"p50_us": us[len(us) // 2], "p99_us": us[int(len(us) * 0.99)], "max_us": us[-1]}
+
+
+def delay(bench):
+    """One message in a transaction, 100 times a second."""
+    count = DELAY_RATE * bench.seconds(DELAY_SECONDS)
+    sent, answered = [], []
+    bench.new_stream()
+    with bench.relay() as relay, NatsClient(bench.nats.url) as client:
+        client.subscribe("bench.a")
+        arrivals = Arrivals(client)
+        arrivals.start()
+        try:
+            started = time.monotonic()
+            for i in range(count):
+                time.sleep(max(started + i / DELAY_RATE - time.monotonic(), 0))
+                relay.session.run(f"BEGIN;\nSELECT nats_publish_outbox('bench.a', '{i}');")
+                sent.append(time.monotonic())
+                relay.session.run("COMMIT;")
+                answered.append(time.monotonic())
+            bench.wait_until_stored(count)
+            wait_for(lambda: len(arrivals.at) == count, "the subscriber did not receive all messages")
+        finally:
+            client.shut_down()
+            arrivals.join()
+    bench.check_stored(count)
+    return {**percentiles(arrivals.at[i] - answered[i] for i in range(count)),
+            **{f"sent_{name}": value for name, value in
+               percentiles(arrivals.at[i] - sent[i] for i in range(count)).items()}}
+
+
+def delay_sent(results):
+    return {("", "delay_sent"): {name.removeprefix("sent_"): value
+                                 for name, value in results["", "delay"].items() if name.startswith("sent_")}}
+
+
+RELAY = Row(
+    "relay", "The relay: a backlog of 200,000 messages, from its resumption to the last of them in the stream; and 100 "
+    "transactions a second of one message each, from COMMIT to a subscriber",
+    ("rate", "cpu_us", "csw", "p50_us", "p99_us", "max_us"), (
+        Side("relaxed", backlog("relaxed")),
+        Side("strict_1", backlog("strict")),
+        Side("strict_100", backlog("strict", 100)),
+        Side("strict_10000", backlog("strict", 10_000)),
+        Side("evloop_hdr", backlog_plain_c),
+        Side("delay", delay),
+    ),
+    (Bar("rate", "relaxed", "evloop_hdr", at_least=0.7),
+     Bar("rate", "strict_1", "evloop_hdr"),
+     Bar("rate", "strict_100", "evloop_hdr"),
+     Bar("rate", "strict_10000", "evloop_hdr"),
+     Bar("p50_us", "delay", at_most=2000),
+     Bar("p50_us", "delay_sent"),
+     Bar("p99_us", "delay")),
+    delay_sent)
+
+
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
+        RELAY)

@@ -8,15 +8,21 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 30
 EXIT_SECONDS = 5
+DRAIN_SECONDS = 300
+# How often a stream is asked what it holds while that is timed.
+POLL_SECONDS = 0.005
 # psql prints this after each command's output, so that we know where it ends.
 END_MARK = "-- end of output --"
 
@@ -87,6 +93,59 @@ class NatsServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+class NatsClient:
+    """A plain connection to a nats-server; one thread at a time reads from it."""
+
+    def __init__(self, url):
+        address = urlsplit(url)
+        self._socket = socket.create_connection((address.hostname, address.port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb")
+        self._file.readline()
+        self._send(b'CONNECT {"verbose": false, "headers": true}\r\n')
+        self._subscriptions = 0
+        self._inbox = f"_INBOX.bench.{os.getpid()}.{id(self)}"
+        self.subscribe(self._inbox)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._socket.close()
+
+    def subscribe(self, subject):
+        """Returns when the server has it."""
+        self._subscriptions += 1
+        self._send(f"SUB {subject} {self._subscriptions}\r\nPING\r\n".encode())
+        while self._file.readline() != b"PONG\r\n":
+            pass
+
+    def request(self, subject):
+        """The reply to an empty request."""
+        self._send(f"PUB {subject} {self._inbox} 0\r\n\r\n".encode())
+        return self.next_message()
+
+    def next_message(self):
+        """Payload of the next message; None when the connection was closed."""
+        while True:
+            words = self._file.readline().split()
+            if not words:
+                return None
+            if words[0] == b"PING":
+                self._send(b"PONG\r\n")
+            elif words[0] in (b"MSG", b"HMSG"):
+                body = self._file.read(int(words[-1]) + 2)[:-2]
+                return body[int(words[-2]):] if words[0] == b"HMSG" else body
+
+    def shut_down(self):
+        """Ends what another thread waits for."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, data):
+        self._socket.sendall(data)
 
 
 class Cluster:
@@ -193,13 +252,7 @@ class Session:
         return sum(float(line.split()[1]) for line in lines if line.startswith("Time: "))
 
     def usage(self):
-        """(CPU in µs, voluntary context switches) of all threads of the backend."""
-        cpu = switches = 0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            # schedstat counts nanoseconds, where stat has ticks of 10 ms
-            cpu += int((task / "schedstat").read_text().split()[0]) / 1000
-            switches += int(status_of(task)["voluntary_ctxt_switches"])
-        return cpu, switches
+        return usage_of(self.pid)
 
     def memory(self):
         """Resident size, its peak, and proportional size in kB, and the number of threads."""
@@ -207,6 +260,20 @@ class Session:
         status = status_of(Path(f"/proc/{self.pid}"))
         return {"rss_kb": int(rollup["Rss"].split()[0]), "pss_kb": int(rollup["Pss"].split()[0]),
                 "peak_kb": int(status["VmHWM"].split()[0]), "threads": int(status["Threads"])}
+
+
+class Relay:
+    """The relay of the cluster's database, and a session beside it."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def wait_for_state(self, *states):
+        wait_for(lambda: self.session.run("SELECT state FROM nats_relay_status() WHERE pid IS NOT NULL;") in
+                 [[state] for state in states], f"the relay did not become {' or '.join(states)}")
+
+    def usage(self):
+        return usage_of(int(self.session.value("SELECT pid FROM nats_relay_status()")))
 
 
 class Listener:
@@ -236,6 +303,16 @@ class Listener:
         while not self._stop.wait(0.05):
             lines = self._session.run("SELECT 1;")
             self._received += sum(line.startswith("Asynchronous notification") for line in lines)
+
+
+def usage_of(pid):
+    """(CPU in µs, voluntary context switches) of all threads of a process."""
+    cpu = switches = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # schedstat counts nanoseconds, where stat has ticks of 10 ms
+        cpu += int((task / "schedstat").read_text().split()[0]) / 1000
+        switches += int(status_of(task)["voluntary_ctxt_switches"])
+    return cpu, switches
 
 
 def keyed(path):
@@ -284,7 +361,8 @@ class Workbench:
         self.nats = NatsServer(self.directory / "nats")
         self.nats.wait_until_ready()
         self.cluster = Cluster(self.directory / "pg")
-        self.cluster.start({"nats_publish.url": self.nats.url})
+        # Preloaded for the relay, which runs only where a row asks for it.
+        self.cluster.start({"nats_publish.url": self.nats.url, "shared_preload_libraries": "nats_publish"})
         with self.session() as session:
             try:
                 session.run("CREATE EXTENSION nats_publish;")
@@ -321,6 +399,41 @@ class Workbench:
         stored = int(output_of([self.directory / "baseline", self.nats.url, "stored"]).partition("=")[2])
         if stored != expected:
             raise Failure(f"the stream holds {stored} messages, not {expected}")
+
+    def wait_until_stored(self, expected):
+        """Asks the stream all the time, so that the caller can take the time."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        with NatsClient(self.nats.url) as client:
+            while True:
+                stored = json.loads(client.request("$JS.API.STREAM.INFO.BENCH"))["state"]["messages"]
+                if stored >= expected:
+                    return
+                if time.monotonic() > deadline:
+                    raise Failure(f"the stream holds {stored} messages, not {expected}")
+                time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def relay(self, paused=False, **settings):
+        """A relay that has just started, on an empty outbox; settings: the relay's, by the rest of their names."""
+        settings = {"databases": "postgres", **settings}
+        with self.session() as session:
+            session.run("TRUNCATE nats_outbox, nats_outbox_dead, nats_relay_control;\n"
+                        f"SELECT nats_relay_{'pause' if paused else 'resume'}();")
+            self._configure(session, (f"SET nats_publish.relay_{name} = '{value}'" for name, value in settings.items()))
+            try:
+                relay = Relay(session)
+                relay.wait_for_state("paused", "idle")
+                yield relay
+            finally:
+                with self.session() as session:
+                    self._configure(session, (f"RESET nats_publish.relay_{name}" for name in settings))
+                    wait_for(lambda: session.value("SELECT count(*) FROM pg_stat_activity "
+                                                   "WHERE backend_type = 'nats_publish relay'") == "0",
+                             "the relay did not end")
+
+    @staticmethod
+    def _configure(session, changes):
+        session.run("\n".join(f"ALTER SYSTEM {change};" for change in changes) + "\nSELECT pg_reload_conf();")
 
     def baseline(self, mode, *, count, **keys):
         self.new_stream()

@@ -1,29 +1,39 @@
 -- What CREATE EXTENSION creates, and who may use it.
 
--- Row and array types are members of an extension only since PostgreSQL 17.
+-- Row and array types are members of an extension only since PostgreSQL 17. Indexes and triggers are none, but as good.
 CREATE TEMP VIEW objects AS
 SELECT classid, objid, pg_describe_object(classid, objid, 0) COLLATE "C" AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'nats_publish')
     AND pg_describe_object(classid, objid, 0) NOT LIKE '%[]'
-    AND NOT (classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_type WHERE typrelid = objid));
+    AND NOT (classid = 'pg_class'::regclass AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('c', 'S'))
+    AND NOT (classid = 'pg_type'::regclass AND EXISTS (SELECT FROM pg_class WHERE reltype = objid AND relkind <> 'c'));
+CREATE TEMP VIEW parts AS
+SELECT classid, objid, pg_describe_object(classid, objid, 0) COLLATE "C" AS object
+FROM (SELECT 'pg_class'::regclass AS classid, indexrelid AS objid, indrelid AS relation FROM pg_index
+      WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+      UNION ALL SELECT 'pg_trigger'::regclass, oid, tgrelid FROM pg_trigger WHERE NOT tgisinternal) AS part
+WHERE relation IN (SELECT objid FROM objects WHERE classid = 'pg_class'::regclass);
 SELECT object FROM objects ORDER BY object;
+SELECT object FROM parts ORDER BY object;
 
 CREATE TEMP VIEW functions AS
 SELECT p.* FROM pg_proc p JOIN objects o ON o.classid = 'pg_proc'::regclass AND o.objid = p.oid;
 
 -- Publishing must neither be planned away nor run in a parallel worker, and no argument is skipped for being null.
 SELECT provolatile, proparallel, proisstrict, prosecdef, proleakproof, count(*) > 0 AS "some"
-FROM functions GROUP BY 1, 2, 3, 4, 5;
+FROM functions GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
 
--- Nobody but the owner may execute any of them: proacl is set, and has nothing for PUBLIC.
+-- Nobody but the owner may execute any of them: proacl is set, and has nothing for PUBLIC. Nor use any relation.
 SELECT oid::regprocedure AS function FROM functions WHERE proacl IS NULL;
 SELECT f.oid::regprocedure AS function, a.privilege_type
 FROM functions f, aclexplode(f.proacl) a WHERE a.grantee = 0;
+SELECT o.object, a.privilege_type
+FROM objects o JOIN pg_class c ON o.classid = 'pg_class'::regclass AND c.oid = o.objid, aclexplode(c.relacl) a WHERE a.grantee = 0;
 
 -- Everything is commented.
-SELECT object AS without_comment FROM objects WHERE obj_description(objid, classid::regclass::name) IS NULL;
+SELECT object AS without_comment FROM (TABLE objects UNION ALL TABLE parts) AS o WHERE obj_description(objid, classid::regclass::name) IS NULL;
 SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'nats_publish';
 
 -- The names and defaults of arguments are part of the interface.

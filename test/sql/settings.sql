@@ -47,8 +47,50 @@ SET nats_publish.max_pending_bytes = '63kB';
 SET nats_publish.max_pending_bytes = '2GB';
 SET nats_publish.on_full = 'block';
 SET nats_publish.auto_msg_id = 'perhaps';
+SET nats_publish.commit_batch = 'one';
 
 \set VERBOSITY default
+
+-- Those of the relay are the configuration file's, and checked when they are written to it.
+\set VERBOSITY sqlstate
+SET nats_publish.relay_databases = 'postgres';
+SET nats_publish.relay_ordering = relaxed;
+SET nats_publish.relay_batch_size = 10;
+SET nats_publish.relay_poll_interval = '10s';
+SET nats_publish.relay_max_attempts = 1;
+ALTER SYSTEM SET nats_publish.relay_databases = 'app, , billing';
+ALTER SYSTEM SET nats_publish.relay_databases = 'app billing';
+ALTER SYSTEM SET nats_publish.relay_databases = '"app';
+ALTER SYSTEM SET nats_publish.relay_ordering = 'loose';
+ALTER SYSTEM SET nats_publish.relay_batch_size = 0;
+ALTER SYSTEM SET nats_publish.relay_batch_size = 100001;
+ALTER SYSTEM SET nats_publish.relay_poll_interval = '9ms';
+ALTER SYSTEM SET nats_publish.relay_poll_interval = '2h';
+ALTER SYSTEM SET nats_publish.relay_max_attempts = 0;
+ALTER SYSTEM SET nats_publish.relay_max_attempts = 1000001;
+\set VERBOSITY default
+ALTER SYSTEM SET nats_publish.relay_databases = 'app billing';
+-- Good ones; not read again before they are gone.
+ALTER SYSTEM SET nats_publish.relay_databases = 'app, "My, App" , billing';
+ALTER SYSTEM SET nats_publish.relay_poll_interval = '10ms';
+ALTER SYSTEM RESET nats_publish.relay_databases;
+ALTER SYSTEM RESET nats_publish.relay_poll_interval;
+
+-- A place in a trace, as W3C Trace Context has it.
+CREATE FUNCTION traceparent_error(value text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('nats_publish.traceparent', value, true);
+    RETURN 'good';
+EXCEPTION WHEN OTHERS THEN
+    RETURN sqlstate;
+END
+$$;
+SELECT value, traceparent_error(value) FROM (VALUES (''), ('00-0123456789abcdef0123456789abcdef-0123456789abcdef-01'),
+    ('00-00000000000000000000000000000001-0000000000000001-00'), ('00-00000000000000000000000000000000-0123456789abcdef-01'),
+    ('00-0123456789abcdef0123456789abcdef-0000000000000000-01'), ('00-0123456789ABCDEF0123456789abcdef-0123456789abcdef-01'),
+    ('01-0123456789abcdef0123456789abcdef-0123456789abcdef-01'), ('00-0123456789abcdef0123456789abcdef-0123456789abcdef-0'),
+    ('00-0123456789abcdef0123456789abcdef-0123456789abcdef-01-'), (E'00-0123456789abcdef0123456789abcdef-0123456789abcdef-0\n'), (' ')) AS v (value);
+DROP FUNCTION traceparent_error;
 
 -- There are no others.
 SET nats_publish.unknown = 1;

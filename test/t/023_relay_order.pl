@@ -1,0 +1,320 @@
+
+# What the relay promises of order and identity: the messages of a subject in the order of their ids, each one once,
+# whatever its size, its number and the time when it becomes visible.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my $nats = NatsServer->new(jetstream => 1)->start;
+my $client = NatsClient->new(url => $nats->url);
+$client->create_stream('O', ['o.>'], storage => 'file');
+my $node = relay_node('main',
+	'nats_publish.url' => $nats->url,
+	'nats_publish.connect_timeout' => '500ms',
+	'nats_publish.ack_timeout' => '2s',
+	'log_statement' => 'none',
+	'max_connections' => 30,
+	'max_prepared_transactions' => 5);
+my $session = PsqlSession->new($node);
+my $other = PsqlSession->new($node);
+
+sub client { return NatsClient->new(url => $nats->url); }
+sub in_stream { return client()->stream_info('O')->{state}{last_seq}; }
+
+# A stream of which nothing is known, with numbers that begin with 1.
+sub clean
+{
+	my (%config) = @_;
+	my $client = client();
+	$client->delete_stream('O');
+	$client->create_stream('O', ['o.>'], storage => 'file', %config);
+	return;
+}
+
+# Subject and payload of every message, in the order of the stream.
+sub all { return map { "$_->{subject} $_->{payload}" } client()->consume('O'); }
+
+sub write_message
+{
+	my ($from, $subject, $payload) = @_;
+	return $from->value("SELECT nats_publish_outbox('$subject', '$payload')");
+}
+
+# A message that is refused holds up its subject, and only that
+
+{
+	my $refusing = client();
+	$refusing->create_stream('L', ['l.>'], max_msgs_per_subject => 2, discard => 'new', discard_new_per_subject => JSON::PP::true);
+	$session->value(q(SELECT count(nats_publish_outbox('l.' || s, i::text)) FROM generate_series(1, 5) i, unnest('{a,b}'::text[]) s));
+	$session->value(q(SELECT count(nats_publish_outbox('o.free', i::text)) FROM generate_series(1, 50) i));
+	wait_for('refusals', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0') eq '2' });
+	write_message($session, 'l.a', 6);
+	wait_for('the others', sub { in_stream() >= 50 });
+	is($session->value(q(SELECT string_agg(subject || ' ' || encode(payload, 'escape') || ' ' || (attempts > 0), ', ' ORDER BY subject, id) FROM nats_outbox)),
+		'l.a 3 true, l.a 4 false, l.a 5 false, l.a 6 false, l.b 3 true, l.b 4 false, l.b 5 false', 'those behind a refused message wait for it');
+	is_deeply([ all() ], [ map { "o.free $_" } 1 .. 50 ], 'those of other subjects do not');
+	my $config = $refusing->stream_info('L')->{config};
+	$refusing->js('STREAM.UPDATE.L', { %$config, max_msgs_per_subject => -1, discard_new_per_subject => JSON::PP::false });
+	wait_until_drained($session);
+	my @messages = $refusing->stream_messages('L');
+	is_deeply([ map { $_->{payload} } grep { $_->{subject} eq 'l.a' } @messages ], [ 1 .. 6 ], 'when it is taken, it goes first');
+	is_deeply([ map { $_->{payload} } grep { $_->{subject} eq 'l.b' } @messages ], [ 1 .. 5 ], 'and so with another subject');
+	$refusing->delete_stream('L');
+}
+
+# A random load, and crashes of NATS
+
+{
+	clean();
+	reconfigure($node, 'nats_publish.relay_batch_size' => 300);
+	$session->value(q(CREATE TABLE written (id bigint PRIMARY KEY, client int, subject text, msg_id text)));
+	$session->value(q(CREATE PROCEDURE load(client int, transactions int) LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM setseed(client / 10.0);
+			FOR i IN 1 .. transactions LOOP
+				WITH new AS (INSERT INTO nats_outbox (subject, payload)
+					SELECT 'o.' || client % 2 || '.' || (random() * 24)::int, convert_to(client || ' ' || i, 'UTF8') FROM generate_series(1, (1 + random() * 20)::int)
+					RETURNING id, subject, msg_id)
+				INSERT INTO written SELECT id, client, subject, msg_id FROM new;
+				IF random() < 0.2 THEN
+					ROLLBACK;
+				ELSE
+					COMMIT;
+				END IF;
+				PERFORM pg_sleep(random() * 0.002);
+			END LOOP;
+		END $$));
+	my @clients = map { PsqlSession->new($node) } 1 .. 4;
+	foreach my $number (1 .. 4) { $clients[ $number - 1 ]->begin("CALL load($number, 700)"); }
+	foreach my $round (1 .. 3)
+	{
+		my $before = in_stream();
+		wait_for('more messages', sub { in_stream() > $before + 1000 || !grep { $_->is_running } @clients });
+		$nats->kill9;
+		sleep 0.3;
+		$nats->start;
+		$node->reload;
+	}
+	is($_->finish->{error}, '', 'a client under load') foreach @clients;
+	wait_until_drained($session);
+
+	my @rows = map { [ split /\|/ ] } split /\n/, $session->value('SELECT id, client, subject, msg_id FROM written ORDER BY id');
+	my %row_of = map { $_->[3] => $_ } @rows;
+	my @published = map { $_->{headers}{'Nats-Msg-Id'}[0] } client()->consume('O');
+	cmp_ok(scalar @rows, '>', 10_000, scalar(@rows) . ' messages were written');
+	is_deeply([ sort @published ], [ sort keys %row_of ], 'every message that was committed is in the stream exactly once, and no other one');
+	my %last;
+	my @disorder = grep {
+		my ($id, $from, $subject) = @$_;
+		my $late = ($last{"$from $subject"} // 0) > $id;
+		$last{"$from $subject"} = $id;
+		$late
+	} map { $row_of{$_} } @published;
+	is(scalar @disorder, 0, 'those of a client and a subject are in the order of their ids');
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), '0', 'none is dead');
+	$_->close foreach @clients;
+	reconfigure($node, 'nats_publish.relay_batch_size' => undef);
+}
+
+# Rows that become visible late
+
+foreach my $ordering ('strict', 'relaxed')
+{
+	clean();
+	reconfigure($node, 'nats_publish.relay_ordering' => $ordering, 'nats_publish.relay_batch_size' => 20);
+	$session->value('BEGIN');
+	my $late = write_message($session, 'o.late', 1);
+	cmp_ok($late, '<', write_message($other, 'o.late', 2), "$ordering: a transaction that commits first, with a higher id");
+	wait_until_drained($other);
+	is_deeply([ all() ], ['o.late 2'], 'is published first');
+	$session->value('COMMIT');
+	wait_until_drained($other);
+	is_deeply([ all() ], [ 'o.late 2', 'o.late 1' ], 'and the other one when it commits');
+
+	# in the middle of a long backlog, of which the rows before it are gone
+	$session->value('BEGIN');
+	write_message($session, 'o.late', 3);
+	$other->value(q(SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, 30000) i));
+	wait_for('a part of the backlog', sub { in_stream() > 2000 });
+	$session->value('COMMIT');
+	wait_for('the late one', sub { $other->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'o.late')) eq '0' });
+	cmp_ok($other->value('SELECT count(*) FROM nats_outbox'), '>', 0, 'one that becomes visible in a long backlog is not left for its end');
+	reconfigure($node, 'nats_publish.relay_batch_size' => 1000);
+	wait_until_drained($other);
+	is(scalar(grep { $_ eq 'o.late 3' } my @all = all()), 1, 'it is published once');
+	is(scalar @all, 30_003, 'and so are the others');
+}
+
+# relaxed, one subject: in order all the same while nothing fails
+clean();
+$session->value(q(SELECT count(nats_publish_outbox('o.one', i::text)) FROM generate_series(1, 3000) i));
+wait_until_drained($session);
+is_deeply([ all() ], [ map { "o.one $_" } 1 .. 3000 ], 'relaxed: messages of a subject go in the order of their ids');
+
+# The extremes of relay_batch_size
+
+foreach my $size (1, 100_000)
+{
+	clean();
+	reconfigure($node, 'nats_publish.relay_ordering' => undef, 'nats_publish.relay_batch_size' => $size);
+	my $count = $size == 1 ? 500 : 20_000;
+	$session->value("SELECT count(nats_publish_outbox('o.' || i % 10, i::text)) FROM generate_series(1, $count) i");
+	wait_until_drained($session);
+	my %of;
+	push @{ $of{ $_->{subject} } }, $_->{payload} foreach client()->consume('O');
+	is_deeply(\%of, { map { my $rest = $_; "o.$rest" => [ grep { $_ % 10 == $rest } 1 .. $count ] } 0 .. 9 },
+		"relay_batch_size = $size: each message once, those of a subject in order");
+}
+reconfigure($node, 'nats_publish.relay_batch_size' => undef);
+
+# Ids
+
+clean();
+$session->value(q(SELECT nats_publish_outbox('o.id', i::text, msg_id => 'the same') FROM generate_series(1, 3) i;
+	SELECT nats_publish_outbox('o.id', '4', msg_id => 'ä "quoted" id')));
+wait_until_drained($session);
+is_deeply([ map { "$_->{payload} $_->{headers}{'Nats-Msg-Id'}[0]" } client()->stream_messages('O') ],
+	[ '1 the same', "4 \xc3\xa4 \"quoted\" id" ], 'ids that were given are kept, and the stream keeps the first of a duplicate');
+
+{
+	# who listens to the subject sees what no stream takes
+	my $observer = client();
+	$observer->subscribe('o.again');
+	$client = client();
+	$client->delete_stream('O');
+	my $id = write_message($session, 'o.again', 'x');
+	my $msg_id = outbox_column($session, 'msg_id', $id);
+	my @attempts = map { $observer->next_message->{headers}{'Nats-Msg-Id'}[0] } 1 .. 3;
+	$client->create_stream('O', ['o.>'], storage => 'file');
+	$node->reload;
+	wait_until_drained($session);
+	is_deeply(\@attempts, [ ($msg_id) x 3 ], 'a message is sent again and again with the id of its row');
+	is_deeply([ map { $_->{headers}{'Nats-Msg-Id'}[0] } $client->stream_messages('O') ], [$msg_id], 'until there is a stream that takes it');
+}
+
+# What wakes it: the poll interval is a minute, and every one of these takes much less
+
+$session->value(q(CREATE ROLE writer LOGIN; GRANT INSERT (subject, payload, headers, msg_id) ON nats_outbox TO writer;
+	GRANT SELECT (id) ON nats_outbox TO writer;
+	CREATE TABLE changed (i int PRIMARY KEY)));
+$session->value(q(SELECT nats_publish_table('changed', 'o.changed', delivery => 'outbox')));
+my $writer = PsqlSession->new($node, user => 'writer');
+clean();
+my $last = 0;
+foreach my $poll ('60s', '300ms')
+{
+	reconfigure($node, 'nats_publish.relay_poll_interval' => $poll);
+	write_message($session, 'o.settings', 'x');
+	wait_until_drained($session);
+	wait_for_state($session, 'idle');
+	$last = in_stream();
+	if ($poll eq '60s')
+	{
+		my %ways = (
+			'nats_publish_outbox()' => [ $session, q(SELECT nats_publish_outbox('o.wake', 'x')) ],
+			'an INSERT of a role that was granted it' => [ $writer, q(INSERT INTO nats_outbox (subject, payload) VALUES ('o.wake', 'x')) ],
+			'a published table' => [ $session, 'INSERT INTO changed VALUES (1)' ],
+			'a function at the end of a transaction' => [ $session, q(BEGIN; SELECT nats_publish_outbox('o.wake', 'x'); SAVEPOINT s; SELECT 1; ROLLBACK TO s; COMMIT) ],
+			'COPY' => [ $session, q(COPY nats_outbox (subject) FROM PROGRAM 'echo o.wake') ],
+			'nats_relay_resume()' => [ $session, 'SELECT nats_relay_resume()' ]);
+		foreach my $way (sort keys %ways)
+		{
+			my ($from, $sql) = @{ $ways{$way} };
+			if ($way =~ /resume/)
+			{
+				$session->value('SELECT nats_relay_pause()');
+				wait_for_state($session, 'paused');
+				write_message($session, 'o.wake', 'x');
+				sleep 0.2;
+				is(in_stream(), $last, 'nothing is published while the relay is paused');
+			}
+			my $started = time;
+			is($from->run($sql)->{error}, '', "$way wakes the relay");
+			wait_until_drained($session);
+			wait_for('the message', sub { in_stream() == $last + 1 });
+			$last++;
+			cmp_ok(time - $started, '<', 20, 'long before it looks by itself');
+		}
+	}
+	else
+	{
+		$session->value(q(BEGIN; SELECT nats_publish_outbox('o.prepared', 'x'); PREPARE TRANSACTION 'p'));
+		sleep 0.5;
+		is(in_stream(), $last, 'nothing is published of a prepared transaction');
+		$other->value(q(COMMIT PREPARED 'p'));
+		wait_until_drained($session);
+		is(in_stream(), $last + 1, 'COMMIT PREPARED is found by looking');
+		$session->value(q(BEGIN; SELECT nats_publish_outbox('o.prepared', 'x'); PREPARE TRANSACTION 'p'));
+		$other->value(q(ROLLBACK PREPARED 'p'));
+		sleep 0.5;
+		is(in_stream(), $last + 1, 'and of ROLLBACK PREPARED there is nothing');
+	}
+}
+is($writer->sqlstate(q(INSERT INTO nats_outbox (subject) VALUES ('o.*'))), '22023', 'the rows of a granted role are checked');
+is($writer->sqlstate(q(INSERT INTO nats_outbox (subject, attempts) VALUES ('o.a', 1))), '42501', 'and it writes no other columns');
+
+# Memory
+
+my $LARGE = 64 * 1024;    # max_pending_bytes, kB
+
+sub peak_while_draining
+{
+	my $worker = relay_pid($session);
+	my $before = process_memory($worker);
+	my $peak = 0;
+	$session->value('SELECT nats_relay_resume()');
+	while ($session->value('SELECT NOT EXISTS (SELECT FROM nats_outbox)') eq 'f')
+	{
+		my $memory = process_memory($worker);
+		$peak = $memory if $memory > $peak;
+	}
+	wait_for_state($session, 'idle');
+	my $after = process_memory($worker);
+	note("memory of the worker: $before kB, at most $peak kB, then $after kB");
+	is(relay_pid($session), $worker, 'it was one worker');
+	return ($before, $peak, $after);
+}
+
+# A new worker, whose memory is not yet what an earlier backlog has made of it.
+sub pause
+{
+	my $old = relay_pid($session);
+	$session->value("SELECT nats_relay_pause(), pg_terminate_backend($old)");
+	wait_for('another worker', sub { relay_column($session, "state = 'paused' AND pid <> $old") eq 't' });
+	return;
+}
+
+clean(max_msgs => 1000, duplicate_window => 1_000_000_000);
+pause();
+$session->value(q(SELECT count(nats_publish_outbox('o.many.' || i % 1000, repeat('x', 100))) FROM generate_series(1, 200000) i));
+my ($before, $peak, $after) = peak_while_draining();
+is(in_stream(), 200_000, '200,000 messages are published');
+cmp_ok($peak - $before, '<', 20 * 1024, 'the memory of the worker is flat meanwhile');
+
+foreach my $pending (undef, '4MB')
+{
+	reconfigure($node, 'nats_publish.max_pending_bytes' => $pending);
+	clean(max_msgs => 10, duplicate_window => 1_000_000_000);
+	pause();
+	$session->value(q(SELECT count(nats_publish_outbox('o.large.' || i, repeat('x', 500000))) FROM generate_series(1, 200) i));
+	($before, $peak, $after) = peak_while_draining();
+	is(in_stream(), 200, '200 messages of 500 kB are published');
+	my $limit = defined $pending ? 4096 : $LARGE;
+	# rows of a batch, and their commands
+	cmp_ok($peak - $before, '<', 2 * $limit + 20 * 1024, 'within twice max_pending_bytes = ' . ($pending // '64MB'));
+	cmp_ok($after - $before, '<', 20 * 1024, 'which are given back');
+}
+
+is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
+
+done_testing();
