@@ -234,7 +234,8 @@ RETURNS boolean
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 WITH waiting AS (
-    UPDATE @extschema@.nats_outbox AS o SET next_attempt_at = '-infinity', subject = subject
+    UPDATE @extschema@.nats_outbox AS o
+    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN '-infinity'::timestamptz END, subject = subject
     WHERE o.id = nats_outbox_retry.id RETURNING o.id
 ), dead AS (
     DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
@@ -254,7 +255,7 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
 FROM (SELECT id FROM @extschema@.nats_outbox_dead
-      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at IS NOT NULL) AS failed
+      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now()) AS failed
 $$;
 COMMENT ON FUNCTION nats_outbox_retry_all()
 IS 'let the relay try all dead and waiting messages of the outbox again, now; returns how many';

@@ -482,6 +482,30 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 		build_headers(message, options);
 }
 
+static void
+move_span(NpSpan *span, const char *from, const char *to)
+{
+	if (span->data != NULL)
+		span->data = to + (span->data - from);
+}
+
+/* Keep the headers of a message in no more memory than they need, palloc'd anew. */
+void
+np_message_compact(NpMessage *message)
+{
+	const char *old = message->headers.data;
+	char	   *headers;
+
+	if (old == NULL)
+		return;
+	headers = palloc(message->headers.length);
+	memcpy(headers, old, message->headers.length);
+	move_span(&message->id, old, headers);
+	move_span(&message->expect_stream, old, headers);
+	message->headers.data = headers;
+	pfree(unconstify(char *, old));
+}
+
 /* The value of a header in a block; absent when it has none. */
 NpSpan
 np_message_header(NpSpan headers, const char *name)

@@ -48,6 +48,7 @@ typedef struct NpMessage
 
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
+extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_header_name(const char *name, size_t length);
 extern NpSpan np_message_next_id(void);

@@ -39,6 +39,39 @@ enum
 	INSERT_ARGUMENTS
 };
 
+/* ---- Statements ----------------------------------------------------------------------- */
+
+/* A statement that is kept for the session. */
+typedef struct Statement
+{
+	const char *text;			/* the schema where it has %s, at most twice */
+	int			argument_count;
+	Oid			types[4];
+	SPIPlanPtr	plan;			/* NULL: not prepared yet */
+	char	   *schema;			/* for which it is */
+} Statement;
+
+/* The plan of a statement for a schema, quoted; SPI is connected. */
+static SPIPlanPtr
+prepare(Statement *statement, const char *schema)
+{
+	SPIPlanPtr	plan;
+
+	if (statement->plan != NULL && strcmp(statement->schema, schema) == 0)
+		return statement->plan;
+	plan = SPI_prepare(psprintf(statement->text, schema, schema), statement->argument_count, statement->types);
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare \"%s\": %s", statement->text, SPI_result_code_string(SPI_result));
+	if (statement->plan != NULL)
+	{
+		SPI_freeplan(statement->plan);
+		pfree(statement->schema);
+	}
+	statement->schema = MemoryContextStrdup(TopMemoryContext, schema);
+	statement->plan = plan;
+	return plan;
+}
+
 /* ---- Writing ------------------------------------------------------------------------- */
 
 static bool inserting;			/* a message that has been checked */
@@ -57,29 +90,11 @@ table_owner(Oid schema)
 	return owner;
 }
 
-/* The INSERT, kept for the session; SPI is connected. */
-static SPIPlanPtr
-insert_plan(Oid schema)
-{
-	static SPIPlanPtr kept = NULL;
-	static Oid	kept_schema = InvalidOid;
-	Oid			types[INSERT_ARGUMENTS] = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID};
-	SPIPlanPtr	plan;
-
-	if (kept_schema == schema)
-		return kept;
-	plan = SPI_prepare(psprintf("INSERT INTO %s (subject, payload, headers, msg_id)"
-								" VALUES ($1, $2, $3, $4) RETURNING id",
-								quote_qualified_identifier(get_namespace_name(schema), "nats_outbox")),
-					   INSERT_ARGUMENTS, types);
-	if (plan == NULL || SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not prepare the INSERT into nats_outbox");
-	if (kept != NULL)
-		SPI_freeplan(kept);
-	kept = plan;
-	kept_schema = schema;
-	return plan;
-}
+static Statement insert_message = {
+	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id) VALUES ($1, $2, $3, $4) RETURNING id",
+	.argument_count = INSERT_ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID}
+};
 
 static Datum
 make_bytea(NpSpan bytes)
@@ -125,7 +140,8 @@ execute_insert(Oid schema, const NpMessage *message)
 		values[INSERT_PAYLOAD] = make_bytea(message->payload);
 	else
 		nulls[INSERT_PAYLOAD] = 'n';
-	if (SPI_execute_plan(insert_plan(schema), values, nulls, false, 0) != SPI_OK_INSERT_RETURNING)
+	if (SPI_execute_plan(prepare(&insert_message, quote_identifier(get_namespace_name(schema))), values, nulls,
+						 false, 0) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "the INSERT into nats_outbox failed");
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -162,11 +178,14 @@ np_outbox_insert(Oid schema, const NpMessage *message)
 	return id;
 }
 
-/* Is the row that is being inserted one of np_outbox_insert's? */
+/* Is the row that is being inserted the one of np_outbox_insert?  Only once for each. */
 bool
-np_outbox_is_inserting(void)
+np_outbox_row_is_checked(void)
 {
-	return inserting;
+	bool		result = inserting;
+
+	inserting = false;
+	return result;
 }
 
 /* ---- The relay: reading ------------------------------------------------------------------ */
@@ -182,8 +201,8 @@ enum
 	READ_ATTEMPTS
 };
 
-/* How many rows are fetched at a time, to stop when there are enough bytes. */
-#define FETCH_ROWS	100
+/* How many rows are fetched at a time: all of them are in memory before it is known how large they are. */
+#define FETCH_ROWS	10
 
 /* The longest time between two attempts, seconds. */
 #define LAST_DELAY	30
@@ -195,53 +214,72 @@ enum
 #define READ \
 	"SELECT id, subject, payload, headers, msg_id, attempts FROM %s.nats_outbox AS o" \
 	" WHERE id > $1 AND (next_attempt_at IS NULL OR next_attempt_at <= now())"
-#define READ_ANY READ " ORDER BY id"
-#define READ_ORDERED READ \
-	" AND NOT EXISTS (SELECT FROM %s.nats_outbox AS earlier" \
-	" WHERE earlier.next_attempt_at IS NOT NULL AND earlier.subject = o.subject AND earlier.id < o.id" \
-	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1)) ORDER BY id"
+
+static Statement read_any = {
+	.text = READ " ORDER BY id",
+	.argument_count = 1,
+	.types = {INT8OID}
+};
+
+static Statement read_ordered = {
+	.text = READ " AND NOT EXISTS (SELECT FROM %s.nats_outbox AS earlier"
+	" WHERE earlier.next_attempt_at IS NOT NULL AND earlier.subject = o.subject AND earlier.id < o.id"
+	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1)) ORDER BY id",
+	.argument_count = 1,
+	.types = {INT8OID}
+};
+
+static Statement find_schema = {
+	.text = "SELECT pg_catalog.quote_ident(nspname) FROM pg_catalog.pg_extension"
+	" JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'nats_publish'"
+};
+
+static Statement read_control = {.text = "SELECT paused FROM %s.nats_relay_control"};
 
 static char *extension_schema;	/* quoted; as of the last np_outbox_read */
 
-static void
+/* Returns the memory context of the caller, which CommitTransactionCommand would leave. */
+static MemoryContext
 begin_transaction(void)
 {
+	MemoryContext previous = CurrentMemoryContext;
+
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
+	return previous;
 }
 
 static void
-end_transaction(void)
+end_transaction(MemoryContext previous)
 {
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(previous);
 }
 
 /* The only value of a query; NULL: there is no row.  In SPI's memory. */
 static char *
-query_value(const char *query)
+query_value(Statement *statement, const char *schema)
 {
-	if (SPI_execute(query, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "\"%s\" failed", query);
+	if (SPI_execute_plan(prepare(statement, schema), NULL, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" failed", statement->text);
 	return SPI_processed == 0 ? NULL : SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
 static NpOutboxState
 look_for_outbox(void)
 {
-	char	   *schema = query_value("SELECT pg_catalog.quote_ident(nspname) FROM pg_catalog.pg_extension"
-									 " JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace"
-									 " WHERE extname = 'nats_publish'");
+	char	   *schema = query_value(&find_schema, "");
 	char	   *paused;
 
 	if (schema == NULL)
 		return NP_OUTBOX_ABSENT;
 	if (extension_schema == NULL || strcmp(extension_schema, schema) != 0)
 		extension_schema = MemoryContextStrdup(TopMemoryContext, schema);
-	paused = query_value(psprintf("SELECT paused FROM %s.nats_relay_control", schema));
+	paused = query_value(&read_control, schema);
 	return paused != NULL && paused[0] == 't' ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
 }
 
@@ -254,30 +292,64 @@ copy_text(HeapTuple tuple, int column)
 	return np_to_utf8(pnstrdup(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)), VARSIZE_ANY_EXHDR(value));
 }
 
-/* Copy a row into the batch, in whose memory we are; returns its size. */
+static NpSpan
+copy_payload(HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_PAYLOAD, &isnull);
+	bytea	   *payload;
+
+	if (isnull)
+		return (NpSpan) {NULL, 0};
+	payload = DatumGetByteaPCopy(value);
+	return (NpSpan) {VARDATA(payload), VARSIZE(payload) - VARHDRSZ};
+}
+
+static void
+build_message(HeapTuple tuple, NpMessage *message)
+{
+	NpMessageOptions options = {.headers = NULL};
+	bool		isnull;
+	Datum		headers = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_HEADERS, &isnull);
+
+	if (!isnull)
+		options.headers = DatumGetJsonbP(headers);
+	options.msg_id = copy_text(tuple, READ_MSG_ID);
+	np_message_build(message, copy_text(tuple, READ_SUBJECT), copy_payload(tuple), &options);
+	np_message_compact(message);
+}
+
+/*
+ * Copy a row into the batch, in whose memory we are; returns its size.  What
+ * can't be published (the table's check can be gone round) has failed.  The
+ * error is caught without a subtransaction, as nothing that np_message_build
+ * does has to be undone.
+ */
 static size_t
 copy_row(HeapTuple tuple, NpOutboxRow *row)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TupleDesc	columns = SPI_tuptable->tupdesc;
 	bool		isnull;
-	Datum		value;
 
 	memset(row, 0, sizeof(*row));
 	row->id = DatumGetInt64(SPI_getbinval(tuple, columns, READ_ID, &isnull));
 	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
-	row->subject = copy_text(tuple, READ_SUBJECT);
-	row->msg_id = copy_text(tuple, READ_MSG_ID);
-	value = SPI_getbinval(tuple, columns, READ_HEADERS, &isnull);
-	if (!isnull)
-		row->headers = DatumGetJsonbPCopy(value);
-	value = SPI_getbinval(tuple, columns, READ_PAYLOAD, &isnull);
-	if (!isnull)
+	PG_TRY();
 	{
-		bytea	   *payload = DatumGetByteaPCopy(value);
-
-		row->payload = (NpSpan) {VARDATA(payload), VARSIZE(payload) - VARHDRSZ};
+		build_message(tuple, &row->message);
 	}
-	return row->payload.length;
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		np_relay_row_fail(row, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message);
+	}
+	PG_END_TRY();
+	return row->message.payload.length;
 }
 
 /* Take the fetched rows; returns their size. */
@@ -297,10 +369,9 @@ copy_rows(NpOutboxBatch *batch)
 static void
 fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
 {
-	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(after)};
-	const char *query = psprintf(ordered ? READ_ORDERED : READ_ANY, extension_schema, extension_schema);
-	Portal		cursor = SPI_cursor_open_with_args(NULL, query, 1, types, values, NULL, true, 0);
+	SPIPlanPtr	plan = prepare(ordered ? &read_ordered : &read_any, extension_schema);
+	Portal		cursor = SPI_cursor_open(NULL, plan, values, NULL, true);
 	size_t		bytes = 0;
 
 	batch->rows = MemoryContextAllocHuge(batch->context, sizeof(NpOutboxRow) * np_relay_batch_size);
@@ -324,32 +395,52 @@ NpOutboxState
 np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
 {
 	NpOutboxState state;
+	MemoryContext previous = begin_transaction();
 
 	batch->count = 0;
-	begin_transaction();
 	state = look_for_outbox();
 	if (state == NP_OUTBOX_THERE)
 		fetch_batch(batch, after, ordered);
-	end_transaction();
+	end_transaction(previous);
 	return state;
 }
 
 /* ---- The relay: settling ------------------------------------------------------------------- */
 
+static Statement delete_rows = {
+	.text = "DELETE FROM %s.nats_outbox WHERE id = ANY ($1)",
+	.argument_count = 1,
+	.types = {INT8ARRAYOID}
+};
+
+static Statement put_off_row = {
+	.text = "UPDATE %s.nats_outbox SET attempts = attempts + 1, last_error = $2,"
+	" next_attempt_at = pg_catalog.now() + $3 * interval '1 second' WHERE id = $1",
+	.argument_count = 3,
+	.types = {INT8OID, TEXTOID, FLOAT8OID}
+};
+
+static Statement bury_row = {
+	.text = "WITH dead AS (DELETE FROM %s.nats_outbox WHERE id = $1 RETURNING *)"
+	" INSERT INTO %s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
+	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $2 FROM dead",
+	.argument_count = 2,
+	.types = {INT8OID, TEXTOID}
+};
+
 static void
-execute(const char *command, int count, Oid *types, Datum *values)
+execute(Statement *statement, Datum *values)
 {
-	int			result = SPI_execute_with_args(command, count, types, values, NULL, false, 0);
+	int			result = SPI_execute_plan(prepare(statement, extension_schema), values, NULL, false, 0);
 
 	if (result < 0)
-		elog(ERROR, "\"%s\" failed: %s", command, SPI_result_code_string(result));
+		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
 }
 
 static void
 delete_stored(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
 {
 	Datum	   *ids = palloc(sizeof(Datum) * batch->count);
-	Oid			types[] = {INT8ARRAYOID};
 	Datum		values[1];
 
 	for (int i = 0; i < batch->count; i++)
@@ -359,29 +450,20 @@ delete_stored(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
 		return;
 	values[0] = PointerGetDatum(construct_array(ids, outcome->published, INT8OID, sizeof(int64),
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	execute(psprintf("DELETE FROM %s.nats_outbox WHERE id = ANY ($1)", extension_schema), 1, types, values);
+	execute(&delete_rows, values);
 }
 
 /* A row that failed: when it is tried again, or where it ends. */
 static void
 settle_failed(const NpOutboxRow *row)
 {
-	Oid			types[] = {INT8OID, TEXTOID, FLOAT8OID};
 	Datum		values[3];
 	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
 
 	values[0] = Int64GetDatum(row->id);
 	values[1] = CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
 	values[2] = Float8GetDatum(np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC);
-	if (row->is_hopeless)
-		execute(psprintf("WITH dead AS (DELETE FROM %s.nats_outbox WHERE id = $1 RETURNING *)"
-						 " INSERT INTO %s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-						 " SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $2 FROM dead",
-						 extension_schema, extension_schema), 2, types, values);
-	else
-		execute(psprintf("UPDATE %s.nats_outbox SET attempts = attempts + 1, last_error = $2,"
-						 " next_attempt_at = pg_catalog.now() + $3 * interval '1 second' WHERE id = $1",
-						 extension_schema), 3, types, values);
+	execute(row->is_hopeless ? &bury_row : &put_off_row, values);
 }
 
 /*
@@ -394,8 +476,8 @@ NpOutboxOutcome
 np_outbox_settle(const NpOutboxBatch *batch)
 {
 	NpOutboxOutcome outcome = {0};
+	MemoryContext previous = begin_transaction();
 
-	begin_transaction();
 	delete_stored(batch, &outcome);
 	for (int i = 0; i < batch->count; i++)
 	{
@@ -411,6 +493,6 @@ np_outbox_settle(const NpOutboxBatch *batch)
 		if (outcome.error == NULL)
 			outcome.error = row->error;
 	}
-	end_transaction();
+	end_transaction(previous);
 	return outcome;
 }

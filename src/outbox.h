@@ -29,7 +29,7 @@ typedef struct NpOutboxOutcome
 } NpOutboxOutcome;
 
 extern int64 np_outbox_insert(Oid schema, const NpMessage *message);
-extern bool np_outbox_is_inserting(void);
+extern bool np_outbox_row_is_checked(void);
 
 extern NpOutboxState np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered);
 extern NpOutboxOutcome np_outbox_settle(const NpOutboxBatch *batch);

@@ -56,6 +56,8 @@ tell_problem(const char *problem)
 {
 	np_relay_slot_set_error(slot, problem);
 	np_relay_slot_set(slot, NP_RELAY_WAITING);
+	if (np_delivery_connection() == NULL || !np_connection_is_open(np_delivery_connection()))
+		np_relay_slot_set_url(slot, "");
 	if (!is_failing)
 		ereport(LOG,
 				(errmsg("nats_publish relay cannot publish: %s", problem),
@@ -115,9 +117,10 @@ publish_batch(NpOutboxBatch *batch)
 		np_relay_slot_set_error(slot, outcome.error);
 	if (!complete)
 		tell_problem(problem);
-	else if (outcome.published > 0)
+	else if (np_delivery_connection() != NULL && np_connection_is_open(np_delivery_connection()))
 		tell_success();
 	note_floor(batch, complete);
+	np_outbound_give_back(np_connection_outbound(np_delivery_begin()));
 	pgstat_report_stat(false);
 }
 
@@ -225,7 +228,7 @@ start(const char *database)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(database, NULL, 0);
-	if (!np_relay_slot_claim(slot, MyDatabaseId))
+	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
 		proc_exit(0);
 	before_shmem_exit(leave_slot, (Datum) 0);
 	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
@@ -237,6 +240,8 @@ start(const char *database)
 	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_sort", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	/* a full window is no reason to put off a message */
+	SetConfigOption("nats_publish.on_full", "wait", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra.  SIGTERM ends it as it ends a backend. */

@@ -32,6 +32,7 @@ static int	ready_sent;
 static int *sent;				/* rows by their tokens, which only grow */
 static int	sent_count;
 static int	in_flight;
+static bool giving_up;			/* what is not answered, though the server is there */
 static const char *doubt;		/* why something is not known to be stored; NULL: nothing */
 
 /* ---- Faults ------------------------------------------------------------------------- */
@@ -65,13 +66,20 @@ is_hopeless(const NpOutboxRow *row, const char *sqlstate)
 		row->attempts + 1 >= np_relay_max_attempts;
 }
 
+/* The row has failed; the texts must live as long as it does. */
+void
+np_relay_row_fail(NpOutboxRow *row, const char *sqlstate, const char *error)
+{
+	row->state = NP_ROW_FAILED;
+	row->sqlstate = sqlstate;
+	row->error = error;
+	row->is_hopeless = is_hopeless(row, sqlstate);
+}
+
 static void
 fail_row(NpOutboxRow *row, const char *sqlstate, const char *error)
 {
-	row->state = NP_ROW_FAILED;
-	row->sqlstate = MemoryContextStrdup(batch->context, sqlstate);
-	row->error = MemoryContextStrdup(batch->context, error);
-	row->is_hopeless = is_hopeless(row, sqlstate);
+	np_relay_row_fail(row, MemoryContextStrdup(batch->context, sqlstate), MemoryContextStrdup(batch->context, error));
 }
 
 /* ---- Order ---------------------------------------------------------------------------- */
@@ -81,21 +89,28 @@ compare_subjects(const void *a, const void *b)
 {
 	const NpOutboxRow *first = &batch->rows[*(const int *) a];
 	const NpOutboxRow *second = &batch->rows[*(const int *) b];
-	int			order = memcmp(first->subject.data, second->subject.data,
-							   Min(first->subject.length, second->subject.length));
+	int			order = memcmp(first->message.subject.data, second->message.subject.data,
+							   Min(first->message.subject.length, second->message.subject.length));
 
 	if (order == 0)
-		order = (int) first->subject.length - (int) second->subject.length;
+		order = (int) first->message.subject.length - (int) second->message.subject.length;
 	return order != 0 ? order : *(const int *) a - *(const int *) b;
 }
 
 static bool
 same_subject(int a, int b)
 {
-	NpSpan		first = batch->rows[a].subject;
-	NpSpan		second = batch->rows[b].subject;
+	NpSpan		first = batch->rows[a].message.subject;
+	NpSpan		second = batch->rows[b].message.subject;
 
 	return first.length == second.length && memcmp(first.data, second.data, first.length) == 0;
+}
+
+/* What can't become a message has failed when it was read. */
+static bool
+is_message(int row)
+{
+	return batch->rows[row].state != NP_ROW_FAILED;
 }
 
 /* Only the first row of each subject can go at once; it leads to the others. */
@@ -104,11 +119,13 @@ chain_subjects(void)
 {
 	int		   *sorted = palloc(sizeof(int) * batch->count);
 	bool	   *follows = palloc0(sizeof(bool) * batch->count);
+	int			count = 0;
 
 	for (int i = 0; i < batch->count; i++)
-		sorted[i] = i;
-	qsort(sorted, batch->count, sizeof(int), compare_subjects);
-	for (int i = 1; i < batch->count; i++)
+		if (is_message(i))
+			sorted[count++] = i;
+	qsort(sorted, count, sizeof(int), compare_subjects);
+	for (int i = 1; i < count; i++)
 	{
 		if (!same_subject(sorted[i - 1], sorted[i]))
 			continue;
@@ -116,7 +133,7 @@ chain_subjects(void)
 		follows[sorted[i]] = true;
 	}
 	for (int i = 0; i < batch->count; i++)
-		if (!follows[i])
+		if (is_message(i) && !follows[i])
 			ready[ready_count++] = i;
 }
 
@@ -127,12 +144,14 @@ begin(NpOutboxBatch *new_batch, bool ordered)
 	ready = palloc(sizeof(int) * batch->count);
 	sent = palloc(sizeof(int) * batch->count);
 	ready_count = ready_sent = sent_count = in_flight = 0;
+	giving_up = false;
 	doubt = NULL;
 	if (ordered)
 		chain_subjects();
 	else
 		for (int i = 0; i < batch->count; i++)
-			ready[ready_count++] = i;
+			if (is_message(i))
+				ready[ready_count++] = i;
 }
 
 /* The row behind this one may go. */
@@ -181,7 +200,7 @@ on_result(const NpResult *result)
 	else
 	{
 		sqlstate = np_failure_sqlstate(&result->failure);
-		if (is_of_row(sqlstate))
+		if (is_of_row(sqlstate) || giving_up)
 			fail_row(row, sqlstate, result->failure.text);
 		else
 		{
@@ -198,15 +217,11 @@ on_result(const NpResult *result)
 static void
 send_row(NpOutboxRow *row)
 {
-	NpMessageOptions options = {.headers = row->headers,.msg_id = row->msg_id};
-	NpMessage	message;
-
-	np_message_build(&message, row->subject, row->payload, &options);
 	row->token = np_delivery_next_token();
 	row->state = NP_ROW_SENT;
 	sent[sent_count++] = row - batch->rows;
 	in_flight++;
-	np_publish_relayed(&message);
+	np_publish_relayed(&row->message);
 }
 
 /* An error came instead of a token: it is the next one's. */
@@ -283,6 +298,31 @@ can_go_on(void)
 	return ready_sent < ready_count || in_flight == 0;
 }
 
+/*
+ * Nothing was answered for a time.  When the server is there all the same, it
+ * is the messages that nobody answers (a stream without acknowledgments, a
+ * subscriber without a stream), and they are tried again like refused ones.
+ * False: the server is away, or busy.
+ */
+static bool
+give_up_unanswered(const char **problem)
+{
+	NpConnection *connection = np_delivery_connection();
+	NpPending  *pending;
+	uint64		next = 0;
+
+	*problem = np_session_explain(np_window_next(np_delivery_window(), &next)).text;
+	if (!np_connection_is_open(connection) ||
+		!np_connection_ping(connection, np_now() + NP_MILLISECONDS(np_ack_timeout)))
+		return false;
+	giving_up = true;
+	next = 0;
+	while ((pending = np_window_next(np_delivery_window(), &next)) != NULL)
+		np_delivery_fail(pending, np_failure(NP_FAULT_UNKNOWN, "nobody acknowledges this message"));
+	giving_up = false;
+	return true;
+}
+
 static bool
 send_all(const char **problem)
 {
@@ -296,13 +336,8 @@ send_all(const char **problem)
 			*problem = doubt;
 			return doubt == NULL;
 		}
-		if (!np_session_wait(can_go_on, np_ack_timeout, NP_FOREVER))
-		{
-			uint64		next = 0;
-
-			*problem = np_session_explain(np_window_next(np_delivery_window(), &next)).text;
+		if (!np_session_wait(can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
 			return false;
-		}
 	}
 }
 

@@ -8,8 +8,7 @@
 #ifndef NP_RELAY_BATCH_H
 #define NP_RELAY_BATCH_H
 
-#include "utils/jsonb.h"
-
+#include "message.h"
 #include "report.h"
 #include "types.h"
 
@@ -25,10 +24,7 @@ typedef struct NpOutboxRow
 {
 	int64		id;
 	int			attempts;		/* before this one */
-	NpSpan		subject;		/* UTF-8 */
-	NpSpan		payload;		/* absent: NULL */
-	NpSpan		msg_id;			/* UTF-8 */
-	Jsonb	   *headers;		/* NULL: none */
+	NpMessage	message;		/* in the batch's memory */
 
 	NpRowState	state;
 	const char *sqlstate;		/* of one that failed ... */
@@ -45,6 +41,7 @@ typedef struct NpOutboxBatch
 	int			count;
 } NpOutboxBatch;
 
+extern void np_relay_row_fail(NpOutboxRow *row, const char *sqlstate, const char *error);
 extern bool np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, const char **problem);
 
 #endif							/* NP_RELAY_BATCH_H */

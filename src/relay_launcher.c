@@ -13,8 +13,12 @@
 
 #include <signal.h>
 
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
-#include "commands/dbcommands.h"
+#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -25,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/varlena.h"
 
 #include "relay_launcher.h"
@@ -40,11 +45,15 @@ PGDLLEXPORT void np_launcher_main(Datum argument);
 /* A worker that has lived so long did not fail to start. */
 #define SETTLED_AFTER	NP_MILLISECONDS(60000)
 
+/* A worker that an earlier launcher has started does not tell this one of its end. */
+#define LONGEST_SLEEP	NP_MILLISECONDS(5000)
+
 /* What the launcher remembers of a slot. */
 typedef struct Relay
 {
 	bool		wanted;
 	bool		is_missing;		/* and that was logged */
+	BackgroundWorkerHandle *handle; /* of the worker last started; NULL: none */
 	NpTime		started;
 	NpTime		next_start;
 	NpTime		delay;
@@ -54,15 +63,45 @@ static Relay relays[NP_MAX_RELAYS];
 
 /* ---- Starting and stopping ---------------------------------------------------------- */
 
+/*
+ * As autovacuum.c get_database_list: without a database of its own, a process
+ * can read pg_database, but may not have its indexes.
+ */
 static bool
 database_exists(const char *name)
 {
-	Oid			database;
+	bool		found = false;
+	Relation	databases;
+	TableScanDesc scan;
+	HeapTuple	tuple;
 
 	StartTransactionCommand();
-	database = get_database_oid(name, true);
+	(void) GetTransactionSnapshot();
+	databases = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(databases, 0, NULL);
+	while (!found && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		found = strcmp(NameStr(((Form_pg_database) GETSTRUCT(tuple))->datname), name) == 0;
+	table_endscan(scan);
+	table_close(databases, AccessShareLock);
 	CommitTransactionCommand();
-	return OidIsValid(database);
+	return found;
+}
+
+static void
+forget_worker(Relay *relay)
+{
+	if (relay->handle != NULL)
+		pfree(relay->handle);
+	relay->handle = NULL;
+}
+
+/* Is there a worker that has not claimed its slot?  Its database may be locked. */
+static bool
+is_starting(const Relay *relay)
+{
+	pid_t		pid;
+
+	return relay->handle != NULL && GetBackgroundWorkerPid(relay->handle, &pid) != BGWH_STOPPED;
 }
 
 static void
@@ -78,11 +117,15 @@ register_worker(int slot, const char *database)
 		.bgw_main_arg = Int32GetDatum(slot),
 		.bgw_notify_pid = MyProcPid
 	};
-	BackgroundWorkerHandle *handle;
+	MemoryContext previous = MemoryContextSwitchTo(TopMemoryContext);
+	bool		registered;
 
 	snprintf(worker.bgw_name, BGW_MAXLEN, "nats_publish relay for %s", database);
 	strlcpy(worker.bgw_extra, database, BGW_EXTRALEN);
-	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+	forget_worker(&relays[slot]);
+	registered = RegisterDynamicBackgroundWorker(&worker, &relays[slot].handle);
+	MemoryContextSwitchTo(previous);
+	if (registered)
 		return;
 	np_relay_slot_set_error(slot, "no background worker slot is free");
 	ereport(LOG,
@@ -141,7 +184,7 @@ static NpTime
 keep_workers(void)
 {
 	NpTime		now = np_now();
-	NpTime		next = NP_FOREVER;
+	NpTime		next = now + LONGEST_SLEEP;
 
 	for (int i = 0; i < NP_MAX_RELAYS; i++)
 	{
@@ -152,6 +195,7 @@ keep_workers(void)
 			continue;
 		if (!relay->wanted)
 		{
+			forget_worker(relay);
 			memset(relay, 0, sizeof(*relay));
 			if (status.pid != 0)
 				(void) kill(status.pid, SIGTERM);
@@ -164,7 +208,7 @@ keep_workers(void)
 			if (now - relay->started > SETTLED_AFTER)
 				relay->delay = 0;
 		}
-		else
+		else if (!is_starting(relay))
 		{
 			if (now >= relay->next_start)
 				start_worker(i, status.name, now);

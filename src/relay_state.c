@@ -184,16 +184,16 @@ np_relay_slot_set(int slot, NpRelayState state)
 
 /*
  * Become the relay of a slot's database.  False: there is one, or the slot was
- * given up.
+ * another database's by now.
  */
 bool
-np_relay_slot_claim(int slot, Oid database)
+np_relay_slot_claim(int slot, const char *name, Oid database)
 {
 	NpRelayStatus *status = &shared->slots[slot].status;
 	bool		claimed;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	claimed = status->pid == 0 && status->name[0] != '\0';
+	claimed = status->pid == 0 && strcmp(status->name, name) == 0;
 	if (claimed)
 	{
 		status->pid = MyProcPid;

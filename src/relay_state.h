@@ -50,7 +50,7 @@ extern void np_relay_wake(Oid database);
 extern int	np_relay_slot_for(const char *name);
 extern void np_relay_slot_free(int slot);
 extern void np_relay_slot_set(int slot, NpRelayState state);
-extern bool np_relay_slot_claim(int slot, Oid database);
+extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
 extern void np_relay_slot_leave(int slot);
 extern void np_relay_slot_set_url(int slot, const char *url);
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);

@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -92,14 +93,23 @@ was_tried(HeapTuple row, TupleDesc columns)
 }
 
 static void
-require_trigger(FunctionCallInfo fcinfo, const char *function)
+raise_call(const char *text)
 {
-	NpFailure	failure;
+	NpFailure	failure = np_failure(NP_FAULT_TRIGGER, "%s", text);
 
-	if (CALLED_AS_TRIGGER(fcinfo))
-		return;
-	failure = np_failure(NP_FAULT_TRIGGER, "%s() can only be called by a trigger", function);
 	np_raise(&failure);
+}
+
+/* Is it the outbox, whose columns we know?  Anybody may put the function on a table of his own. */
+static bool
+is_outbox_row(FunctionCallInfo fcinfo)
+{
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
+
+	return CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(data->tg_event) && TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
+		!TRIGGER_FIRED_BY_DELETE(data->tg_event) &&
+		RelationGetRelid(data->tg_relation) == get_relname_relid("nats_outbox",
+																 get_func_namespace(fcinfo->flinfo->fn_oid));
 }
 
 /* nats_outbox_check(): before a row is written to nats_outbox, by whomever */
@@ -109,10 +119,11 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	TriggerData *data = (TriggerData *) fcinfo->context;
 	HeapTuple	row;
 
-	require_trigger(fcinfo, "nats_outbox_check");
+	if (!is_outbox_row(fcinfo))
+		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay();
-	if (!np_outbox_is_inserting() && !was_tried(row, RelationGetDescr(data->tg_relation)))
+	if (!np_outbox_row_is_checked() && !was_tried(row, RelationGetDescr(data->tg_relation)))
 		check_row(row, RelationGetDescr(data->tg_relation));
 	return PointerGetDatum(row);
 }
@@ -121,7 +132,10 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 Datum
 nats_outbox_wake(PG_FUNCTION_ARGS)
 {
-	require_trigger(fcinfo, "nats_outbox_wake");
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event))
+		raise_call("nats_outbox_wake() can only be called by an AFTER trigger");
 	np_transaction_wake_relay();
 	return PointerGetDatum(NULL);
 }

@@ -270,7 +270,7 @@ INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES 
 SELECT error_of('SELECT nats_outbox_retry(1)');
 SELECT count(*) FROM nats_outbox_dead;
 DELETE FROM nats_outbox_dead;
--- What can't be published stays dead, and keeps the others.
+-- What can't be published is tried again all the same: it is the relay's to say what is wrong with it.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1004, 'outbox.*', 'e', now(), 10), (1005, 'outbox.good', 'f', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1004)');
 SELECT error_of('SELECT nats_outbox_retry_all()');
