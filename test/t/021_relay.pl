@@ -114,15 +114,16 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $client->stream_messages('R') 
 	$latin->value(q(SELECT nats_publish_outbox('r.grün', 'grün', headers => '{"Farbe": "grün"}', msg_id => 'grün')));
 	ok(eval { wait_until_drained($latin, 20) }, 'a message of a database in another encoding than UTF-8 is published')
 		or diag(join "\n", log_lines($node, $offset, qr/cannot publish/));
-	is_deeply([ map { [ @$_{ 'subject', 'payload' }, $_->{headers} ] } grep { $_->{subject} =~ /gr\xc3/ } $client->stream_messages('R') ],
-		[ [ "r.gr\xc3\xbcn", "gr\xc3\xbcn", { 'Farbe' => ["gr\xc3\xbcn"], 'Nats-Msg-Id' => ["gr\xc3\xbcn"] } ] ], 'in UTF-8');
+	is_deeply([ map { [ @$_{ 'subject', 'payload' }, $_->{headers} ] } grep { $_->{subject} =~ /gr\xfc/ } $client->stream_messages('R') ],
+		# the subject comes as JSON, as characters
+		[ [ "r.gr\xfcn", "gr\xc3\xbcn", { 'Farbe' => ["gr\xc3\xbcn"], 'Nats-Msg-Id' => ["gr\xc3\xbcn"] } ] ], 'in UTF-8');
 	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
 	wait_for('the worker to end', sub { workers() eq 'postgres' });
 }
 
 # A quiet log
 
-my @noise = grep { !/terminating background worker|exited with|changed to/ } log_lines($node, 0, $NOTEWORTHY);
+my @noise = grep { !/terminating background worker|exited with|changed to|WHERE backend_type/ } log_lines($node, 0, $NOTEWORTHY);
 is_deeply(\@noise, [], 'all that has left nothing in the log');
 
 # Databases come and go
@@ -343,7 +344,7 @@ $primary->wait_for_catchup($standby);
 		'nats_publish launcher nats_publish relay', 'by a launcher and a worker');
 	published($on_standby, 'r.promoted', 'and what is written then');
 }
-is_deeply([ grep { !/read-only|end-of-streaming/ } log_lines($standby, 0, $NOTEWORTHY) ], [], 'without a line in the log');
+is_deeply([ grep { !/read-only|end-of-streaming|connect to the primary/ } log_lines($standby, 0, $NOTEWORTHY) ], [], 'without a line in the log');
 
 # Not preloaded
 
@@ -369,7 +370,7 @@ is_deeply([ grep { !/read-only|end-of-streaming/ } log_lines($standby, 0, $NOTEW
 # What the postmaster has logged of the main server's workers is terminations
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal|server process/) ], [], 'nothing has crashed');
-is_deeply([ grep { !/due to administrator command|starting up|shutting down|not currently accepting/ } log_lines($node, 0, qr/FATAL/) ],
+is_deeply([ grep { !/due to administrator command|starting up|shutting down|database "absent" does not exist|not currently accepting/ } log_lines($node, 0, qr/FATAL/) ],
 	[], 'what has died was terminated');
 
 done_testing();
