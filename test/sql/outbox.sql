@@ -304,6 +304,18 @@ SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'nats_publish%';
 -- The trigger functions are for triggers.
 SELECT error_of('SELECT nats_outbox_check()');
 SELECT error_of('SELECT nats_outbox_wake()');
+-- ... and for those of the extension's tables: elsewhere there may be other columns of these names.
+CREATE TABLE other (subject int, headers int, msg_id int);
+CREATE TRIGGER checked BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
+SELECT error_of('INSERT INTO other VALUES (1, 1, 1)');
+DROP TRIGGER checked ON other;
+CREATE TRIGGER woken BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION nats_outbox_wake();
+SELECT error_of('INSERT INTO other VALUES (1, 1, 1)');
+DROP TABLE other;
+CREATE TRIGGER checked BEFORE INSERT ON nats_outbox FOR EACH STATEMENT EXECUTE FUNCTION nats_outbox_check();
+SELECT error_of($$SELECT nats_publish_outbox('outbox.a', 'x')$$);
+DROP TRIGGER checked ON nats_outbox;
+
 SELECT pg_get_triggerdef(oid) AS trigger FROM pg_trigger
 WHERE tgrelid IN ('nats_outbox'::regclass, 'nats_relay_control'::regclass) AND NOT tgisinternal ORDER BY tgname;
 
