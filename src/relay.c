@@ -120,7 +120,6 @@ publish_batch(NpOutboxBatch *batch)
 	else if (np_delivery_connection() != NULL && np_connection_is_open(np_delivery_connection()))
 		tell_success();
 	note_floor(batch, complete);
-	np_outbound_give_back(np_connection_outbound(np_delivery_begin()));
 	pgstat_report_stat(false);
 }
 
@@ -261,7 +260,9 @@ np_relay_main(Datum argument)
 		reload_settings();
 		MemoryContextSwitchTo(batch.context);
 		until = try_round(&batch);
-		rest(until);
 		MemoryContextReset(batch.context);
+		if (np_delivery_connection() != NULL)
+			np_outbound_give_back(np_connection_outbound(np_delivery_connection()));
+		rest(until);
 	}
 }
