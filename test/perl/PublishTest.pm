@@ -25,8 +25,9 @@ use Time::HiRes qw(time sleep);
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Test::More;
 
-our @EXPORT = qw(publishing_node publishing_database stream_to_table wait_for process_threads process_files process_ticks process_memory
+our @EXPORT = qw(publishing_node publishing_database stream_to_table wait_for process_threads process_files process_ticks process_memory peak_memory
 	process_is_there free_port);
 
 =pod
@@ -47,6 +48,11 @@ One more database with the extension, in UTF8. Returns its name.
 
 A new table of a stream's messages: C<seq>, C<subject>, C<headers> (the values of each name, in an array) and C<payload>,
 both jsonb. Dies when a payload is not JSON of one line.
+
+=item peak_memory($session, $sql)
+
+Runs a command that must not fail: the largest memory of its backend meanwhile (as process_memory), and the time it
+took.
 
 =item wait_for($what, sub {...}, $seconds)
 
@@ -99,6 +105,23 @@ sub stream_to_table
 	close $file or die "$path: $!";
 	$node->safe_psql($dbname, "CREATE TABLE $table (seq bigint PRIMARY KEY, subject text, headers jsonb, payload jsonb); COPY $table FROM '$path'");
 	return;
+}
+
+sub peak_memory
+{
+	my ($session, $sql) = @_;
+	my $peak = 0;
+	$session->begin($sql);
+	while ($session->is_running)
+	{
+		my $memory = process_memory($session->pid);
+		$peak = $memory if $memory > $peak;
+		sleep 0.005;
+	}
+	my $result = $session->finish;
+	is($result->{error}, '', $sql =~ s/\s+/ /gr);
+	my $memory = process_memory($session->pid);
+	return ($memory > $peak ? $memory : $peak, $result->{seconds});
 }
 
 sub wait_for

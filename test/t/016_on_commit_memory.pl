@@ -30,24 +30,6 @@ $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 sub temporary_files { return $node->safe_psql('postgres', 'SELECT count(*) FROM pg_ls_tmpdir()'); }
 sub temporary_size { return $node->safe_psql('postgres', 'SELECT coalesce(sum(size), 0) FROM pg_ls_tmpdir()'); }
 
-# The largest memory of the backend (kB, without what is shared) while a command runs, and the time it takes.
-sub peak
-{
-	my ($session, $sql) = @_;
-	my $peak = 0;
-	$session->begin($sql);
-	while ($session->is_running)
-	{
-		my $memory = process_memory($session->pid);
-		$peak = $memory if $memory > $peak;
-		sleep 0.01;
-	}
-	my $result = $session->finish;
-	is($result->{error}, '', $sql =~ s/\s+/ /gr);
-	my $memory = process_memory($session->pid);
-	return ($memory > $peak ? $memory : $peak, $result->{seconds});
-}
-
 sub hold { my ($count) = @_; return "SELECT count(nats_publish_on_commit('m.a', lpad(i::text, 128))) FROM generate_series(1, $count) i \\g /dev/null\n"; }
 
 my $session = PsqlSession->new($node);
@@ -65,10 +47,10 @@ sub report
 # Two million messages
 
 $session->value('BEGIN; INSERT INTO t VALUES (1)');
-report('holding 2,000,000 messages', peak($session, hold(2_000_000)));
+report('holding 2,000,000 messages', peak_memory($session, hold(2_000_000)));
 is($client->stream_info('M')->{state}{last_seq}, $last, 'nothing is sent yet');
 cmp_ok(temporary_size(), '>', 2_000_000 * 128, 'they are in a file');
-report('COMMIT of 2,000,000 messages', peak($session, 'COMMIT'));
+report('COMMIT of 2,000,000 messages', peak_memory($session, 'COMMIT'));
 my $state = $client->stream_info('M')->{state};
 is($state->{last_seq}, $last + 2_000_000, 'all are stored');
 is_deeply([ map { $client->get_message('M', $_)->{payload} =~ s/ //gr } $state->{first_seq}, $state->{last_seq} ], [ 1_990_001, 2_000_000 ], 'in order');
@@ -82,11 +64,11 @@ cmp_ok($after - $before, '<', 16 * 1024, 'and so is the memory') or note("$after
 
 $last = $state->{last_seq};
 $session->value(q(BEGIN; SELECT nats_publish_on_commit('m.a', 'first'); SAVEPOINT s));
-report('holding 1,000,000 messages in a savepoint', peak($session, hold(1_000_000)));
-my ($peak, $seconds) = peak($session, 'ROLLBACK TO s');
+report('holding 1,000,000 messages in a savepoint', peak_memory($session, hold(1_000_000)));
+my ($peak, $seconds) = peak_memory($session, 'ROLLBACK TO s');
 cmp_ok($seconds, '<', 1, 'they are rolled back at once');
 $session->value(q(SELECT nats_publish_on_commit('m.a', 'last')));
-($peak, $seconds) = peak($session, 'COMMIT');
+($peak, $seconds) = peak_memory($session, 'COMMIT');
 cmp_ok($seconds, '<', 1, 'and cost nothing at COMMIT');
 is($client->stream_info('M')->{state}{last_seq}, $last + 2, 'nor are they sent');
 is_deeply([ map { $client->get_message('M', $last + $_)->{payload} } 1, 2 ], [ 'first', 'last' ], 'but what came before and after');
@@ -95,19 +77,19 @@ is(temporary_files(), 0, 'the file is gone');
 # Savepoints without end
 
 $session->value('BEGIN');
-report('100,000 rolled-back and 100,000 released savepoints', peak($session, q(DO $$ BEGIN FOR i IN 1 .. 100000 LOOP
+report('100,000 rolled-back and 100,000 released savepoints', peak_memory($session, q(DO $$ BEGIN FOR i IN 1 .. 100000 LOOP
 	BEGIN PERFORM nats_publish_on_commit('m.a', 'x'); RAISE 'x'; EXCEPTION WHEN others THEN NULL; END;
 	BEGIN PERFORM nats_publish_on_commit('m.a', i::text); EXCEPTION WHEN others THEN NULL; END;
 	END LOOP; END $$)));
 $last = $client->stream_info('M')->{state}{last_seq};
-report('their COMMIT', peak($session, 'COMMIT'));
+report('their COMMIT', peak_memory($session, 'COMMIT'));
 is($client->stream_info('M')->{state}{last_seq}, $last + 100_000, 'those that were released are sent');
 
 # Large ones
 
 # they are in the window, and a few of them around it
 $LIMIT += 8 * 1024;
-report('2,000 messages of 500 kB', peak($session, q(BEGIN; SELECT count(nats_publish_on_commit('m.a', repeat('x', 500000))) FROM generate_series(1, 2000) \g /dev/null
+report('2,000 messages of 500 kB', peak_memory($session, q(BEGIN; SELECT count(nats_publish_on_commit('m.a', repeat('x', 500000))) FROM generate_series(1, 2000) \g /dev/null
 	COMMIT)));
 
 # Many transactions

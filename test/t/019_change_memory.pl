@@ -47,24 +47,6 @@ sub last_message { return $client->get_message('M', last_seq()); }
 
 sql(q(CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$));
 
-# The largest memory of the backend (kB, without what is shared) while a command runs, and the time it takes.
-sub peak
-{
-	my ($session, $sql) = @_;
-	my $peak = 0;
-	$session->begin($sql);
-	while ($session->is_running)
-	{
-		my $memory = process_memory($session->pid);
-		$peak = $memory if $memory > $peak;
-		sleep 0.005;
-	}
-	my $result = $session->finish;
-	is($result->{error}, '', $sql =~ s/\s+/ /gr);
-	my $memory = process_memory($session->pid);
-	return ($memory > $peak ? $memory : $peak, $result->{seconds});
-}
-
 my %STATEMENTS = (
 	insert => q(INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, COUNT) AS i),
 	update => q(UPDATE t SET v = 'new ' || id),
@@ -84,8 +66,8 @@ sub measure
 	my $before = process_memory($session->pid);
 	my $published = published();
 	$session->value('BEGIN');
-	my ($statement, $seconds) = peak($session, $STATEMENTS{$op} =~ s/COUNT/$count/r);
-	my ($commit, $more) = peak($session, 'COMMIT');
+	my ($statement, $seconds) = peak_memory($session, $STATEMENTS{$op} =~ s/COUNT/$count/r);
+	my ($commit, $more) = peak_memory($session, 'COMMIT');
 	return { statement => $statement - $before, commit => $commit - $before, seconds => $seconds + $more, published => published() - $published };
 }
 
