@@ -24,7 +24,7 @@ SELECT nats_publish_table('items', format => 'cloudevents');
 SET timezone = 'Asia/Kathmandu';
 BEGIN;
 CALL change_items();
-SELECT pg_current_xact_id() AS xid, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS started \gset
+SELECT pg_current_xact_id() AS xid, (to_json(now() AT TIME ZONE 'UTC') #>> '{}') || 'Z' AS started \gset
 COMMIT;
 RESET timezone;
 SELECT op, ARRAY(SELECT name FROM jsonb_object_keys(headers) AS name ORDER BY lower(name)) AS headers FROM cloudevents ORDER BY n;
