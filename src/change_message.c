@@ -225,8 +225,6 @@ compare_rows(const NpChangePlan *plan, const NpChange *change)
 
 /* ---- Templates -------------------------------------------------------------------------- */
 
-typedef size_t (*Encoder) (NpSpan value, char *out);
-
 static TupleTableSlot *
 current_row(const NpChange *change)
 {
@@ -234,7 +232,7 @@ current_row(const NpChange *change)
 }
 
 static void
-append_encoded(StringInfo out, Encoder encoder, NpSpan value)
+append_encoded(StringInfo out, NpEncoder encoder, NpSpan value)
 {
 	enlargeStringInfo(out, NP_ENCODED_SIZE(value.length));
 	out->len += encoder(value, out->data + out->len);
@@ -243,7 +241,7 @@ append_encoded(StringInfo out, Encoder encoder, NpSpan value)
 
 /* Append what a template comes to; false when that has a NULL in it. */
 static bool
-append_template(StringInfo out, const NpPlanTemplate *plan, Encoder encoder, const NpChange *change)
+append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, const NpChange *change)
 {
 	bool		complete = true;
 

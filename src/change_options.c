@@ -42,7 +42,7 @@ np_change_format_name(NpChangeFormat format)
 	return format_names[format];
 }
 
-/* ---- Values ---------------------------------------------------------------- */
+/* ---- Values: each parser fills the field that its option has ---------------------- */
 
 static int
 parse_word(const char *option, const char *value, const char *const *words, int count)
@@ -53,8 +53,20 @@ parse_word(const char *option, const char *value, const char *const *words, int 
 	np_raise_input("option %s cannot be \"%s\"", option, value);
 }
 
-static List *
-parse_columns(const char *option, const char *value)
+static void
+parse_delivery(const char *option, const char *value, void *field)
+{
+	*(NpDelivery *) field = parse_word(option, value, delivery_names, lengthof(delivery_names));
+}
+
+static void
+parse_format(const char *option, const char *value, void *field)
+{
+	*(NpChangeFormat *) field = parse_word(option, value, format_names, lengthof(format_names));
+}
+
+static void
+parse_columns(const char *option, const char *value, void *field)
 {
 	List	   *columns;
 	ListCell   *cell;
@@ -69,120 +81,67 @@ parse_columns(const char *option, const char *value)
 			if (strcmp(lfirst(cell), list_nth(columns, i)) == 0)
 				np_raise_input("option %s has the column \"%s\" twice", option, (char *) lfirst(cell));
 	}
-	return columns;
+	*(List **) field = columns;
 }
 
-static bool
-parse_boolean(const char *option, const char *value)
+static void
+parse_column(const char *option, const char *value, void *field)
 {
-	bool		result;
+	List	   *columns;
 
-	if (!parse_bool(value, &result))
-		np_raise_input("option %s is not a boolean: \"%s\"", option, value);
-	return result;
+	parse_columns(option, value, &columns);
+	if (list_length(columns) != 1)
+		np_raise_input("option %s is not one column: \"%s\"", option, value);
+	*(char **) field = linitial(columns);
 }
 
-static char *
-parse_template(const char *option, const char *value)
+static void
+parse_boolean(const char *option, const char *value, void *field)
+{
+	if (!parse_bool(value, field))
+		np_raise_input("option %s is not a boolean: \"%s\"", option, value);
+}
+
+static void
+parse_template(const char *option, const char *value, void *field)
 {
 	if (value[0] == '\0')
 		np_raise_input("option %s is empty", option);
-	return pstrdup(value);
-}
-
-static Jsonb *
-parse_headers(const char *value)
-{
-	Jsonb	   *headers = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(value)));
-
-	if (!JB_ROOT_IS_OBJECT(headers))
-		np_raise_input("option headers must be a JSON object");
-	return headers;
-}
-
-/* ---- Options --------------------------------------------------------------- */
-
-static void
-parse_subject(NpChangeOptions *options, const char *value)
-{
-	options->subject = parse_template("subject", value);
+	*(char **) field = pstrdup(value);
 }
 
 static void
-parse_delivery(NpChangeOptions *options, const char *value)
+parse_object(const char *option, const char *value, void *field)
 {
-	options->delivery = parse_word("delivery", value, delivery_names, lengthof(delivery_names));
+	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(value)));
+
+	if (!JB_ROOT_IS_OBJECT(object))
+		np_raise_input("option %s must be a JSON object", option);
+	*(Jsonb **) field = object;
 }
 
-static void
-parse_format(NpChangeOptions *options, const char *value)
-{
-	options->format = parse_word("format", value, format_names, lengthof(format_names));
-}
-
-static void
-parse_columns_option(NpChangeOptions *options, const char *value)
-{
-	options->columns = parse_columns("columns", value);
-}
-
-static void
-parse_ignore(NpChangeOptions *options, const char *value)
-{
-	options->ignore = parse_columns("ignore", value);
-}
-
-static void
-parse_key(NpChangeOptions *options, const char *value)
-{
-	options->key = parse_columns("key", value);
-}
-
-static void
-parse_msg_id(NpChangeOptions *options, const char *value)
-{
-	options->msg_id = parse_template("msg_id", value);
-}
-
-static void
-parse_headers_option(NpChangeOptions *options, const char *value)
-{
-	options->headers = parse_headers(value);
-}
-
-static void
-parse_old(NpChangeOptions *options, const char *value)
-{
-	options->old = parse_boolean("old", value);
-}
-
-static void
-parse_payload(NpChangeOptions *options, const char *value)
-{
-	List	   *columns = parse_columns("payload", value);
-
-	if (list_length(columns) != 1)
-		np_raise_input("option payload is not one column: \"%s\"", value);
-	options->payload = linitial(columns);
-}
+/* ---- Options ----------------------------------------------------------------------- */
 
 typedef struct Option
 {
 	const char *name;
-	void		(*parse) (NpChangeOptions *options, const char *value);
+	void		(*parse) (const char *option, const char *value, void *field);
+	size_t		field;			/* its offset in NpChangeOptions */
 } Option;
 
+#define FIELD(name)	offsetof(NpChangeOptions, name)
+
 static const Option known_options[] = {
-	{"subject", parse_subject},
-	{"delivery", parse_delivery},
-	{"format", parse_format},
-	{"columns", parse_columns_option},
-	{"ignore", parse_ignore},
-	{"key", parse_key},
-	{"msg_id", parse_msg_id},
-	{"headers", parse_headers_option},
-	{"old", parse_old},
-	{"payload", parse_payload},
+	{"subject", parse_template, FIELD(subject)},
+	{"delivery", parse_delivery, FIELD(delivery)},
+	{"format", parse_format, FIELD(format)},
+	{"columns", parse_columns, FIELD(columns)},
+	{"ignore", parse_columns, FIELD(ignore)},
+	{"key", parse_columns, FIELD(key)},
+	{"msg_id", parse_template, FIELD(msg_id)},
+	{"headers", parse_object, FIELD(headers)},
+	{"old", parse_boolean, FIELD(old)},
+	{"payload", parse_column, FIELD(payload)},
 };
 
 /* The option that an argument begins with; its value is behind the "=". */
@@ -217,12 +176,13 @@ np_change_options_parse(NpChangeOptions *options, int count, char **arguments)
 	memset(options, 0, sizeof(*options));
 	for (int i = 0; i < count; i++)
 	{
-		int			option = find_option(arguments[i]);
+		int			place = find_option(arguments[i]);
+		const Option *option = &known_options[place];
 
-		if (given[option])
-			np_raise_input("option %s is given twice", known_options[option].name);
-		given[option] = true;
-		known_options[option].parse(options, strchr(arguments[i], '=') + 1);
+		if (given[place])
+			np_raise_input("option %s is given twice", option->name);
+		given[place] = true;
+		option->parse(option->name, strchr(arguments[i], '=') + 1, (char *) options + option->field);
 	}
 	if (options->payload != NULL && options->format != NP_FORMAT_JSON)
 		np_raise_input("options payload and format are both given");

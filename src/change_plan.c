@@ -145,7 +145,7 @@ static void
 prepare_column(const Source *source, int index, NpColumn *column)
 {
 	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
-	bool	   *marked = palloc0(sizeof(bool) * source->columns->natts);
+	bool	   *marked;
 	Oid			output;
 	bool		is_varlena;
 
@@ -154,9 +154,11 @@ prepare_column(const Source *source, int index, NpColumn *column)
 	column->kind = text_kind(column->base_type);
 	getTypeOutputInfo(type, &output, &is_varlena);
 	fmgr_info_cxt(output, &column->output, CurrentMemoryContext);
+	if (column->kind != NP_TEXT_JSON)
+		return;
+	marked = palloc0(sizeof(bool) * source->columns->natts);
 	marked[index] = true;
-	if (column->kind == NP_TEXT_JSON)
-		make_shape(source, marked, &column->row);
+	make_shape(source, marked, &column->row);
 }
 
 static void
@@ -312,11 +314,9 @@ find_columns(const Source *source, NpChangePlan *plan)
 
 /* ---- Templates --------------------------------------------------------------- */
 
-typedef size_t (*Encoder) (NpSpan value, char *out);
-
 /* A text of the catalog, encoded; palloc'd. */
 static NpSpan
-encode(Encoder encoder, const char *text)
+encode(NpEncoder encoder, const char *text)
 {
 	NpSpan		utf8 = np_to_utf8(text, strlen(text));
 	char	   *out = palloc(NP_ENCODED_SIZE(utf8.length));
@@ -326,7 +326,7 @@ encode(Encoder encoder, const char *text)
 
 /* What a name in a template stands for. */
 static void
-resolve_name(const Source *source, const char *option, NpTemplatePart found, Encoder encoder,
+resolve_name(const Source *source, const char *option, NpTemplatePart found, NpEncoder encoder,
 			 NpPlanPart *part)
 {
 	char	   *name = pnstrdup(found.text.data, found.text.length);
@@ -361,7 +361,7 @@ most_parts(const char *template)
 }
 
 static void
-compile_template(const Source *source, const char *option, const char *text, Encoder encoder,
+compile_template(const Source *source, const char *option, const char *text, NpEncoder encoder,
 				 NpPlanTemplate *plan)
 {
 	NpSpan		rest = {text, strlen(text)};
@@ -474,7 +474,7 @@ compile_headers(const Source *source, NpChangePlan *plan)
 /* ---- What is the same in all messages -------------------------------------------- */
 
 static void
-append_encoded(StringInfo lines, Encoder encoder, const char *text)
+append_encoded(StringInfo lines, NpEncoder encoder, const char *text)
 {
 	NpSpan		encoded = encode(encoder, text);
 

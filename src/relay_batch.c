@@ -236,11 +236,9 @@ take_back(NpOutboxRow *row)
 }
 
 static const char *
-describe(const ErrorData *error)
+with_detail(const char *text, const char *detail)
 {
-	if (error->detail == NULL)
-		return pstrdup(error->message);
-	return psprintf("%s (%s)", error->message, error->detail);
+	return detail == NULL ? text : psprintf("%s (%s)", text, detail);
 }
 
 /* What is wrong with the connection is no row's fault, whatever its SQLSTATE. */
@@ -251,7 +249,7 @@ have_connection(const char **problem)
 
 	if (np_session_ready(true, &failure))
 		return true;
-	*problem = failure.detail == NULL ? failure.text : psprintf("%s (%s)", failure.text, failure.detail);
+	*problem = with_detail(failure.text, failure.detail);
 	return false;
 }
 
@@ -283,10 +281,10 @@ try_send_row(NpOutboxRow *row, const char **problem)
 	sqlstate = unpack_sql_state(error->sqlerrcode);
 	if (!is_of_row(sqlstate))
 	{
-		*problem = describe(error);
+		*problem = with_detail(error->message, error->detail);
 		return false;
 	}
-	fail_row(row, sqlstate, describe(error));
+	fail_row(row, sqlstate, with_detail(error->message, error->detail));
 	if (row->is_hopeless)
 		release_next(row);
 	return true;
