@@ -4,7 +4,7 @@
 #   make demo                   see it work
 #   make test [T=name]          every test, or the one of that name
 #
-# `make demo`, `make test` and `make bench` start from a machine that has only git and make: they install
+# `make demo`, `make test`, `make fuzz` and `make bench` start from a machine that has only git and make: they install
 # what is missing (test/setup) and run make again, so this file must be readable before PGXS is there.
 
 EXTENSION   = nats_publish
@@ -16,7 +16,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/nats_publish--*.sql))
 
 PG_CPPFLAGS = -Isrc -DNP_VERSION='"$(NP_VERSION)"'
-SHLIB_LINK += -lnats
+SHLIB_LINK += -lnats -lssl -lcrypto
 
 # What a newer compiler warns of must not keep a user from building: only CI stops at a warning.
 ifeq ($(CI),true)
@@ -39,11 +39,18 @@ PROVE_FLAGS   += -I test/perl
 
 # The unit tests are plain C, so they run under the sanitizers, without a server.
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
-UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c src/template.c)
+UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c src/template.c src/credentials.c src/list.c)
+UNIT_LIBS     = -lcrypto
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
 	-fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-EXTRA_CLEAN = $(UNIT_TESTS) regression.diffs regression.out results output_iso tmp_check
+# The fuzz targets are plain C too, with PostgreSQL's libraries for clients where src/ includes postgres.h.
+FUZZ_TARGETS  = $(patsubst test/fuzz/%_fuzz.c,%,$(sort $(wildcard test/fuzz/*_fuzz.c)))
+FUZZ_CFLAGS   = $(UNIT_CFLAGS) -fsanitize=fuzzer -Wno-unused-parameter -Wno-sign-compare -Wno-ignored-attributes
+FUZZ_SERVER   = test/fuzz/backend.c src/report.c src/encoding.c
+
+EXTRA_CLEAN = $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz) \
+	regression.diffs regression.out results output_iso tmp_check
 
 PG_CONFIG ?= pg_config
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
@@ -81,12 +88,35 @@ unit: $(addprefix run-,$(UNIT_TESTS))
 $(UNIT_TESTS): %: %.c test/unit/unit.h $(UNIT_SOURCES) $(wildcard src/*.h)
 	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
 
-# The only one that needs the library.
-test/unit/wire_test: src/wire.c
-test/unit/wire_test: UNIT_LIBS = -lnats -lpthread
+# The only one that needs libnats.
+test/unit/wire_test: src/wire.c src/tls.c
+test/unit/wire_test: UNIT_LIBS += -lnats -lssl -lpthread
 
 $(addprefix run-,$(UNIT_TESTS)): run-%: %
 	@./$< || { s=$$?; [ $$s -eq 2 ] || echo "not ok - $(notdir $<) ended with status $$s"; exit 1; }
+
+## make fuzz, make fuzz SECONDS=60 TARGET=ack: look so long for an input that breaks what holds of every input
+SECONDS = 600
+TARGET  = $(FUZZ_TARGETS)
+.PHONY: fuzz $(addprefix fuzz-,$(FUZZ_TARGETS))
+fuzz:
+	@test/setup fuzz
+	@$(MAKE) -s -k $(addprefix fuzz-,$(TARGET))
+
+$(addprefix fuzz-,$(FUZZ_TARGETS)): fuzz-%: test/fuzz/%_fuzz
+	@test/fuzz/run $* $(SECONDS)
+
+test/fuzz/%_fuzz: test/fuzz/%_fuzz.c $(wildcard test/fuzz/*.h src/*.h) test/unit/unit.h Makefile
+	@clang $(FUZZ_CFLAGS) -Isrc -Itest/unit -Itest/fuzz $(FUZZ_CPPFLAGS) -o $@ $(filter %.c,$^) $(FUZZ_LIBS)
+
+test/fuzz/subject_fuzz:  src/subject.c src/list.c src/protocol.c
+test/fuzz/template_fuzz: src/template.c src/subject.c src/list.c src/server_url.c
+test/fuzz/url_fuzz:      src/server_url.c src/list.c
+test/fuzz/protocol_fuzz: src/protocol.c
+test/fuzz/ack_fuzz:      src/puback.c src/protocol.c $(FUZZ_SERVER)
+test/fuzz/header_fuzz:   src/message.c src/protocol.c src/subject.c src/list.c $(FUZZ_SERVER)
+test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_CPPFLAGS = -isystem $(includedir_server) -D_GNU_SOURCE
+test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_LIBS = -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lm
 
 ## make results: take what the tests printed last time as what they are expected to print
 .PHONY: results

@@ -333,11 +333,25 @@ IS 'wait as nats_flush() does and close the connection to NATS; false: there was
 
 CREATE FUNCTION nats_session_stats(OUT published bigint, OUT acked bigint, OUT duplicates bigint, OUT failed bigint,
     OUT failed_uncritical bigint, OUT retried bigint, OUT resent bigint, OUT bytes bigint,
-    OUT connects bigint, OUT connections_lost bigint)
+    OUT connects bigint, OUT connections_lost bigint, OUT suppressed bigint)
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_session_stats()
 IS 'what this session has published, counted since it began';
+
+-- ---------------------------------------------------------------------------
+-- Servers and users, for nats_publish.server
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_fdw_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION nats_fdw_validator(text[], oid)
+IS 'check the options of a NATS server or user mapping';
+
+CREATE FOREIGN DATA WRAPPER nats VALIDATOR nats_fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER nats
+IS 'NATS servers to publish to; it has no foreign tables';
 
 -- ---------------------------------------------------------------------------
 -- Streams
@@ -451,6 +465,7 @@ REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_server_info() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_disconnect() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_session_stats() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_jetstream(text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_create_stream(text, text[], jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;

@@ -57,6 +57,7 @@
 #define ERROR_DUPLICATE_ID	10201
 
 /* The batch, over all attempts. */
+static NpSession *session;
 static int	member_count;
 static int64 payload_bytes;
 static bool all_ids_automatic;
@@ -169,17 +170,11 @@ check_batch(void)
 	check_members();
 }
 
-static bool
-is_connected(void)
-{
-	return np_connection_is_open(np_delivery_connection());
-}
-
 /* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
 static void
 raise_without_outcome(void)
 {
-	const char *loss = np_connection_loss(np_delivery_connection());
+	const char *loss = np_connection_loss(session->connection);
 
 	if (lost && (in_doubt || commit_was_sent))
 		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
@@ -198,13 +193,14 @@ raise_without_outcome(void)
  * would store the members one by one, and say nothing.
  */
 static void
-check_server(NpConnection *connection)
+check_server(void)
 {
+	NpConnection *connection = session->connection;
 	size_t		largest = np_queue_summary().largest + BATCH_HEADERS_LENGTH;
 	bool		knows_batches;
 	bool		fits;
 
-	if (!is_connected() && !np_session_wait(is_connected, np_commit_timeout, NP_FOREVER))
+	if (!np_session_is_open(session) && !np_session_wait(session, np_session_is_open, np_commit_timeout, NP_FOREVER))
 		raise_without_outcome();
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
@@ -294,7 +290,7 @@ on_member_answered(uint64 token, const NpReply *reply, bool was_sent)
 }
 
 static bool
-attempt_has_ended(void)
+attempt_has_ended(NpSession *waiting)
 {
 	return unanswered == 0 || lost;
 }
@@ -332,9 +328,9 @@ begin_attempt(void)
 
 /* The members that are not sent or not answered may take max_pending_bytes. */
 static bool
-can_send_more(void)
+can_send_more(NpSession *sending)
 {
-	return lost || np_connection_outbound(np_delivery_connection())->bytes <=
+	return lost || np_connection_outbound(sending->connection)->bytes <=
 		(int64) np_max_pending_bytes * 1024;
 }
 
@@ -343,7 +339,7 @@ can_send_more(void)
  * in time.
  */
 static bool
-run_attempt(NpConnection *connection)
+run_attempt(void)
 {
 	StringInfoData block;
 	NpMessage	message;
@@ -357,39 +353,38 @@ run_attempt(NpConnection *connection)
 		NpPublication publication = {
 			.subject = message.subject,
 			.payload = message.payload,
-			.reply_prefix = np_connection_inbox(connection),
+			.reply_prefix = np_connection_inbox(session->connection),
 			.token = np_delivery_next_token()
 		};
 		size_t		control_line;
 
 		publication.headers = member_headers(&message, attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
-		(void) np_delivery_add(&publication, np_publication_size(&publication, &control_line), NP_BATCH);
-		if (!can_send_more() && !np_session_wait(can_send_more, np_commit_timeout, NP_FOREVER))
+		(void) np_delivery_add(session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);
+		if (!can_send_more(session) && !np_session_wait(session, can_send_more, np_commit_timeout, NP_FOREVER))
 			return false;
 	}
 	pfree(block.data);
-	return np_session_wait(attempt_has_ended, np_commit_timeout, NP_FOREVER);
+	return np_session_wait(session, attempt_has_ended, np_commit_timeout, NP_FOREVER);
 }
 
 /* What is still in the window of an attempt that is given up. */
 static void
 drop_members(void)
 {
-	NpWindow   *window = np_delivery_window();
 	NpPending  *message;
 	uint64		next = commit_token - member_count + 1;
 
-	while ((message = np_window_next(window, &next)) != NULL)
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		if (message->mode != NP_BATCH)
 			continue;
 		if (message->token == commit_token && message->position <
-			(np_connection_is_open(np_delivery_connection()) ?
-			 np_connection_outbound(np_delivery_connection())->appended :
-			 np_connection_sent_before_loss(np_delivery_connection())))
+			(np_connection_is_open(session->connection) ?
+			 np_connection_outbound(session->connection)->appended :
+			 np_connection_sent_before_loss(session->connection)))
 			commit_was_sent = true;
-		np_delivery_drop(message);
+		np_delivery_drop(session, message);
 	}
 }
 
@@ -416,7 +411,7 @@ ask_api(const char *api, const char *field, const char *value)
 	appendStringInfo(&request, "{\"%s\": ", field);
 	escape_json(&request, value);
 	appendStringInfoChar(&request, '}');
-	if (!np_try_request(psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
+	if (!np_try_request(session, psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
 		np_api_error_parse(reply, &failure))
 		return NULL;
 	return np_json_parse(reply);
@@ -542,7 +537,7 @@ count_stored(void)
  * Attempt until the batch is stored.  Raises why it is not, or may not be.
  */
 static void
-attempt_until_stored(NpConnection *connection)
+attempt_until_stored(void)
 {
 	NpTime		give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
 	int			tries = 0;
@@ -551,8 +546,8 @@ attempt_until_stored(NpConnection *connection)
 	{
 		bool		ended;
 
-		check_server(connection);
-		ended = run_attempt(connection);
+		check_server();
+		ended = run_attempt();
 		drop_members();
 		if (stored)
 			return;
@@ -581,19 +576,20 @@ attempt_until_stored(NpConnection *connection)
 
 /*
  * Publish what the transaction holds as one atomic batch, on an open
- * connection, and wait until it is stored.
+ * session, and wait until it is stored.
  *
  * Raises 54000, 22023 and 0A000 before anything is sent; then what the server
  * refuses it for, 08006 when it could not be sent, and 08007 when nobody
  * knows.
  */
 void
-np_batch_publish(void)
+np_batch_publish(NpSession *on_session)
 {
+	session = on_session;
 	in_doubt = false;
 	attempt_count = 0;
 	check_batch();
 	np_delivery_listen_to_batch(on_member_answered);
-	attempt_until_stored(np_delivery_connection());
+	attempt_until_stored();
 	count_stored();
 }

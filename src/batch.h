@@ -8,6 +8,8 @@
 #ifndef NP_BATCH_H
 #define NP_BATCH_H
 
-extern void np_batch_publish(void);
+#include "delivery.h"
+
+extern void np_batch_publish(NpSession *on_session);
 
 #endif							/* NP_BATCH_H */

@@ -20,6 +20,7 @@
 #include "change_cache.h"
 #include "change_message.h"
 #include "outbox.h"
+#include "policy.h"
 #include "publisher.h"
 #include "report.h"
 #include "transaction.h"
@@ -55,7 +56,7 @@ publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op,
 	NpChange	change = {op, old, new};
 	NpMessage	message;
 
-	if (np_change_message_build(&message, plan, &change))
+	if (np_change_message_build(&message, plan, &change) && np_policy_admits(&message))
 		deliver(fcinfo, plan, &message);
 }
 
@@ -215,6 +216,8 @@ nats_publish_change(PG_FUNCTION_ARGS)
 	NpChangePlan *plan;
 
 	check_call(fcinfo);
+	if (np_policy_skips_calls())
+		return PointerGetDatum(NULL);
 	np_transaction_join();
 	plan = np_change_cache_find(data->tg_relation, data->tg_trigger);
 	if (change_op(data) == NP_TRUNCATE)

@@ -27,6 +27,15 @@
 #define np_compat_detached(nc)		((void) (nc))
 #endif
 
+/* Since 3.9 TLS can begin before the server's first line. */
+#if NATS_VERSION_NUMBER >= 0x030900
+#define NP_COMPAT_HAS_HANDSHAKE_FIRST		true
+#define np_compat_handshake_first(options)	natsOptions_TLSHandshakeFirst(options)
+#else
+#define NP_COMPAT_HAS_HANDSHAKE_FIRST		false
+#define np_compat_handshake_first(options)	NATS_NO_SERVER_SUPPORT
+#endif
+
 #endif							/* NATS_VERSION_NUMBER */
 
 #ifdef PG_VERSION_NUM
@@ -74,6 +83,15 @@
 #define np_compat_is_virtual(column)	((column)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #else
 #define np_compat_is_virtual(column)	false
+#endif
+
+/* Does the role have USAGE on a foreign server? */
+#if PG_VERSION_NUM >= 160000
+#define np_compat_may_use_server(server, role) \
+	(object_aclcheck(ForeignServerRelationId, (server), (role), ACL_USAGE) == ACLCHECK_OK)
+#else
+#define np_compat_may_use_server(server, role) \
+	(pg_foreign_server_aclcheck((server), (role), ACL_USAGE) == ACLCHECK_OK)
 #endif
 
 /* Intervals can be infinite since 17. */

@@ -27,9 +27,10 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "candidates.h"
 #include "connection.h"
 #include "encoding.h"
-#include "server_url.h"
+#include "login.h"
 #include "settings.h"
 #include "stats.h"
 #include "wire.h"
@@ -48,6 +49,7 @@ struct NpConnection
 {
 	MemoryContext context;
 	const NpConnectionEvents *events;
+	void	   *owner;			/* their argument */
 
 	NpWire	   *wire;			/* NULL: not open */
 	NpWaitSet  *wait_set;		/* on the wire's socket */
@@ -61,13 +63,13 @@ struct NpConnection
 	size_t		input_end;
 	size_t		input_needed;	/* bytes that the operation at input_start has at least */
 
-	char	   *for_url;		/* the settings that it was opened with */
-	char	   *for_inbox_prefix;
-	int			server_index;	/* in the list of URLs: tried first next time */
+	NpCandidates candidates;	/* where to connect to */
 	char		url[300];		/* without credentials */
 	char		inbox[64];		/* with its last dot */
 	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
 	int64		max_payload;
+	NpServerVersion version;
+	bool		begins_with_tls;	/* before the server's first line */
 	TimestampTz connected_at;
 	int			pongs_awaited;
 
@@ -83,7 +85,7 @@ struct NpConnection
  * A closed connection object that lives as long as the context.
  */
 NpConnection *
-np_connection_create(MemoryContext context, const NpConnectionEvents *events)
+np_connection_create(MemoryContext context, const NpConnectionEvents *events, void *owner)
 {
 	static const char alphabet[] =
 	"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -98,6 +100,8 @@ np_connection_create(MemoryContext context, const NpConnectionEvents *events)
 		connection->secret[i] = alphabet[random[i] % 62];
 	connection->context = context;
 	connection->events = events;
+	connection->owner = owner;
+	np_candidates_init(&connection->candidates, context);
 	np_outbound_init(&connection->outbound, context);
 	connection->input = MemoryContextAlloc(context, INPUT_SIZE);
 	connection->input_size = INPUT_SIZE;
@@ -198,11 +202,8 @@ np_connection_send(NpConnection *connection)
 		   outbound->sent < outbound->appended)
 	{
 		struct iovec vectors[VECTORS_AT_A_TIME];
-		struct msghdr message = {
-			.msg_iov = vectors,
-			.msg_iovlen = np_outbound_peek(outbound, vectors, VECTORS_AT_A_TIME)
-		};
-		ssize_t		written = sendmsg(np_wire_socket(connection->wire), &message, MSG_NOSIGNAL);
+		int			count = np_outbound_peek(outbound, vectors, VECTORS_AT_A_TIME);
+		ssize_t		written = np_wire_send(connection->wire, vectors, count);
 
 		if (written >= 0)
 			np_outbound_advance(outbound, written);
@@ -240,7 +241,7 @@ handle_message(NpConnection *connection, const NpOperation *operation)
 	suffix.data += prefix;
 	suffix.length -= prefix;
 	if (np_token_decode(suffix, &token))
-		connection->events->reply(token, operation);
+		connection->events->reply(connection->owner, token, operation);
 }
 
 static void
@@ -260,12 +261,13 @@ handle_operation(NpConnection *connection, const NpOperation *operation)
 			break;
 		case NP_OP_INFO:
 			(void) np_info_max_payload(operation->text, &connection->max_payload);
+			np_candidates_rediscover(&connection->candidates, operation->text);
 			break;
 		case NP_OP_ERROR:
 			snprintf(connection->server_error, sizeof(connection->server_error), "%.*s",
 					 (int) Min(operation->text.length, sizeof(connection->server_error) - 1),
 					 operation->text.data);
-			connection->events->server_error(operation->text);
+			connection->events->server_error(connection->owner, operation->text);
 			break;
 		case NP_OP_OK:
 			break;
@@ -294,7 +296,7 @@ parse_input(NpConnection *connection)
 			case NP_PARSE_INCOMPLETE:
 				return;
 			case NP_PARSE_TLS:
-				lose(connection, "the server requires TLS, which this version of nats_publish does not support");
+				lose(connection, "the server speaks TLS where NATS was expected");
 				return;
 			case NP_PARSE_INVALID:
 				lose(connection, "the server does not speak the NATS protocol");
@@ -338,13 +340,13 @@ receive_once(NpConnection *connection)
 
 	make_input_room(connection);
 	room = connection->input_size - connection->input_end;
-	count = recv(np_wire_socket(connection->wire),
-				 connection->input + connection->input_end, room, 0);
+	count = np_wire_receive(connection->wire, connection->input + connection->input_end, room);
 	if (count > 0)
 	{
 		connection->input_end += count;
 		parse_input(connection);
-		return (size_t) count == room;
+		return (size_t) count == room ||
+			(connection->wire != NULL && np_wire_has_pending(connection->wire));
 	}
 	if (count < 0 && errno == EINTR)
 		return true;
@@ -392,7 +394,8 @@ np_connection_wait(NpConnection *connection, NpTime until)
 		return;
 	}
 	unsent = connection->outbound.sent < connection->outbound.appended;
-	if (np_wait(connection->wait_set, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
+	if (np_wire_has_pending(connection->wire) ||
+		np_wait(connection->wait_set, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
 		np_connection_receive(connection);
 }
 
@@ -435,23 +438,6 @@ np_connection_drain(NpConnection *connection, NpTime until)
 
 /* ---- Opening ----------------------------------------------------------- */
 
-static void
-fill_target(NpWireTarget *target, const NpServerUrl *url)
-{
-	memset(target, 0, sizeof(*target));
-	memcpy(target->host, url->host.data, url->host.length);
-	target->port = url->port;
-	/* lengths and escapes were checked by np_url_parse */
-	if (url->user.data != NULL)
-		(void) np_url_decode(url->user, target->user);
-	if (url->password.data != NULL)
-		(void) np_url_decode(url->password, target->password);
-	target->user_is_token = url->password.data == NULL;
-	target->timeout_ms = np_connect_timeout;
-	snprintf(target->client_name, sizeof(target->client_name), "nats_publish, PostgreSQL backend %d",
-			 MyProcPid);
-}
-
 /* Wait for an attempt; on an interrupt, give it up and go on with the error. */
 static bool
 wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
@@ -478,18 +464,19 @@ wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
 }
 
 /*
- * Make the connection in the library.  False: the reason is in error.
+ * Make the connection in the library.  On failure the reason is in error.
  */
 static NpWireStatus
-connect_wire(NpConnection *connection, const NpServerUrl *url, NpTime deadline,
-			 char *error, size_t error_size)
+connect_wire(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
+			 NpTime deadline, char *error, size_t error_size)
 {
-	NpWireTarget target;
-	NpWireAttempt *attempt;
+	NpWireTarget *target = palloc0(sizeof(NpWireTarget));
+	NpWireAttempt *attempt = NULL;
 
-	fill_target(&target, url);
-	attempt = np_wire_start(&target, error, error_size);
-	explicit_bzero(&target, sizeof(target));
+	if (np_login_fill(target, server, candidate, error, error_size))
+		attempt = np_wire_start(target, error, error_size);
+	explicit_bzero(target, sizeof(*target));
+	pfree(target);
 	if (attempt == NULL)
 		return NP_WIRE_FAILED;
 	if (wait_for_attempt(attempt, deadline + NP_MILLISECONDS(LIBRARY_SLACK_MS)))
@@ -504,12 +491,13 @@ connect_wire(NpConnection *connection, const NpServerUrl *url, NpTime deadline,
  * is closed when it is not.
  */
 static bool
-subscribe(NpConnection *connection, NpTime deadline)
+subscribe(NpConnection *connection, const NpServer *server, NpTime deadline)
 {
+	const char *prefix = server->values[NP_SERVER_INBOX_PREFIX];
 	char		command[128];
 
 	snprintf(connection->inbox, sizeof(connection->inbox), "%s.%s.",
-			 np_inbox_prefix, connection->secret);
+			 prefix != NULL ? prefix : NP_DEFAULT_INBOX_PREFIX, connection->secret);
 	snprintf(command, sizeof(command), "SUB %s* 1\r\n", connection->inbox);
 	append_command(connection, command);
 	if (!np_connection_ping(connection, deadline))
@@ -528,7 +516,7 @@ subscribe(NpConnection *connection, NpTime deadline)
 
 /* Everything that needs the new wire; closes it when it throws or fails. */
 static bool
-set_up(NpConnection *connection, NpTime deadline)
+set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
 {
 	volatile bool ready = false;
 
@@ -539,7 +527,9 @@ set_up(NpConnection *connection, NpTime deadline)
 		{
 			connection->wait_set = np_wait_set_create(np_wire_socket(connection->wire));
 			connection->max_payload = np_wire_max_payload(connection->wire);
-			ready = subscribe(connection, deadline);
+			connection->version.is_known = false;
+			np_candidates_discover(&connection->candidates, connection->wire);
+			ready = subscribe(connection, server, deadline);
 		}
 		else
 			lose(connection, "too many open files in this backend");
@@ -553,114 +543,84 @@ set_up(NpConnection *connection, NpTime deadline)
 	return ready;
 }
 
+/* What kind of failure it was. */
+static NpFault
+classify(const NpConnection *connection, NpWireStatus status)
+{
+	switch (status)
+	{
+		case NP_WIRE_NOT_AUTHORIZED:
+			return NP_FAULT_NOT_AUTHORIZED;
+		case NP_WIRE_NOT_SUPPORTED:
+			return NP_FAULT_FEATURE;
+		case NP_WIRE_OK:
+			if (strstr(connection->loss, "Permissions Violation") != NULL)
+				return NP_FAULT_NOT_PERMITTED;
+			return NP_FAULT_UNREACHABLE;
+		default:
+			return NP_FAULT_UNREACHABLE;
+	}
+}
+
 /*
- * Try one server of the list.
+ * Try one server.
  *
- * On failure its reason is added to detail, and *fault says what kind.
+ * On failure its reason is added to detail, and *fault says what kind, if it
+ * is more than that it can't be reached.
  */
 static bool
-open_server(NpConnection *connection, NpSpan item, NpTime deadline, NpFault *fault,
-			StringInfo detail)
+open_server(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
+			NpTime deadline, NpFault *fault, StringInfo detail)
 {
-	NpServerUrl url;
 	NpWireStatus status;
+	NpFault		kind;
 	char		error[256] = "";
 	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
 
-	if (np_url_parse(item, &url) != NULL)
-		return false;			/* the setting's check hook has seen it */
-	snprintf(connection->url, sizeof(connection->url),
-			 memchr(url.host.data, ':', url.host.length) ? "nats://[%.*s]:%d" : "nats://%.*s:%d",
-			 (int) url.host.length, url.host.data, url.port);
-
+	np_candidate_name(candidate, connection->url, sizeof(connection->url));
 	/* whatever was appended while closed: its owner appends it again */
 	np_outbound_clear(&connection->outbound);
 	connection->server_error[0] = '\0';
-	status = connect_wire(connection, &url, limit, error, sizeof(error));
-	if (status == NP_WIRE_OK && set_up(connection, limit))
+	status = connect_wire(connection, server, candidate, limit, error, sizeof(error));
+	if (status == NP_WIRE_OK && set_up(connection, server, limit))
 	{
 		connection->established = true;
 		connection->loss[0] = '\0';
 		return true;
 	}
 	if (status == NP_WIRE_OK)
-	{
 		strlcpy(error, connection->loss, sizeof(error));
-		if (strstr(error, "Permissions Violation") != NULL)
-			*fault = NP_FAULT_NOT_PERMITTED;
-		else if (strstr(error, "requires TLS") != NULL)
-			*fault = NP_FAULT_FEATURE;
-	}
-	else if (status == NP_WIRE_NOT_AUTHORIZED)
-		*fault = NP_FAULT_NOT_AUTHORIZED;
+	kind = classify(connection, status);
+	if (kind != NP_FAULT_UNREACHABLE)
+		*fault = kind;
 	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url,
 					 np_from_utf8((NpSpan) {error, strlen(error)}));
 	return false;
 }
 
-static int
-server_count(void)
-{
-	const char *rest = np_url;
-	NpSpan		item;
-	int			count = 0;
-
-	while (np_url_list_next(&rest, &item))
-		count++;
-	return count;
-}
-
-static NpSpan
-server_at(int index)
-{
-	const char *rest = np_url;
-	NpSpan		item = {NULL, 0};
-
-	for (int i = 0; i <= index; i++)
-		(void) np_url_list_next(&rest, &item);
-	return item;
-}
-
-static void
-remember_settings(NpConnection *connection)
-{
-	if (connection->for_url != NULL)
-		pfree(connection->for_url);
-	if (connection->for_inbox_prefix != NULL)
-		pfree(connection->for_inbox_prefix);
-	connection->for_url = connection->for_inbox_prefix = NULL;
-	connection->for_url = MemoryContextStrdup(connection->context, np_url);
-	connection->for_inbox_prefix = MemoryContextStrdup(connection->context, np_inbox_prefix);
-}
-
 /*
- * Connect to the first server of nats_publish.url that answers, beginning
- * behind the one that was lost last.  Each gets connect_timeout, but nothing
- * goes on beyond the deadline.
+ * Connect to the first server that answers, beginning behind the one that was
+ * lost last.  Each gets connect_timeout, but nothing goes on beyond the
+ * deadline.
  *
  * False: *failure says which servers were tried and what each said (palloc'd).
  * Interrupts as in np_wait.
  */
 bool
-np_connection_open(NpConnection *connection, NpTime deadline, NpFailure *failure)
+np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline, NpFailure *failure)
 {
-	int			count = server_count();
 	NpFault		fault = NP_FAULT_UNREACHABLE;
+	NpCandidate candidate;
 	StringInfoData detail;
 
-	if (!np_connection_is_for_settings(connection))
-	{
-		remember_settings(connection);
-		connection->server_index = 0;
-	}
 	initStringInfo(&detail);
-	for (int i = 0; i < count && np_now() < deadline; i++)
+	np_candidates_begin(&connection->candidates, server);
+	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
 	{
-		int			index = (connection->server_index + i) % count;
-
-		if (open_server(connection, server_at(index), deadline, &fault, &detail))
+		if (open_server(connection, server, &candidate, deadline, &fault, &detail))
 		{
-			connection->server_index = (index + 1) % count;
+			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
+			np_candidates_accept(&connection->candidates);
 			connection->connected_at = GetCurrentTimestamp();
 			np_stats.connects++;
 			pfree(detail.data);
@@ -672,17 +632,15 @@ np_connection_open(NpConnection *connection, NpTime deadline, NpFailure *failure
 	if (fault == NP_FAULT_NOT_PERMITTED)
 		failure->hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may subscribe to.";
 	else if (fault == NP_FAULT_FEATURE)
-		failure->hint = "Let the server offer a listener without TLS to this host.";
+		failure->hint = "Use a newer libnats, or switch the option off.";
 	return false;
 }
 
-/* Was it opened (if at all) with the settings as they are now? */
-bool
-np_connection_is_for_settings(const NpConnection *connection)
+/* The next np_connection_open is for other servers. */
+void
+np_connection_forget_servers(NpConnection *connection)
 {
-	return connection->for_url != NULL && connection->for_inbox_prefix != NULL &&
-		strcmp(connection->for_url, np_url) == 0 &&
-		strcmp(connection->for_inbox_prefix, np_inbox_prefix) == 0;
+	np_candidates_forget(&connection->candidates);
 }
 
 /* ---- What is known of an open connection -------------------------------- */
@@ -705,10 +663,24 @@ np_connection_set_max_payload(NpConnection *connection, int64 bytes)
 	connection->max_payload = bytes;
 }
 
-int
-np_connection_socket(const NpConnection *connection)
+/* What server_info.c has found out; forgotten when the connection is opened. */
+NpServerVersion *
+np_connection_version(NpConnection *connection)
 {
-	return np_wire_socket(connection->wire);
+	return &connection->version;
+}
+
+/* The connection must be open. */
+NpWire *
+np_connection_wire(const NpConnection *connection)
+{
+	return connection->wire;
+}
+
+bool
+np_connection_begins_with_tls(const NpConnection *connection)
+{
+	return connection->begins_with_tls;
 }
 
 /* The connection must be open; the texts are its own. */
@@ -720,6 +692,7 @@ np_connection_identity(const NpConnection *connection)
 		.url = connection->url,
 			.server_id = np_wire_server_id(connection->wire),
 			.client_ip = np_wire_client_ip(connection->wire),
+			.tls = np_wire_tls(connection->wire) != NULL,
 			.client_id = np_wire_client_id(connection->wire),
 			.max_payload = connection->max_payload,
 			.connected_at = connection->connected_at

@@ -13,7 +13,9 @@
 #include "outbound.h"
 #include "protocol.h"
 #include "report.h"
+#include "server.h"
 #include "wait.h"
+#include "wire.h"
 
 typedef struct NpConnection NpConnection;
 
@@ -21,10 +23,18 @@ typedef struct NpConnection NpConnection;
 typedef struct NpConnectionEvents
 {
 	/* a message to <inbox><token> */
-	void		(*reply) (uint64 token, const NpOperation *operation);
+	void		(*reply) (void *owner, uint64 token, const NpOperation *operation);
 	/* -ERR, whether the server then closes the connection or not */
-	void		(*server_error) (NpSpan text);
+	void		(*server_error) (void *owner, NpSpan text);
 } NpConnectionEvents;
+
+/* What server_info.c has found out of the connected server. */
+typedef struct NpServerVersion
+{
+	bool		is_known;
+	int			major;
+	int			minor;
+} NpServerVersion;
 
 /* What is known of the server without asking it. */
 typedef struct NpConnectionIdentity
@@ -32,20 +42,25 @@ typedef struct NpConnectionIdentity
 	const char *url;			/* without credentials */
 	const char *server_id;
 	const char *client_ip;		/* NULL: not told */
+	bool		tls;
 	uint64		client_id;
 	int64		max_payload;
 	TimestampTz connected_at;
 } NpConnectionIdentity;
 
-extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events);
-extern bool np_connection_open(NpConnection *connection, NpTime deadline, NpFailure *failure);
+extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events,
+										  void *owner);
+extern bool np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline,
+							   NpFailure *failure);
+extern void np_connection_forget_servers(NpConnection *connection);
 extern void np_connection_close(NpConnection *connection);
 extern bool np_connection_is_open(const NpConnection *connection);
-extern bool np_connection_is_for_settings(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);
 extern void np_connection_set_max_payload(NpConnection *connection, int64 bytes);
-extern int	np_connection_socket(const NpConnection *connection);
+extern NpServerVersion *np_connection_version(NpConnection *connection);
+extern NpWire *np_connection_wire(const NpConnection *connection);
+extern bool np_connection_begins_with_tls(const NpConnection *connection);
 
 extern NpOutbound *np_connection_outbound(NpConnection *connection);
 extern NpSpan np_connection_inbox(const NpConnection *connection);

@@ -32,12 +32,8 @@
 static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
 static MemoryContext scratch_context;	/* while a reply is handled */
 static MemoryContext watch_context; /* of what the watch points to */
-static NpConnection *connection;
-static NpWindow window;
-static uint64 last_token;
+static uint64 last_token;		/* of all sessions */
 
-static bool progressed;			/* a message came to its end since this was asked */
-static NpTime next_retry = NP_FOREVER;	/* the earliest retry_at in the window */
 static NpWatch watch;
 static NpBatchListener batch_listener;
 static NpRelayListener relay_listener;
@@ -46,44 +42,37 @@ static NpRelayListener relay_listener;
 static int64 untold_count;
 static NpFailedMessage untold_first;
 
-static void on_reply(uint64 token, const NpOperation *operation);
-static void on_server_error(NpSpan text);
+static void on_reply(void *owner, uint64 token, const NpOperation *operation);
+static void on_server_error(void *owner, NpSpan text);
 
 static const NpConnectionEvents connection_events = {
 	.reply = on_reply,
 	.server_error = on_server_error
 };
 
-/*
- * The connection, made (but not opened) at the first use.
- */
-NpConnection *
-np_delivery_begin(void)
+static void
+create_contexts(void)
 {
 	MemoryContext context;
 
-	if (connection != NULL)
-		return connection;
+	if (delivery_context != NULL)
+		return;
 	context = AllocSetContextCreate(TopMemoryContext, "nats_publish", ALLOCSET_DEFAULT_SIZES);
 	scratch_context = AllocSetContextCreate(context, "nats_publish reply", ALLOCSET_DEFAULT_SIZES);
 	watch_context = AllocSetContextCreate(context, "nats_publish result", ALLOCSET_SMALL_SIZES);
-	np_window_init(&window, context);
 	delivery_context = context;
-	connection = np_connection_create(context, &connection_events);
-	return connection;
 }
 
-/* The connection, or NULL: nothing was published yet. */
-NpConnection *
-np_delivery_connection(void)
+/*
+ * Make a session's connection (not opened) and window.
+ */
+void
+np_delivery_begin(NpSession *session)
 {
-	return connection;
-}
-
-NpWindow *
-np_delivery_window(void)
-{
-	return &window;
+	create_contexts();
+	np_window_init(&session->window, delivery_context);
+	session->next_retry = NP_FOREVER;
+	session->connection = np_connection_create(delivery_context, &connection_events, session);
 }
 
 /* The token that the next message gets. */
@@ -101,18 +90,18 @@ np_delivery_take_token(void)
 }
 
 static NpOutbound *
-outbound(void)
+outbound_of(NpSession *session)
 {
-	return np_connection_outbound(connection);
+	return np_connection_outbound(session->connection);
 }
 
 /* Did a message come to its end since this was asked the last time? */
 bool
-np_delivery_has_progressed(void)
+np_delivery_has_progressed(NpSession *session)
 {
-	bool		result = progressed;
+	bool		result = session->progressed;
 
-	progressed = false;
+	session->progressed = false;
 	return result;
 }
 
@@ -130,6 +119,13 @@ np_delivery_watch(uint64 token)
 	memset(&watch, 0, sizeof(watch));
 	watch.token = token;
 	return &watch;
+}
+
+/* The token that is watched; 0: none. */
+uint64
+np_delivery_watched(void)
+{
+	return watch.token;
 }
 
 static NpSpan
@@ -213,22 +209,22 @@ np_delivery_listen_to_relay(NpRelayListener listener)
 
 /* Take a message out of the window, whatever has become of it. */
 void
-np_delivery_drop(NpPending *message)
+np_delivery_drop(NpSession *session, NpPending *message)
 {
 	NpChunk    *chunk = message->chunk;
 
-	np_window_remove(&window, message);
-	np_outbound_release(outbound(), chunk);
+	np_window_remove(&session->window, message);
+	np_outbound_release(outbound_of(session), chunk);
 }
 
 /* A member of a batch has its answer; it is the batch that has an end. */
 static void
-answer_member(NpPending *message, const NpReply *reply, bool was_sent)
+answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent)
 {
 	uint64		token = message->token;
 
-	np_delivery_drop(message);
-	progressed = true;
+	np_delivery_drop(session, message);
+	session->progressed = true;
 	batch_listener(token, reply, was_sent);
 }
 
@@ -238,7 +234,7 @@ answer_member(NpPending *message, const NpReply *reply, bool was_sent)
  * by the end of the transaction.
  */
 static void
-complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
+complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 {
 	NpResult	result = {
 		.token = message->token,
@@ -264,8 +260,8 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 		np_stats.failed_uncritical++;
 	if (message->mode != NP_REQUEST)
 		count_result(&result);
-	np_delivery_drop(message);
-	progressed = true;
+	np_delivery_drop(session, message);
+	session->progressed = true;
 }
 
 /*
@@ -277,13 +273,13 @@ complete(NpPending *message, const NpPubAck *ack, const NpFailure *failure)
  * jetstream.md §1.1).
  */
 void
-np_delivery_fail(NpPending *message, NpFailure failure)
+np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 {
 	if (message->mode == NP_BATCH)
 	{
 		NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = failure};
 
-		answer_member(message, &reply, true);
+		answer_member(session, message, &reply, true);
 		return;
 	}
 	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
@@ -293,7 +289,7 @@ np_delivery_fail(NpPending *message, NpFailure failure)
 								failure.text);
 		failure.hint = NULL;
 	}
-	complete(message, NULL, &failure);
+	complete(session, message, NULL, &failure);
 }
 
 /* ---- Sending and sending again -------------------------------------------- */
@@ -304,21 +300,21 @@ np_delivery_fail(NpPending *message, NpFailure failure)
  * ERROR when out of memory.
  */
 NpPending *
-np_delivery_add(const NpPublication *publication, size_t length, NpMode mode)
+np_delivery_add(NpSession *session, const NpPublication *publication, size_t length, NpMode mode)
 {
 	NpChunk    *chunk;
-	uint64		position = outbound()->appended;
-	char	   *place = np_outbound_append(outbound(), length, &chunk);
+	uint64		position = outbound_of(session)->appended;
+	char	   *place = np_outbound_append(outbound_of(session), length, &chunk);
 	NpPending  *pending;
 
 	np_publication_encode(publication, place);
 	PG_TRY();
 	{
-		pending = np_window_add(&window, publication->token);
+		pending = np_window_add(&session->window, publication->token);
 	}
 	PG_CATCH();
 	{
-		np_outbound_release(outbound(), chunk);
+		np_outbound_release(outbound_of(session), chunk);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -331,32 +327,34 @@ np_delivery_add(const NpPublication *publication, size_t length, NpMode mode)
 	pending->subject_offset = publication->headers.data != NULL ? 5 : 4;	/* HPUB, PUB */
 	pending->subject_length = publication->subject.length;
 	pending->mode = mode;
+	if (mode == NP_CRITICAL)
+		session->window.critical++;
 	if (mode == NP_UNCRITICAL)
 	{
 		pending->published_at = np_now();
-		window.uncritical++;
+		session->window.uncritical++;
 	}
 	return pending;
 }
 
 /* Put the message's command at the end of what is to be sent. */
 static void
-send_again(NpPending *message)
+send_again(NpSession *session, NpPending *message)
 {
 	NpChunk    *old = message->chunk;
-	uint64		position = outbound()->appended;
-	char	   *place = np_outbound_append(outbound(), message->length, &message->chunk);
+	uint64		position = outbound_of(session)->appended;
+	char	   *place = np_outbound_append(outbound_of(session), message->length, &message->chunk);
 
 	memcpy(place, message->bytes, message->length);
 	message->bytes = place;
 	message->position = position;
 	message->retry_at = 0;
-	np_outbound_release(outbound(), old);
+	np_outbound_release(outbound_of(session), old);
 }
 
 /* Send a message again after a time, for which the server has given a cause. */
 static void
-schedule_retry(NpPending *message, NpTime delay, const NpFailure *cause)
+schedule_retry(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause)
 {
 	if (message->cause == NULL)
 		message->cause = MemoryContextAllocZero(delivery_context, sizeof(NpFailure));
@@ -366,7 +364,7 @@ schedule_retry(NpPending *message, NpTime delay, const NpFailure *cause)
 	if (message->attempts < UINT8_MAX)
 		message->attempts++;
 	message->retry_at = np_now() + delay;
-	next_retry = Min(next_retry, message->retry_at);
+	session->next_retry = Min(session->next_retry, message->retry_at);
 }
 
 /* With up to half of it off, so that sessions do not come in step. */
@@ -387,27 +385,27 @@ np_delay_after(int attempts)
  * Send again what is due; returns when the next one is.
  */
 NpTime
-np_delivery_send_due(NpTime now)
+np_delivery_send_due(NpSession *session, NpTime now)
 {
 	NpPending  *message;
 	uint64		next = 0;
 
-	if (now < next_retry)
-		return next_retry;
-	next_retry = NP_FOREVER;
-	while ((message = np_window_next(&window, &next)) != NULL)
+	if (now < session->next_retry)
+		return session->next_retry;
+	session->next_retry = NP_FOREVER;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		if (message->retry_at == 0)
 			continue;
 		if (message->retry_at > now)
-			next_retry = Min(next_retry, message->retry_at);
+			session->next_retry = Min(session->next_retry, message->retry_at);
 		else
 		{
-			send_again(message);
+			send_again(session, message);
 			np_stats.retried++;
 		}
 	}
-	return next_retry;
+	return session->next_retry;
 }
 
 /*
@@ -415,9 +413,9 @@ np_delivery_send_due(NpTime now)
  * after the settings were changed while a connection was lost.
  */
 static bool
-expects_reply_here(const NpPending *message)
+expects_reply_here(NpSession *session, const NpPending *message)
 {
-	NpSpan		inbox = np_connection_inbox(connection);
+	NpSpan		inbox = np_connection_inbox(session->connection);
 	const char *reply = message->bytes + message->subject_offset + message->subject_length + 1;
 
 	return memcmp(reply, inbox.data, inbox.length) == 0;
@@ -437,14 +435,14 @@ too_large(const NpPending *message)
  * behind it can have been the cause.
  */
 static void
-fail_largest(uint64 sent)
+fail_largest(NpSession *session, uint64 sent)
 {
 	NpPending  *largest = NULL;
 	NpPending  *last = NULL;
 	NpPending  *message;
 	uint64		next = 0;
 
-	while ((message = np_window_next(&window, &next)) != NULL)
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		if (message->position >= sent || message->mode == NP_BATCH)
 			continue;
@@ -455,7 +453,7 @@ fail_largest(uint64 sent)
 	if (largest == NULL)
 		return;
 	largest->in_doubt |= largest != last;
-	np_delivery_fail(largest, too_large(largest));
+	np_delivery_fail(session, largest, too_large(largest));
 }
 
 /*
@@ -463,19 +461,19 @@ fail_largest(uint64 sent)
  * not sent to it.
  */
 void
-np_delivery_fail_with_ttl(void)
+np_delivery_fail_with_ttl(NpSession *session)
 {
-	uint64		sent = np_connection_sent_before_loss(connection);
+	uint64		sent = np_connection_sent_before_loss(session->connection);
 	NpPending  *message;
 	uint64		next = 0;
 
-	while ((message = np_window_next(&window, &next)) != NULL)
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		if (!message->has_ttl)
 			continue;
 		message->in_doubt |= message->position < sent && message->retry_at == 0;
-		np_delivery_fail(message, np_failure(NP_FAULT_FEATURE,
-											 "the connection was lost, and the next server does not know ttl"));
+		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE,
+													  "the connection was lost, and the next server does not know ttl"));
 	}
 }
 
@@ -486,35 +484,35 @@ np_delivery_fail_with_ttl(void)
  * an id; JetStream then stores it once.
  */
 void
-np_delivery_resend(void)
+np_delivery_resend(NpSession *session)
 {
-	uint64		sent = np_connection_sent_before_loss(connection);
+	uint64		sent = np_connection_sent_before_loss(session->connection);
 	NpPending  *message;
 	uint64		next = 0;
 
-	if (np_connection_was_lost_for_size(connection))
-		fail_largest(sent);
-	while ((message = np_window_next(&window, &next)) != NULL)
+	if (np_connection_was_lost_for_size(session->connection))
+		fail_largest(session, sent);
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		/* one that waits for its retry was answered: it is not stored */
 		bool		was_sent = message->position < sent && message->retry_at == 0;
 
 		if (message->mode == NP_BATCH)
-			answer_member(message, NULL, was_sent);
-		else if (message->content_length > np_connection_max_payload(connection))
+			answer_member(session, message, NULL, was_sent);
+		else if (message->content_length > np_connection_max_payload(session->connection))
 		{
 			/* a lower limit than before: the old server may have stored it */
 			message->in_doubt |= was_sent;
-			np_delivery_fail(message, too_large(message));
+			np_delivery_fail(session, message, too_large(message));
 		}
-		else if ((was_sent && message->id_length == 0) || !expects_reply_here(message))
-			np_delivery_fail(message,
+		else if ((was_sent && message->id_length == 0) || !expects_reply_here(session, message))
+			np_delivery_fail(session, message,
 							 np_failure(NP_FAULT_LOST,
 										"the connection was lost, and the message can't be sent again (%s)",
 										message->id_length == 0 ? "it has no id" : "the settings have changed"));
 		else
 		{
-			send_again(message);
+			send_again(session, message);
 			if (was_sent)
 			{
 				message->in_doubt = true;
@@ -527,29 +525,29 @@ np_delivery_resend(void)
 /* ---- Replies --------------------------------------------------------------- */
 
 static void
-handle_no_responders(NpPending *message)
+handle_no_responders(NpSession *session, NpPending *message)
 {
 	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
 
 	/* the relay has a back-off of its own, and others not to keep waiting */
 	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
-		schedule_retry(message, NP_NO_RESPONDERS_DELAY, &failure);
+		schedule_retry(session, message, NP_NO_RESPONDERS_DELAY, &failure);
 	else
-		np_delivery_fail(message, failure);
+		np_delivery_fail(session, message, failure);
 }
 
 /* Without an id only what is certainly not stored can be sent again. */
 static void
-handle_retry(NpPending *message, const NpFailure *failure)
+handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
 {
 	if (message->id_length > 0 || failure->fault != NP_FAULT_UNKNOWN)
-		schedule_retry(message, np_delay_after(message->attempts), failure);
+		schedule_retry(session, message, np_delay_after(message->attempts), failure);
 	else
-		np_delivery_fail(message, *failure);
+		np_delivery_fail(session, message, *failure);
 }
 
 static void
-handle_ack(NpPending *message, const NpPubAck *ack)
+handle_ack(NpSession *session, NpPending *message, const NpPubAck *ack)
 {
 	NpSpan		expected = {NULL, 0};
 
@@ -563,73 +561,74 @@ handle_ack(NpPending *message, const NpPubAck *ack)
 										 np_from_utf8(ack->stream));
 
 		failure.hint = "Another stream takes this subject.";
-		np_delivery_fail(message, failure);
+		np_delivery_fail(session, message, failure);
 	}
 	else
-		complete(message, ack, NULL);
+		complete(session, message, ack, NULL);
 }
 
 static void
-handle_request_reply(NpPending *message, const NpOperation *operation)
+handle_request_reply(NpSession *session, NpPending *message, const NpOperation *operation)
 {
 	NpSpan		reply = operation->payload;
 
 	if (operation->status == 503)
 	{
-		np_delivery_fail(message, np_failure(NP_FAULT_FEATURE, "the server does not answer JetStream requests"));
+		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the server does not answer JetStream requests"));
 		return;
 	}
 	if (message->token == watch.token)
 		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
-	complete(message, &(NpPubAck) {.sequence = 0}, NULL);
+	complete(session, message, &(NpPubAck) {.sequence = 0}, NULL);
 }
 
 static void
-handle_reply(NpPending *message, const NpOperation *operation)
+handle_reply(NpSession *session, NpPending *message, const NpOperation *operation)
 {
 	NpReply		reply;
 
 	np_reply_parse(operation, &reply);
 	if (message->mode == NP_BATCH)
 	{
-		answer_member(message, &reply, true);
+		answer_member(session, message, &reply, true);
 		return;
 	}
 	switch (reply.kind)
 	{
 		case NP_REPLY_STAGED:
-			np_delivery_fail(message, np_failure(NP_FAULT_UNKNOWN, "the reply is empty"));
+			np_delivery_fail(session, message, np_failure(NP_FAULT_UNKNOWN, "the reply is empty"));
 			break;
 		case NP_REPLY_ACK:
-			handle_ack(message, &reply.ack);
+			handle_ack(session, message, &reply.ack);
 			break;
 		case NP_REPLY_NO_RESPONDERS:
-			handle_no_responders(message);
+			handle_no_responders(session, message);
 			break;
 		case NP_REPLY_RETRY:
-			handle_retry(message, &reply.failure);
+			handle_retry(session, message, &reply.failure);
 			break;
 		case NP_REPLY_FAILURE:
-			np_delivery_fail(message, reply.failure);
+			np_delivery_fail(session, message, reply.failure);
 			break;
 	}
 }
 
 /* A reply to a token; that of a message which is not pending any more is ignored. */
 static void
-on_reply(uint64 token, const NpOperation *operation)
+on_reply(void *owner, uint64 token, const NpOperation *operation)
 {
-	NpPending  *message = np_window_find(&window, token);
+	NpSession  *session = owner;
+	NpPending  *message = np_window_find(&session->window, token);
 	MemoryContext previous;
 
 	if (message == NULL)
 		return;
-	np_connection_confirm(connection, message->position + message->length);
+	np_connection_confirm(session->connection, message->position + message->length);
 	previous = MemoryContextSwitchTo(scratch_context);
 	if (message->mode == NP_REQUEST)
-		handle_request_reply(message, operation);
+		handle_request_reply(session, message, operation);
 	else
-		handle_reply(message, operation);
+		handle_reply(session, message, operation);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
 }
@@ -667,7 +666,7 @@ behind(NpSpan text, const char *prefix)
 }
 
 static void
-fail_not_permitted(NpPending *message, bool reply_subject)
+fail_not_permitted(NpSession *session, NpPending *message, bool reply_subject)
 {
 	NpFailure	failure = {.fault = NP_FAULT_NOT_PERMITTED};
 
@@ -675,7 +674,7 @@ fail_not_permitted(NpPending *message, bool reply_subject)
 		"the NATS user may not publish to this subject";
 	if (reply_subject)
 		failure.hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may use.";
-	np_delivery_fail(message, failure);
+	np_delivery_fail(session, message, failure);
 }
 
 /*
@@ -683,8 +682,9 @@ fail_not_permitted(NpPending *message, bool reply_subject)
  * a refused reply subject one with that).
  */
 static void
-on_server_error(NpSpan text)
+on_server_error(void *owner, NpSpan text)
 {
+	NpSession  *session = owner;
 	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
 	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
 	MemoryContext previous;
@@ -694,16 +694,16 @@ on_server_error(NpSpan text)
 	if (subject.data == NULL && reply.data == NULL)
 		return;
 	previous = MemoryContextSwitchTo(scratch_context);
-	while ((message = np_window_next(&window, &next)) != NULL)
+	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		NpSpan		own_reply = {message->bytes + message->subject_offset + message->subject_length + 1, 0};
 
 		while (own_reply.data[own_reply.length] != ' ')
 			own_reply.length++;
 		if (subject.data != NULL && equals_quoted(subject, np_pending_subject(message)))
-			fail_not_permitted(message, false);
+			fail_not_permitted(session, message, false);
 		else if (reply.data != NULL && equals_quoted(reply, own_reply))
-			fail_not_permitted(message, true);
+			fail_not_permitted(session, message, true);
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);

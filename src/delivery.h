@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "futures.h"
 #include "puback.h"
+#include "server.h"
 #include "window.h"
 
 /* Back-off between tries, whether of a message or of a connection. */
@@ -20,6 +21,36 @@
 /* ADR-22: a 503 is asked again; we do it three times. */
 #define NP_NO_RESPONDERS_RETRIES	3
 #define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
+
+/*
+ * A connection and what is in flight on it.  A backend has one for the
+ * settings, and one for each foreign server and role that it publishes with
+ * (sessions.c).
+ */
+typedef struct NpSession
+{
+	Oid			server_id;		/* InvalidOid: the settings */
+	Oid			role;			/* InvalidOid: any, for the settings */
+	int			number;			/* its place among all */
+	NpServer	server;			/* where to connect to */
+	bool		is_outdated;	/* the connection was made for another one */
+
+	NpConnection *connection;	/* never NULL */
+	NpWindow	window;
+
+	/* delivery.c */
+	bool		progressed;		/* a message came to its end since this was asked */
+	NpTime		next_retry;		/* the earliest retry_at in the window */
+
+	/* session.c */
+	NpTime		next_connect;	/* not earlier ... */
+	NpTime		connect_delay;	/* ... and so long after a failure */
+	NpTime		uncritical_pause_until;
+	char		connect_failure[512];	/* what the last attempt said */
+
+	/* publisher.c */
+	NpTime		last_sent;		/* when bytes were last handed to the socket */
+} NpSession;
 
 /* The message or request that a call waits for. */
 typedef struct NpWatch
@@ -39,23 +70,23 @@ typedef void (*NpBatchListener) (uint64 token, const NpReply *reply, bool was_se
 /* Told what has become of a message of the relay. */
 typedef void (*NpRelayListener) (const NpResult *result);
 
-extern NpConnection *np_delivery_begin(void);
-extern NpConnection *np_delivery_connection(void);
-extern NpWindow *np_delivery_window(void);
+extern void np_delivery_begin(NpSession *session);
 extern uint64 np_delivery_next_token(void);
 extern uint64 np_delivery_take_token(void);
 
-extern NpPending *np_delivery_add(const NpPublication *publication, size_t length, NpMode mode);
+extern NpPending *np_delivery_add(NpSession *session, const NpPublication *publication,
+								  size_t length, NpMode mode);
 extern const NpWatch *np_delivery_watch(uint64 token);
-extern void np_delivery_fail(NpPending *message, NpFailure failure);
-extern void np_delivery_drop(NpPending *message);
+extern uint64 np_delivery_watched(void);
+extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
+extern void np_delivery_drop(NpSession *session, NpPending *message);
 extern void np_delivery_listen_to_batch(NpBatchListener listener);
 extern void np_delivery_listen_to_relay(NpRelayListener listener);
-extern bool np_delivery_has_progressed(void);
+extern bool np_delivery_has_progressed(NpSession *session);
 
-extern NpTime np_delivery_send_due(NpTime now);
-extern void np_delivery_fail_with_ttl(void);
-extern void np_delivery_resend(void);
+extern NpTime np_delivery_send_due(NpSession *session, NpTime now);
+extern void np_delivery_fail_with_ttl(NpSession *session);
+extern void np_delivery_resend(NpSession *session);
 extern NpTime np_jittered(NpTime delay);
 extern NpTime np_delay_after(int attempts);
 

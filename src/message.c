@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
@@ -73,11 +74,19 @@ static const KnownHeader known_headers[] = {
 
 /* ---- Encoding and checking --------------------------------------------- */
 
+/* Raises 22023 for a subject of the server's own, or of inboxes under a prefix. */
+void
+np_message_check_reserved(NpSpan subject, const char *inbox_prefix)
+{
+	if (np_subject_is_reserved(subject, (NpSpan) {inbox_prefix, strlen(inbox_prefix)}))
+		np_raise_input("subject is reserved: nothing can be published under \"$JS\", \"$SYS\" or \"%s\"",
+					   inbox_prefix);
+}
+
 /* Raises 22023 for what no message can be published to. */
 void
 np_message_check_subject(NpSpan subject)
 {
-	NpSpan		inbox_prefix = {np_inbox_prefix, strlen(np_inbox_prefix)};
 	size_t		position;
 
 	switch (np_subject_check(subject, &position))
@@ -97,9 +106,7 @@ np_message_check_subject(NpSpan subject)
 		case NP_TEXT_WILDCARD:
 			np_raise_input("subject has a wildcard at position %zu", position + 1);
 	}
-	if (np_subject_is_reserved(subject, inbox_prefix))
-		np_raise_input("subject is reserved: nothing can be published under \"$JS\", \"$SYS\" or \"%s\"",
-					   np_inbox_prefix);
+	np_message_check_reserved(subject, np_inbox_prefix);
 }
 
 static void
@@ -169,6 +176,8 @@ append_header(HeaderBlock *block, const char *name, NpSpan value)
 	check_header_value(name, value);
 	if (known != NULL && value.length == 0)
 		np_raise_input("header \"%s\" is empty", name);
+	if (known != NULL && (strchr(" \t", value.data[0]) || strchr(" \t", value.data[value.length - 1])))
+		np_raise_input("header \"%s\" begins or ends with a blank", name);
 	if (known != NULL)
 		block->seen[known->kind] = true;
 	appendStringInfo(&block->text, "%s: ", name);
@@ -561,6 +570,7 @@ np_message_headers_to_json(NpSpan headers)
 	{
 		int			count;
 
+		CHECK_FOR_INTERRUPTS(); /* it is quadratic, and who knows what a stream holds */
 		resetStringInfo(&values);
 		count = append_values(&values, headers, name);
 		if (count == 0)

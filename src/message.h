@@ -44,12 +44,14 @@ typedef struct NpMessage
 	NpSpan		expect_stream;	/* inside headers, or absent */
 	bool		has_automatic_id;	/* nobody else has ever used it */
 	bool		has_ttl;		/* needs nats-server 2.11 */
+	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;
 
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
 extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
+extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
 extern void np_message_check_header_name(const char *name, size_t length);
 extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);

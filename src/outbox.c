@@ -27,6 +27,7 @@
 #include "delivery.h"
 #include "encoding.h"
 #include "outbox.h"
+#include "sessions.h"
 #include "settings.h"
 
 /* Arguments of the INSERT. */
@@ -400,7 +401,11 @@ np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
 	batch->count = 0;
 	state = look_for_outbox();
 	if (state == NP_OUTBOX_THERE)
+	{
+		/* here, for it may be looked up in the catalogs */
+		batch->session = np_sessions_current();
 		fetch_batch(batch, after, ordered);
+	}
 	end_transaction(previous);
 	return state;
 }

@@ -357,7 +357,8 @@ np_header_next(NpSpan *rest, NpSpan *name, NpSpan *value)
 
 		rest->data += end != NULL ? length + 1 : length;
 		rest->length -= end != NULL ? length + 1 : length;
-		if (colon == NULL || colon == line || (length >= 5 && memcmp(line, "NATS/", 5) == 0))
+		if (colon == NULL || colon == line ||
+			(length >= 5 && memcmp(line, "NATS/", 5) == 0 && memchr(line, ' ', colon - line) != NULL))
 			continue;
 		name->data = line;
 		name->length = colon - line;
@@ -370,27 +371,68 @@ np_header_next(NpSpan *rest, NpSpan *name, NpSpan *value)
 }
 
 /*
- * The max_payload of an INFO that the server sends after a reload.
- *
- * The key cannot occur inside a string: a quote there is escaped.
+ * Skip to what is behind a key; false: it is not there.  It cannot occur
+ * inside a string, in which a quote is escaped.
  */
+static bool
+skip_to(NpSpan *json, const char *key)
+{
+	size_t		length = strlen(key);
+
+	for (size_t i = 0; i + length <= json->length; i++)
+	{
+		if (memcmp(json->data + i, key, length) != 0)
+			continue;
+		json->data += i + length;
+		json->length -= i + length;
+		return true;
+	}
+	return false;
+}
+
+/* The max_payload of an INFO that the server sends after a reload. */
 bool
 np_info_max_payload(NpSpan json, int64_t *bytes)
 {
-	static const char key[] = "\"max_payload\":";
-	size_t		length = sizeof(key) - 1;
 	int64_t		value = 0;
-	size_t		i = 0;
 
-	while (i + length <= json.length && memcmp(json.data + i, key, length) != 0)
-		i++;
-	if (i + length > json.length)
+	if (!skip_to(&json, "\"max_payload\":"))
 		return false;
-	for (i += length; i < json.length && json.data[i] >= '0' && json.data[i] <= '9' &&
+	for (size_t i = 0; i < json.length && json.data[i] >= '0' && json.data[i] <= '9' &&
 		 value <= MAX_PAYLOAD_LENGTH; i++)
 		value = value * 10 + (json.data[i] - '0');
 	*bytes = value;
 	return value > 0;
+}
+
+/*
+ * The other servers of the cluster, in an INFO.  False: it does not tell of
+ * them; else np_info_next_url takes one after the other off *rest.
+ */
+bool
+np_info_connect_urls(NpSpan json, NpSpan *rest)
+{
+	*rest = json;
+	return skip_to(rest, "\"connect_urls\":[");
+}
+
+/* The next host:port, which has no escapes; false at the end. */
+bool
+np_info_next_url(NpSpan *rest, NpSpan *url)
+{
+	const char *end;
+
+	if (rest->length > 0 && rest->data[0] == ',')
+		rest->data++, rest->length--;
+	if (rest->length == 0 || rest->data[0] != '"')
+		return false;
+	end = memchr(rest->data + 1, '"', rest->length - 1);
+	if (end == NULL)
+		return false;
+	*url = (NpSpan) {rest->data + 1, end - rest->data - 1};
+	rest->length -= end + 1 - rest->data;
+	rest->data = end + 1;
+	return true;
 }
 
 /* ---- PubAck ----------------------------------------------------------- */
@@ -435,6 +477,7 @@ take_plain_string(NpSpan *rest, NpSpan *value)
 static bool
 take_sequence(NpSpan *rest, uint64_t *value)
 {
+	const char *digits = rest->data;
 	size_t		length = 0;
 
 	*value = 0;
@@ -443,7 +486,7 @@ take_sequence(NpSpan *rest, uint64_t *value)
 		*value = *value * 10 + (uint64_t) (rest->data[length++] - '0');
 	rest->data += length;
 	rest->length -= length;
-	return length > 0 && take_literal(rest, "");
+	return length > 0 && *value <= INT64_MAX && (length == 1 || digits[0] != '0') && take_literal(rest, "");
 }
 
 /*

@@ -4,7 +4,8 @@
  *	  What JetStream answers to a message.
  *
  * The plain acknowledgment is parsed by protocol.c; everything else here,
- * with PostgreSQL's JSON parser, which does not throw.
+ * with PostgreSQL's JSON parser.  That throws only for what no server answers
+ * (a thousand levels of nesting), and the call then fails with its error.
  *
  *-------------------------------------------------------------------------
  */
@@ -88,8 +89,11 @@ take_scalar(Answer *answer, char *value, JsonTokenType type)
 		answer->domain = value;
 	else if (strcmp(answer->field, "seq") == 0 && type == JSON_TOKEN_NUMBER)
 	{
-		answer->sequence = strtoull(value, NULL, 10);
-		answer->has_sequence = true;
+		char	   *end;
+
+		errno = 0;
+		answer->sequence = strtoll(value, &end, 10);
+		answer->has_sequence = errno == 0 && *end == '\0' && value[0] != '-';
 	}
 	else if (strcmp(answer->field, "batch") == 0 && type == JSON_TOKEN_STRING)
 		answer->batch = value;

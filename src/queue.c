@@ -25,6 +25,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -47,6 +48,7 @@ typedef struct Record
 	uint32		id_length;		/* 0: none */
 	uint32		stream_offset;	/* likewise, the expected stream */
 	uint32		stream_length;
+	uint8		session;
 	bool		has_headers;
 	bool		has_automatic_id;
 	bool		has_ttl;
@@ -186,10 +188,11 @@ put(char *to, NpSpan span)
 }
 
 /*
- * Hold a copy of the message.  ERROR when out of memory or of disk.
+ * Hold a copy of the message, to go out on the session of this number.  ERROR
+ * when out of memory or of disk.
  */
 void
-np_queue_add(const NpMessage *message)
+np_queue_add(const NpMessage *message, int session)
 {
 	Record		record = {
 		.subject_length = message->subject.length,
@@ -197,6 +200,7 @@ np_queue_add(const NpMessage *message)
 		.payload_length = message->payload.length,
 		.id_length = message->id.length,
 		.stream_length = message->expect_stream.length,
+		.session = session,
 		.has_headers = message->headers.data != NULL,
 		.has_automatic_id = message->has_automatic_id,
 		.has_ttl = message->has_ttl
@@ -218,12 +222,29 @@ np_queue_add(const NpMessage *message)
 	summary.count++;
 	summary.largest = Max(summary.largest, content);
 	summary.has_ttl |= message->has_ttl;
+	summary.sessions |= UINT64CONST(1) << session;
 }
 
 NpQueueSummary
 np_queue_summary(void)
 {
 	return summary;
+}
+
+bool
+np_queue_holds_for(const NpQueueSummary *held, int session)
+{
+	return (held->sessions >> session & 1) != 0;
+}
+
+/* Do all messages that are held go out on one session? */
+bool
+np_queue_only_session(const NpQueueSummary *held, int *session)
+{
+	if (pg_popcount64(held->sessions) != 1)
+		return false;
+	*session = pg_rightmost_one_pos64(held->sessions);
+	return true;
 }
 
 /* ---- Reading ---------------------------------------------------------------- */
@@ -306,6 +327,7 @@ np_queue_next(NpMessage *message)
 		message->expect_stream = (NpSpan) {body + record.stream_offset, record.stream_length};
 	body += record.headers_length;
 	message->payload = (NpSpan) {body, record.payload_length};
+	message->session = record.session;
 	message->has_automatic_id = record.has_automatic_id;
 	message->has_ttl = record.has_ttl;
 	return true;

@@ -16,12 +16,15 @@ typedef struct NpQueueSummary
 	int64		count;
 	size_t		largest;		/* headers and payload of the largest, bytes */
 	bool		has_ttl;		/* in any of them */
+	uint64		sessions;		/* bits: the numbers of those they are to go out on */
 } NpQueueSummary;
 
-extern void np_queue_add(const NpMessage *message);
+extern void np_queue_add(const NpMessage *message, int session);
 extern NpQueueSummary np_queue_summary(void);
 extern void np_queue_rewind(void);
 extern bool np_queue_next(NpMessage *message);
+extern bool np_queue_holds_for(const NpQueueSummary *held, int session);
+extern bool np_queue_only_session(const NpQueueSummary *held, int *session);
 extern void np_queue_subcommit(int nest_level);
 extern void np_queue_subabort(int nest_level);
 extern void np_queue_close(void);

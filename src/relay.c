@@ -44,10 +44,17 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
 
 static int	slot;
+static NpSession *session;		/* of the last batch; NULL: none yet */
 static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: the last round went well */
 static NpTime last_full_look;	/* when rows were read from the first one on */
 static int64 floor_id;			/* nothing is expected up to this id, for a while */
+
+static bool
+is_connected(void)
+{
+	return session != NULL && np_connection_is_open(session->connection);
+}
 
 /* ---- One round ------------------------------------------------------------------------ */
 
@@ -56,7 +63,7 @@ tell_problem(const char *problem)
 {
 	np_relay_slot_set_error(slot, problem);
 	np_relay_slot_set(slot, NP_RELAY_WAITING);
-	if (np_delivery_connection() == NULL || !np_connection_is_open(np_delivery_connection()))
+	if (!is_connected())
 		np_relay_slot_set_url(slot, "");
 	if (!is_failing)
 		ereport(LOG,
@@ -73,7 +80,7 @@ tell_success(void)
 		ereport(LOG, (errmsg("nats_publish relay publishes again")));
 	is_failing = false;
 	pause_after_error = 0;
-	np_relay_slot_set_url(slot, np_connection_identity(np_delivery_connection()).url);
+	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
 /*
@@ -117,7 +124,7 @@ publish_batch(NpOutboxBatch *batch)
 		np_relay_slot_set_error(slot, outcome.error);
 	if (!complete)
 		tell_problem(problem);
-	else if (np_delivery_connection() != NULL && np_connection_is_open(np_delivery_connection()))
+	else if (is_connected())
 		tell_success();
 	note_floor(batch, complete);
 	pgstat_report_stat(false);
@@ -130,6 +137,11 @@ run_round(NpOutboxBatch *batch)
 	NpTime		poll = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
 	int64		floor = next_floor();
 
+	if (np_publishing != NP_PUBLISHING_ON)
+	{
+		np_relay_slot_set(slot, NP_RELAY_OFF);
+		return poll;
+	}
 	switch (np_outbox_read(batch, floor, np_relay_ordering == NP_RELAY_STRICT))
 	{
 		case NP_OUTBOX_ABSENT:
@@ -139,6 +151,7 @@ run_round(NpOutboxBatch *batch)
 			np_relay_slot_set(slot, NP_RELAY_PAUSED);
 			return poll;
 		case NP_OUTBOX_THERE:
+			session = batch->session;
 			break;
 	}
 	if (batch->count > 0)
@@ -239,6 +252,8 @@ start(const char *database)
 	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_sort", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	/* its messages have been admitted by those who wrote them */
+	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);
 	/* a full window is no reason to put off a message */
 	SetConfigOption("nats_publish.on_full", "wait", PGC_USERSET, PGC_S_OVERRIDE);
 }
@@ -261,8 +276,8 @@ np_relay_main(Datum argument)
 		MemoryContextSwitchTo(batch.context);
 		until = try_round(&batch);
 		MemoryContextReset(batch.context);
-		if (np_delivery_connection() != NULL)
-			np_outbound_give_back(np_connection_outbound(np_delivery_connection()));
+		if (session != NULL)
+			np_outbound_give_back(np_connection_outbound(session->connection));
 		rest(until);
 	}
 }

@@ -25,6 +25,7 @@
 #include "settings.h"
 
 /* The batch that is being published. */
+static NpSession *session;
 static NpOutboxBatch *batch;
 static int *ready;				/* rows to be sent, in this order */
 static int	ready_count;
@@ -141,6 +142,7 @@ static void
 begin(NpOutboxBatch *new_batch, bool ordered)
 {
 	batch = new_batch;
+	session = batch->session;
 	ready = palloc(sizeof(int) * batch->count);
 	sent = palloc(sizeof(int) * batch->count);
 	ready_count = ready_sent = sent_count = in_flight = 0;
@@ -221,14 +223,14 @@ send_row(NpOutboxRow *row)
 	row->state = NP_ROW_SENT;
 	sent[sent_count++] = row - batch->rows;
 	in_flight++;
-	np_publish_relayed(&row->message);
+	np_publish_relayed(session, &row->message);
 }
 
 /* An error came instead of a token: it is the next one's. */
 static void
 take_back(NpOutboxRow *row)
 {
-	if (row->state != NP_ROW_SENT || np_window_find(np_delivery_window(), row->token) != NULL)
+	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
 		return;
 	row->state = NP_ROW_UNSENT;
 	sent_count--;
@@ -247,7 +249,7 @@ have_connection(const char **problem)
 {
 	NpFailure	failure;
 
-	if (np_session_ready(true, &failure))
+	if (np_session_ready(session, true, &failure))
 		return true;
 	*problem = with_detail(failure.text, failure.detail);
 	return false;
@@ -261,7 +263,7 @@ try_send_row(NpOutboxRow *row, const char **problem)
 	ErrorData  *error = NULL;
 	const char *sqlstate;
 
-	if (!np_connection_is_open(np_delivery_begin()) && !have_connection(problem))
+	if (!np_session_is_open(session) && !have_connection(problem))
 		return false;
 
 	PG_TRY();
@@ -291,7 +293,7 @@ try_send_row(NpOutboxRow *row, const char **problem)
 }
 
 static bool
-can_go_on(void)
+can_go_on(NpSession *waiting)
 {
 	return ready_sent < ready_count || in_flight == 0;
 }
@@ -305,18 +307,18 @@ can_go_on(void)
 static bool
 give_up_unanswered(const char **problem)
 {
-	NpConnection *connection = np_delivery_connection();
+	NpConnection *connection = session->connection;
 	NpPending  *pending;
 	uint64		next = 0;
 
-	*problem = np_session_explain(np_window_next(np_delivery_window(), &next)).text;
+	*problem = np_session_explain(session, np_window_next(&session->window, &next)).text;
 	if (!np_connection_is_open(connection) ||
 		!np_connection_ping(connection, np_now() + NP_MILLISECONDS(np_ack_timeout)))
 		return false;
 	giving_up = true;
 	next = 0;
-	while ((pending = np_window_next(np_delivery_window(), &next)) != NULL)
-		np_delivery_fail(pending, np_failure(NP_FAULT_UNKNOWN, "nobody acknowledges this message"));
+	while ((pending = np_window_next(&session->window, &next)) != NULL)
+		np_delivery_fail(session, pending, np_failure(NP_FAULT_UNKNOWN, "nobody acknowledges this message"));
 	giving_up = false;
 	return true;
 }
@@ -334,7 +336,7 @@ send_all(const char **problem)
 			*problem = doubt;
 			return doubt == NULL;
 		}
-		if (!np_session_wait(can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
+		if (!np_session_wait(session, can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
 			return false;
 	}
 }
@@ -347,14 +349,14 @@ forget_in_flight(void)
 	uint64		next = 0;
 
 	np_delivery_listen_to_relay(NULL);
-	while (np_delivery_connection() != NULL && (pending = np_window_next(np_delivery_window(), &next)) != NULL)
+	while ((pending = np_window_next(&session->window, &next)) != NULL)
 	{
 		NpOutboxRow *row = find_sent(pending->token);
 
 		if (row != NULL)
 			row->state = NP_ROW_UNSENT;
 		if (pending->mode == NP_RELAYED)
-			np_delivery_drop(pending);
+			np_delivery_drop(session, pending);
 	}
 }
 

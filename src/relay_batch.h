@@ -8,9 +8,8 @@
 #ifndef NP_RELAY_BATCH_H
 #define NP_RELAY_BATCH_H
 
+#include "delivery.h"
 #include "message.h"
-#include "report.h"
-#include "types.h"
 
 typedef enum NpRowState
 {
@@ -37,6 +36,7 @@ typedef struct NpOutboxRow
 typedef struct NpOutboxBatch
 {
 	MemoryContext context;		/* of the rows and what belongs to them */
+	NpSession  *session;		/* on which they go out */
 	NpOutboxRow *rows;			/* by their ids */
 	int			count;
 } NpOutboxBatch;

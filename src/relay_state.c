@@ -46,6 +46,7 @@ static const char *const state_names[] = {
 	[NP_RELAY_PUBLISHING] = "publishing",
 	[NP_RELAY_WAITING] = "waiting",
 	[NP_RELAY_PAUSED] = "paused",
+	[NP_RELAY_OFF] = "off",
 	[NP_RELAY_NO_EXTENSION] = "no extension",
 	[NP_RELAY_NO_DATABASE] = "no database",
 	[NP_RELAY_STOPPED] = "stopped",

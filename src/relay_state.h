@@ -20,6 +20,7 @@ typedef enum NpRelayState
 	NP_RELAY_PUBLISHING,
 	NP_RELAY_WAITING,			/* for NATS, which it can't reach */
 	NP_RELAY_PAUSED,
+	NP_RELAY_OFF,				/* nats_publish.publishing is not on */
 	NP_RELAY_NO_EXTENSION,
 	NP_RELAY_NO_DATABASE,
 	NP_RELAY_STOPPED			/* and to be started again */

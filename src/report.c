@@ -11,8 +11,12 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 
 #include "report.h"
+
+/* Of an error about a bad value, which it quotes; bytes. */
+#define MAX_INPUT_TEXT	1000
 
 typedef struct FaultKind
 {
@@ -93,6 +97,28 @@ static const ServerError server_errors[] = {
 	{10211, NP_FAULT_RESOURCES},	/* and of the server */
 };
 
+/* palloc'd */
+static char *
+pg_attribute_printf(1, 0)
+format_text(const char *format, va_list arguments)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (;;)
+	{
+		va_list		copy;
+		int			needed;
+
+		va_copy(copy, arguments);
+		needed = appendStringInfoVA(&text, format, copy);
+		va_end(copy);
+		if (needed == 0)
+			return text.data;
+		enlargeStringInfo(&text, needed);
+	}
+}
+
 /*
  * A failure with a formatted text, palloc'd in the current context.
  */
@@ -100,22 +126,11 @@ NpFailure
 np_failure(NpFault fault, const char *format, ...)
 {
 	NpFailure	failure = {.fault = fault};
-	StringInfoData text;
+	va_list		arguments;
 
-	initStringInfo(&text);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&text, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&text, needed);
-	}
-	failure.text = text.data;
+	va_start(arguments, format);
+	failure.text = format_text(format, arguments);
+	va_end(arguments);
 	return failure;
 }
 
@@ -211,12 +226,14 @@ np_raise(const NpFailure *failure)
 void
 np_raise_input(const char *format, ...)
 {
-	va_list		args;
-	char		text[1024];
+	va_list		arguments;
+	char	   *text;
 
-	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
+	va_start(arguments, format);
+	text = format_text(format, arguments);
+	va_end(arguments);
+	/* the input may be as long as it likes */
+	text[pg_mbcliplen(text, strlen(text), MAX_INPUT_TEXT)] = '\0';
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", text)));
 }
 

@@ -32,12 +32,15 @@ typedef struct Greeting
 {
 	int			socket;
 	NpWaitSet  *wait_set;
+	NpTls	   *tls;			/* NULL: the greeting comes without */
 	bool		counted;		/* by fd.c */
 } Greeting;
 
 static void
 end_greeting(Greeting *greeting)
 {
+	if (greeting->tls != NULL)
+		np_tls_free(greeting->tls);
 	if (greeting->wait_set != NULL)
 		np_wait_set_free(greeting->wait_set);
 	if (greeting->socket >= 0)
@@ -62,7 +65,7 @@ begin_greeting(Greeting *greeting, NpConnection *connection)
 	struct sockaddr_storage address;
 	socklen_t	length = sizeof(address);
 
-	if (getpeername(np_connection_socket(connection), (struct sockaddr *) &address, &length) != 0)
+	if (getpeername(np_wire_socket(np_connection_wire(connection)), (struct sockaddr *) &address, &length) != 0)
 		raise_unanswered(psprintf("The connection is lost: %m."));
 	greeting->counted = AcquireExternalFD();
 	if (!greeting->counted)
@@ -72,6 +75,20 @@ begin_greeting(Greeting *greeting, NpConnection *connection)
 		(connect(greeting->socket, (struct sockaddr *) &address, length) != 0 && errno != EINPROGRESS))
 		raise_unanswered(psprintf("It could not be connected to: %m."));
 	greeting->wait_set = np_wait_set_create(greeting->socket);
+	if (!np_connection_begins_with_tls(connection))
+		return;
+	greeting->tls = np_tls_like(np_wire_tls(np_connection_wire(connection)), greeting->socket);
+	if (greeting->tls == NULL)
+		raise_unanswered("There is no memory for another TLS connection.");
+}
+
+/* As recv; with TLS its handshake comes first. */
+static ssize_t
+receive(Greeting *greeting, char *buffer, size_t length)
+{
+	if (greeting->tls != NULL)
+		return np_tls_read(greeting->tls, buffer, length);
+	return recv(greeting->socket, buffer, length, 0);
 }
 
 /* Read until the INFO line is complete; returns its JSON. */
@@ -80,6 +97,7 @@ read_greeting(Greeting *greeting)
 {
 	NpTime		deadline = np_now() + NP_MILLISECONDS(np_connect_timeout);
 	StringInfoData input;
+	int			awaited = greeting->tls != NULL ? NP_WRITEABLE : NP_READABLE;	/* in TLS we speak first */
 
 	initStringInfo(&input);
 	while (np_now() < deadline)
@@ -89,10 +107,11 @@ read_greeting(Greeting *greeting)
 		size_t		needed;
 		ssize_t		count;
 
-		if ((np_wait(greeting->wait_set, NP_READABLE, deadline) & NP_READABLE) == 0)
+		if (np_wait(greeting->wait_set, awaited, deadline) == 0)
 			continue;
+		awaited = NP_READABLE;
 		enlargeStringInfo(&input, 8192);
-		count = recv(greeting->socket, input.data + input.len, 8192, 0);
+		count = receive(greeting, input.data + input.len, 8192);
 		if (count < 0 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (count <= 0)
@@ -171,14 +190,6 @@ np_server_refresh_max_payload(NpConnection *connection)
 		np_connection_set_max_payload(connection, atoi(limit));
 }
 
-/* What was found out last, and of which server. */
-static struct
-{
-	char		server_id[128];
-	int			major;
-	int			minor;
-}			known_version;
-
 /*
  * Is the connected server of at least this version?  Asks it once; raises
  * 08001 when it does not tell.
@@ -186,19 +197,17 @@ static struct
 bool
 np_server_is_at_least(NpConnection *connection, int major, int minor)
 {
-	const char *server_id = np_connection_identity(connection).server_id;
+	NpServerVersion *known = np_connection_version(connection);
 
-	if (strcmp(known_version.server_id, server_id) != 0)
+	if (!known->is_known)
 	{
 		char	   *version = np_json_text(np_server_info(connection), "version");
 
-		if (version == NULL ||
-			sscanf(version, "%d.%d", &known_version.major, &known_version.minor) != 2)
+		if (version == NULL || sscanf(version, "%d.%d", &known->major, &known->minor) != 2)
 			raise_unanswered("It does not tell its version.");
-		strlcpy(known_version.server_id, server_id, sizeof(known_version.server_id));
+		known->is_known = true;
 	}
-	return known_version.major > major ||
-		(known_version.major == major && known_version.minor >= minor);
+	return known->major > major || (known->major == major && known->minor >= minor);
 }
 
 /*
@@ -216,6 +225,7 @@ np_server_require(NpConnection *connection, int major, int minor, const char *fe
 		return;
 	failure = np_failure(NP_FAULT_FEATURE,
 						 "%s needs nats-server %d.%d, the connected one is %d.%d",
-						 feature, major, minor, known_version.major, known_version.minor);
+						 feature, major, minor, np_connection_version(connection)->major,
+						 np_connection_version(connection)->minor);
 	np_raise(&failure);
 }

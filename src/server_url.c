@@ -9,35 +9,11 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "list.h"
 #include "server_url.h"
 
 #include <ctype.h>
 #include <string.h>
-
-/*
- * Take the next item off a comma-separated list, without the blanks around it.
- *
- * *rest starts as the whole list; false at its end.  Items can be empty.
- */
-bool
-np_url_list_next(const char **rest, NpSpan *item)
-{
-	const char *start = *rest;
-	size_t		length;
-
-	if (start == NULL)
-		return false;
-	length = strcspn(start, ",");
-	*rest = start[length] == ',' ? start + length + 1 : NULL;
-
-	while (length > 0 && isspace((unsigned char) *start))
-		start++, length--;
-	while (length > 0 && isspace((unsigned char) start[length - 1]))
-		length--;
-	item->data = start;
-	item->length = length;
-	return true;
-}
 
 static bool
 take_prefix(NpSpan *text, const char *prefix)
@@ -166,6 +142,42 @@ np_url_parse(NpSpan text, NpServerUrl *url)
 			return "the credentials have an invalid percent sign";
 	}
 	return parse_host_and_port(text, url);
+}
+
+/*
+ * Check each URL of a list.  NULL, or what np_url_parse says of the first bad
+ * one; *position becomes its number, counted from 1.
+ */
+const char *
+np_url_list_check(const char *list, int *position)
+{
+	NpSpan		item;
+
+	for (*position = 1; np_list_next(&list, &item); (*position)++)
+	{
+		NpServerUrl url;
+		const char *problem = np_url_parse(item, &url);
+
+		if (problem != NULL)
+			return problem;
+	}
+	return NULL;
+}
+
+/* Of a list that was checked. */
+bool
+np_url_list_has_credentials(const char *list)
+{
+	NpSpan		item;
+
+	while (np_list_next(&list, &item))
+	{
+		NpServerUrl url;
+
+		if (np_url_parse(item, &url) == NULL && url.user.data != NULL)
+			return true;
+	}
+	return false;
 }
 
 static int

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * server_url.h
- *	  NATS server URLs and comma-separated lists of them.
+ *	  NATS server URLs and lists of them.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +22,8 @@ typedef struct NpServerUrl
 	int			port;
 } NpServerUrl;
 
-extern bool np_url_list_next(const char **rest, NpSpan *item);
+extern const char *np_url_list_check(const char *list, int *position);
+extern bool np_url_list_has_credentials(const char *list);
 extern const char *np_url_parse(NpSpan text, NpServerUrl *url);
 extern bool np_url_decode(NpSpan encoded, char *decoded);
 

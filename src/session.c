@@ -1,16 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * session.c
- *	  The session's connection: having one, and waiting on it.
+ *	  A session's connection: having one, and waiting on it.
  *
  * Every wait is for progress: it gives up when no message has come to its end
  * for a time, however long the whole takes.  While it lasts, what is due is
  * sent again, and a lost connection is made again with what is pending on it.
  *
+ * A transaction that uses several sessions waits for them one after the
+ * other.  Meanwhile the acknowledgments of the others stay in the kernel:
+ * there are at most max_pending of them.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/memutils.h"
 
 #include "delivery.h"
@@ -21,34 +26,17 @@
 /* After a failed connect, critical => false does not try again for so long. */
 #define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
 
-static NpConnection *connection;	/* NULL: not used yet */
-static MemoryContext scratch_context;	/* reset after each use */
+/* The first try after a loss is put off by up to this, for other backends have lost theirs too. */
+#define RECONNECT_JITTER		NP_MILLISECONDS(50)
+
+static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 static bool committing;			/* the transaction ends: commit_timeout applies */
 
-static NpTime next_connect;		/* not earlier ... */
-static NpTime connect_delay;	/* ... and so long after a failure */
-static NpTime uncritical_pause_until;
-static char connect_failure[512];	/* what the last attempt said */
-
-/*
- * The connection, made (but not opened) at the first use.
- */
-NpConnection *
-np_session_begin(void)
+/* As a condition to wait for, too. */
+bool
+np_session_is_open(NpSession *session)
 {
-	if (connection == NULL)
-	{
-		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish connect",
-												ALLOCSET_SMALL_SIZES);
-		connection = np_delivery_begin();
-	}
-	return connection;
-}
-
-static bool
-is_open(void)
-{
-	return np_connection_is_open(connection);
+	return np_connection_is_open(session->connection);
 }
 
 /* ---- Waiting -------------------------------------------------------------- */
@@ -60,37 +48,52 @@ is_open(void)
  * end: a server can also accept each connection, and end it for what is sent.
  */
 static bool
-try_connect(NpTime deadline, NpFailure *failure)
+try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 {
-	bool		opened = np_connection_open(connection, deadline, failure);
+	bool		opened;
 
-	connect_delay = Min(Max(connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
-	next_connect = np_now() + np_jittered(connect_delay);
+	session->is_outdated = false;
+	opened = np_connection_open(session->connection, &session->server, deadline, failure);
+	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
+	session->next_connect = np_now() + np_jittered(session->connect_delay);
 	if (opened)
 	{
-		if (np_delivery_window()->with_ttl > 0 && !np_server_is_at_least(connection, 2, 11))
-			np_delivery_fail_with_ttl();
-		np_delivery_resend();
+		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
+			np_delivery_fail_with_ttl(session);
+		np_delivery_resend(session);
 		return true;
 	}
-	strlcpy(connect_failure, failure->detail, sizeof(connect_failure));
-	uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
+	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
 	return false;
 }
 
 /* Connect again if what is pending needs it and it is time. */
 static void
-keep_connected(NpTime deadline)
+keep_connected(NpSession *session, NpTime deadline)
 {
 	MemoryContext previous;
 	NpFailure	failure;
 
-	if (is_open() || np_now() < next_connect)
+	if (np_session_is_open(session) || np_now() < session->next_connect)
 		return;
+	if (scratch_context == NULL)
+		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish connect",
+												ALLOCSET_SMALL_SIZES);
 	previous = MemoryContextSwitchTo(scratch_context);
-	(void) try_connect(deadline, &failure);
+	(void) try_connect(session, deadline, &failure);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
+}
+
+/* Wait for the server; a connection that is lost is not made again at once. */
+static void
+wait_for_server(NpSession *session, NpTime until)
+{
+	np_connection_wait(session->connection, until);
+	if (!np_session_is_open(session))
+		session->next_connect = Max(session->next_connect,
+									np_now() + (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, RECONNECT_JITTER));
 }
 
 /*
@@ -101,42 +104,42 @@ keep_connected(NpTime deadline)
  * reached.  Interrupts as in np_wait.
  */
 bool
-np_session_wait(bool (*condition) (void), int timeout_ms, NpTime limit)
+np_session_wait(NpSession *session, bool (*condition) (NpSession *session), int timeout_ms, NpTime limit)
 {
 	NpTime		last_progress = np_now();
 
-	(void) np_delivery_has_progressed();
+	(void) np_delivery_has_progressed(session);
 	for (;;)
 	{
 		NpTime		now = np_now();
 		NpTime		deadline;
 		NpTime		next_retry;
 
-		if (np_delivery_has_progressed())
+		if (np_delivery_has_progressed(session))
 		{
 			last_progress = now;
-			connect_delay = 0;
+			session->connect_delay = 0;
 		}
 		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
-		keep_connected(deadline);
-		next_retry = np_delivery_send_due(now);
-		if (is_open())
-			np_connection_send(connection);
-		if (condition())
+		keep_connected(session, deadline);
+		next_retry = np_delivery_send_due(session, now);
+		if (np_session_is_open(session))
+			np_connection_send(session->connection);
+		if (condition(session))
 			return true;
 		if (now >= deadline)
 			return false;
-		if (is_open())
-			np_connection_wait(connection, Min(deadline, next_retry));
+		if (np_session_is_open(session))
+			wait_for_server(session, Min(deadline, next_retry));
 		else
-			np_sleep(Min(deadline, next_connect));
+			np_sleep(Min(deadline, session->next_connect));
 	}
 }
 
 static bool
-window_is_empty(void)
+window_is_empty(NpSession *session)
 {
-	return np_delivery_window()->count == 0;
+	return session->window.count == 0;
 }
 
 /* The transaction ends, or has ended: which timeout applies. */
@@ -155,7 +158,7 @@ np_session_patience(void)
 
 /* Why a message that was waited for in vain has failed; palloc'd. */
 NpFailure
-np_session_explain(const NpPending *message)
+np_session_explain(const NpSession *session, const NpPending *message)
 {
 	NpFailure	failure;
 
@@ -167,39 +170,39 @@ np_session_explain(const NpPending *message)
 		failure.hint = "";
 		return failure;
 	}
-	if (is_open())
+	if (np_connection_is_open(session->connection))
 		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_patience());
-	if (message->position < np_connection_sent_before_loss(connection))
+	if (message->position < np_connection_sent_before_loss(session->connection))
 		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
-							 np_connection_loss(connection));
+							 np_connection_loss(session->connection));
 	else
 		failure = np_failure(NP_FAULT_LOST, "the connection was lost before the message was sent (%s)",
-							 np_connection_loss(connection));
-	if (connect_failure[0] != '\0')
-		failure.detail = pstrdup(connect_failure);
+							 np_connection_loss(session->connection));
+	if (session->connect_failure[0] != '\0')
+		failure.detail = pstrdup(session->connect_failure);
 	return failure;
 }
 
 /* ---- A connection to publish on ------------------------------------------- */
 
-/* The settings have changed: finish with the old connection. */
+/* It is to be another one: finish with the old connection. */
 static void
-leave_connection(void)
+leave_connection(NpSession *session)
 {
-	if (np_delivery_window()->count > 0 && !np_session_wait(window_is_empty, np_session_patience(), NP_FOREVER))
+	if (session->window.count > 0 && !np_session_wait(session, window_is_empty, np_session_patience(), NP_FOREVER))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
 										 "could not change the NATS connection: %d messages are not acknowledged",
-										 np_delivery_window()->count);
+										 session->window.count);
 
 		np_raise(&failure);
 	}
-	(void) np_connection_drain(connection, np_now() + NP_MILLISECONDS(np_session_patience()));
-	np_connection_close(connection);
+	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_patience()));
+	np_connection_close(session->connection);
 }
 
 /*
- * Have a connection for the settings as they are.
+ * Have a connection to the session's server.
  *
  * One that was closed while nobody looked (an idle session does not answer
  * the server's PINGs) is made again unseen.  One that was lost within a
@@ -209,26 +212,25 @@ leave_connection(void)
  * False: *failure says why not (palloc'd).
  */
 bool
-np_session_ready(bool critical, NpFailure *failure)
+np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 {
-	(void) np_session_begin();
-	if (is_open() && !np_connection_is_for_settings(connection))
-		leave_connection();
-	if (is_open() && np_delivery_window()->count == 0)
-		np_connection_receive(connection);
-	if (is_open())
+	if (np_session_is_open(session) && session->is_outdated)
+		leave_connection(session);
+	if (np_session_is_open(session) && session->window.count == 0)
+		np_connection_receive(session->connection);
+	if (np_session_is_open(session))
 		return true;
-	if (!critical && np_now() < uncritical_pause_until)
+	if (!critical && np_now() < session->uncritical_pause_until)
 	{
 		*failure = np_failure(NP_FAULT_UNREACHABLE, "NATS could not be reached a moment ago");
-		failure->detail = pstrdup(connect_failure);
+		failure->detail = pstrdup(session->connect_failure);
 		return false;
 	}
-	if (!critical || !np_futures_are_critical())
-		return try_connect(NP_FOREVER, failure);
-	if (np_session_wait(is_open, np_session_patience(), NP_FOREVER))
+	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
+		return try_connect(session, NP_FOREVER, failure);
+	if (np_session_wait(session, np_session_is_open, np_session_patience(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
-	failure->detail = pstrdup(connect_failure);
+	failure->detail = pstrdup(session->connect_failure);
 	return false;
 }

@@ -17,13 +17,25 @@
 #include "subject.h"
 
 #define DEFAULT_URL				"nats://127.0.0.1:4222"
-#define DEFAULT_INBOX_PREFIX	"_INBOX"
 
-/* Leaves room for a subject of NP_MAX_SUBJECT_LENGTH in the control line. */
-#define MAX_INBOX_PREFIX_LENGTH	32
+/* What np_settings_server makes a server of. */
+static char *url = DEFAULT_URL;
+static char *creds_file = "";
+static char *username = "";
+static char *password_file = "";
+static char *token_file = "";
+static char *nkey_seed_file = "";
+static char *tls_ca_file = "";
+static char *tls_cert_file = "";
+static char *tls_key_file = "";
+static bool tls_handshake_first = false;
+static bool randomize = false;
 
-char	   *np_url = DEFAULT_URL;
-char	   *np_inbox_prefix = DEFAULT_INBOX_PREFIX;
+char	   *np_inbox_prefix = NP_DEFAULT_INBOX_PREFIX;
+char	   *np_server_setting = "";
+uint64		np_server_generation;
+char	   *np_allowed_subjects = "";
+int			np_publishing = NP_PUBLISHING_ON;
 int			np_connect_timeout = 2000;
 int			np_ack_timeout = 5000;
 int			np_commit_timeout = 10000;
@@ -57,54 +69,59 @@ static const struct config_enum_entry relay_ordering_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry publishing_options[] = {
+	{"on", NP_PUBLISHING_ON, false},
+	{"off", NP_PUBLISHING_OFF, false},
+	{"dry_run", NP_PUBLISHING_DRY_RUN, false},
+	{NULL, 0, false}
+};
+
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	const char *rest = *newval;
-	NpSpan		item;
-	int			position = 0;
+	int			position;
+	const char *problem = np_url_list_check(*newval, &position);
 
-	while (np_url_list_next(&rest, &item))
-	{
-		NpServerUrl url;
-		const char *problem = np_url_parse(item, &url);
-
-		position++;
-		if (problem == NULL && url.tls)
-			problem = "this version of nats_publish does not make TLS connections";
-		if (problem != NULL)
-		{
-			/* the backend's own message would show the value, with its password */
-			GUC_check_errmsg("invalid value for parameter \"nats_publish.url\"");
-			GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
-			return false;
-		}
-	}
-	return true;
+	if (problem == NULL)
+		return true;
+	/* the backend's own message would show the value, with its password */
+	GUC_check_errmsg("invalid value for parameter \"nats_publish.url\"");
+	GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
+	return false;
 }
 
 static bool
 check_inbox_prefix(char **newval, void **extra, GucSource source)
 {
-	NpSpan		prefix = {*newval, strlen(*newval)};
-	size_t		position;
+	const char *problem = np_inbox_prefix_problem(*newval);
 
-	if (np_subject_check(prefix, &position) != NP_TEXT_OK)
-	{
-		GUC_check_errdetail("It must be a NATS subject without wildcards.");
-		return false;
-	}
-	if (np_subject_is_reserved(prefix, (NpSpan) {"$JS", 3}))
-	{
-		GUC_check_errdetail("It must not be under \"$JS\" or \"$SYS\".");
-		return false;
-	}
-	if (prefix.length > MAX_INBOX_PREFIX_LENGTH)
-	{
-		GUC_check_errdetail("It can be at most %d bytes long.", MAX_INBOX_PREFIX_LENGTH);
-		return false;
-	}
-	return true;
+	if (problem != NULL)
+		GUC_check_errdetail("%s", problem);
+	return problem == NULL;
+}
+
+static bool
+check_allowed_subjects(char **newval, void **extra, GucSource source)
+{
+	int			position;
+	const char *problem = (*newval)[0] == '\0' ? NULL : np_pattern_list_problem(*newval, &position);
+
+	if (problem != NULL)
+		GUC_check_errdetail("Pattern number %d of the list is not valid: %s.", position, problem);
+	return problem == NULL;
+}
+
+/* A connection may be meant for another server now. */
+static void
+assign_text(const char *newval, void *extra)
+{
+	np_server_generation++;
+}
+
+static void
+assign_switch(bool newval, void *extra)
+{
+	np_server_generation++;
 }
 
 /* So many lower-case hexadecimal digits, not all of them zero? */
@@ -142,32 +159,95 @@ check_relay_databases(char **newval, void **extra, GucSource source)
 	return is_list;
 }
 
+/* A text of the superuser's about the connection, which nobody else sees. */
 static void
-define_connection_settings(void)
+define_private(const char *name, const char *description, const char *details, char **variable,
+			   GucStringCheckHook check)
 {
-	DefineCustomStringVariable("nats_publish.url",
-							   "NATS servers to connect to: a comma-separated list of URLs, tried in this order.",
-							   "nats://[user:password@ or token@]host[:port]",
-							   &np_url, DEFAULT_URL,
-							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   check_url, NULL, NULL);
+	DefineCustomStringVariable(name, description, details, variable, *variable,
+							   PGC_SUSET, GUC_SUPERUSER_ONLY, check, assign_text, NULL);
+}
+
+static void
+define_private_switch(const char *name, const char *description, const char *details, bool *variable)
+{
+	DefineCustomBoolVariable(name, description, details, variable, false,
+							 PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, assign_switch, NULL);
+}
+
+static void
+define_server_settings(void)
+{
+	define_private("nats_publish.url",
+				   "NATS servers to connect to: a comma-separated list of URLs, tried in this order.",
+				   "nats:// or tls://[user:password@ or token@]host[:port]", &url, check_url);
+	define_private_switch("nats_publish.randomize", "Tries the servers in random order.", NULL, &randomize);
 	DefineCustomStringVariable("nats_publish.inbox_prefix",
 							   "Subject under which the acknowledgments arrive.",
 							   "The NATS user needs the right to subscribe to it.",
-							   &np_inbox_prefix, DEFAULT_INBOX_PREFIX,
+							   &np_inbox_prefix, NP_DEFAULT_INBOX_PREFIX,
 							   PGC_SUSET, 0,
-							   check_inbox_prefix, NULL, NULL);
+							   check_inbox_prefix, assign_text, NULL);
+	DefineCustomStringVariable("nats_publish.server",
+							   "Foreign server to publish to, instead of the one of the other settings.",
+							   "The role needs USAGE on it; its user mapping says as whom.",
+							   &np_server_setting, "",
+							   PGC_USERSET, 0,
+							   NULL, assign_text, NULL);
+}
+
+static void
+define_identity_settings(void)
+{
+	define_private("nats_publish.creds_file", "File with the JWT and the seed of the NATS user.",
+				   NULL, &creds_file, NULL);
+	define_private("nats_publish.username", "Name of the NATS user.", NULL, &username, NULL);
+	define_private("nats_publish.password_file", "File with the password of the NATS user.",
+				   NULL, &password_file, NULL);
+	define_private("nats_publish.token_file", "File with a token to log in with.", NULL, &token_file, NULL);
+	define_private("nats_publish.nkey_seed_file", "File with the nkey seed of the NATS user.",
+				   NULL, &nkey_seed_file, NULL);
+}
+
+static void
+define_tls_settings(void)
+{
+	define_private("nats_publish.tls_ca_file", "File with the certificates of the authorities to trust.",
+				   "Empty: those that the system trusts.", &tls_ca_file, NULL);
+	define_private("nats_publish.tls_cert_file", "File with the certificate to show to the server.",
+				   NULL, &tls_cert_file, NULL);
+	define_private("nats_publish.tls_key_file", "File with the key of that certificate.",
+				   NULL, &tls_key_file, NULL);
+	define_private_switch("nats_publish.tls_handshake_first", "Begins TLS before the server's first line.",
+						  "The server must be set up for it. Needs libnats 3.9.", &tls_handshake_first);
+}
+
+static void
+define_permission_settings(void)
+{
+	DefineCustomStringVariable("nats_publish.allowed_subjects",
+							   "Subjects that may be published to: a comma-separated list of NATS patterns.",
+							   "Empty: all. To be set for roles and databases.",
+							   &np_allowed_subjects, "",
+							   PGC_SUSET, 0,
+							   check_allowed_subjects, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.publishing",
+							 "Whether anything is published.",
+							 "off skips every call, dry_run checks it first: for copies of a database.",
+							 &np_publishing, NP_PUBLISHING_ON, publishing_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_publishing_settings(void)
+{
 	DefineCustomIntVariable("nats_publish.connect_timeout",
 							"Longest time to connect to one server of the list.",
 							NULL,
 							&np_connect_timeout, 2000, 1, 3600 * 1000,
 							PGC_USERSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
-}
-
-static void
-define_publishing_settings(void)
-{
 	DefineCustomIntVariable("nats_publish.ack_timeout",
 							"Longest time in which no acknowledgment arrives before a waiting call fails.",
 							NULL,
@@ -256,8 +336,41 @@ define_relay_settings(void)
 void
 np_settings_define(void)
 {
-	define_connection_settings();
+	define_server_settings();
+	define_identity_settings();
+	define_tls_settings();
+	define_permission_settings();
 	define_publishing_settings();
 	define_relay_settings();
 	MarkGUCPrefixReserved("nats_publish");
+}
+
+static char *
+text_or_null(char *text)
+{
+	return text[0] == '\0' ? NULL : text;
+}
+
+/* The server of the settings.  The texts live until one of these changes. */
+void
+np_settings_server(NpServer *server)
+{
+	*server = (NpServer)
+	{
+		.values =
+		{
+			[NP_SERVER_URL] = url,
+				[NP_SERVER_INBOX_PREFIX] = np_inbox_prefix,
+				[NP_SERVER_RANDOMIZE] = randomize ? "on" : NULL,
+				[NP_SERVER_TLS_CA_FILE] = text_or_null(tls_ca_file),
+				[NP_SERVER_TLS_HANDSHAKE_FIRST] = tls_handshake_first ? "on" : NULL,
+				[NP_SERVER_TLS_CERT_FILE] = text_or_null(tls_cert_file),
+				[NP_SERVER_TLS_KEY_FILE] = text_or_null(tls_key_file),
+				[NP_SERVER_USER] = text_or_null(username),
+				[NP_SERVER_PASSWORD_FILE] = text_or_null(password_file),
+				[NP_SERVER_TOKEN_FILE] = text_or_null(token_file),
+				[NP_SERVER_NKEY_SEED_FILE] = text_or_null(nkey_seed_file),
+				[NP_SERVER_CREDS_FILE] = text_or_null(creds_file)
+		}
+	};
 }

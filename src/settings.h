@@ -8,6 +8,16 @@
 #ifndef NP_SETTINGS_H
 #define NP_SETTINGS_H
 
+#include "server.h"
+
+/* Whether a call that publishes does so. */
+typedef enum NpPublishing
+{
+	NP_PUBLISHING_ON,
+	NP_PUBLISHING_OFF,			/* it is skipped */
+	NP_PUBLISHING_DRY_RUN		/* it is checked, then skipped */
+} NpPublishing;
+
 typedef enum NpOnFull
 {
 	NP_ON_FULL_WAIT,
@@ -26,8 +36,13 @@ typedef enum NpRelayOrdering
 	NP_RELAY_RELAXED
 } NpRelayOrdering;
 
-extern char *np_url;			/* may hold credentials: never shown as it is */
+#define NP_DEFAULT_INBOX_PREFIX	"_INBOX"
+
 extern char *np_inbox_prefix;
+extern char *np_server_setting; /* name of a foreign server; empty: none */
+extern uint64 np_server_generation; /* grows when another server may be meant */
+extern char *np_allowed_subjects;	/* a list of patterns; empty: all */
+extern int	np_publishing;
 extern int	np_connect_timeout; /* ms, for each server */
 extern int	np_ack_timeout;		/* ms without an ack, in a call */
 extern int	np_commit_timeout;	/* ms without an ack, in COMMIT */
@@ -44,5 +59,6 @@ extern int	np_relay_ordering;
 extern int	np_relay_max_attempts;
 
 extern void np_settings_define(void);
+extern void np_settings_server(NpServer *server);
 
 #endif							/* NP_SETTINGS_H */

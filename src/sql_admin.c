@@ -401,7 +401,7 @@ nats_server_info(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	connection = np_publisher_connect();
-	round_trip->time = np_publisher_round_trip();
+	round_trip->time = np_publisher_round_trip(connection);
 	info = np_server_info(connection);
 	identity = np_connection_identity(connection);
 	level = np_json_text(info, "api_lvl");
@@ -415,7 +415,7 @@ nats_server_info(PG_FUNCTION_ARGS)
 		values[INFO_API_LEVEL] = Int32GetDatum(atoi(level));
 	values[INFO_CLUSTER] = text_field(info, "cluster", &nulls[INFO_CLUSTER]);
 	values[INFO_MAX_PAYLOAD] = Int64GetDatum(identity.max_payload);
-	values[INFO_TLS] = BoolGetDatum(false); /* settings.c refuses tls:// */
+	values[INFO_TLS] = BoolGetDatum(identity.tls);
 	values[INFO_JETSTREAM] = BoolGetDatum(boolean_field(info, "jetstream"));
 	nulls[INFO_CLIENT_ID] = identity.client_id == 0;
 	values[INFO_CLIENT_ID] = Int64GetDatum((int64) identity.client_id);

@@ -20,7 +20,9 @@
 #include "encoding.h"
 #include "message.h"
 #include "outbox.h"
+#include "policy.h"
 #include "publisher.h"
+#include "settings.h"
 #include "stats.h"
 #include "transaction.h"
 
@@ -136,16 +138,20 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 		options->ttl = PG_GETARG_INTERVAL_P(ARG_TTL);
 }
 
-static void
+/* False: the call is to be skipped. */
+static bool
 get_message(FunctionCallInfo fcinfo, PayloadReader read, NpMessage *message)
 {
 	NpMessageOptions options;
 	NpSpan		payload = {NULL, 0};
 
+	if (np_policy_skips_calls())
+		return false;
 	get_options(fcinfo, &options);
 	if (!PG_ARGISNULL(ARG_PAYLOAD))
 		payload = read(PG_GETARG_DATUM(ARG_PAYLOAD));
 	np_message_build(message, get_text_or_null(fcinfo, ARG_SUBJECT), payload, &options);
+	return np_policy_admits(message);
 }
 
 /* When a wait with this timeout ends; NULL is NP_FOREVER. */
@@ -246,7 +252,8 @@ publish(FunctionCallInfo fcinfo, PayloadReader read)
 	NpResult	result;
 
 	np_transaction_join();
-	get_message(fcinfo, read, &message);
+	if (!get_message(fcinfo, read, &message))
+		PG_RETURN_NULL();
 	np_publish(&message, &result);
 	return make_puback(fcinfo, &result.ack);
 }
@@ -258,7 +265,8 @@ publish_async(FunctionCallInfo fcinfo, PayloadReader read)
 	bool		critical = PG_ARGISNULL(ARG_CRITICAL) || PG_GETARG_BOOL(ARG_CRITICAL);
 
 	np_transaction_join();
-	get_message(fcinfo, read, &message);
+	if (!get_message(fcinfo, read, &message))
+		PG_RETURN_NULL();
 	return Int64GetDatum((int64) np_publish_async(&message, critical));
 }
 
@@ -268,8 +276,8 @@ publish_on_commit(FunctionCallInfo fcinfo, PayloadReader read)
 	NpMessage	message;
 
 	np_transaction_join();
-	get_message(fcinfo, read, &message);
-	np_publish_on_commit(&message);
+	if (get_message(fcinfo, read, &message))
+		np_publish_on_commit(&message);
 	PG_RETURN_VOID();
 }
 
@@ -278,7 +286,8 @@ publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
 {
 	NpMessage	message;
 
-	get_message(fcinfo, read, &message);
+	if (!get_message(fcinfo, read, &message))
+		PG_RETURN_NULL();
 	PG_RETURN_INT64(np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message));
 }
 
@@ -375,6 +384,8 @@ nats_await(PG_FUNCTION_ARGS)
 	NpResult	result;
 
 	np_transaction_join();
+	if (PG_ARGISNULL(0) && np_publishing != NP_PUBLISHING_ON)
+		PG_RETURN_NULL();		/* of a call that was skipped */
 	if (PG_ARGISNULL(0))
 		np_raise_input("future must not be null");
 	np_publisher_await((uint64) PG_GETARG_INT64(0), get_limit(fcinfo, 1), &result);
@@ -410,7 +421,7 @@ nats_session_stats(PG_FUNCTION_ARGS)
 	const int64 counters[] = {
 		np_stats.published, np_stats.acked, np_stats.duplicates, np_stats.failed,
 		np_stats.failed_uncritical, np_stats.retried, np_stats.resent, np_stats.bytes,
-		np_stats.connects, np_stats.connections_lost
+		np_stats.connects, np_stats.connections_lost, np_stats.suppressed
 	};
 	TupleDesc	columns;
 	Datum		values[lengthof(counters)];

@@ -20,6 +20,7 @@
 #include "encoding.h"
 #include "message.h"
 #include "outbox.h"
+#include "policy.h"
 #include "relay_state.h"
 #include "report.h"
 #include "transaction.h"
@@ -123,6 +124,8 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay();
+	if (!np_outbox_row_is_checked())
+		np_policy_check_subject(utf8_or_absent(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
 	if (!np_outbox_row_is_checked() && !was_tried(row, RelationGetDescr(data->tg_relation)))
 		check_row(row, RelationGetDescr(data->tg_relation));
 	return PointerGetDatum(row);

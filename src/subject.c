@@ -10,6 +10,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "list.h"
 #include "subject.h"
 
 #include <string.h>
@@ -78,6 +79,126 @@ np_subject_is_reserved(NpSpan subject, NpSpan inbox_prefix)
 	return is_under(subject, "$JS", 3) || is_under(subject, "$SYS", 4) ||
 		is_under(subject, inbox_prefix.data, inbox_prefix.length);
 }
+
+/* NULL, or what is wrong with an inbox prefix, as a sentence. */
+const char *
+np_inbox_prefix_problem(const char *prefix)
+{
+	NpSpan		text = {prefix, strlen(prefix)};
+	size_t		position;
+
+	if (np_subject_check(text, &position) != NP_TEXT_OK)
+		return "It must be a NATS subject without wildcards.";
+	if (np_subject_is_reserved(text, (NpSpan) {"$JS", 3}))
+		return "It must not be under \"$JS\" or \"$SYS\".";
+	if (text.length > NP_MAX_INBOX_PREFIX_LENGTH)
+		return "It can be at most 32 bytes long.";
+	return NULL;
+}
+
+/* ---- Patterns -------------------------------------------------------------- */
+
+/* Take the first token off; false: nothing is left. */
+static bool
+next_token(NpSpan *rest, NpSpan *token)
+{
+	const char *dot;
+
+	if (rest->data == NULL)
+		return false;
+	dot = memchr(rest->data, '.', rest->length);
+	token->data = rest->data;
+	token->length = dot == NULL ? rest->length : (size_t) (dot - rest->data);
+	if (dot == NULL)
+		rest->data = NULL;
+	else
+	{
+		rest->data = dot + 1;
+		rest->length -= token->length + 1;
+	}
+	return true;
+}
+
+static bool
+is_byte(NpSpan token, char byte)
+{
+	return token.length == 1 && token.data[0] == byte;
+}
+
+static const char *
+pattern_problem(NpSpan pattern)
+{
+	NpSpan		token;
+
+	if (pattern.length == 0)
+		return "it is empty";
+	for (size_t i = 0; i < pattern.length; i++)
+		if ((unsigned char) pattern.data[i] <= ' ' || pattern.data[i] == 0x7f)
+			return "it has a blank or a control character";
+	while (next_token(&pattern, &token))
+	{
+		if (token.length == 0)
+			return "it has an empty token";
+		if (is_byte(token, '>') && pattern.data != NULL)
+			return "\">\" is not its last token";
+		if (token.length > 1 && (memchr(token.data, '*', token.length) || memchr(token.data, '>', token.length)))
+			return "a wildcard is not a token of its own";
+	}
+	return NULL;
+}
+
+/* By the rules of NATS: "*" is one token, ">" is one or more at the end. */
+static bool
+matches(NpSpan pattern, NpSpan subject)
+{
+	NpSpan		wanted;
+	NpSpan		token;
+
+	while (next_token(&pattern, &wanted))
+	{
+		if (!next_token(&subject, &token))
+			return false;
+		if (is_byte(wanted, '>'))
+			return true;
+		if (!is_byte(wanted, '*') &&
+			(wanted.length != token.length || memcmp(wanted.data, token.data, token.length) != 0))
+			return false;
+	}
+	return subject.data == NULL;
+}
+
+/*
+ * Check a comma-separated list of patterns.  NULL, or what is wrong with the
+ * first bad one, as a clause; *position becomes its number, counted from 1.
+ */
+const char *
+np_pattern_list_problem(const char *list, int *position)
+{
+	NpSpan		pattern;
+
+	for (*position = 1; np_list_next(&list, &pattern); (*position)++)
+	{
+		const char *problem = pattern_problem(pattern);
+
+		if (problem != NULL)
+			return problem;
+	}
+	return NULL;
+}
+
+/* Does a subject match any pattern of a list that was checked? */
+bool
+np_pattern_list_matches(const char *list, NpSpan subject)
+{
+	NpSpan		pattern;
+
+	while (np_list_next(&list, &pattern))
+		if (matches(pattern, subject))
+			return true;
+	return false;
+}
+
+/* ---- Headers ------------------------------------------------------------------ */
 
 /*
  * Check a header name: printable ASCII but the colon (ADR-4).

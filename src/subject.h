@@ -10,6 +10,9 @@
 
 #include "types.h"
 
+/* Leaves room for a subject of NP_MAX_SUBJECT_LENGTH in the control line. */
+#define NP_MAX_INBOX_PREFIX_LENGTH	32
+
 /* design: longer subjects leave no room for the rest of a control line */
 #define NP_MAX_SUBJECT_LENGTH	4000
 
@@ -28,6 +31,9 @@ typedef enum NpTextProblem
 
 extern NpTextProblem np_subject_check(NpSpan subject, size_t *position);
 extern bool np_subject_is_reserved(NpSpan subject, NpSpan inbox_prefix);
+extern const char *np_inbox_prefix_problem(const char *prefix);
+extern const char *np_pattern_list_problem(const char *list, int *position);
+extern bool np_pattern_list_matches(const char *list, NpSpan subject);
 extern NpTextProblem np_header_name_check(NpSpan name, size_t *position);
 extern NpTextProblem np_header_value_check(NpSpan value, size_t *position);
 

@@ -24,7 +24,7 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
-#include "publisher.h"
+#include "commit.h"
 #include "relay_state.h"
 #include "transaction.h"
 
@@ -36,7 +36,7 @@ forget(void)
 {
 	joined = false;
 	wakes_relay = false;
-	np_publisher_forget_transaction();
+	np_commit_forget_transaction();
 }
 
 static void
@@ -47,10 +47,10 @@ on_transaction_event(XactEvent event, void *argument)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			np_publisher_finish_transaction();
+			np_commit_finish_transaction();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			np_publisher_prepare_transaction();
+			np_commit_prepare_transaction();
 			break;
 		case XACT_EVENT_COMMIT:
 			if (wakes_relay)
@@ -75,15 +75,15 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 	if (!joined)
 		return;
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		np_publisher_merge_subtransaction(GetCurrentTransactionNestLevel());
+		np_commit_merge_subtransaction(GetCurrentTransactionNestLevel());
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		np_publisher_forget_subtransaction(GetCurrentTransactionNestLevel());
+		np_commit_forget_subtransaction(GetCurrentTransactionNestLevel());
 }
 
 static void
 on_backend_exit(int code, Datum argument)
 {
-	np_publisher_exit();
+	np_commit_exit();
 }
 
 /*

@@ -107,6 +107,8 @@ np_window_next(NpWindow *window, uint64 *next)
 void
 np_window_remove(NpWindow *window, NpPending *pending)
 {
+	if (pending->mode == NP_CRITICAL)
+		window->critical--;
 	if (pending->mode == NP_UNCRITICAL)
 		window->uncritical--;
 	if (pending->has_ttl)

@@ -53,7 +53,8 @@ typedef struct NpWindow
 	NpPending  *slots;
 	uint32		size;			/* a power of 2 */
 	int			count;			/* of used slots */
-	int			uncritical;		/* of these, those that nobody waits for ... */
+	int			critical;		/* of these, those that the transaction waits for, ... */
+	int			uncritical;		/* ... those that nobody waits for ... */
 	int			with_ttl;		/* ... and those with a TTL */
 	uint64		first;			/* no used slot is before this token ... */
 	uint64		next;			/* ... or from this one on */

@@ -3,7 +3,7 @@
  * wire.c
  *	  libnats: connecting to a server, and nothing else.
  *
- * The library resolves names, connects, and authenticates.  It does so in a
+ * The library connects, makes TLS, and authenticates.  It does so in a
  * helper thread, because natsConnection_Connect blocks: it ignores a cancel
  * in every version, and its own timeout in 3.4.1 when a server sends INFO and
  * then nothing (nats.c #706).  The backend waits for the thread on a pipe and
@@ -41,6 +41,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -48,6 +49,8 @@
 #include <unistd.h>
 
 #include "compat.h"
+#include "credentials.h"
+#include "tls.h"
 
 /* Threads of the library do little; 8 MB of stack each is a waste of address space. */
 #define THREAD_STACK_SIZE	(256 * 1024)
@@ -63,6 +66,7 @@ struct NpWire
 	natsConnection *nc;
 	natsSock	socket;
 	bool		detached;		/* the library has let go of the socket */
+	NpTls	   *tls;			/* the library's; NULL: no TLS */
 	char		server_id[128];
 	char	   *client_ip;		/* from the library's malloc; NULL: not told */
 };
@@ -206,28 +210,139 @@ escape_credential(const char *credential, char *escaped)
 }
 
 static natsStatus
-set_credentials(natsOptions *options, const NpWireTarget *target)
+set_user(natsOptions *options, const NpWireTarget *target)
 {
 	char		user[6 * sizeof(target->user) + 1];
 	char		password[6 * sizeof(target->password) + 1];
 	natsStatus	status;
 
-	if (target->user[0] == '\0')
-		return NATS_OK;
 	escape_credential(target->user, user);
 	escape_credential(target->password, password);
-	if (target->user_is_token)
-		status = natsOptions_SetToken(options, user);
-	else
-		status = natsOptions_SetUserInfo(options, user, password);
+	status = natsOptions_SetUserInfo(options, user, password);
 	explicit_bzero(user, sizeof(user));
 	explicit_bzero(password, sizeof(password));
 	return status;
 }
 
+static natsStatus
+set_token(natsOptions *options, const NpWireTarget *target)
+{
+	char		token[6 * sizeof(target->token) + 1];
+	natsStatus	status;
+
+	escape_credential(target->token, token);
+	status = natsOptions_SetToken(options, token);
+	explicit_bzero(token, sizeof(token));
+	return status;
+}
+
+/* natsUserJWTHandler: the library frees the copy. */
+static natsStatus
+give_jwt(char **jwt, char **error, void *closure)
+{
+	const NpWireTarget *target = closure;
+
+	(void) error;
+	*jwt = strdup(target->jwt);
+	return *jwt != NULL ? NATS_OK : NATS_NO_MEMORY;
+}
+
+/* natsSignatureHandler: the library frees the signature. */
+static natsStatus
+sign(char **error, unsigned char **signature, int *length, const char *nonce, void *closure)
+{
+	const NpWireTarget *target = closure;
+
+	(void) error;
+	return nats_Sign(target->seed, nonce, signature, length);
+}
+
+static natsStatus
+set_nkey(natsOptions *options, NpWireTarget *target)
+{
+	char		public_key[NP_NKEY_PUBLIC_SIZE];
+
+	if (!np_nkey_public((NpSpan) {target->seed, strlen(target->seed)}, public_key))
+		return NATS_INVALID_ARG;
+	return natsOptions_SetNKey(options, public_key, sign, target);
+}
+
+static natsStatus
+set_credentials(natsOptions *options, NpWireTarget *target)
+{
+	if (target->jwt[0] != '\0')
+		return natsOptions_SetUserCredentialsCallbacks(options, give_jwt, target, sign, target);
+	if (target->seed[0] != '\0')
+		return set_nkey(options, target);
+	if (target->token[0] != '\0')
+		return set_token(options, target);
+	if (target->user[0] != '\0')
+		return set_user(options, target);
+	return NATS_OK;
+}
+
+/* What the library says of a status that it has just returned. */
+static void
+describe_failure(natsStatus status, char *error, size_t error_size)
+{
+	natsStatus	last = NATS_OK;
+	const char *text = nats_GetLastError(&last);
+	const char *behind;
+
+	/* it keeps the text of older errors, and puts its own source line before it */
+	if (last != status || text == NULL)
+		text = natsStatus_GetText(status);
+	behind = text[0] == '(' ? strstr(text, "): ") : NULL;
+	snprintf(error, error_size, "%s", behind != NULL ? behind + 3 : text);
+}
+
+/*
+ * Demand TLS, with the server's name verified.  On a failure why is in error:
+ * the library's text would name the files.
+ */
+static natsStatus
+set_tls(natsOptions *options, const NpWireTarget *target, NpTlsCapture *capture,
+		char *error, size_t error_size)
+{
+	char		reason[200];
+	natsStatus	status;
+
+	if (target->tls_handshake_first && !NP_COMPAT_HAS_HANDSHAKE_FIRST)
+	{
+		snprintf(error, error_size, "tls_handshake_first needs libnats 3.9, this is %s", nats_GetVersion());
+		return NATS_NO_SERVER_SUPPORT;
+	}
+	if ((status = natsOptions_SetSecure(options, true)) != NATS_OK ||
+		(status = natsOptions_SetExpectedHostname(options, target->tls_name)) != NATS_OK ||
+		(target->tls_handshake_first && (status = np_compat_handshake_first(options)) != NATS_OK))
+	{
+		describe_failure(status, error, error_size);
+		return status;
+	}
+	if (capture->context == NULL)
+	{
+		snprintf(error, error_size, "libnats uses another OpenSSL than nats_publish");
+		return NATS_SSL_ERROR;
+	}
+	np_tls_announce_host(capture);
+	if (target->tls_ca_file[0] != '\0' &&
+		!np_tls_trust_only(capture, target->tls_ca_file, reason, sizeof(reason)))
+	{
+		snprintf(error, error_size, "could not load tls_ca_file: %s", reason);
+		return NATS_SSL_ERROR;
+	}
+	if (target->tls_cert_file[0] != '\0' &&
+		natsOptions_LoadCertificatesChain(options, target->tls_cert_file, target->tls_key_file) != NATS_OK)
+	{
+		snprintf(error, error_size, "could not load tls_cert_file and tls_key_file: they can't be read, or do not belong together");
+		return NATS_SSL_ERROR;
+	}
+	return NATS_OK;
+}
+
 /* Options to connect to one address, given in figures, within a time. */
 static natsStatus
-set_options(natsOptions *options, const NpWireTarget *target, const char *address,
+set_options(natsOptions *options, NpWireTarget *target, const char *address,
 			int timeout_ms, NpWire *wire)
 {
 	char		url[NI_MAXHOST + 32];
@@ -362,48 +477,74 @@ explain_no_server(const struct addrinfo *address, long timeout_ms, char *error, 
 	return failure != 0;
 }
 
-/* What the library says of a status that it has just returned. */
+/* Close a connection that the library has made; the wire is without one then. */
 static void
-describe_failure(natsStatus status, char *error, size_t error_size)
+close_connection(NpWire *wire)
 {
-	natsStatus	last = NATS_OK;
-	const char *text = nats_GetLastError(&last);
-	const char *behind;
-
-	/* it keeps the text of older errors, and puts its own source line before it */
-	if (last != status || text == NULL)
-		text = natsStatus_GetText(status);
-	behind = text[0] == '(' ? strstr(text, "): ") : NULL;
-	snprintf(error, error_size, "%s", behind != NULL ? behind + 3 : text);
+	shutdown(wire->socket, SHUT_RDWR);
+	for (int i = 0; i < 100000 && !wire->detached; i++)
+		natsConnection_ProcessReadEvent(wire->nc);
+	natsConnection_Destroy(wire->nc);
+	if (wire->detached)
+		np_compat_detached(wire->nc);
+	wire->nc = NULL;
+	wire->tls = NULL;
+	wire->detached = false;
 }
 
+/* Connect to one address as the target says.  *secured: with TLS, wanted or not. */
+static natsStatus
+try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadline, bool *secured,
+			char *error, size_t error_size)
+{
+	NpWireTarget *target = &attempt->target;
+	NpTlsCapture capture = {NULL};
+	natsOptions *options = NULL;
+	char		figures[NI_MAXHOST];
+	natsStatus	status = NATS_OK;
+
+	error[0] = '\0';
+	if (getnameinfo(address->ai_addr, address->ai_addrlen, figures, sizeof(figures), NULL, 0, NI_NUMERICHOST) != 0 ||
+		!np_tls_capture_begin(&capture, target->tls_name))
+		status = NATS_NO_MEMORY;
+	if (status == NATS_OK)
+		status = natsOptions_Create(&options);
+	if (status == NATS_OK)
+		status = set_options(options, target, figures, (int) (deadline - now_ms()) + 1, attempt->wire);
+	if (status == NATS_OK && target->tls)
+		status = set_tls(options, target, &capture, error, error_size);
+	if (status == NATS_OK)
+		status = natsConnection_Connect(&attempt->wire->nc, options);
+	np_tls_capture_end();
+	natsOptions_Destroy(options);
+
+	*secured = capture.context != NULL;
+	if (status == NATS_OK)
+		attempt->wire->tls = capture.tls;
+	else if (error[0] == '\0' &&
+			 (status != NATS_NO_SERVER || !may_go_on(attempt, deadline) ||
+			  !explain_no_server(address, deadline - now_ms() + 1, error, error_size)))
+		describe_failure(status, error, error_size);
+	return status;
+}
+
+/*
+ * A server may require TLS of a client that was not told of it.  The library
+ * then goes on with TLS, without our name and authorities: so we begin anew.
+ */
 static natsStatus
 connect_to_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadline,
 				   char *error, size_t error_size)
 {
-	natsOptions *options = NULL;
-	char		figures[NI_MAXHOST];
-	natsStatus	status;
-	int			failure = getnameinfo(address->ai_addr, address->ai_addrlen, figures, sizeof(figures),
-									  NULL, 0, NI_NUMERICHOST);
+	bool		secured;
+	natsStatus	status = try_address(attempt, address, deadline, &secured, error, error_size);
 
-	if (failure != 0)
-	{
-		snprintf(error, error_size, "%s", gai_strerror(failure));
-		return NATS_NO_SERVER;
-	}
-	status = natsOptions_Create(&options);
+	if (!secured || attempt->target.tls)
+		return status;
 	if (status == NATS_OK)
-		status = set_options(options, &attempt->target, figures, (int) (deadline - now_ms()) + 1,
-							 attempt->wire);
-	if (status == NATS_OK)
-		status = natsConnection_Connect(&attempt->wire->nc, options);
-	natsOptions_Destroy(options);
-	if (status != NATS_OK &&
-		(status != NATS_NO_SERVER || !may_go_on(attempt, deadline) ||
-		 !explain_no_server(address, deadline - now_ms() + 1, error, error_size)))
-		describe_failure(status, error, error_size);
-	return status;
+		close_connection(attempt->wire);
+	attempt->target.tls = true;
+	return try_address(attempt, address, deadline, &secured, error, error_size);
 }
 
 /* Try the addresses of the host in their order. */
@@ -541,9 +682,10 @@ NpWireStatus
 np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_size)
 {
 	natsStatus	status;
+	natsStatus	status_of_attempt;
 
 	pthread_mutex_lock(&attempt->lock);
-	status = attempt->status;
+	status = status_of_attempt = attempt->status;
 	pthread_mutex_unlock(&attempt->lock);
 
 	if (status == NATS_OK)
@@ -553,6 +695,8 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 		natsConnection_GetConnectedServerId(made->nc, made->server_id, sizeof(made->server_id));
 		if (natsConnection_GetClientIP(made->nc, &made->client_ip) != NATS_OK)
 			made->client_ip = NULL;
+		if (made->tls != NULL)
+			np_tls_take_over(made->tls);
 		if (natsConnection_HasHeaderSupport(made->nc) == NATS_OK)
 			*wire = made;
 		else
@@ -570,6 +714,8 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 	free_attempt(attempt);
 	if (status == NATS_OK)
 		return NP_WIRE_OK;
+	if (status_of_attempt == NATS_NO_SERVER_SUPPORT)
+		return NP_WIRE_NOT_SUPPORTED;
 	return status == NATS_CONNECTION_AUTH_FAILED ? NP_WIRE_NOT_AUTHORIZED : NP_WIRE_FAILED;
 }
 
@@ -655,6 +801,63 @@ np_wire_client_id(const NpWire *wire)
 	return id;
 }
 
+/* Its TLS, which goes with it; NULL: there is none. */
+NpTls *
+np_wire_tls(const NpWire *wire)
+{
+	return wire->tls;
+}
+
+/* As recv; never blocks. */
+ssize_t
+np_wire_receive(NpWire *wire, char *buffer, size_t length)
+{
+	if (wire->tls != NULL)
+		return np_tls_read(wire->tls, buffer, length);
+	return recv(wire->socket, buffer, length, 0);
+}
+
+/* As sendmsg, of the first bytes of the vectors; never blocks. */
+ssize_t
+np_wire_send(NpWire *wire, struct iovec *vectors, int count)
+{
+	struct msghdr message = {.msg_iov = vectors,.msg_iovlen = count};
+
+	if (wire->tls != NULL)
+		return np_tls_write(wire->tls, vectors[0].iov_base, vectors[0].iov_len);
+	return sendmsg(wire->socket, &message, MSG_NOSIGNAL);
+}
+
+/* Can something be received although the socket is not readable? */
+bool
+np_wire_has_pending(const NpWire *wire)
+{
+	return wire->tls != NULL && np_tls_has_pending(wire->tls);
+}
+
+/*
+ * The addresses of other servers of the cluster, as host:port; returns how
+ * many.  To be freed by np_wire_free_discovered.
+ */
+int
+np_wire_discovered(const NpWire *wire, char ***servers)
+{
+	int			count = 0;
+
+	*servers = NULL;
+	if (natsConnection_GetDiscoveredServers(wire->nc, servers, &count) != NATS_OK)
+		return 0;
+	return count;
+}
+
+void
+np_wire_free_discovered(char **servers, int count)
+{
+	for (int i = 0; i < count; i++)
+		free(servers[i]);
+	free(servers);
+}
+
 /*
  * Close a connection and free it.  Never blocks: what the server has not been
  * sent, or the kernel not transmitted, is lost (the library sets SO_LINGER 0).
@@ -668,12 +871,7 @@ np_wire_close(NpWire *wire)
 	sigset_t	previous;
 
 	block_signals(&previous);
-	shutdown(wire->socket, SHUT_RDWR);
-	for (int i = 0; i < 100000 && !wire->detached; i++)
-		natsConnection_ProcessReadEvent(wire->nc);
-	natsConnection_Destroy(wire->nc);
-	if (wire->detached)
-		np_compat_detached(wire->nc);
+	close_connection(wire);
 	restore_signals(&previous);
 	free(wire->client_ip);
 	free(wire);

@@ -59,6 +59,11 @@ END
 
 =item FakeServer->new($handler)
 
+=item FakeServer->answering($on_publish, %info)
+
+One that greets as it should, with these fields of INFO, and calls C<< $on_publish->($peer, $command, $number) >> for
+each published message.
+
 =item $fake->url, $fake->port
 
 =item $fake->next_event($timeout)
@@ -90,6 +95,19 @@ sub new
 	push @servers, $self;
 	weaken($servers[-1]);
 	return $self;
+}
+
+sub answering
+{
+	my ($class, $on_publish, %info) = @_;
+	return $class->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->handshake(%info);
+			while (my $command = $peer->next_command) { $on_publish->($peer, $command, $number) if $command->{verb} eq 'PUB'; }
+			return;
+		});
 }
 
 sub port { return $_[0]->{port}; }
@@ -165,7 +183,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use IO::Select;
-use Socket qw(IPPROTO_TCP TCP_NODELAY);
+use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY);
 use Time::HiRes qw(time sleep);
 
 my $CRLF = "\015\012";
@@ -189,9 +207,23 @@ C<< $peer->{mute} >> is set; only after it is it returned.
 =item $peer->send($bytes), $peer->slow($bytes), $peer->reply($command, $payload, $headers)
 
 slow() sends one byte at a time. reply() answers a PUB; C<$headers> are what stands between C<NATS/1.0> and
-the payload.
+the payload. All of them are false when the other side has gone.
+
+=item $peer->flood($bytes, $deaf)
+
+Sends the same again and again until the other side has gone, and reads what that sends, unless it is deaf.
+
+=item $peer->{sent}, $peer->{limit}
+
+How many bytes were sent; and if set, behind how many of them the handler ends, and the connection.
 
 =item $peer->note($text), $peer->hold
+
+hold() reads and says nothing until the other side has gone.
+
+=item $peer->close, $peer->abort
+
+Ends the handler, and the connection as usual; or with a reset.
 
 =back
 
@@ -201,7 +233,7 @@ sub new
 {
 	my ($class, $socket, $notes) = @_;
 	setsockopt($socket, IPPROTO_TCP, TCP_NODELAY, 1);
-	return bless { socket => $socket, notes => $notes, input => '' }, $class;
+	return bless { socket => $socket, notes => $notes, input => '', sent => 0 }, $class;
 }
 
 sub note
@@ -215,13 +247,38 @@ sub note
 sub send
 {
 	my ($self, $bytes) = @_;
+	$bytes = substr($bytes, 0, $self->{limit} - $self->{sent}) if defined $self->{limit};
 	while (length $bytes)
 	{
 		my $sent = syswrite($self->{socket}, $bytes);
 		return 0 unless defined $sent;
+		$self->{sent} += $sent;
 		substr($bytes, 0, $sent, '');
 	}
+	$self->close if defined $self->{limit} && $self->{sent} >= $self->{limit};
 	return 1;
+}
+
+sub flood
+{
+	my ($self, $bytes, $deaf) = @_;
+	my $readable = IO::Select->new($self->{socket});
+	while ($self->send($bytes))
+	{
+		next if $deaf;
+		while ($readable->can_read(0)) { sysread($self->{socket}, my $ignored, 1 << 20) or return; }
+	}
+	return;
+}
+
+sub close { POSIX::_exit(0); }
+
+sub abort
+{
+	my ($self) = @_;
+	setsockopt($self->{socket}, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0));
+	$self->close;
+	return;
 }
 
 sub slow

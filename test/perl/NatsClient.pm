@@ -19,7 +19,7 @@ NatsClient - a small NATS client, to look at what was published with other code 
 
 =head1 DESCRIPTION
 
-The protocol by hand over one socket, with nothing that Perl does not bring along. Payloads, subjects and
+The protocol by hand over one socket, with nothing that Perl does not bring along but TLS. Payloads, subjects and
 headers are bytes. Whatever the server did not like (-ERR), and an error of the JetStream API, is an
 exception; so is a server that does not answer within the timeout.
 
@@ -50,9 +50,13 @@ my $TIMEOUT = 30;
 
 =over
 
-=item NatsClient->new(url => ..., user => ..., pass => ..., token => ..., timeout => seconds)
+=item NatsClient->new(url => ..., user => ..., pass => ..., token => ..., timeout => seconds, tls => {...},
+tls_first => 1)
 
-Connects (or C<host> and C<port> instead of C<url>). Sees its own messages, as any client does.
+Connects (or C<host> and C<port> instead of C<url>), with TLS when there is C<tls>: options of IO::Socket::SSL.
+An exception then has its $SSL_ERROR. With C<tls_first>, TLS begins before the server's INFO. Sees its own messages, as any client does.
+
+Also C<creds> or C<nkey>: a user or a key as of NatsAccounts.pm.
 
 =item $client->info
 
@@ -100,6 +104,7 @@ sub new
 		timeout => $args{timeout} // $TIMEOUT,
 		input => '',
 		messages => [],
+		pings => 0,
 		pongs => 0,
 		last_sid => 0,
 	}, $class;
@@ -111,7 +116,9 @@ sub new
 	setsockopt($self->{socket}, IPPROTO_TCP, TCP_NODELAY, 1);    # many small writes, each waited for
 
 	my $end = time + $self->{timeout};
+	$self->_start_tls($args{tls}) if $args{tls_first};
 	until ($self->{info}) { $self->_read_one($end) or croak "no INFO from $host:$port"; }
+	$self->_start_tls($args{tls}) if $args{tls} && !$args{tls_first};
 
 	my %connect = (
 		verbose => JSON::PP::false,
@@ -124,9 +131,33 @@ sub new
 	$connect{user} = $args{user} if defined $args{user};
 	$connect{pass} = $args{pass} if defined $args{pass};
 	$connect{auth_token} = $args{token} if defined $args{token};
+	$self->_sign(\%connect, @args{ 'creds', 'nkey' });
 	$self->_send('CONNECT ' . $JSON->encode(\%connect) . $CRLF);
 	$self->flush;
 	return $self;
+}
+
+# Loaded where it is used: few tests do.
+sub _start_tls
+{
+	my ($self, $options) = @_;
+	require IO::Socket::SSL;
+	IO::Socket::SSL->start_SSL($self->{socket}, Timeout => $self->{timeout}, %$options)
+		or croak "no TLS: $IO::Socket::SSL::SSL_ERROR";
+	return;
+}
+
+# Proves the identity of a user with a JWT, or of one that the server knows by its public key.
+sub _sign
+{
+	my ($self, $connect, $creds, $nkey) = @_;
+	my $key = $creds // $nkey // return;
+	require NatsAccounts;
+	$connect->{jwt} = $creds->{jwt} if $creds;
+	$connect->{nkey} = $nkey->{public} if $nkey;
+	my $nonce = $self->{info}{nonce} // croak 'the server asks for no signature';
+	$connect->{sig} = NatsAccounts->sign($key->{seed}, $nonce);
+	return;
 }
 
 sub info { return $_[0]->{info}; }
@@ -153,7 +184,7 @@ sub flush
 {
 	my ($self) = @_;
 	my $end = time + $self->{timeout};
-	my $wanted = $self->{pongs} + 1;
+	my $wanted = ++$self->{pings};    # a PONG can still be to come from a flush that failed
 	$self->_send("PING$CRLF");
 	while ($self->{pongs} < $wanted)
 	{
@@ -449,7 +480,9 @@ sub _fill
 {
 	my ($self, $end) = @_;
 	my $left = $end - time;
-	return 0 unless IO::Select->new($self->{socket})->can_read($left > 0 ? $left : 0);
+	# what TLS has read and not given out is not in the socket any more
+	my $pending = $self->{socket}->can('pending') ? $self->{socket}->pending : 0;
+	return 0 unless $pending || IO::Select->new($self->{socket})->can_read($left > 0 ? $left : 0);
 	my $read = sysread($self->{socket}, $self->{input}, 65536, length $self->{input});
 	croak "cannot receive: $!" unless defined $read;
 	croak "the server closed the connection" if $read == 0;

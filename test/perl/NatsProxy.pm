@@ -73,12 +73,11 @@ sub new
 	my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 128, ReuseAddr => 1)
 		or die "cannot listen: $!";
 	my $self = bless {
+		%args,
 		port => $listener->sockport,
 		notes => PostgreSQL::Test::Utils::tempdir('proxy') . '/notes',
 		upstream => $nats->port,
-		break => $args{break},
 		times => $args{times} // 1,
-		then_close => $args{then_close},
 		on_break => $args{on_break} // sub { }
 	}, $class;
 	my $parent = $$;

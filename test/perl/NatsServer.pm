@@ -68,11 +68,13 @@ Chooses the port and writes the configuration; does not start the server. All ar
 
   name        of the server and of its log file
   jetstream   1 switches JetStream on
+  tls         a hash of what its tls block has: cert_file and key_file as of Certificates.pm, ca_file, verify => 'true'
   config      more text for the configuration file
   port        otherwise a free one
   store_dir   of JetStream; otherwise a new one, which restarts share
   binary      of another nats-server than the tests use
-  handshake   0 when the server does not greet with INFO (TLS first): start() then waits for the port only
+  handshake   0 when the server does not greet with INFO, as with handshake_first in tls: start() then waits for the
+              port only
 
 =cut
 
@@ -84,6 +86,7 @@ sub new
 		name => $args{name} // 'nats' . (@servers + 1),
 		port => $args{port} // PostgreSQL::Test::Cluster::get_free_port(),
 		jetstream => $args{jetstream},
+		tls => $args{tls},
 		config => $args{config} // '',
 		handshake => $args{handshake} // 1,
 		binary => $args{binary},
@@ -217,9 +220,9 @@ sub set_config
 
 =over
 
-=item $nats->port, $nats->url, $nats->store_dir, $nats->pid, $nats->log, $nats->log_content
+=item $nats->port, $nats->url, $nats->tls_url($host), $nats->store_dir, $nats->pid, $nats->log, $nats->log_content
 
-log() is the path. pid() is undef while it is down.
+log() is the path. pid() is undef while it is down. The host of tls_url() is localhost if not said.
 
 =item $nats->wait_for_log(qr/.../, $offset)
 
@@ -231,6 +234,7 @@ Waits until the log has a match after C<$offset>; returns the length of the log,
 
 sub port { return $_[0]->{port}; }
 sub url { return "nats://127.0.0.1:$_[0]->{port}"; }
+sub tls_url { return 'tls://' . ($_[1] // 'localhost') . ":$_[0]->{port}"; }
 sub store_dir { return $_[0]->{store_dir}; }
 sub pid { return $_[0]->{pid}; }
 sub log { return $_[0]->{log}; }
@@ -275,16 +279,26 @@ sub _write_config
 {
 	my ($self) = @_;
 	my $jetstream = $self->{jetstream} ? qq(jetstream { store_dir: "$self->{store_dir}" }) : '';
+	my $tls = $self->_tls;
 	open(my $file, '>', "$self->{dir}/nats.conf") or die "$self->{dir}/nats.conf: $!";
 	print $file <<"END";
 server_name: "$self->{name}"
 listen: "127.0.0.1:$self->{port}"
 pid_file: "$self->{dir}/nats.pid"
 $jetstream
+$tls
 $self->{config}
 END
 	close $file or die "$self->{dir}/nats.conf: $!";
 	return;
+}
+
+# Only paths need quotation marks.
+sub _tls
+{
+	my ($self) = @_;
+	my $tls = $self->{tls} or return '';
+	return 'tls { ' . join(', ', map { "$_: " . ($tls->{$_} =~ s{(.*/.*)}{"$1"}r) } sort keys %$tls) . ' }';
 }
 
 # Until it greets a client; a server that ended instead says why in its log.

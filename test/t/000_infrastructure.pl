@@ -1,13 +1,18 @@
 
-# The tools that the other tests rely on, against a real server: NatsServer.pm and NatsClient.pm.
+# The tools that the other tests rely on, against a real server: NatsServer.pm, NatsClient.pm, NatsAccounts.pm,
+# ByteProxy.pm and Certificates.pm.
 
 use strict;
 use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
+use Socket qw(MSG_PEEK);
 use Test::More;
 use Time::HiRes qw(time);
 
+use ByteProxy;
+use Certificates;
+use NatsAccounts;
 use NatsClient;
 use NatsServer;
 
@@ -110,8 +115,121 @@ ok(NatsClient->new(url => $second->url, token => 't'), 'a reloaded configuration
 ok(!eval { NatsServer->new(config => 'no such thing {')->start; 1 }, 'a server that cannot start is an error');
 like($@, qr/did not start/, 'which says so');
 
+# TLS
+
+my $certificates = Certificates->new;
+my %trust = (SSL_ca_file => $certificates->ca_file, SSL_verifycn_name => 'localhost');
+my $secure = NatsServer->new(
+	name => 'secure',
+	jetstream => 1,
+	tls => { %{ $certificates->make('server', names => 'DNS:localhost') }, ca_file => $certificates->ca_file, verify => 'true' })->start;
+
+# Why a client that shows a certificate, if any, may not connect.
+sub tls_error
+{
+	my ($certificate, %options) = @_;
+	my %shown = $certificate ? (SSL_cert_file => $certificate->{cert_file}, SSL_key_file => $certificate->{key_file}) : ();
+	return eval { NatsClient->new(url => $secure->url, tls => { %trust, %shown, %options }); 1 } ? 'none' : $@;
+}
+
+my $ours = $certificates->make('client');
+is(tls_error($ours), 'none', 'a certificate of the authority is accepted');
+isnt(tls_error(undef), 'none', 'none is not');
+isnt(tls_error($certificates->make('stranger', ca => 'foreign')), 'none', 'one of another authority is not');
+isnt(tls_error($certificates->make('old', expired => 1)), 'none', 'an expired one is not');
+like(tls_error($ours, SSL_verifycn_name => 'elsewhere'), qr/hostname verification failed/, 'a client checks the name');
+like(tls_error($ours, SSL_ca_file => $certificates->ca_file('foreign')), qr/verify failed/, 'and the authority');
+ok(!eval { NatsClient->new(url => $secure->url, timeout => 5); 1 }, 'no TLS, no connection');
+
+# A proxy that stops within a record
+
+my $proxy = ByteProxy->new($secure);
+$client = NatsClient->new(url => $proxy->url, tls => { %trust, SSL_cert_file => $ours->{cert_file}, SSL_key_file => $ours->{key_file} });
+$client->create_stream('S', ['s.>']);
+$client->js_publish('s.a', $big);
+ok($client->get_message('S', 1)->{payload} eq $big, 'a payload of many records, through a proxy');
+unlike($proxy->client_bytes, qr/CONNECT/, 'which can not read it');
+$client->subscribe('plain.*');
+$proxy->stall('server');
+$client->publish('plain.end', 'x');
+$proxy->wait_until_stalled;
+recv($client->{socket}, my $received, 100, MSG_PEEK);
+is(length $received, 10, 'the proxy stalls within a record');
+$proxy->resume;
+is($client->next_message->{subject}, 'plain.end', 'and goes on');
+$secure->stop;
+
 undef $second;
 $nats->stop;
 ok(!eval { NatsClient->new(url => $nats->url); 1 }, 'a stopped server does not listen');
+
+# A user known by its key
+
+sub refused
+{
+	my ($what, $regexp, %args) = @_;
+	ok(!eval { NatsClient->new(%args); 1 }, "$what is refused");
+	like($@, $regexp, 'by the server');
+	return;
+}
+
+my $key = NatsAccounts->nkey;
+my $other_key = NatsAccounts->nkey;
+my $keyed = NatsServer->new(config => NatsAccounts->nkey_config($key, publish => ['a.>'], subscribe => ['a.>']))->start;
+like($key->{seed}, qr/^SUA[A-Z2-7]{55}$/, 'a seed of a user');
+like($key->{public}, qr/^U[A-Z2-7]{55}$/, 'and its public key');
+$client = NatsClient->new(url => $keyed->url, nkey => $key);
+$client->subscribe('a.b');
+$client->publish('a.b', 'signed');
+is($client->next_message->{payload}, 'signed', 'a user with a key publishes and subscribes where it may');
+$client->publish('b', '');
+ok(!eval { $client->flush; 1 }, 'and nowhere else');
+like($@, qr/Permissions Violation for Publish to "b"/, 'as the server says');
+refused('another key', qr/Authorization Violation/, url => $keyed->url, nkey => $other_key);
+refused('another signature', qr/Authorization Violation/,
+	url => $keyed->url, nkey => { %$other_key, public => $key->{public} });
+
+# Users with a JWT
+
+my $accounts = NatsAccounts->new;
+my ($one, $two) = map { $accounts->account($_) } 'ONE', 'TWO';
+my $many = NatsServer->new(jetstream => 1, config => $accounts->server_config)->start;
+my $user = $accounts->user($one, 'all');
+$client = NatsClient->new(url => $many->url, creds => $user);
+$client->create_stream('T', ['t.>']);
+is($client->js_publish('t.one', 'x')->{seq}, 1, 'a user of an account has JetStream');
+my $stranger = NatsClient->new(url => $many->url, creds => $accounts->user($two, 'all'));
+ok(!eval { $stranger->stream_info('T'); 1 }, 'of which a user of another account sees nothing');
+like($@, qr/stream not found/, 'but its own');
+
+my $limited = NatsClient->new(
+	url => $many->url,
+	creds => $accounts->user($one, 'limited', publish => ['t.>'], deny_publish => ['t.no'], deny_subscribe => ['t.no']));
+$limited->publish('t.yes', 'x');
+$limited->flush;
+foreach my $case ([ publish => 't.no' ], [ publish => 'u' ], [ subscribe => 't.no' ])
+{
+	my ($method, $subject) = @$case;
+	ok(!eval { $limited->$method($subject); $limited->flush; 1 }, "no permission to $method to $subject");
+	like($@, qr/Permissions Violation for \u\w+ to "$subject"/i, 'as the server says');
+}
+is($client->stream_info('T')->{state}{messages}, 2, 'only what was permitted is stored');
+
+my $system = NatsClient->new(url => $many->url, creds => $accounts->system_user);
+my $answer = $system->request('$SYS.REQ.SERVER.PING', '');
+like($answer->{payload}, qr/"name":"\Q$many->{name}\E"/, 'the user of the system account asks the server');
+
+refused('the signature of another key', qr/Authorization Violation/,
+	url => $many->url, creds => { %$user, seed => $other_key->{seed} });
+refused('a user of an account that the server does not know', qr/Authorization Violation/,
+	url => $many->url, creds => $accounts->user(NatsAccounts->nkey('account'), 'all'));
+refused('an expired user', qr/Authorization Violation|Expired/i,
+	url => $many->url, creds => $accounts->user($one, 'late', expires => time - 60));
+refused('no JWT', qr/Authorization Violation/, url => $many->url);
+
+like(
+	slurp_file($accounts->creds_file($user)),
+	qr/^-----BEGIN NATS USER JWT-----\n\Q$user->{jwt}\E\n------END .*^-----BEGIN USER NKEY SEED-----\n\Q$user->{seed}\E\n/ms,
+	'a credentials file');
 
 done_testing();

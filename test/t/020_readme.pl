@@ -36,6 +36,18 @@ foreach my $i (0 .. $#examples)
 	my $example = $examples[$i];
 	# what a reader has done, and the server is not where the README puts it
 	next if $example =~ /CREATE EXTENSION/;
+	if ($example =~ /CREATE SERVER/)
+	{
+		$example =~ s/127\.0\.0\.1:4222/127.0.0.1:$port/;
+		my ($result, $out, $err) = $node->psql('postgres', $example . <<'END', on_error_stop => 1);
+SET ROLE app;
+SET nats_publish.server = 'main';
+SELECT nats_publish_async('orders.new', '{"as": "app"}'::jsonb);
+SELECT nats_publish_async('other.new', '{"as": "app"}'::jsonb);
+END
+		like($err, qr/may not publish/, 'the user of the mapping is who the server lets publish orders, and no more');
+		next;
+	}
 	if ($example =~ /inbox_prefix/)
 	{
 		# this one is about the NATS user of the example before it
@@ -64,7 +76,7 @@ foreach my $i (0 .. $#examples)
 	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
 }
 
-is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1107',
+is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1108',
 	'the stream holds what the examples published, the duplicate once');
 
 # ---- The tables

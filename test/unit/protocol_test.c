@@ -838,6 +838,84 @@ max_payload_huge(void)
 	}
 }
 
+/* What is not text without escapes ends the list, or is there to be refused as a URL. */
+static const struct
+{
+	const char *json;
+	int			count;			/* -1: it does not tell of others */
+	const char *urls[4];
+}			infos[] = {
+	{"{\"connect_urls\":[\"10.0.0.1:4222\"]}", 1, {"10.0.0.1:4222"}},
+	{"{\"server_id\":\"x\",\"connect_urls\":[\"a:1\",\"[::1]:2\",\"c:3\"],\"max_payload\":5}", 3, {"a:1", "[::1]:2", "c:3"}},
+	{"{\"a\":\"\\\"connect_urls\\\":[\",\"connect_urls\":[\"a:1\"]}", 1, {"a:1"}},
+	{"{\"connect_urls\":[]}", 0, {NULL}},
+	{"{\"connect_urls\":[\"\",\"a:1\"]}", 2, {"", "a:1"}},
+	{"{\"connect_urls\":[\"a:1\",7,\"b:2\"]}", 1, {"a:1"}},
+	{"{\"connect_urls\":[null,\"b:2\"]}", 0, {NULL}},
+	{"{\"connect_urls\":[[\"a:1\"]]}", 0, {NULL}},
+	{"{\"connect_urls\":[\"u:p@a:1\",\"x y\"]}", 2, {"u:p@a:1", "x y"}},
+	{"{\"connect_urls\":[\"a:1\",\"b", 1, {"a:1"}},
+	{"{\"connect_urls\":[\"a:1\",", 1, {"a:1"}},
+	{"{\"connect_urls\":[\"a:1\"", 1, {"a:1"}},
+	{"{\"connect_urls\":[\"", 0, {NULL}},
+	{"{\"connect_urls\":[", 0, {NULL}},
+
+	{"", -1, {NULL}},
+	{"{}", -1, {NULL}},
+	{"{\"max_payload\":5}", -1, {NULL}},
+	{"{\"connect_urls\":null}", -1, {NULL}},
+	{"{\"connect_urls\":\"a:1\"}", -1, {NULL}},
+	{"{\"connect_urls\":", -1, {NULL}},
+	{"{\"ws_connect_urls\":[\"a:1\"]}", -1, {NULL}},
+	{"{\"a\":\"\\\"connect_urls\\\":[\\\"a:1\\\"]\"}", -1, {NULL}},
+};
+
+static void
+test_connect_urls(void)
+{
+	for (size_t i = 0; i < UNIT_COUNT(infos); i++)
+	{
+		size_t		length = strlen(infos[i].json);
+		char	   *copy = unit_copy(infos[i].json, length);
+		NpSpan		rest;
+		NpSpan		url;
+		int			count = -1;
+
+		if (np_info_connect_urls((NpSpan) {copy, length}, &rest))
+		{
+			for (count = 0; count < 4 && np_info_next_url(&rest, &url); count++)
+				if (infos[i].urls[count] != NULL)
+					CHECK_BYTES(url.data, url.length, infos[i].urls[count], strlen(infos[i].urls[count]));
+			CHECK(!np_info_next_url(&rest, &url));
+		}
+		CHECK_INT(count, infos[i].count);
+		free(copy);
+		unit_case("connect_urls: %s", infos[i].json);
+	}
+}
+
+static void
+connect_urls_without_number(void)
+{
+	static const int servers = 100000;
+	char	   *json = malloc(servers * 16 + 32);
+	size_t		length = (size_t) sprintf(json, "{\"connect_urls\":[");
+	NpSpan		rest;
+	NpSpan		url;
+	int			count = 0;
+	char	   *copy;
+
+	for (int i = 0; i < servers; i++)
+		length += (size_t) sprintf(json + length, "%s\"h%d:4222\"", i > 0 ? "," : "", i);
+	copy = unit_copy(json, length);
+	CHECK(np_info_connect_urls((NpSpan) {copy, length}, &rest));
+	while (np_info_next_url(&rest, &url))
+		count++;
+	CHECK_INT(count, servers);
+	free(copy);
+	free(json);
+}
+
 /* ---- PubAck ---------------------------------------------------------------- */
 
 typedef struct AckCase
@@ -864,7 +942,7 @@ static const AckCase acks[] = {
 	{"{\"stream\":\"gr\xc3\xb6\xc3\x9f""e\",\"seq\":42}", "gr\xc3\xb6\xc3\x9f""e", NULL, 42, false},
 	{"{\"stream\":\"S}\",\"seq\":42}", "S}", NULL, 42, false},
 	{"{\"stream\":\"T\",\"seq\":1234567890123456789}", "T", NULL, UINT64_C(1234567890123456789), false},
-	{"{\"stream\":\"T\",\"seq\":9999999999999999999}", "T", NULL, UINT64_C(9999999999999999999), false},
+	{"{\"stream\":\"T\",\"seq\":9223372036854775807}", "T", NULL, INT64_MAX, false},
 	{"{ \"stream\" : \"T\" , \"domain\" : \"d\" , \"seq\" : 5 , \"duplicate\" : true }  ", "T", "d", 5, true},
 
 	/* what the caller takes to a JSON parser */
@@ -889,6 +967,8 @@ static const AckCase acks[] = {
 	{"{\"stream\":\"T\",\"seq\":18446744073709551615}", NULL, NULL, 0, false},
 	{"{\"stream\":\"T\",\"seq\":10000000000000000000}", NULL, NULL, 0, false},
 	{"{\"stream\":\"T\",\"seq\":99999999999999999999999999999999}", NULL, NULL, 0, false},
+	{"{\"stream\":\"T\",\"seq\":9223372036854775808}", NULL, NULL, 0, false},
+	{"{\"stream\":\"T\",\"seq\":007}", NULL, NULL, 0, false},
 	{"{\"stream\":\"T\",\"seq\":-1}", NULL, NULL, 0, false},
 	{"{\"stream\":\"T\",\"seq\":+1}", NULL, NULL, 0, false},
 	{"{\"stream\":\"T\",\"seq\":1.0}", NULL, NULL, 0, false},
@@ -1144,6 +1224,8 @@ main(void)
 	RUN(absent_headers);
 	test_max_payload();
 	RUN(max_payload_huge);
+	test_connect_urls();
+	RUN(connect_urls_without_number);
 	test_acks();
 	RUN(ack_with_a_nul);
 	RUN(random_operations);

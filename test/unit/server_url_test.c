@@ -4,6 +4,7 @@
  */
 #include "unit.h"
 
+#include "list.h"
 #include "server_url.h"
 
 #define INVALID_PORT	"the port is not a number from 1 to 65535"
@@ -409,7 +410,7 @@ test_lists(void)
 		NpSpan		item;
 		int			count = 0;
 
-		while (np_url_list_next(&rest, &item))
+		while (np_list_next(&rest, &item))
 		{
 			if (count < lists[i].count)
 				check_span(item, lists[i].items[count]);
@@ -417,10 +418,60 @@ test_lists(void)
 				break;
 		}
 		CHECK_INT(count, lists[i].count);
-		CHECK(!np_url_list_next(&rest, &item));
+		CHECK(!np_list_next(&rest, &item));
 		free(copy);
 		unit_case("list %s: %d item%s", unit_quote(lists[i].list, strlen(lists[i].list)),
 				  lists[i].count, lists[i].count == 1 ? "" : "s");
+	}
+}
+
+/* ---- Lists of URLs -------------------------------------------------------- */
+
+static const struct
+{
+	const char *list;
+	int			position;		/* of the bad one; 0: all are good */
+	bool		has_credentials;	/* among the good */
+}			url_lists[] = {
+	{"nats://a", 0, false},
+	{"a", 0, false},
+	{"nats://a:1,tls://b:2/, [::1]:3 ,c", 0, false},
+	{"nats://u:p@a", 0, true},
+	{"tls://token@a", 0, true},
+	{"nats://a,nats://u:p@b", 0, true},
+	{"nats://u@a,nats://b", 0, true},
+	{"nats://a,nats://b,c,u:@d", 0, true},
+	{"nats://u%40x:p%2Cq@a", 0, true},
+
+	{"", 1, false},
+	{" ", 1, false},
+	{",", 1, false},
+	{",nats://u:p@a", 1, true},
+	{"nats://a,", 2, false},
+	{"nats://a,,nats://b", 2, false},
+	{"nats://a, nats://b:0", 2, false},
+	{"nats://a,nats://b,http://c", 3, false},
+	{"nats://a b", 1, false},
+	{"nats://a,b c,nats://u:p@d", 2, true},
+	{"nats://:p@a,nats://b", 1, false},
+	{"nats://u:p,q@a", 1, true},
+	{"nats://u:%zz@a", 1, false},
+};
+
+static void
+test_url_lists(void)
+{
+	for (size_t i = 0; i < UNIT_COUNT(url_lists); i++)
+	{
+		const char *list = url_lists[i].list;
+		char	   *copy = unit_copy(list, strlen(list) + 1);
+		int			position = 0;
+		const char *problem = np_url_list_check(copy, &position);
+
+		CHECK_INT(problem == NULL ? 0 : position, url_lists[i].position);
+		CHECK_INT(np_url_list_has_credentials(copy), url_lists[i].has_credentials);
+		free(copy);
+		unit_case("URLs %s: %s", unit_quote(list, strlen(list)), problem != NULL ? problem : "good");
 	}
 }
 
@@ -481,7 +532,7 @@ random_urls(void)
 		length = strlen(text);
 		copy = unit_copy(text, length + 1);
 		rest = copy;
-		while (np_url_list_next(&rest, &item))
+		while (np_list_next(&rest, &item))
 		{
 			items++;
 			CHECK(is_inside(item, copy, length));
@@ -505,6 +556,7 @@ main(void)
 	test_percents();
 	RUN(percent_all_pairs);
 	test_lists();
+	test_url_lists();
 	RUN(random_urls);
 	return unit_done();
 }

@@ -1,6 +1,6 @@
 /*
  * subject_test.c
- *		What may be a subject, a header name, a header value.
+ *		What may be a subject, a pattern of subjects, a header name, a header value.
  */
 #include "unit.h"
 
@@ -340,6 +340,258 @@ test_reserved(void)
 	}
 }
 
+/* ---- Patterns ------------------------------------------------------------ */
+
+static const struct
+{
+	const char *list;
+	int			position;		/* of the bad one; 0: all are good */
+	const char *problem;
+}			pattern_lists[] = {
+	{"a", 0, NULL},
+	{"orders.eu.new", 0, NULL},
+	{"*", 0, NULL},
+	{">", 0, NULL},
+	{"*.*", 0, NULL},
+	{"*.>", 0, NULL},
+	{"a.*.b.>", 0, NULL},
+	{"$JS.>", 0, NULL},
+	{"gr\xc3\xb6\xc3\x9f""e.\xe6\x97\xa5", 0, NULL},
+	{"a,b", 0, NULL},
+	{" a.> ,\t*.b\n", 0, NULL},
+
+	{"", 1, "it is empty"},
+	{" ", 1, "it is empty"},
+	{",", 1, "it is empty"},
+	{"a,", 2, "it is empty"},
+	{"a,,b", 2, "it is empty"},
+	{"a,b, ", 3, "it is empty"},
+	{".", 1, "it has an empty token"},
+	{".a", 1, "it has an empty token"},
+	{"a.", 1, "it has an empty token"},
+	{"a..b", 1, "it has an empty token"},
+	{"a.>.", 1, "\">\" is not its last token"},
+	{">.a", 1, "\">\" is not its last token"},
+	{"a.>.b", 1, "\">\" is not its last token"},
+	{">.>", 1, "\">\" is not its last token"},
+	{"a*", 1, "a wildcard is not a token of its own"},
+	{"*a", 1, "a wildcard is not a token of its own"},
+	{"**", 1, "a wildcard is not a token of its own"},
+	{"a.b*c.d", 1, "a wildcard is not a token of its own"},
+	{"a.>>", 1, "a wildcard is not a token of its own"},
+	{"a>", 1, "a wildcard is not a token of its own"},
+	{"a.*>", 1, "a wildcard is not a token of its own"},
+	{"a b", 1, "it has a blank or a control character"},
+	{"a,b\tc", 2, "it has a blank or a control character"},
+	{"a\r\nb", 1, "it has a blank or a control character"},
+	{"a\x7f", 1, "it has a blank or a control character"},
+	{"a,b.>,c.>.d,e f", 3, "\">\" is not its last token"},
+};
+
+static void
+test_pattern_lists(void)
+{
+	for (size_t i = 0; i < UNIT_COUNT(pattern_lists); i++)
+	{
+		const char *list = pattern_lists[i].list;
+		char	   *copy = unit_copy(list, strlen(list) + 1);
+		int			position = 0;
+
+		CHECK_STR(np_pattern_list_problem(copy, &position), pattern_lists[i].problem);
+		if (pattern_lists[i].problem != NULL)
+			CHECK_INT(position, pattern_lists[i].position);
+		free(copy);
+		unit_case("patterns %s: %s", unit_quote(list, strlen(list)),
+				  pattern_lists[i].problem != NULL ? pattern_lists[i].problem : "good");
+	}
+}
+
+static bool
+list_matches(const char *list, const char *subject)
+{
+	size_t		length = strlen(subject);
+	char	   *list_copy = unit_copy(list, strlen(list) + 1);
+	char	   *subject_copy = unit_copy(subject, length);
+	bool		result = np_pattern_list_matches(list_copy, (NpSpan) {subject_copy, length});
+
+	free(list_copy);
+	free(subject_copy);
+	return result;
+}
+
+/* As a NATS server takes them for subscriptions. */
+static const struct
+{
+	const char *list;
+	const char *subject;
+	bool		matches;
+}			matches[] = {
+	{"a", "a", true},
+	{"a", "b", false},
+	{"a", "A", false},
+	{"a", "ab", false},
+	{"ab", "a", false},
+	{"a", "a.b", false},
+	{"a.b", "a", false},
+	{"a.b", "a.b", true},
+	{"a.b", "a.c", false},
+	{"a.b", "ab", false},
+
+	{"*", "a", true},
+	{"*", "abc", true},
+	{"*", "a.b", false},
+	{"*.*", "a", false},
+	{"*.*", "a.b", true},
+	{"*.*", "a.b.c", false},
+	{"a.*", "a", false},
+	{"a.*", "a.b", true},
+	{"a.*", "a.b.c", false},
+	{"a.*", "b.b", false},
+	{"*.b", "a.b", true},
+	{"*.b", "b", false},
+	{"a.*.c", "a.b.c", true},
+	{"a.*.c", "a.c", false},
+	{"a.*.c", "a.b.b.c", false},
+
+	{">", "a", true},
+	{">", "a.b.c", true},
+	{"a.>", "a", false},
+	{"a.>", "a.b", true},
+	{"a.>", "a.b.c.d", true},
+	{"a.>", "ab.c", false},
+	{"a.>", "b.a", false},
+	{"*.>", "a", false},
+	{"*.>", "a.b", true},
+	{"*.>", "a.b.c", true},
+	{"a.*.>", "a.b", false},
+	{"a.*.>", "a.b.c", true},
+
+	/* in a subject they are bytes like others */
+	{"a.b*", "a.b*", true},
+	{"a.b", "a.b*", false},
+	{"a.*", "a.b*", true},
+	{"a.*", "a.x>y", true},
+	{"a.b", "a.*", false},
+	{"a.b.c", "a.>", false},
+
+	{"gr\xc3\xb6\xc3\x9f""e.*", "gr\xc3\xb6\xc3\x9f""e.\xe6\x97\xa5", true},
+	{"gr\xc3\xb6\xc3\x9f""e", "gr\xc3\xb6\xc3\x9f", false},
+	{"a.%2E", "a.%2e", false},
+
+	{"a,b", "a", true},
+	{"a,b", "b", true},
+	{"a,b", "a,b", false},
+	{"a,b", "c", false},
+	{"a.b , c.>", "c.d.e", true},
+	{"a.b , c.>", "a.b", true},
+	{"a.b , c.>", "a.c", false},
+	{"x.*, a.*.c,z", "a.b.c", true},
+	{"x.*, a.*.c,z", "z", true},
+	{"x.*, a.*.c,z", "zz", false},
+};
+
+static void
+test_matches(void)
+{
+	for (size_t i = 0; i < UNIT_COUNT(matches); i++)
+	{
+		CHECK_INT(list_matches(matches[i].list, matches[i].subject), matches[i].matches);
+		unit_case("patterns %s: %s is%s among them", matches[i].list, matches[i].subject, matches[i].matches ? "" : " not");
+	}
+}
+
+/* No subject at all, and the one with no token, which are refused elsewhere. */
+static void
+nothing_matches_no_subject(void)
+{
+	CHECK(!np_pattern_list_matches(">", (NpSpan) {NULL, 0}));
+	CHECK(!np_pattern_list_matches("*", (NpSpan) {NULL, 0}));
+	CHECK(!np_pattern_list_matches("a,b", (NpSpan) {NULL, 0}));
+	CHECK(!np_pattern_list_matches("a.*,*.a,a.>", (NpSpan) {"", 0}));
+}
+
+/* The rules once more, from the end of the first token on. */
+static bool
+is_valid_pattern(const char *pattern)
+{
+	size_t		length = strcspn(pattern, ".");
+	bool		is_last = pattern[length] == '\0';
+	size_t		literal = strcspn(pattern, ".*> ");
+
+	if (length == 0 || (literal < length && (length > 1 || pattern[0] == ' ')))
+		return false;
+	return is_last || (pattern[0] != '>' && is_valid_pattern(pattern + length + 1));
+}
+
+static bool
+is_match(const char *pattern, const char *subject)
+{
+	size_t		pattern_length = strcspn(pattern, ".");
+	size_t		length = strcspn(subject, ".");
+
+	if (strcmp(pattern, ">") == 0)
+		return true;
+	if (strncmp(pattern, "*", pattern_length) != 0 &&
+		(pattern_length != length || strncmp(pattern, subject, length) != 0))
+		return false;
+	if (pattern[pattern_length] == '\0' || subject[length] == '\0')
+		return pattern[pattern_length] == subject[length];
+	return is_match(pattern + pattern_length + 1, subject + length + 1);
+}
+
+/* The text of a number, of up to 5 letters; its length. */
+static size_t
+combination(int number, const char *alphabet, char *text)
+{
+	size_t		letters = strlen(alphabet);
+	size_t		length = 0;
+
+	for (; number > 0; number = (number - 1) / (int) letters)
+		text[length++] = alphabet[(number - 1) % letters];
+	text[length] = '\0';
+	return length;
+}
+
+static void
+pattern_all_short_combinations(void)
+{
+	int			valid = 0;
+	int			matching = 0;
+
+	for (int i = 1; i <= 5 + 25 + 125 + 625 + 3125; i++)
+	{
+		char		pattern[8];
+		int			position;
+		size_t		length = combination(i, "a.*> ", pattern);
+		bool		expected = is_valid_pattern(pattern);
+
+		if (pattern[0] == ' ' || pattern[length - 1] == ' ')
+			continue;			/* the list's */
+		if ((np_pattern_list_problem(pattern, &position) == NULL) != expected)
+		{
+			CHECK(false);
+			printf("# pattern \"%s\"\n", pattern);
+		}
+		if (!expected)
+			continue;
+		valid++;
+		for (int j = 1; j <= 3 + 9 + 27 + 81 + 243; j++)
+		{
+			char		subject[8];
+
+			if (!is_valid_subject(subject, combination(j, "ab.", subject)))
+				continue;
+			matching += is_match(pattern, subject);
+			if (list_matches(pattern, subject) == is_match(pattern, subject))
+				continue;
+			CHECK(false);
+			printf("# pattern \"%s\", subject \"%s\"\n", pattern, subject);
+		}
+	}
+	CHECK_INT(valid, 36);		/* 7 of one token, 17 of two, 12 of three */
+	CHECK(matching > valid);
+}
+
 /* ---- Headers ----------------------------------------------------------- */
 
 static const TextCase header_names[] = {
@@ -409,6 +661,10 @@ main(void)
 	RUN(subject_all_short_combinations);
 	test_subject_length();
 	test_reserved();
+	test_pattern_lists();
+	test_matches();
+	RUN(nothing_matches_no_subject);
+	RUN(pattern_all_short_combinations);
 	RUN(header_value_of_a_megabyte);
 	RUN(absent_text);
 	return unit_done();

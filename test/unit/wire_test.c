@@ -661,8 +661,7 @@ test_greetings(void)
 	unit_case("greeting: the longest user and password");
 
 	target = target_at(ports[GOOD], 5000);
-	snprintf(target.user, sizeof(target.user), "t0ken");
-	target.user_is_token = true;
+	snprintf(target.token, sizeof(target.token), "t0ken");
 	expect_greeting(&target, "\"auth_token\":\"t0ken\"", "\"name\":\"wire test\"");
 	unit_case("greeting: a token");
 	check_at_rest();

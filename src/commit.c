@@ -1,0 +1,321 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.c
+ *	  What becomes of a transaction's messages when it ends.
+ *
+ * Called by transaction.c, which says when.  Before the transaction becomes
+ * durable everything of it is sent and acknowledged, or an ERROR rolls it
+ * back; after that nothing here throws, waits or allocates.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "batch.h"
+#include "commit.h"
+#include "delivery.h"
+#include "publisher.h"
+#include "queue.h"
+#include "server_info.h"
+#include "session.h"
+#include "sessions.h"
+#include "settings.h"
+
+/* At exit, for what is buffered. */
+#define EXIT_TIMEOUT			NP_MILLISECONDS(500)
+
+static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
+
+/* ---- Waiting for what was sent --------------------------------------------- */
+
+static bool
+nothing_is_awaited(NpSession *session)
+{
+	return session->window.critical == 0;
+}
+
+/* What the transaction waits for has not come in time: it failed. */
+static void
+fail_awaited(NpSession *session)
+{
+	MemoryContext previous;
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (scratch_context == NULL)
+		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish scratch",
+												ALLOCSET_SMALL_SIZES);
+	previous = MemoryContextSwitchTo(scratch_context);
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->mode == NP_CRITICAL)
+			np_delivery_fail(session, message, np_session_explain(session, message));
+	}
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}
+
+/*
+ * Wait for what the transaction has sent, and raise what failed of it; unsent
+ * messages are only told of.
+ */
+static void
+finish_futures(int64 unsent)
+{
+	NpSession  *session;
+
+	for (int i = 0; np_futures_awaited() > 0 && (session = np_sessions_get(i)) != NULL; i++)
+	{
+		if (!np_session_wait(session, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+			fail_awaited(session);
+	}
+	np_futures_raise_failures(unsent);
+}
+
+/* ---- Sending what is held ----------------------------------------------------- */
+
+/* Have the connections on which the held messages are to go out. */
+static void
+connect_held(const NpQueueSummary *held)
+{
+	NpSession  *session;
+	NpFailure	failure;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		if (np_queue_holds_for(held, i) && !np_session_ready(session, true, &failure))
+			np_raise(&failure);
+	}
+}
+
+static void
+check_limits(NpSession *session, size_t largest, bool has_ttl)
+{
+	np_publisher_check_length(session, largest);
+	if (has_ttl)
+		np_server_require(session->connection, 2, 11, "ttl");
+}
+
+/* What must be known of the held messages before any is sent. */
+static void
+check_held(const NpQueueSummary *held)
+{
+	NpMessage	message;
+	int			session;
+
+	if (np_queue_only_session(held, &session))
+	{
+		check_limits(np_sessions_get(session), held->largest, held->has_ttl);
+		return;
+	}
+	np_queue_rewind();
+	while (np_queue_next(&message))
+		check_limits(np_sessions_get(message.session), message.headers.length + message.payload.length, message.has_ttl);
+}
+
+static void
+publish_batch(const NpQueueSummary *held)
+{
+	NpFailure	failure;
+	int			session;
+
+	if (np_queue_only_session(held, &session))
+	{
+		np_batch_publish(np_sessions_get(session));
+		return;
+	}
+	failure = np_failure(NP_FAULT_FEATURE, "the messages of an atomic commit must go out on one connection");
+	failure.hint = "Publish them with the same nats_publish.server and as the same role.";
+	np_raise(&failure);
+}
+
+/*
+ * Send what the transaction holds; returns how many messages were not sent,
+ * because another one had failed already.
+ */
+static int64
+send_held(void)
+{
+	NpQueueSummary held = np_queue_summary();
+	NpMessage	message;
+
+	if (held.count == 0)
+		return 0;
+	connect_held(&held);
+	/* what was published at once can fail the transaction: then nothing of it is sent */
+	finish_futures(held.count);
+	if (np_commit_batch == NP_COMMIT_ATOMIC)
+	{
+		publish_batch(&held);
+		return 0;
+	}
+	check_held(&held);
+	np_queue_rewind();
+	while (np_futures_failed() == 0 && np_queue_next(&message))
+	{
+		np_publish_held(&message);
+		held.count--;
+	}
+	return held.count;
+}
+
+/* ---- Before the end ------------------------------------------------------------ */
+
+/* What nobody waits for goes out too, and what is known of it is taken. */
+static void
+attend_uncritical(void)
+{
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		np_connection_send(session->connection);
+		if (np_session_is_open(session) && session->window.uncritical > 0)
+			np_connection_receive(session->connection);
+	}
+	np_publisher_tell();
+}
+
+/*
+ * Before the transaction becomes durable: what it holds is sent, and
+ * everything critical is acknowledged, or ERROR.
+ */
+void
+np_commit_finish_transaction(void)
+{
+	int64		unsent;
+
+	np_session_set_committing(true);
+	np_futures_close();
+	unsent = send_held();
+	np_queue_close();
+	finish_futures(unsent);
+	attend_uncritical();
+}
+
+/*
+ * The same before PREPARE TRANSACTION, which can't hold messages: who commits
+ * it may be another session, or nobody for a long time.
+ */
+void
+np_commit_prepare_transaction(void)
+{
+	int64		held = np_queue_summary().count;
+
+	np_queue_close();
+	np_commit_finish_transaction();
+	if (held > 0)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_FEATURE,
+										 "cannot PREPARE a transaction that holds messages for its commit");
+
+		failure.hint = "Publish them with nats_publish_async(), which PREPARE TRANSACTION waits for.";
+		np_raise(&failure);
+	}
+}
+
+/* ---- After the end --------------------------------------------------------------- */
+
+/*
+ * Take what nobody waits for any more out of the window: critical messages
+ * from a token on, and what an interrupted call has left.
+ */
+static void
+abandon(NpSession *session, uint64 first_critical)
+{
+	NpPending  *message;
+	uint64		next = first_critical;
+	uint64		interrupted = np_delivery_watched();
+
+	/* only the call that was interrupted last can have left something */
+	if (interrupted != 0)
+		next = Min(next, interrupted);
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_BATCH ||
+			(message->mode == NP_CRITICAL && message->token >= first_critical))
+			np_delivery_drop(session, message);
+	}
+	np_connection_send(session->connection);
+}
+
+/*
+ * The transaction was rolled back, or has committed and left nothing: its
+ * messages stay with NATS, but nobody waits for them.  Never throws, waits or
+ * connects.
+ */
+void
+np_commit_forget_transaction(void)
+{
+	NpSession  *session;
+
+	np_session_set_committing(false);
+	np_futures_forget();
+	np_queue_forget();
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		abandon(session, 0);
+		np_outbound_give_back(np_connection_outbound(session->connection));
+	}
+	(void) np_delivery_watch(0);
+}
+
+/* What the subtransaction has published is its parent's. */
+void
+np_commit_merge_subtransaction(int nest_level)
+{
+	np_futures_subcommit(nest_level);
+	np_queue_subcommit(nest_level);
+}
+
+/* np_commit_forget_transaction for a subtransaction that was rolled back. */
+void
+np_commit_forget_subtransaction(int nest_level)
+{
+	uint64		first = np_futures_subabort(nest_level, np_delivery_next_token());
+	NpSession  *session;
+
+	np_queue_subabort(nest_level);
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		abandon(session, first != 0 ? first : PG_UINT64_MAX);
+	(void) np_delivery_watch(0);
+}
+
+/* Wait for a while until the server has seen everything, then for the acks. */
+static void
+drain_at_exit(NpSession *session, NpTime limit)
+{
+	if (np_session_is_open(session))
+		(void) np_connection_drain(session->connection, limit);
+	while (np_session_is_open(session) && session->window.count > 0 && np_now() < limit)
+		np_connection_wait(session->connection, limit);
+	np_publisher_expire_uncritical(session, np_now());
+}
+
+/*
+ * The backend exits: what is buffered goes out, in bounded time, and what is
+ * known of failures goes to the log.  Never throws.
+ */
+void
+np_commit_exit(void)
+{
+	NpTime		limit = np_now() + EXIT_TIMEOUT;
+	NpSession  *session;
+
+	np_commit_forget_transaction();
+	PG_TRY();
+	{
+		for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+			drain_at_exit(session, limit);
+		np_delivery_tell_untold(LOG);
+	}
+	PG_CATCH();
+	{
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		np_connection_close(session->connection);
+}

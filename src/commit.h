@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit.h
+ *	  What becomes of a transaction's messages when it ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_COMMIT_H
+#define NP_COMMIT_H
+
+extern void np_commit_finish_transaction(void);
+extern void np_commit_prepare_transaction(void);
+extern void np_commit_merge_subtransaction(int nest_level);
+extern void np_commit_forget_transaction(void);
+extern void np_commit_forget_subtransaction(int nest_level);
+extern void np_commit_exit(void);
+
+#endif							/* NP_COMMIT_H */

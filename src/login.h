@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * login.h
+ *	  As whom to log in to a server, and how to trust it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_LOGIN_H
+#define NP_LOGIN_H
+
+#include "candidates.h"
+
+extern bool np_login_fill(NpWireTarget *target, const NpServer *server, const NpCandidate *candidate,
+						  char *error, size_t error_size);
+
+#endif							/* NP_LOGIN_H */

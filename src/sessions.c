@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ *
+ * sessions.c
+ *	  The sessions of this backend, and which of them a call uses.
+ *
+ * A call uses the session of the settings, or that of the foreign server
+ * nats_publish.server and the current role; inside a SECURITY DEFINER
+ * function that is its owner.  Which one that is, is looked up again when
+ * something may have changed: a setting, the role, or the catalogs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "foreign_server.h"
+#include "queue.h"
+#include "report.h"
+#include "sessions.h"
+#include "settings.h"
+
+static NpSession *sessions[NP_MAX_SESSIONS];
+static int	count;
+
+/* What the last call used, and what for. */
+static NpSession *current;		/* NULL: look it up */
+static Oid	current_role;
+static uint64 current_generation;
+
+/* The session of a number; NULL: there are not so many. */
+NpSession *
+np_sessions_get(int number)
+{
+	return number < count ? sessions[number] : NULL;
+}
+
+static NpSession *
+find(Oid server_id, Oid role)
+{
+	for (int i = 0; i < count; i++)
+		if (sessions[i]->server_id == server_id && sessions[i]->role == role)
+			return sessions[i];
+	return NULL;
+}
+
+static NpSession *
+make(void)
+{
+	NpSession  *session = MemoryContextAllocZero(TopMemoryContext, sizeof(NpSession));
+
+	np_delivery_begin(session);
+	session->number = count;
+	sessions[count++] = session;
+	return session;
+}
+
+/* One that nothing waits for, when there can be no more.  Raises 54000. */
+static NpSession *
+take_idle(void)
+{
+	NpQueueSummary held = np_queue_summary();
+	NpFailure	failure;
+
+	for (int i = 0; i < count; i++)
+	{
+		NpSession  *session = sessions[i];
+
+		if (session->window.count > 0 || np_queue_holds_for(&held, i) || session->server_id == InvalidOid)
+			continue;
+		np_connection_close(session->connection);
+		return session;
+	}
+	failure = np_failure(NP_FAULT_SIZE, "this session publishes over %d connections at once already", count);
+	np_raise(&failure);
+}
+
+static NpSession *
+find_or_make(Oid server_id, Oid role)
+{
+	NpSession  *session = find(server_id, role);
+
+	if (session != NULL)
+		return session;
+	session = count < NP_MAX_SESSIONS ? make() : take_idle();
+	session->server_id = server_id;
+	session->role = role;
+	return session;
+}
+
+/* What the session connects to is from now on this. */
+static void
+set_server(NpSession *session, const NpServer *server)
+{
+	if (np_server_equal(&session->server, server))
+		return;
+	np_server_copy(&session->server, server, TopMemoryContext);
+	np_connection_forget_servers(session->connection);
+	session->is_outdated = true;
+}
+
+static NpSession *
+look_up(Oid role)
+{
+	NpServer	server = {{0}};
+	Oid			server_id = InvalidOid;
+	NpSession  *session;
+
+	if (OidIsValid(role))
+		server_id = np_foreign_server_find(np_server_setting, role, &server);
+	else
+		np_settings_server(&server);
+	session = find_or_make(server_id, role);
+	set_server(session, &server);
+	return session;
+}
+
+/*
+ * The session that a call uses here and now.
+ *
+ * Raises 42704 for a foreign server that does not exist, 42809 for one of
+ * another wrapper, 42501 for one that the role may not use.  Outside a
+ * transaction only when it was called inside one before.
+ */
+NpSession *
+np_sessions_current(void)
+{
+	Oid			role = np_server_setting[0] == '\0' ? InvalidOid : GetUserId();
+
+	if (current != NULL && role == current_role && np_server_generation == current_generation)
+		return current;
+	current = NULL;
+	current_generation = np_server_generation;
+	current_role = role;
+	current = look_up(role);
+	return current;
+}
