@@ -128,7 +128,7 @@ results:
 lint: all
 	@test/lint
 format: all
-	test/format $(wildcard src/*.[ch])
+	test/format $(wildcard src/*.[ch] test/fuzz/*.[ch])
 
 ## make demo
 .PHONY: demo

@@ -257,7 +257,7 @@ np_commit_forget_transaction(void)
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
 		abandon(session, 0);
-		np_outbound_give_back(np_connection_outbound(session->connection));
+		np_outbound_give_back(np_session_outbound(session));
 	}
 	(void) np_delivery_watch(0);
 }

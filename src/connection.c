@@ -72,6 +72,7 @@ struct NpConnection
 	bool		begins_with_tls;	/* before the server's first line */
 	TimestampTz connected_at;
 	int			pongs_awaited;
+	uint64		last_pong;		/* the end of ours in the outgoing stream */
 
 	uint64		confirmed;		/* the server has read the stream up to here */
 	uint64		sent_before_loss;	/* outbound.sent when the connection went */
@@ -244,6 +245,16 @@ handle_message(NpConnection *connection, const NpOperation *operation)
 		connection->events->reply(connection->owner, token, operation);
 }
 
+/* One unsent PONG is enough for a server that does not read, whatever it sends. */
+static void
+answer_ping(NpConnection *connection)
+{
+	if (connection->last_pong > connection->outbound.sent)
+		return;
+	append_command(connection, "PONG\r\n");
+	connection->last_pong = connection->outbound.appended;
+}
+
 static void
 handle_operation(NpConnection *connection, const NpOperation *operation)
 {
@@ -253,7 +264,7 @@ handle_operation(NpConnection *connection, const NpOperation *operation)
 			handle_message(connection, operation);
 			break;
 		case NP_OP_PING:
-			append_command(connection, "PONG\r\n");
+			answer_ping(connection);
 			break;
 		case NP_OP_PONG:
 			if (connection->pongs_awaited > 0)
@@ -630,7 +641,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 	*failure = np_failure(fault, "could not connect to NATS");
 	failure->detail = detail.data;
 	if (fault == NP_FAULT_NOT_PERMITTED)
-		failure->hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may subscribe to.";
+		failure->hint = "Set nats_publish.inbox_prefix, or the option inbox_prefix of the foreign server, to a subject that the NATS user may subscribe to.";
 	else if (fault == NP_FAULT_FEATURE)
 		failure->hint = "Use a newer libnats, or switch the option off.";
 	return false;

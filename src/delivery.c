@@ -89,12 +89,6 @@ np_delivery_take_token(void)
 	return ++last_token;
 }
 
-static NpOutbound *
-outbound_of(NpSession *session)
-{
-	return np_connection_outbound(session->connection);
-}
-
 /* Did a message come to its end since this was asked the last time? */
 bool
 np_delivery_has_progressed(NpSession *session)
@@ -214,7 +208,7 @@ np_delivery_drop(NpSession *session, NpPending *message)
 	NpChunk    *chunk = message->chunk;
 
 	np_window_remove(&session->window, message);
-	np_outbound_release(outbound_of(session), chunk);
+	np_outbound_release(np_session_outbound(session), chunk);
 }
 
 /* A member of a batch has its answer; it is the batch that has an end. */
@@ -303,8 +297,8 @@ NpPending *
 np_delivery_add(NpSession *session, const NpPublication *publication, size_t length, NpMode mode)
 {
 	NpChunk    *chunk;
-	uint64		position = outbound_of(session)->appended;
-	char	   *place = np_outbound_append(outbound_of(session), length, &chunk);
+	uint64		position = np_session_outbound(session)->appended;
+	char	   *place = np_outbound_append(np_session_outbound(session), length, &chunk);
 	NpPending  *pending;
 
 	np_publication_encode(publication, place);
@@ -314,7 +308,7 @@ np_delivery_add(NpSession *session, const NpPublication *publication, size_t len
 	}
 	PG_CATCH();
 	{
-		np_outbound_release(outbound_of(session), chunk);
+		np_outbound_release(np_session_outbound(session), chunk);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -342,14 +336,14 @@ static void
 send_again(NpSession *session, NpPending *message)
 {
 	NpChunk    *old = message->chunk;
-	uint64		position = outbound_of(session)->appended;
-	char	   *place = np_outbound_append(outbound_of(session), message->length, &message->chunk);
+	uint64		position = np_session_outbound(session)->appended;
+	char	   *place = np_outbound_append(np_session_outbound(session), message->length, &message->chunk);
 
 	memcpy(place, message->bytes, message->length);
 	message->bytes = place;
 	message->position = position;
 	message->retry_at = 0;
-	np_outbound_release(outbound_of(session), old);
+	np_outbound_release(np_session_outbound(session), old);
 }
 
 /* Send a message again after a time, for which the server has given a cause. */
@@ -673,7 +667,7 @@ fail_not_permitted(NpSession *session, NpPending *message, bool reply_subject)
 	failure.text = reply_subject ? "the NATS user may not ask for replies to its inbox" :
 		"the NATS user may not publish to this subject";
 	if (reply_subject)
-		failure.hint = "Set nats_publish.inbox_prefix to a subject that the NATS user may use.";
+		failure.hint = "Set nats_publish.inbox_prefix, or the option inbox_prefix of the foreign server, to a subject that the NATS user may use.";
 	np_delivery_fail(session, message, failure);
 }
 

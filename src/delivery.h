@@ -52,6 +52,9 @@ typedef struct NpSession
 	NpTime		last_sent;		/* when bytes were last handed to the socket */
 } NpSession;
 
+/* Where its commands are appended. */
+#define np_session_outbound(session)	np_connection_outbound((session)->connection)
+
 /* The message or request that a call waits for. */
 typedef struct NpWatch
 {

@@ -13,13 +13,47 @@
 
 #include "json.h"
 
-/* JSON from the wire; raises what jsonb_in raises. */
-Jsonb *
-np_json_parse(NpSpan utf8)
+/* Raises what pg_any_to_server and jsonb_in raise. */
+static Jsonb *
+parse(NpSpan utf8)
 {
 	char	   *converted = pg_any_to_server(utf8.data, utf8.length, PG_UTF8);
 
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
+}
+
+/* Is the error that was caught about the text, and not an interrupt or the like? */
+static bool
+is_about_text(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_DATA_EXCEPTION ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+}
+
+/*
+ * JSON from the wire, palloc'd.  NULL: it is none, or none that PostgreSQL can
+ * hold.  The error is caught without a subtransaction, as parsing takes
+ * nothing but memory.
+ */
+Jsonb *
+np_json_parse(NpSpan utf8)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *volatile result = NULL;
+
+	PG_TRY();
+	{
+		result = parse(utf8);
+	}
+	PG_CATCH();
+	{
+		if (!is_about_text(geterrcode()))
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
 }
 
 /* What the API writes as base64; raises what decode() raises. */

@@ -10,8 +10,14 @@
  *	  change_table.c	the functions that put it on a table
  *	  relay.c			the worker that publishes the outbox
  *	  sql_relay.c		the functions about the outbox and its relay
- *	  transaction.c		what happens at COMMIT, ROLLBACK and exit
- *	  publisher.c		sending, acknowledgments, retries, reconnecting
+ *	  sql_server.c		the options of foreign servers and user mappings
+ *	  transaction.c		when a transaction's messages are told of its end, and
+ *	  commit.c			what becomes of them then
+ *	  publisher.c		sending a message, and waiting for it
+ *	  delivery.c		acknowledgments, retries, sending again
+ *	  sessions.c		which connection a call uses
+ *	  session.c			keeping it connected
+ *	  policy.c			what the administrator lets be published
  *	  settings.c		the settings
  *	  report.c			the errors
  *

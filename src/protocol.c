@@ -506,7 +506,7 @@ np_puback_parse(NpSpan json, NpPubAck *ack)
 	memset(ack, 0, sizeof(*ack));
 	if (!take_literal(&rest, "{") || !take_literal(&rest, "\"stream\"") ||
 		!take_literal(&rest, ":") || !take_plain_string(&rest, &ack->stream) ||
-		!take_literal(&rest, ","))
+		ack->stream.length == 0 || !take_literal(&rest, ","))
 		return false;
 	if (take_literal(&rest, "\"domain\"") &&
 		(!take_literal(&rest, ":") || !take_plain_string(&rest, &ack->domain) ||

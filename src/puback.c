@@ -200,7 +200,7 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 	{
 		reply->kind = NP_REPLY_FAILURE;
 		if (!parse_answer(operation->payload, &answer) ||
-			(!answer.has_error && (answer.stream == NULL || !answer.has_sequence)))
+			(!answer.has_error && (answer.stream == NULL || answer.stream[0] == '\0' || !answer.has_sequence)))
 		{
 			reply->failure = np_failure(NP_FAULT_UNKNOWN,
 										"the reply is not an acknowledgment of JetStream");

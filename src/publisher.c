@@ -42,22 +42,10 @@
 
 static const NpWatch *watch;	/* what the present call waits for */
 
-static NpOutbound *
-outbound_of(NpSession *session)
-{
-	return np_connection_outbound(session->connection);
-}
-
 static bool
 watched_is_done(NpSession *session)
 {
 	return watch->done;
-}
-
-static bool
-window_is_empty(NpSession *session)
-{
-	return session->window.count == 0;
 }
 
 /* ---- Room in the window ---------------------------------------------------- */
@@ -74,7 +62,7 @@ window_has_room(NpSession *session)
 		return true;
 	return session->window.count < np_max_pending &&
 		np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE &&
-		outbound_of(session)->bytes + (int64) room_wanted <= bytes;
+		np_session_outbound(session)->bytes + (int64) room_wanted <= bytes;
 }
 
 /*
@@ -89,7 +77,7 @@ window_is_part_free(NpSession *session)
 
 	return session->window.count == 0 ||
 		(window_has_room(session) && session->window.count <= np_max_pending - np_max_pending / 8 &&
-		 outbound_of(session)->bytes <= bytes - bytes / 8);
+		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
 }
 
 /* Give up the messages that nobody waits for and that were published before. */
@@ -194,7 +182,7 @@ check_inbox(const NpSession *session, const NpMessage *message)
 static void
 send_or_gather(NpSession *session)
 {
-	uint64		unsent = outbound_of(session)->appended - outbound_of(session)->sent;
+	uint64		unsent = np_session_outbound(session)->appended - np_session_outbound(session)->sent;
 	NpTime		now = np_now();
 
 	if (session->window.count > 1 && unsent < FLUSH_BYTES && now - session->last_sent < FLUSH_INTERVAL)
@@ -474,7 +462,7 @@ flush_session(NpSession *session, NpTime limit)
 	NpFailure	failure;
 
 	if (session->window.count == 0 ||
-		np_session_wait(session, window_is_empty, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+		np_session_wait(session, np_session_is_idle, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 		return;
 	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time", session->window.count);
 	np_raise(&failure);

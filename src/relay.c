@@ -277,7 +277,7 @@ np_relay_main(Datum argument)
 		until = try_round(&batch);
 		MemoryContextReset(batch.context);
 		if (session != NULL)
-			np_outbound_give_back(np_connection_outbound(session->connection));
+			np_outbound_give_back(np_session_outbound(session));
 		rest(until);
 	}
 }

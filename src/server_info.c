@@ -49,7 +49,7 @@ end_greeting(Greeting *greeting)
 		ReleaseExternalFD();
 }
 
-static void
+NP_NORETURN static void
 raise_unanswered(const char *reason)
 {
 	NpFailure	failure = np_failure(NP_FAULT_UNREACHABLE, "could not ask the NATS server for its features");
@@ -166,10 +166,13 @@ np_server_info(NpConnection *connection)
 
 	for (int i = 0; i < MAX_GREETINGS; i++)
 	{
-		Datum		json = DirectFunctionCall1(jsonb_in, CStringGetDatum(greet(connection)));
-		Jsonb	   *info = DatumGetJsonbP(json);
-		char	   *id = JB_ROOT_IS_OBJECT(info) ? np_json_text(info, "server_id") : NULL;
+		char	   *json = greet(connection);
+		Jsonb	   *info = np_json_parse((NpSpan) {json, strlen(json)});
+		char	   *id;
 
+		if (info == NULL || !JB_ROOT_IS_OBJECT(info))
+			raise_unanswered("It greets with something else than a JSON object.");
+		id = np_json_text(info, "server_id");
 		if (id != NULL && strcmp(id, server_id) == 0)
 			return info;
 	}

@@ -39,6 +39,13 @@ np_session_is_open(NpSession *session)
 	return np_connection_is_open(session->connection);
 }
 
+/* Likewise: is nothing in its window? */
+bool
+np_session_is_idle(NpSession *session)
+{
+	return session->window.count == 0;
+}
+
 /* ---- Waiting -------------------------------------------------------------- */
 
 /*
@@ -136,12 +143,6 @@ np_session_wait(NpSession *session, bool (*condition) (NpSession *session), int 
 	}
 }
 
-static bool
-window_is_empty(NpSession *session)
-{
-	return session->window.count == 0;
-}
-
 /* The transaction ends, or has ended: which timeout applies. */
 void
 np_session_set_committing(bool now)
@@ -189,7 +190,7 @@ np_session_explain(const NpSession *session, const NpPending *message)
 static void
 leave_connection(NpSession *session)
 {
-	if (session->window.count > 0 && !np_session_wait(session, window_is_empty, np_session_patience(), NP_FOREVER))
+	if (session->window.count > 0 && !np_session_wait(session, np_session_is_idle, np_session_patience(), NP_FOREVER))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
 										 "could not change the NATS connection: %d messages are not acknowledged",

@@ -12,6 +12,7 @@
 
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern bool np_session_is_open(NpSession *session);
+extern bool np_session_is_idle(NpSession *session);
 extern void np_session_set_committing(bool now);
 extern int	np_session_patience(void);
 extern bool np_session_wait(NpSession *session, bool (*condition) (NpSession *session),

@@ -38,6 +38,14 @@ PG_FUNCTION_INFO_V1(nats_get_message);
 
 /* ---- Requests --------------------------------------------------------------- */
 
+static void
+raise_bad_reply(const char *what)
+{
+	NpFailure	failure = np_failure(NP_FAULT_JETSTREAM, "the reply of JetStream %s", what);
+
+	np_raise(&failure);
+}
+
 /*
  * One request to the API; returns its reply.  An API error is raised.
  */
@@ -50,6 +58,7 @@ request(const char *api, const char *body)
 	size_t		position;
 	NpSpan		reply;
 	NpFailure	failure;
+	Jsonb	   *answer;
 
 	if (np_subject_check((NpSpan) {utf8_api, strlen(utf8_api)}, &position) != NP_TEXT_OK)
 		np_raise_input("JetStream API \"%s\" is not a valid subject", api);
@@ -59,7 +68,10 @@ request(const char *api, const char *body)
 		failure.text = psprintf("JetStream request \"%s%s\" failed: %s", API_PREFIX, api, failure.text);
 		np_raise(&failure);
 	}
-	return np_json_parse(reply);
+	answer = np_json_parse(reply);
+	if (answer == NULL)
+		raise_bad_reply("is not valid JSON");
+	return answer;
 }
 
 static char *
@@ -294,14 +306,6 @@ decode_time(const char *text)
 							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }
 
-static void
-raise_bad_reply(void)
-{
-	NpFailure	failure = np_failure(NP_FAULT_JETSTREAM, "the reply of JetStream lacks a message");
-
-	np_raise(&failure);
-}
-
 /* nats_get_message(stream, seq): one stored message */
 Datum
 nats_get_message(PG_FUNCTION_ARGS)
@@ -327,14 +331,14 @@ nats_get_message(PG_FUNCTION_ARGS)
 					psprintf("{\"seq\": " INT64_FORMAT "}", PG_GETARG_INT64(1)));
 	if (getKeyJsonValueFromContainer(&reply->root, "message", 7, &value) == NULL ||
 		value.type != jbvBinary)
-		raise_bad_reply();
+		raise_bad_reply("lacks a message");
 	message = JsonbValueToJsonb(&value);
 	subject = np_json_text(message, "subject");
 	time = np_json_text(message, "time");
 	headers = np_json_text(message, "hdrs");
 	payload = np_json_text(message, "data");
 	if (subject == NULL || time == NULL)
-		raise_bad_reply();
+		raise_bad_reply("lacks a message");
 
 	values[MESSAGE_STREAM] = CStringGetTextDatum(stream);
 	values[MESSAGE_SUBJECT] = CStringGetTextDatum(subject);

@@ -158,12 +158,29 @@ DEFINE_MESSAGE(errmsg)
 DEFINE_MESSAGE(errdetail)
 DEFINE_MESSAGE(errhint)
 
+/* ---- Interrupts: there are none ---------------------------------------------- */
+
+volatile sig_atomic_t InterruptPending = false;
+
+void
+ProcessInterrupts(void)
+{
+}
+
 /* ---- The encoding of the database ------------------------------------------ */
 
 int
 GetDatabaseEncoding(void)
 {
 	return backend_encoding;
+}
+
+/* Only error texts are cut, and nobody looks at them here. */
+int
+pg_mbcliplen(const char *text, int length, int limit)
+{
+	(void) text;
+	return length < limit ? length : limit;
 }
 
 bool
