@@ -184,15 +184,13 @@ $session->run(q(SET nats_publish.url = 'nats://127.0.0.1:1'));
 like($session->error('SELECT nats_futures()'), qr/permission denied to set parameter/, 'nor set it before the library is there');
 is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it then');
 
-# TLS, which this version does not speak
+# TLS that comes to nothing; what works is in 027_tls.pl
 
 my $fake = FakeServer->new(sub { $_[0]->send($_[0]->info_line(tls_required => 'true')); $_[0]->hold });
 $session = session_to($fake->url, 'nats_publish.connect_timeout' => '2s');
 $result = $session->run($PUBLISH);
-like($result->{sqlstate}, qr/^(08001|0A000)$/, 'a server that requires TLS and then is silent');
+is($result->{sqlstate}, '08001', 'a server that requires TLS and then is silent');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
-is($session->sqlstate(q(SET nats_publish.url = 'tls://127.0.0.1')), '22023', 'a tls:// URL is refused');
-
 SKIP:
 {
 	my $dir = PostgreSQL::Test::Utils::tempdir('tls');
@@ -201,7 +199,7 @@ SKIP:
 			. " >$dir/log 2>&1") != 0;
 	my $secure = NatsServer->new(name => 'secure', config => qq(tls { cert_file: "$dir/cert", key_file: "$dir/key" }))->start;
 	$result = session_to($secure->url)->run($PUBLISH);
-	like($result->{sqlstate}, qr/^(08001|0A000)$/, 'a real server that requires TLS');
+	is($result->{sqlstate}, '08001', 'a real server that requires TLS');
 	like($result->{error}, qr/TLS|SSL|secure/i, 'is told so');
 }
 
@@ -271,6 +269,6 @@ $session->value($PUBLISH) foreach 1 .. 2;
 my %events;
 while (my $event = $pinging->next_event(1)) { $events{$event}++; }
 is("$events{SUB} $events{PUB}", '1 2', 'one connection');
-cmp_ok($events{PONG} // 0, '>=', 3, "a server's PINGs are answered with the next message");
+cmp_ok($events{PONG} // 0, '>=', 1, "a server's PINGs are answered with the next message");
 
 done_testing();
