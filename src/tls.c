@@ -57,13 +57,23 @@ is_address(const char *host)
 	return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
 }
 
+/* Since TLS 1.3 what the server thinks of our certificate comes after the handshake. */
+static const char *
+describe_alert(int alert)
+{
+	return ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, SSL_AD_REASON_OFFSET + (alert & 0xff)));
+}
+
 static void
-on_handshake(const SSL *ssl, int where, int result)
+on_event(const SSL *ssl, int where, int result)
 {
 	SSL		   *own = (SSL *) ssl;
 
-	(void) result;
-	if (capturing == NULL || (where & SSL_CB_HANDSHAKE_START) == 0)
+	if (capturing == NULL)
+		return;
+	if (where == SSL_CB_READ_ALERT && (result >> 8) == SSL3_AL_FATAL)
+		capturing->alert = describe_alert(result);
+	if ((where & SSL_CB_HANDSHAKE_START) == 0)
 		return;
 	capturing->tls = (NpTls *) own;
 	/* RFC 6066 §3: no addresses in it */
@@ -97,7 +107,7 @@ np_tls_capture_end(void)
 void
 np_tls_announce_host(NpTlsCapture *capture)
 {
-	SSL_CTX_set_info_callback(capture->context, on_handshake);
+	SSL_CTX_set_info_callback(capture->context, on_event);
 }
 
 /* The newest error of OpenSSL in this thread, in words. */

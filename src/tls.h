@@ -20,6 +20,7 @@ typedef struct NpTlsCapture
 	char	   *host;			/* for SNI; not copied */
 	void	   *context;		/* the SSL_CTX; NULL: none was created */
 	NpTls	   *tls;			/* whose handshake has begun; NULL: none has */
+	const char *alert;			/* why the server refuses us; NULL: it has not said */
 } NpTlsCapture;
 
 extern bool np_tls_capture_begin(NpTlsCapture *capture, char *host);

@@ -521,6 +521,8 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 	*secured = capture.context != NULL;
 	if (status == NATS_OK)
 		attempt->wire->tls = capture.tls;
+	else if (capture.alert != NULL)
+		snprintf(error, error_size, "the server refused the TLS connection: %s", capture.alert);
 	else if (error[0] == '\0' &&
 			 (status != NATS_NO_SERVER || !may_go_on(attempt, deadline) ||
 			  !explain_no_server(address, deadline - now_ms() + 1, error, error_size)))
