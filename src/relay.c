@@ -7,6 +7,9 @@
  *	  ──► publish it (no transaction: NATS may take its time)
  *	  ──► delete what is stored, put off or bury what failed (a transaction)
  *
+ * In a backlog, a batch that is stored as a whole is deleted a little later,
+ * while the server works on the next one.
+ *
  * What is between the second step and the third when the worker dies is
  * published again, under the same id.
  *
@@ -49,6 +52,10 @@ static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: the last round went well */
 static NpTime last_full_look;	/* when rows were read from the first one on */
 static int64 floor_id;			/* nothing is expected up to this id, for a while */
+
+static MemoryContext round_context; /* of what a round needs beside its batch */
+static NpOutboxBatch batches[2];
+static NpOutboxBatch *stored;	/* published as a whole, and still to be deleted; NULL: none */
 
 static bool
 is_connected(void)
@@ -99,55 +106,106 @@ next_floor(void)
 	return 0;
 }
 
+static bool
+is_full(const NpOutboxBatch *batch)
+{
+	return batch->count == np_relay_batch_size;
+}
+
 static void
 note_floor(const NpOutboxBatch *batch, bool complete)
 {
-	if (complete && batch->count == np_relay_batch_size)
-		floor_id = batch->rows[batch->count - 1].id;
-	else
-		floor_id = 0;
+	floor_id = complete && is_full(batch) ? batch->rows[batch->count - 1].id : 0;
+}
+
+/* Write down what has become of a batch, of which nothing is left then. */
+static void
+settle(NpOutboxBatch *batch)
+{
+	NpOutboxOutcome outcome = np_outbox_settle(batch);
+
+	np_relay_slot_count(slot, outcome.published, outcome.failed, outcome.dead);
+	if (outcome.error != NULL)
+		np_relay_slot_set_error(slot, outcome.error);
+	MemoryContextReset(batch->context);
+}
+
+/* What can't be deleted is found again, and published under the same id. */
+static void
+settle_stored(void)
+{
+	NpOutboxBatch *batch = stored;
+
+	stored = NULL;
+	if (batch != NULL)
+		settle(batch);
+}
+
+static bool
+is_stored(const NpOutboxBatch *batch)
+{
+	for (int i = 0; i < batch->count; i++)
+		if (batch->rows[i].state != NP_ROW_STORED)
+			return false;
+	return true;
 }
 
 static void
 publish_batch(NpOutboxBatch *batch)
 {
 	const char *problem = NULL;
-	NpOutboxOutcome outcome;
 	bool		complete;
 
 	np_relay_slot_set(slot, NP_RELAY_PUBLISHING);
 	pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
-	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, &problem);
-	outcome = np_outbox_settle(batch);
-	np_relay_slot_count(slot, outcome.published, outcome.failed, outcome.dead);
-	if (outcome.error != NULL)
-		np_relay_slot_set_error(slot, outcome.error);
+	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, settle_stored, &problem);
 	if (!complete)
 		tell_problem(problem);
 	else if (is_connected())
 		tell_success();
+	settle_stored();
 	note_floor(batch, complete);
+	if (complete && is_full(batch) && is_stored(batch))
+		stored = batch;
+	else
+		settle(batch);
 	pgstat_report_stat(false);
+}
+
+/* The one that is not to be deleted yet, if there is one. */
+static NpOutboxBatch *
+free_batch(void)
+{
+	NpOutboxBatch *batch = stored == &batches[0] ? &batches[1] : &batches[0];
+
+	MemoryContextReset(batch->context);
+	return batch;
 }
 
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
-run_round(NpOutboxBatch *batch)
+run_round(void)
 {
 	NpTime		poll = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
 	int64		floor = next_floor();
+	NpOutboxBatch *batch;
 
+	/* a look from the first row on would find it again */
+	if (floor == 0 || np_publishing != NP_PUBLISHING_ON)
+		settle_stored();
 	if (np_publishing != NP_PUBLISHING_ON)
 	{
 		np_relay_slot_set(slot, NP_RELAY_OFF);
 		return poll;
 	}
+	batch = free_batch();
 	switch (np_outbox_read(batch, floor, np_relay_ordering == NP_RELAY_STRICT))
 	{
 		case NP_OUTBOX_ABSENT:
 			np_relay_slot_set(slot, NP_RELAY_NO_EXTENSION);
 			return np_now() + ABSENT_PAUSE;
 		case NP_OUTBOX_PAUSED:
+			settle_stored();
 			np_relay_slot_set(slot, NP_RELAY_PAUSED);
 			return poll;
 		case NP_OUTBOX_THERE:
@@ -159,6 +217,7 @@ run_round(NpOutboxBatch *batch)
 		publish_batch(batch);
 		return 0;
 	}
+	settle_stored();
 	pause_after_error = 0;
 	if (floor > 0)
 	{
@@ -172,14 +231,14 @@ run_round(NpOutboxBatch *batch)
 
 /* The same; an error ends the round, and the worker goes on. */
 static NpTime
-try_round(NpOutboxBatch *batch)
+try_round(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	NpTime		until = 0;
 
 	PG_TRY();
 	{
-		until = run_round(batch);
+		until = run_round();
 	}
 	PG_CATCH();
 	{
@@ -258,24 +317,31 @@ start(const char *database)
 	SetConfigOption("nats_publish.on_full", "wait", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
+static void
+create_contexts(void)
+{
+	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; i < lengthof(batches); i++)
+		batches[i].context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay batch",
+												   ALLOCSET_DEFAULT_SIZES);
+}
+
 /* The worker of the slot `argument`; its database is in bgw_extra.  SIGTERM ends it as it ends a backend. */
 void
 np_relay_main(Datum argument)
 {
-	NpOutboxBatch batch = {0};
-
 	slot = DatumGetInt32(argument);
 	start(MyBgworkerEntry->bgw_extra);
-	batch.context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
+	create_contexts();
 	for (;;)
 	{
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
 		reload_settings();
-		MemoryContextSwitchTo(batch.context);
-		until = try_round(&batch);
-		MemoryContextReset(batch.context);
+		MemoryContextSwitchTo(round_context);
+		until = try_round();
+		MemoryContextReset(round_context);
 		if (session != NULL)
 			np_outbound_give_back(np_session_outbound(session));
 		rest(until);

@@ -324,13 +324,25 @@ give_up_unanswered(const char **problem)
 }
 
 static bool
-send_all(const char **problem)
+send_ready(const char **problem)
 {
+	while (ready_sent < ready_count)
+		if (!try_send_row(&batch->rows[ready[ready_sent++]], problem))
+			return false;
+	return true;
+}
+
+static bool
+send_all(void (*meanwhile) (void), const char **problem)
+{
+	if (!send_ready(problem))
+		return false;
+	np_connection_send(session->connection);
+	meanwhile();
 	for (;;)
 	{
-		while (ready_sent < ready_count)
-			if (!try_send_row(&batch->rows[ready[ready_sent++]], problem))
-				return false;
+		if (!send_ready(problem))
+			return false;
 		if (in_flight == 0)
 		{
 			*problem = doubt;
@@ -362,13 +374,14 @@ forget_in_flight(void)
 
 /*
  * Publish the rows of a batch and wait for what becomes of them, which their
- * states then tell; `ordered` keeps the order of each subject.
+ * states then tell; `ordered` keeps the order of each subject.  Before the
+ * wait, when the server has something to do, `meanwhile` is called.
  *
  * False: *problem (palloc'd) kept rows from being sent or answered.  Raises what an
- * interrupt raises.
+ * interrupt or `meanwhile` raises.
  */
 bool
-np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, const char **problem)
+np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, void (*meanwhile) (void), const char **problem)
 {
 	bool		complete = false;
 
@@ -376,7 +389,7 @@ np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, const char **prob
 	np_delivery_listen_to_relay(on_result);
 	PG_TRY();
 	{
-		complete = send_all(problem);
+		complete = send_all(meanwhile, problem);
 	}
 	PG_FINALLY();
 	{

@@ -114,6 +114,8 @@ sub new
 		}
 		POSIX::_exit(127);
 	}
+	# else a psql that has ended, as it could not connect, would not be seen
+	CORE::close($_) foreach $in_read, $out_write, $err_write;
 	$self->{stdin}->autoflush(1);
 	push @sessions, $self;
 	weaken($sessions[-1]);

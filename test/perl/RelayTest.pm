@@ -101,6 +101,8 @@ sub reconfigure
 		defined $settings{$_} ? "ALTER SYSTEM SET $_ = '" . ($settings{$_} =~ s/'/''/gr) . "'" : "ALTER SYSTEM RESET $_")
 		foreach sort keys %settings;
 	$node->reload;
+	# the workers are told by the postmaster, and nothing shows that they have heard it
+	sleep 0.3;
 	return;
 }
 
