@@ -24,6 +24,7 @@ use warnings FATAL => 'all';
 use Exporter 'import';
 
 use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep);
 
 use PsqlSession;
 use PublishTest;
