@@ -16,8 +16,6 @@
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
-
 #include "common/pg_prng.h"
 
 #include "candidates.h"
@@ -113,19 +111,6 @@ end_round(NpCandidates *candidates)
 	candidates->order = NULL;
 }
 
-static bool
-is_address(NpSpan host)
-{
-	char		text[INET6_ADDRSTRLEN];
-	unsigned char address[sizeof(struct in6_addr)];
-
-	if (host.length >= sizeof(text))
-		return false;
-	memcpy(text, host.data, host.length);
-	text[host.length] = '\0';
-	return inet_pton(AF_INET, text, address) == 1 || inet_pton(AF_INET6, text, address) == 1;
-}
-
 /* False: its URL is not one, or it is known no more. */
 static bool
 describe(const NpCandidates *candidates, int index, NpCandidate *candidate)
@@ -149,7 +134,7 @@ describe(const NpCandidates *candidates, int index, NpCandidate *candidate)
 	candidate->url.tls = origin.tls;
 	candidate->url.user = origin.user;
 	candidate->url.password = origin.password;
-	candidate->tls_name = is_address(candidate->url.host) ? origin.host : candidate->url.host;
+	candidate->tls_name = np_url_is_address(candidate->url.host) ? origin.host : candidate->url.host;
 	return true;
 }
 

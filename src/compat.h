@@ -101,6 +101,13 @@
 #define np_compat_interval_is_finite(span)	true
 #endif
 
+/* All settings; utils/guc_tables.h must have been included. */
+#if PG_VERSION_NUM >= 160000
+#define np_compat_settings(count) get_guc_variables(count)
+#else
+#define np_compat_settings(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
+#endif
+
 #endif							/* PG_VERSION_NUM */
 
 #endif							/* NP_COMPAT_H */

@@ -137,9 +137,11 @@ use_seed(const Login *login)
 {
 	NpWireTarget *target = login->target;
 
-	return copy_value(login, NP_SERVER_NKEY_SEED, "nkey_seed", target->seed, sizeof(target->seed)) &&
-		read_file(login, NP_SERVER_NKEY_SEED_FILE, "nkey_seed_file", target->seed, sizeof(target->seed)) &&
-		check_seed(login, "nkey_seed");
+	if (login->server->values[NP_SERVER_NKEY_SEED] != NULL)
+		return copy_value(login, NP_SERVER_NKEY_SEED, "nkey_seed", target->seed, sizeof(target->seed)) &&
+			check_seed(login, "nkey_seed");
+	return read_file(login, NP_SERVER_NKEY_SEED_FILE, "nkey_seed_file", target->seed, sizeof(target->seed)) &&
+		check_seed(login, "nkey_seed_file");
 }
 
 static bool

@@ -12,6 +12,7 @@
 #include "list.h"
 #include "server_url.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <string.h>
 
@@ -218,4 +219,18 @@ np_url_decode(NpSpan encoded, char *decoded)
 	}
 	*decoded = '\0';
 	return true;
+}
+
+/* Is the host an IP address rather than a name? */
+bool
+np_url_is_address(NpSpan host)
+{
+	char		text[INET6_ADDRSTRLEN];
+	unsigned char address[sizeof(struct in6_addr)];
+
+	if (host.length >= sizeof(text))
+		return false;
+	memcpy(text, host.data, host.length);
+	text[host.length] = '\0';
+	return inet_pton(AF_INET, text, address) == 1 || inet_pton(AF_INET6, text, address) == 1;
 }

@@ -26,5 +26,6 @@ extern const char *np_url_list_check(const char *list, int *position);
 extern bool np_url_list_has_credentials(const char *list);
 extern const char *np_url_parse(NpSpan text, NpServerUrl *url);
 extern bool np_url_decode(NpSpan encoded, char *decoded);
+extern bool np_url_is_address(NpSpan host);
 
 #endif							/* NP_SERVER_URL_H */

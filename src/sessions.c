@@ -56,6 +56,16 @@ make(void)
 	return session;
 }
 
+/* What is left of the one that it was. */
+static void
+forget_identity(NpSession *session)
+{
+	np_connection_close(session->connection);
+	np_server_wipe(&session->server);
+	session->next_connect = session->connect_delay = session->uncritical_pause_until = 0;
+	session->connect_failure[0] = '\0';
+}
+
 /* One that nothing waits for, when there can be no more.  Raises 54000. */
 static NpSession *
 take_idle(void)
@@ -67,9 +77,13 @@ take_idle(void)
 	{
 		NpSession  *session = sessions[i];
 
-		if (session->window.count > 0 || np_queue_holds_for(&held, i) || session->server_id == InvalidOid)
+		if (session->server_id == InvalidOid || np_queue_holds_for(&held, i))
 			continue;
-		np_connection_close(session->connection);
+		if (session->window.count > 0)
+			np_connection_receive(session->connection);
+		if (session->window.count > 0)
+			continue;
+		forget_identity(session);
 		return session;
 	}
 	failure = np_failure(NP_FAULT_SIZE, "this session publishes over %d connections at once already", count);

@@ -10,8 +10,10 @@
 #include "postgres.h"
 
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/varlena.h"
 
+#include "compat.h"
 #include "server_url.h"
 #include "settings.h"
 #include "subject.h"
@@ -333,9 +335,65 @@ define_relay_settings(void)
 							NULL, NULL, NULL);
 }
 
+/* ---- Options of the connection ---------------------------------------------------- */
+
+/*
+ * May whoever made this connection not set what its options set?  PostgreSQL
+ * could not know yet.
+ */
+static bool
+is_unchecked_option(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+		strncmp(setting->name, "nats_publish.", strlen("nats_publish.")) == 0 &&
+		setting->reset_source == PGC_S_CLIENT && setting->reset_scontext == PGC_BACKEND;
+}
+
+static List *
+unchecked_options(void)
+{
+	int			count;
+	struct config_generic **settings = np_compat_settings(&count);
+	List	   *names = NIL;
+
+	for (int i = 0; i < count; i++)
+		if (is_unchecked_option(settings[i]))
+			names = lappend(names, pstrdup(settings[i]->name));
+	return names;
+}
+
+/*
+ * When a setting is defined, PostgreSQL drops what an ordinary user has given
+ * as an option of the connection, but that had already taken the place of
+ * what is set for the role, the database or the server: the setting would be
+ * as if nobody had set it.  So the connection ends, as one does that meets
+ * the library preloaded.
+ */
+static void
+refuse_options(List *names)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+		int			count;
+		struct config_generic **settings = np_compat_settings(&count);
+
+		for (int i = 0; i < count; i++)
+			if (strcmp(settings[i]->name, name) == 0 && settings[i]->context != PGC_USERSET &&
+				settings[i]->reset_source != PGC_S_CLIENT)
+				ereport(FATAL,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("permission denied to set parameter \"%s\"", name)));
+	}
+}
+
 void
 np_settings_define(void)
 {
+	List	   *options = unchecked_options();
+
 	define_server_settings();
 	define_identity_settings();
 	define_tls_settings();
@@ -343,6 +401,7 @@ np_settings_define(void)
 	define_publishing_settings();
 	define_relay_settings();
 	MarkGUCPrefixReserved("nats_publish");
+	refuse_options(options);
 }
 
 static char *

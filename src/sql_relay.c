@@ -125,9 +125,11 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay();
 	if (!np_outbox_row_is_checked())
+	{
+		if (!was_tried(row, RelationGetDescr(data->tg_relation)))
+			check_row(row, RelationGetDescr(data->tg_relation));
 		np_policy_check_subject(utf8_or_absent(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
-	if (!np_outbox_row_is_checked() && !was_tried(row, RelationGetDescr(data->tg_relation)))
-		check_row(row, RelationGetDescr(data->tg_relation));
+	}
 	return PointerGetDatum(row);
 }
 

@@ -20,9 +20,9 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "server_url.h"
 #include "tls.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -49,14 +49,6 @@ on_new_context(void *parent, void *data, CRYPTO_EX_DATA *all, int index, long ar
 		capturing->context = parent;
 }
 
-static bool
-is_address(const char *host)
-{
-	unsigned char address[sizeof(struct in6_addr)];
-
-	return inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
-}
-
 /* Since TLS 1.3 what the server thinks of our certificate comes after the handshake. */
 static const char *
 describe_alert(int alert)
@@ -77,7 +69,7 @@ on_event(const SSL *ssl, int where, int result)
 		return;
 	capturing->tls = (NpTls *) own;
 	/* RFC 6066 §3: no addresses in it */
-	SSL_set_tlsext_host_name(own, is_address(capturing->host) ? NULL : capturing->host);
+	SSL_set_tlsext_host_name(own, np_url_is_address((NpSpan) {capturing->host, strlen(capturing->host)}) ? NULL : capturing->host);
 }
 
 /*

@@ -81,6 +81,7 @@ struct NpWireAttempt
 	pthread_mutex_t lock;
 	pthread_cond_t ended_condition;
 	NpWireTarget target;
+	bool		lost_signature; /* the library could not send it */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
 	bool		abandoned;		/* the thread begins nothing new */
@@ -240,40 +241,53 @@ set_token(natsOptions *options, const NpWireTarget *target)
 static natsStatus
 give_jwt(char **jwt, char **error, void *closure)
 {
-	const NpWireTarget *target = closure;
+	const NpWireAttempt *attempt = closure;
 
 	(void) error;
-	*jwt = strdup(target->jwt);
+	*jwt = strdup(attempt->target.jwt);
 	return *jwt != NULL ? NATS_OK : NATS_NO_MEMORY;
 }
 
-/* natsSignatureHandler: the library frees the signature. */
+/*
+ * natsSignatureHandler: the library frees the signature.
+ *
+ * Without a nonce the server looks at no signature, but the library needs one.
+ * libnats 3.4.1 takes a signature that begins with a zero byte for none at
+ * all (its base64 encoder looks for the end of a string), and the server
+ * refuses the user: such a one is for the caller to try again.
+ */
 static natsStatus
 sign(char **error, unsigned char **signature, int *length, const char *nonce, void *closure)
 {
-	const NpWireTarget *target = closure;
+	NpWireAttempt *attempt = closure;
+	natsStatus	status;
 
 	(void) error;
-	return nats_Sign(target->seed, nonce, signature, length);
+	status = nats_Sign(attempt->target.seed, nonce == NULL || nonce[0] == '\0' ? "-" : nonce, signature, length);
+	attempt->lost_signature = status == NATS_OK && (*signature)[0] == 0;
+	return status;
 }
 
 static natsStatus
-set_nkey(natsOptions *options, NpWireTarget *target)
+set_nkey(natsOptions *options, NpWireAttempt *attempt)
 {
+	const char *seed = attempt->target.seed;
 	char		public_key[NP_NKEY_PUBLIC_SIZE];
 
-	if (!np_nkey_public((NpSpan) {target->seed, strlen(target->seed)}, public_key))
+	if (!np_nkey_public((NpSpan) {seed, strlen(seed)}, public_key))
 		return NATS_INVALID_ARG;
-	return natsOptions_SetNKey(options, public_key, sign, target);
+	return natsOptions_SetNKey(options, public_key, sign, attempt);
 }
 
 static natsStatus
-set_credentials(natsOptions *options, NpWireTarget *target)
+set_credentials(natsOptions *options, NpWireAttempt *attempt)
 {
+	const NpWireTarget *target = &attempt->target;
+
 	if (target->jwt[0] != '\0')
-		return natsOptions_SetUserCredentialsCallbacks(options, give_jwt, target, sign, target);
+		return natsOptions_SetUserCredentialsCallbacks(options, give_jwt, attempt, sign, attempt);
 	if (target->seed[0] != '\0')
-		return set_nkey(options, target);
+		return set_nkey(options, attempt);
 	if (target->token[0] != '\0')
 		return set_token(options, target);
 	if (target->user[0] != '\0')
@@ -342,9 +356,9 @@ set_tls(natsOptions *options, const NpWireTarget *target, NpTlsCapture *capture,
 
 /* Options to connect to one address, given in figures, within a time. */
 static natsStatus
-set_options(natsOptions *options, NpWireTarget *target, const char *address,
-			int timeout_ms, NpWire *wire)
+set_options(natsOptions *options, NpWireAttempt *attempt, const char *address, int timeout_ms)
 {
+	const NpWireTarget *target = &attempt->target;
 	char		url[NI_MAXHOST + 32];
 	natsStatus	status;
 
@@ -359,9 +373,9 @@ set_options(natsOptions *options, NpWireTarget *target, const char *address,
 	/* no flusher thread and no timer on the connection */
 		(status = natsOptions_SetSendAsap(options, true)) != NATS_OK ||
 		(status = natsOptions_SetPingInterval(options, 0)) != NATS_OK ||
-		(status = natsOptions_SetEventLoop(options, wire, on_attach, on_read, on_write, on_detach)) != NATS_OK)
+		(status = natsOptions_SetEventLoop(options, attempt->wire, on_attach, on_read, on_write, on_detach)) != NATS_OK)
 		return status;
-	return set_credentials(options, target);
+	return set_credentials(options, attempt);
 }
 
 /* ---- The sockets of this process --------------------------------------- */
@@ -510,7 +524,7 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 	if (status == NATS_OK)
 		status = natsOptions_Create(&options);
 	if (status == NATS_OK)
-		status = set_options(options, target, figures, (int) (deadline - now_ms()) + 1, attempt->wire);
+		status = set_options(options, attempt, figures, (int) (deadline - now_ms()) + 1);
 	if (status == NATS_OK && target->tls)
 		status = set_tls(options, target, &capture, error, error_size);
 	if (status == NATS_OK)
@@ -530,6 +544,22 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 	return status;
 }
 
+/* The same, until the signature is one that the library can send: each connection has another nonce to sign. */
+static natsStatus
+try_address_signed(NpWireAttempt *attempt, const struct addrinfo *address, long deadline, bool *secured,
+				   char *error, size_t error_size)
+{
+	for (;;)
+	{
+		natsStatus	status;
+
+		attempt->lost_signature = false;
+		status = try_address(attempt, address, deadline, secured, error, error_size);
+		if (status != NATS_CONNECTION_AUTH_FAILED || !attempt->lost_signature || !may_go_on(attempt, deadline))
+			return status;
+	}
+}
+
 /*
  * A server may require TLS of a client that was not told of it.  The library
  * then goes on with TLS, without our name and authorities: so we begin anew.
@@ -539,14 +569,14 @@ connect_to_address(NpWireAttempt *attempt, const struct addrinfo *address, long 
 				   char *error, size_t error_size)
 {
 	bool		secured;
-	natsStatus	status = try_address(attempt, address, deadline, &secured, error, error_size);
+	natsStatus	status = try_address_signed(attempt, address, deadline, &secured, error, error_size);
 
 	if (!secured || attempt->target.tls)
 		return status;
 	if (status == NATS_OK)
 		close_connection(attempt->wire);
 	attempt->target.tls = true;
-	return try_address(attempt, address, deadline, &secured, error, error_size);
+	return try_address_signed(attempt, address, deadline, &secured, error, error_size);
 }
 
 /* Try the addresses of the host in their order. */
