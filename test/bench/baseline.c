@@ -19,6 +19,8 @@
  *   window=4096   unacknowledged    subjects=1 taken in turn
  *   batch=0       wait for all acks after so many messages, as a COMMIT does
  *                 (0: once, at the end)
+ *   gap=0         microseconds of other work between two batches, as a database
+ *                 has some between two transactions
  *   latency=batch the percentiles printed are those of whole batches, or those
  *                 of single publish calls (latency=call)
  *
@@ -65,6 +67,7 @@ typedef struct Run
 	long		size;
 	long		window;
 	long		batch;
+	long		gap;			/* microseconds */
 	long		subjects;
 	bool		time_calls;
 
@@ -452,6 +455,17 @@ compare_doubles(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Keep the processor busy until the time; returns when that is over. */
+static double
+work_until(double time)
+{
+	double		now = clock_us();
+
+	while (now < time)
+		now = clock_us();
+	return now;
+}
+
 static void
 measure(const Mode *mode, Run *run)
 {
@@ -486,7 +500,7 @@ measure(const Mode *mode, Run *run)
 				double		batch_end = clock_us();
 
 				latency[n++] = batch_end - batch_start;
-				batch_start = batch_end;
+				batch_start = work_until(batch_end + (double) run->gap);
 			}
 		}
 	}
@@ -562,6 +576,7 @@ parse_key(Run *run, const char *arg)
 		{"size=", &run->size},
 		{"window=", &run->window},
 		{"batch=", &run->batch},
+		{"gap=", &run->gap},
 		{"subjects=", &run->subjects},
 	};
 
