@@ -30,6 +30,8 @@ LABELS = {
     "client_added": "client, added by the messages",
     "spread": "nats_publish, no ids",
     "spread_ids": "nats_publish, ids",
+    "spread_c": "plain-C event loop",
+    "spread_c_ids": "plain-C event loop, ids",
     "insert": "no trigger",
     "outbox": "plpgsql outbox trigger",
     "level_row": "level row, no ids",
@@ -334,11 +336,20 @@ def scale_run(wanted, ids):
     return run
 
 
+def scale_plain_c(mode, wanted):
+    def run(bench):
+        figures = bench.baseline(mode, count=bench.scaled(wanted), size=PAYLOAD)
+        return {"us": 1e6 / figures["rate"], "cpu_us": figures["cpu_us"]}
+    return Side(mode, run, str(wanted))
+
+
 def scale_spread(results):
-    costs = {side: [metrics["us"] for (_, name), metrics in results.items() if name == side]
-             for side in ("ours", "ours_ids")}
-    return {("", "spread"): {"spread": max(costs["ours"]) / min(costs["ours"])},
-            ("", "spread_ids"): {"spread": max(costs["ours_ids"]) / min(costs["ours_ids"])}}
+    """The cost at the dearest count divided by that at the cheapest."""
+    spreads = {}
+    for side, name in (("ours", "spread"), ("ours_ids", "spread_ids"), ("evloop", "spread_c"), ("evloop_hdr", "spread_c_ids")):
+        costs = [metrics["us"] for (_, measured), metrics in results.items() if measured == side]
+        spreads["", name] = {"spread": max(costs) / min(costs)}
+    return spreads
 
 
 SCALE = Row(
@@ -346,9 +357,12 @@ SCALE = Row(
     ("us", "cpu_us", "pss_first_kb", "pss_held_kb", "pss_after_kb", "rss_after_kb", "threads"),
     tuple(Side("ours_ids" if ids else "ours", scale_run(count, ids), str(count))
           for count in SCALE_COUNTS for ids in (False, True)) +
+    tuple(scale_plain_c(mode, count) for count in SCALE_COUNTS for mode in ("evloop", "evloop_hdr")) +
     (Side("ours", scale_run(SCALE_LARGEST, False), str(SCALE_LARGEST)),),
     (Bar("spread", "spread", at_most=1.2),
      Bar("spread", "spread_ids", at_most=1.2),
+     Bar("spread", "spread_c"),
+     Bar("spread", "spread_c_ids"),
      Bar("pss_first_kb", "ours_ids", at_most=1024, case="100000"),
      Bar("pss_after_kb", "ours_ids", at_most=4096, case="100000")),
     scale_spread)
