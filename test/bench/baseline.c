@@ -21,6 +21,8 @@
  *                 (0: once, at the end)
  *   gap=0         microseconds of other work between two batches, as a database
  *                 has some between two transactions
+ *   rate=0        messages a second, each sent when its time has come (0: as fast
+ *                 as it can)
  *   latency=batch the percentiles printed are those of whole batches, or those
  *                 of single publish calls (latency=call)
  *
@@ -38,6 +40,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #define STREAM		"BENCH"
 #define WAIT_MS		60000
@@ -68,6 +71,7 @@ typedef struct Run
 	long		window;
 	long		batch;
 	long		gap;			/* microseconds */
+	long		rate;			/* messages a second */
 	long		subjects;
 	bool		time_calls;
 
@@ -467,6 +471,15 @@ work_until(double time)
 }
 
 static void
+sleep_until(double time)
+{
+	double		rest = time - clock_us();
+
+	if (rest > 0)
+		usleep((useconds_t) rest);
+}
+
+static void
 measure(const Mode *mode, Run *run)
 {
 	struct rusage before;
@@ -482,6 +495,8 @@ measure(const Mode *mode, Run *run)
 	start = batch_start = clock_us();
 	for (long i = 0; i < run->count; i++)
 	{
+		if (run->rate > 0)
+			sleep_until(start + (double) i * 1e6 / (double) run->rate);
 		if (run->time_calls)
 		{
 			double		call_start = clock_us();
@@ -577,6 +592,7 @@ parse_key(Run *run, const char *arg)
 		{"window=", &run->window},
 		{"batch=", &run->batch},
 		{"gap=", &run->gap},
+		{"rate=", &run->rate},
 		{"subjects=", &run->subjects},
 	};
 

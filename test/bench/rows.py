@@ -6,8 +6,10 @@ of a row one after the other, in another order each round. To add a row, add it 
 
 import threading
 import time
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Callable, Optional, Union
 
 from workbench import Failure, NatsClient, wait_for
@@ -30,6 +32,7 @@ LABELS = {
     "client_added": "client, added by the messages",
     "spread": "nats_publish, no ids",
     "spread_ids": "nats_publish, ids",
+    "c_beside": "no trigger, plain-C publishers beside",
     "spread_c": "plain-C event loop",
     "spread_c_ids": "plain-C event loop, ids",
     "insert": "no trigger",
@@ -305,6 +308,12 @@ TABLE = Row(
 SCALE_COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 # The server keeps every id for two minutes, so this many go without.
 SCALE_LARGEST = 10_000_000
+# A few milliseconds are over before the server's pace has settled: the median of several small transactions counts.
+SCALE_SETTLED = 100_000
+
+
+def scale_repeats(count):
+    return max(1, min(25, SCALE_SETTLED // count))
 
 
 def scale_run(wanted, ids):
@@ -317,19 +326,22 @@ def scale_run(wanted, ids):
         with bench.session(**settings(ids)) as session:
             counting = f"BEGIN;\nSELECT count(clock_timestamp()) {series};"
             session.run(f"{counting}\nCOMMIT;")
-            counting_ms = session.milliseconds(counting) + session.milliseconds("COMMIT;")
+            counting_ms = median(session.milliseconds(counting) + session.milliseconds("COMMIT;")
+                                 for _ in range(scale_repeats(count)))
             fresh = session.memory()
             session.run(f"SELECT nats_publish_async('bench.connect', repeat('x', {PAYLOAD}));")
             first = session.memory()
             cpu, _ = session.usage()
-            ms = session.milliseconds(
-                f"BEGIN;\nSELECT count(nats_publish_async('bench.a', repeat('x', {PAYLOAD}))) {series};")
-            held = session.memory()
-            ms += session.milliseconds("COMMIT;")
+            times = []
+            for _ in range(scale_repeats(count)):
+                ms = session.milliseconds(
+                    f"BEGIN;\nSELECT count(nats_publish_async('bench.a', repeat('x', {PAYLOAD}))) {series};")
+                held = session.memory()
+                times.append(ms + session.milliseconds("COMMIT;"))
             cpu_after, _ = session.usage()
             after = session.memory()
-        bench.check_stored(count + 1)
-        return {"us": (ms - counting_ms) * 1000 / count, "cpu_us": (cpu_after - cpu) / count,
+        bench.check_stored(count * len(times) + 1)
+        return {"us": (median(times) - counting_ms) * 1000 / count, "cpu_us": (cpu_after - cpu) / count / len(times),
                 "pss_first_kb": first["pss_kb"] - fresh["pss_kb"], "pss_held_kb": held["pss_kb"] - fresh["pss_kb"],
                 "pss_after_kb": after["pss_kb"] - fresh["pss_kb"], "rss_after_kb": after["rss_kb"] - fresh["rss_kb"],
                 "threads": after["threads"] - fresh["threads"]}
@@ -338,8 +350,9 @@ def scale_run(wanted, ids):
 
 def scale_plain_c(mode, wanted):
     def run(bench):
-        figures = bench.baseline(mode, count=bench.scaled(wanted), size=PAYLOAD)
-        return {"us": 1e6 / figures["rate"], "cpu_us": figures["cpu_us"]}
+        count = bench.scaled(wanted)
+        figures = bench.baseline(mode, count=count * scale_repeats(count), batch=count, size=PAYLOAD)
+        return {"us": figures["p50_us"] / count, "cpu_us": figures["cpu_us"]}
     return Side(mode, run, str(wanted))
 
 
@@ -366,6 +379,50 @@ SCALE = Row(
      Bar("pss_first_kb", "ours_ids", at_most=1024, case="100000"),
      Bar("pss_after_kb", "ours_ids", at_most=4096, case="100000")),
     scale_spread)
+
+
+# ---- backends: many of them, each with its connection ---------------------------------------------
+
+BACKENDS = (1, 8, 64, 256)
+BACKENDS_MESSAGES = 256_000         # by all of them together
+
+
+def mean_growth(metric, before, after):
+    return sum(now[metric] - then[metric] for then, now in zip(before, after)) / len(before)
+
+
+def backends_run(count):
+    def run(bench):
+        each = max(bench.scaled(BACKENDS_MESSAGES) // count, 1)
+        transaction_of_each = f"BEGIN;\n{select('nats_publish_async', each)}\nCOMMIT;"
+        bench.new_stream()
+        with ExitStack() as stack:
+            sessions = [stack.enter_context(bench.session(**settings(True))) for _ in range(count)]
+            for session in sessions:
+                session.run("SELECT count(clock_timestamp()) FROM (SELECT generate_series(1, 1000)) AS i;")
+            fresh = [session.memory() for session in sessions]
+            for session in sessions:
+                connect(session)
+            first = [session.memory() for session in sessions]
+            pool = stack.enter_context(ThreadPoolExecutor(count))
+            started = time.monotonic()
+            list(pool.map(lambda session: session.run(transaction_of_each), sessions))
+            seconds = time.monotonic() - started
+            after = [session.memory() for session in sessions]
+        bench.check_stored((each + 1) * count)
+        return {"rate": each * count / seconds, "pss_first_kb": mean_growth("pss_kb", fresh, first),
+                "pss_after_kb": mean_growth("pss_kb", fresh, after), "threads": mean_growth("threads", fresh, after)}
+    return Side("ours_ids", run, str(count))
+
+
+BACKENDS_ROW = Row(
+    "backends", f"{BACKENDS_MESSAGES:,} messages by several backends at once, in one transaction of each; "
+    "what a backend's memory grows by",
+    ("rate", "pss_first_kb", "pss_after_kb", "threads"),
+    tuple(backends_run(count) for count in BACKENDS),
+    tuple(bar for count in map(str, BACKENDS) for bar in (
+        Bar("pss_first_kb", "ours_ids", at_most=1024, case=count),
+        Bar("pss_after_kb", "ours_ids", at_most=4096, case=count))))
 
 
 # ---- held: ten million messages held for one commit ------------------------------------------
@@ -521,6 +578,8 @@ CHANGE = Row(
 PGBENCH_SCALE = 10
 PGBENCH_CLIENTS = 8
 PGBENCH_SECONDS = 30
+# What the triggers publish there a second, for the side that does it without PostgreSQL.
+PGBENCH_RATE = 2_800
 
 
 def tpcb(trigger=""):
@@ -546,6 +605,19 @@ def tpcb(trigger=""):
     return run
 
 
+def plain_c_beside(bench):
+    """No trigger, and PGBENCH_RATE messages a second by plain C: what a machine without spare cores has left."""
+    seconds = bench.seconds(PGBENCH_SECONDS)
+    bench.new_stream()
+    bench.pgbench_tables(PGBENCH_SCALE)
+    with bench.session() as session:
+        session.run("CHECKPOINT;")
+    with bench.publishing_beside(PGBENCH_CLIENTS, PGBENCH_RATE, seconds) as beside:
+        tps = bench.pgbench_tps(PGBENCH_CLIENTS, seconds)
+    bench.check_stored(beside.messages)
+    return {"tps": tps, "seconds": seconds}
+
+
 def published_accounts(delivery):
     return tpcb("SELECT nats_publish_table('pgbench_accounts', 'bench.{table}.{op}', "
                 f"delivery => '{delivery}');")
@@ -561,10 +633,12 @@ PGBENCH = Row(
         Side("table_on_commit", published_accounts("on_commit")),
         Side("table_async", published_accounts("async")),
         Side("table_outbox", published_accounts("outbox")),
+        Side("c_beside", plain_c_beside),
     ),
     (Bar("tps", "table_on_commit", "no_trigger", at_least=0.8),
      Bar("tps", "table_outbox", "no_trigger", at_least=0.9),
      Bar("tps", "table_async", "no_trigger"),
+     Bar("tps", "c_beside", "no_trigger"),
      Bar("tps", "notify", "no_trigger")))
 
 
@@ -673,5 +747,5 @@ RELAY = Row(
     delay_sent)
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
         RELAY)

@@ -276,6 +276,22 @@ class Relay:
         return usage_of(int(self.session.value("SELECT pid FROM nats_relay_status()")))
 
 
+class Beside:
+    """Programs that run beside what is measured."""
+
+    def __init__(self, processes, messages):
+        self._processes = processes
+        self.messages = messages
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        statuses = [process.wait() for process in self._processes]
+        if any(statuses):
+            raise Failure("a program beside the measured one failed")
+
+
 class Listener:
     """A session that reads all the time what notifications one channel brings."""
 
@@ -362,7 +378,8 @@ class Workbench:
         self.nats.wait_until_ready()
         self.cluster = Cluster(self.directory / "pg")
         # Preloaded for the relay, which runs only where a row asks for it.
-        self.cluster.start({"nats_publish.url": self.nats.url, "shared_preload_libraries": "nats_publish"})
+        self.cluster.start({"nats_publish.url": self.nats.url, "shared_preload_libraries": "nats_publish",
+                            "max_connections": 300})
         with self.session() as session:
             try:
                 session.run("CREATE EXTENSION nats_publish;")
@@ -442,6 +459,13 @@ class Workbench:
         self.check_stored(count)
         pairs = (word.partition("=") for word in line.split())
         return {key: value if key == "libnats" else float(value) for key, _, value in pairs}
+
+    def publishing_beside(self, publishers, rate, seconds):
+        """Plain-C programs that publish at this rate together, each message with an id and waited for."""
+        each = max(rate // publishers, 1)
+        words = [self.directory / "baseline", self.nats.url, "evloop_hdr", f"count={each * seconds}", "batch=1", f"rate={each}"]
+        return Beside([subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
+                       for _ in range(publishers)], each * seconds * publishers)
 
     def pgbench(self, script, transactions, **settings):
         """Latencies in µs of a script's transactions, by one client."""
