@@ -567,7 +567,8 @@ kill 'INT', $session->pid;
 is($session->finish->{sqlstate}, '57014', 'can be cancelled');
 $proxy->resume;
 is($session->value($PUBLISH), 'T', 'and goes on');
-refused('TLS 1.2 without a certificate', session_to($verifying->tls_url), $CERTIFICATE);
+# newer servers do not say what they miss
+refused('TLS 1.2 without a certificate', session_to($verifying->tls_url), qr/certificate|alert handshake failure/);
 
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'no backend has crashed');
 
