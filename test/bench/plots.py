@@ -55,7 +55,8 @@ def change_plot(results, path):
     def label(row, bar):
         return f"{row.name}, {LABELS[bar.ours]}  /  {LABELS[bar.against]}"
 
-    bars = [(row, bar) for row in (CHANGE, PGBENCH) for bar in row.bars]
+    # Ten times an outbox whose relay keeps the order of one subject would flatten all the other bars.
+    bars = [(row, bar) for row in (CHANGE, PGBENCH) for bar in row.bars if bar.against != "outbox_strict"]
     return bars_plot(results, path, bars, label, "Triggers: times as fast")
 
 
@@ -75,7 +76,8 @@ def bars_plot(results, path, bars, label, title):
 $data << EOD
 {chr(10).join(lines)}
 EOD
-set title "{title} (median and range of the rounds)"
+set tmargin 3
+set label "{title} (median and range of the rounds)" at screen 0.5, screen 0.95 center
 set xrange [0:{1.12 * longest}]
 set yrange [{0.6 - len(lines)}:0.6]
 unset key
@@ -134,7 +136,7 @@ def payload_plot(results, path):
 def scale_plot(results, path):
     return curves_plot(results, path, SCALE, "us", "Cost per message by size of transaction",
                        'set xlabel "messages in one transaction"\nset ylabel "µs per message"\nset yrange [0:*]\n'
-                       'set key bottom left\nset xrange [700:1500000]')
+                       'set key bottom left\nset xrange [700:15000000]')
 
 
 PLOTS = {"ratios": ratios_plot, "change": change_plot, "table": table_plot, "payload": payload_plot,
