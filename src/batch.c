@@ -330,7 +330,7 @@ begin_attempt(void)
 static bool
 can_send_more(NpSession *sending)
 {
-	return lost || np_connection_outbound(sending->connection)->bytes <=
+	return lost || np_session_outbound(sending)->bytes <=
 		(int64) np_max_pending_bytes * 1024;
 }
 
@@ -381,7 +381,7 @@ drop_members(void)
 			continue;
 		if (message->token == commit_token && message->position <
 			(np_connection_is_open(session->connection) ?
-			 np_connection_outbound(session->connection)->appended :
+			 np_session_outbound(session)->appended :
 			 np_connection_sent_before_loss(session->connection)))
 			commit_was_sent = true;
 		np_delivery_drop(session, message);

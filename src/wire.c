@@ -704,6 +704,39 @@ np_wire_attempt_fd(const NpWireAttempt *attempt)
 	return attempt->pipe[0];
 }
 
+/* What an attempt has come to, that has ended with this status. */
+static NpWireStatus
+result_of(natsStatus status)
+{
+	switch (status)
+	{
+		case NATS_OK:
+			return NP_WIRE_OK;
+		case NATS_CONNECTION_AUTH_FAILED:
+			return NP_WIRE_NOT_AUTHORIZED;
+		case NATS_NO_SERVER_SUPPORT:
+			return NP_WIRE_NOT_SUPPORTED;
+		default:
+			return NP_WIRE_FAILED;
+	}
+}
+
+/* Make a connection ready for use.  False: it can't be used, and is closed. */
+static bool
+take_over(NpWire *wire, char *error, size_t error_size)
+{
+	natsConnection_GetConnectedServerId(wire->nc, wire->server_id, sizeof(wire->server_id));
+	if (natsConnection_GetClientIP(wire->nc, &wire->client_ip) != NATS_OK)
+		wire->client_ip = NULL;
+	if (wire->tls != NULL)
+		np_tls_take_over(wire->tls);
+	if (natsConnection_HasHeaderSupport(wire->nc) == NATS_OK)
+		return true;
+	np_wire_close(wire);
+	snprintf(error, error_size, "the server does not support headers");
+	return false;
+}
+
 /*
  * The result of an attempt that has ended.  Frees the attempt.
  *
@@ -713,42 +746,23 @@ np_wire_attempt_fd(const NpWireAttempt *attempt)
 NpWireStatus
 np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_size)
 {
-	natsStatus	status;
-	natsStatus	status_of_attempt;
+	NpWireStatus result;
 
 	pthread_mutex_lock(&attempt->lock);
-	status = status_of_attempt = attempt->status;
+	result = result_of(attempt->status);
 	pthread_mutex_unlock(&attempt->lock);
 
-	if (status == NATS_OK)
-	{
-		NpWire	   *made = attempt->wire;
-
-		natsConnection_GetConnectedServerId(made->nc, made->server_id, sizeof(made->server_id));
-		if (natsConnection_GetClientIP(made->nc, &made->client_ip) != NATS_OK)
-			made->client_ip = NULL;
-		if (made->tls != NULL)
-			np_tls_take_over(made->tls);
-		if (natsConnection_HasHeaderSupport(made->nc) == NATS_OK)
-			*wire = made;
-		else
-		{
-			np_wire_close(made);
-			snprintf(error, error_size, "the server does not support headers");
-			status = NATS_NO_SERVER_SUPPORT;
-		}
-	}
-	else
+	if (result != NP_WIRE_OK)
 	{
 		snprintf(error, error_size, "%s", attempt->error);
 		free(attempt->wire);
 	}
+	else if (take_over(attempt->wire, error, error_size))
+		*wire = attempt->wire;
+	else
+		result = NP_WIRE_FAILED;
 	free_attempt(attempt);
-	if (status == NATS_OK)
-		return NP_WIRE_OK;
-	if (status_of_attempt == NATS_NO_SERVER_SUPPORT)
-		return NP_WIRE_NOT_SUPPORTED;
-	return status == NATS_CONNECTION_AUTH_FAILED ? NP_WIRE_NOT_AUTHORIZED : NP_WIRE_FAILED;
+	return result;
 }
 
 /* Wait for the thread's end, at most a millisecond.  The lock is held. */

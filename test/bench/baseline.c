@@ -19,8 +19,6 @@
  *   window=4096   unacknowledged    subjects=1 taken in turn
  *   batch=0       wait for all acks after so many messages, as a COMMIT does
  *                 (0: once, at the end)
- *   gap=0         microseconds of other work between two batches, as a database
- *                 has some between two transactions
  *   rate=0        messages a second, each sent when its time has come (0: as fast
  *                 as it can)
  *   latency=batch the percentiles printed are those of whole batches, or those
@@ -70,7 +68,6 @@ typedef struct Run
 	long		size;
 	long		window;
 	long		batch;
-	long		gap;			/* microseconds */
 	long		rate;			/* messages a second */
 	long		subjects;
 	bool		time_calls;
@@ -459,17 +456,6 @@ compare_doubles(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Keep the processor busy until the time; returns when that is over. */
-static double
-work_until(double time)
-{
-	double		now = clock_us();
-
-	while (now < time)
-		now = clock_us();
-	return now;
-}
-
 static void
 sleep_until(double time)
 {
@@ -515,7 +501,7 @@ measure(const Mode *mode, Run *run)
 				double		batch_end = clock_us();
 
 				latency[n++] = batch_end - batch_start;
-				batch_start = work_until(batch_end + (double) run->gap);
+				batch_start = batch_end;
 			}
 		}
 	}
@@ -591,7 +577,6 @@ parse_key(Run *run, const char *arg)
 		{"size=", &run->size},
 		{"window=", &run->window},
 		{"batch=", &run->batch},
-		{"gap=", &run->gap},
 		{"rate=", &run->rate},
 		{"subjects=", &run->subjects},
 	};
