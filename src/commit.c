@@ -75,8 +75,6 @@ finish_futures(int64 unsent)
 		if (!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 			fail_awaited(session);
 	}
-	if (np_futures_failed() > 0 && unsent > 0)
-		np_stats_add_unsent(NP_STATS_ON_COMMIT, unsent);
 	np_futures_raise_failures(unsent);
 }
 
