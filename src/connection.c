@@ -735,6 +735,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 		}
 	}
 	np_activity_set_state(NP_ACTIVITY_DISCONNECTED);
+	elog(DEBUG1, "nats_publish could not connect: %s", detail.data);
 	*failure = np_failure(fault, "could not connect to NATS");
 	failure->detail = detail.data;
 	if (fault == NP_FAULT_NOT_PERMITTED)

@@ -202,17 +202,17 @@ free_batch(void)
 static bool
 keep_connection(void)
 {
-	NpFailure	failure;
+	const char *problem;
 
 	if (session == NULL || !(is_connected() || np_connection_was_lost(session->connection)))
 		return true;
-	if (np_session_ready(session, true, &failure))
+	if (np_relay_connect(session, &problem))
 	{
 		np_connection_send(session->connection);
 		np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 		return true;
 	}
-	tell_problem(failure.text);
+	tell_problem(problem);
 	return false;
 }
 
@@ -325,6 +325,7 @@ rest(NpTime until)
 static void
 leave_slot(int code, Datum argument)
 {
+	np_stats_flush();
 	np_relay_slot_leave(slot);
 }
 

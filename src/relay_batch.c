@@ -255,13 +255,16 @@ with_detail(const char *text, const char *detail)
 	return detail == NULL ? text : psprintf("%s (%s)", text, detail);
 }
 
-/* What is wrong with the connection is no row's fault, whatever its SQLSTATE. */
-static bool
-have_connection(const char **problem)
+/*
+ * Have a connection; what is wrong with it is no row's fault, whatever its
+ * SQLSTATE.  False: *problem (palloc'd) says what is.
+ */
+bool
+np_relay_connect(NpSession *on_session, const char **problem)
 {
 	NpFailure	failure;
 
-	if (np_session_ready(session, true, &failure))
+	if (np_session_ready(on_session, true, &failure))
 		return true;
 	*problem = with_detail(failure.text, failure.detail);
 	return false;
@@ -275,7 +278,7 @@ try_send_row(NpOutboxRow *row, const char **problem)
 	ErrorData  *error = NULL;
 	const char *sqlstate;
 
-	if (!np_session_is_open(session) && !have_connection(problem))
+	if (!np_session_is_open(session) && !np_relay_connect(session, problem))
 		return false;
 
 	PG_TRY();
