@@ -568,5 +568,6 @@ REVOKE ALL ON FUNCTION nats_publish_stats_reset() FROM PUBLIC;
 -- What shows nothing but names and figures, monitoring may see.
 GRANT EXECUTE ON FUNCTION nats_publish_counters(), nats_publish_times(), nats_publish_backends(), nats_relay_status()
 TO pg_monitor;
-GRANT SELECT ON nats_publish_stats, nats_publish_histogram, nats_publish_latency, nats_publish_activity, nats_relay
+GRANT SELECT ON nats_publish_stats, nats_publish_histogram, nats_publish_latency, nats_publish_activity, nats_relay,
+    nats_outbox_messages
 TO pg_monitor;
