@@ -37,6 +37,7 @@ static uint64 last_token;		/* of all sessions */
 static NpWatch watch;
 static NpBatchListener batch_listener;
 static NpRelayListener relay_listener;
+static NpProbeListener probe_listener;
 
 /* Failed messages published with critical => false that were not told yet. */
 static int64 untold_count;
@@ -201,6 +202,13 @@ np_delivery_listen_to_relay(NpRelayListener listener)
 	relay_listener = listener;
 }
 
+/* Who is told of the replies to a probe. */
+void
+np_delivery_listen_to_probe(NpProbeListener listener)
+{
+	probe_listener = listener;
+}
+
 /* Take a message out of the window, whatever has become of it. */
 void
 np_delivery_drop(NpSession *session, NpPending *message)
@@ -252,7 +260,7 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		np_delivery_note_untold(result.subject, &result.failure);
 	if (message->mode == NP_UNCRITICAL && !result.acked)
 		np_stats.failed_uncritical++;
-	if (message->mode != NP_REQUEST)
+	if (message->mode != NP_REQUEST && message->mode != NP_PROBE)
 		count_result(&result);
 	np_delivery_drop(session, message);
 	session->progressed = true;
@@ -621,6 +629,8 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	previous = MemoryContextSwitchTo(scratch_context);
 	if (message->mode == NP_REQUEST)
 		handle_request_reply(session, message, operation);
+	else if (message->mode == NP_PROBE)
+		probe_listener(operation);
 	else
 		handle_reply(session, message, operation);
 	MemoryContextSwitchTo(previous);
