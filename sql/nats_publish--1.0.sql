@@ -385,16 +385,14 @@ IS 'read one message of a stream by its sequence number';
 -- Before something is wrong, and when something is
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION nats_check(subject text DEFAULT NULL, probe boolean DEFAULT false,
-    OUT check_name text, OUT status text, OUT detail text)
-RETURNS SETOF record
+CREATE FUNCTION nats_check(subject text DEFAULT NULL, probe boolean DEFAULT false)
+RETURNS TABLE (check_name text, status text, detail text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_check(text, boolean)
 IS 'look for what keeps messages from being published, or stored as one thinks; probe => true sends an empty message to the subject, which no stream stores but subscribers see';
 
-CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
-    OUT item text, OUT value text)
-RETURNS SETOF record
+CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS TABLE (item text, value text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_explain(text, text, jsonb, text)
 IS 'tell what nats_publish() would send and where to, without sending it';

@@ -199,12 +199,10 @@ np_examine_api(NpExamination *examination, const char *api, const char *body, Js
 		note_failed_request(examination, failure);
 		return false;
 	}
-	if (np_api_error_parse(reply, failure))
-		return false;
 	*answer = np_json_parse(reply);
-	if (*answer != NULL)
-		return true;
-	*failure = np_failure(NP_FAULT_JETSTREAM, "the reply is not valid JSON");
+	if (*answer != NULL && JB_ROOT_IS_OBJECT(*answer))
+		return !np_api_error_parse(reply, failure);
+	*failure = np_failure(NP_FAULT_UNKNOWN, "the reply is not a JSON object");
 	return false;
 }
 

@@ -76,6 +76,13 @@ find_several_streams(const NpExamination *examination, NpFinding *finding)
 	np_find(finding, NP_CHECK_WARNING, "Several streams take the subject: %s. Let only one of them take it.", names.data);
 }
 
+/* Is it one of a cluster, even with a single replica? */
+static bool
+is_clustered(const NpExamination *examination)
+{
+	return examination->cluster != NULL && np_json_text(examination->cluster, "name") != NULL;
+}
+
 static void
 find_unusable_stream(const NpExamination *examination, NpFinding *finding)
 {
@@ -85,8 +92,7 @@ find_unusable_stream(const NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_FAILED, "It is sealed and takes no message. Publish to another stream.");
 	if (np_json_child(examination->config, "mirror") != NULL)
 		np_find(finding, NP_CHECK_FAILED, "It is a mirror, which takes messages from its origin only. Publish to a subject of that.");
-	if (examination->cluster != NULL && np_json_text(examination->cluster, "name") != NULL &&
-		(leader == NULL || leader[0] == '\0'))
+	if (is_clustered(examination) && (leader == NULL || leader[0] == '\0'))
 		np_find(finding, NP_CHECK_FAILED, "It has no leader, and takes nothing until a majority of its replicas is there. Start their servers.");
 }
 
@@ -159,14 +165,13 @@ void
 np_check_replicas(NpExamination *examination, NpFinding *finding)
 {
 	int64		replicas = np_json_int64(examination->config, "num_replicas", 1);
-	bool		clustered = examination->info != NULL && np_json_text(examination->info, "cluster") != NULL;
 
 	if (replicas > 1)
 		np_find(finding, NP_CHECK_OK, INT64_FORMAT " replicas.", replicas);
-	else if (clustered)
+	else if (is_clustered(examination))
 		np_find(finding, NP_CHECK_WARNING, "1 replica in a cluster: the stream stands still without its server, and is lost with its disk. Give it 3 replicas.");
 	else
-		np_find(finding, NP_CHECK_OK, "1 replica, as the server is no member of a cluster: the stream is lost with its disk.");
+		np_find(finding, NP_CHECK_OK, "1 replica on a server without a cluster: the stream is lost with its disk.");
 	find_replicas(examination, finding);
 }
 

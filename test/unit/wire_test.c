@@ -392,7 +392,7 @@ test_failures(void)
 		{"a server that closes", CLOSES, 5000, NP_WIRE_FAILED, NULL},
 		{"a server that closes after its INFO", CLOSES_AFTER_INFO, 5000, NP_WIRE_FAILED, NULL},
 		{"an HTTP server", GARBAGE, 5000, NP_WIRE_FAILED, NULL},
-		{"a TLS alert", BINARY, 1000, NP_WIRE_FAILED, NULL},
+		{"a TLS alert", BINARY, 1000, NP_WIRE_NO_SERVER, NULL},
 		{"a server that does not accept us", DENIES, 5000, NP_WIRE_NOT_AUTHORIZED, "authorization"},
 		{"a server that does not want us", REFUSES, 5000, NP_WIRE_FAILED, "maximum connections"},
 		{"a server without headers", NO_HEADERS, 5000, NP_WIRE_FAILED, "headers"},
