@@ -51,6 +51,13 @@ np_find(NpFinding *finding, NpCheckStatus status, const char *format, ...)
 	}
 }
 
+/* A number with its noun. */
+const char *
+np_count_of(int64 count, const char *noun)
+{
+	return psprintf(INT64_FORMAT " %s%s", count, noun, count == 1 ? "" : "s");
+}
+
 /* Add what a failure says, as sentences. */
 void
 np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failure)

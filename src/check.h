@@ -37,6 +37,7 @@ typedef struct NpExamination
 {
 	NpSpan		subject;		/* in UTF-8; absent: none is asked about */
 	bool		probe;			/* may a message be sent to it? */
+	Oid			schema;			/* of the extension */
 	bool		is_relayed;		/* the outbox of this database is published */
 
 	NpSession  *session;		/* NULL: not known which */
@@ -73,6 +74,7 @@ typedef void (*NpCheck) (NpExamination *examination, NpFinding *finding);
 
 /* check.c */
 extern void np_find(NpFinding *finding, NpCheckStatus status, const char *format, ...) pg_attribute_printf(3, 4);
+extern const char *np_count_of(int64 count, const char *noun);
 extern void np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failure);
 extern bool np_check_attempt(void (*function) (NpExamination *examination), NpExamination *examination,
 							 NpFailure *failure);

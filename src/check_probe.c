@@ -14,6 +14,8 @@
 
 #include <limits.h>
 
+#include "mb/pg_wchar.h"
+
 #include "check.h"
 #include "encoding.h"
 #include "puback.h"
@@ -61,7 +63,7 @@ on_answer(const NpOperation *operation)
 	else if (reply.stream.data != NULL && reply.error_code != 0)
 	{
 		note_stream(reply.stream);
-		strlcpy(refusal, reply.failure.text, sizeof(refusal));
+		strlcpy(refusal, reply.failure.text, pg_mbcliplen(reply.failure.text, strlen(reply.failure.text), NAME_LENGTH - 1) + 1);
 	}
 	else
 		stranger_count++;

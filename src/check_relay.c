@@ -54,11 +54,12 @@ static void
 find_content(const NpOutboxContent *content, NpFinding *finding)
 {
 	if (content->waiting == 0)
-		np_find(finding, NP_CHECK_OK, "No message waits in nats_outbox.");
+		np_find(finding, NP_CHECK_OK, "nats_outbox is empty.");
 	else
-		np_find(finding, NP_CHECK_OK, INT64_FORMAT " messages wait in nats_outbox, the oldest for %s.", content->waiting, content->oldest);
+		np_find(finding, NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.", np_count_of(content->waiting, "message"), content->oldest);
 	if (content->dead > 0)
-		np_find(finding, NP_CHECK_WARNING, INT64_FORMAT " messages are in nats_outbox_dead. Mend what their last_error says, and call nats_outbox_retry_all().", content->dead);
+		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Mend what last_error says there, and call nats_outbox_retry_all().",
+				np_count_of(content->dead, "message"));
 }
 
 /* There is no relay: does anything need one? */
@@ -115,18 +116,15 @@ find_state(const NpRelayStatus *status, bool is_paused, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.", status->last_error);
 }
 
-/*
- * The outbox of the extension in that schema.  Needs no server.
- */
 void
-np_check_relay(Oid schema, NpFinding *finding)
+np_check_relay(NpExamination *examination, NpFinding *finding)
 {
-	NpOutboxContent content = np_outbox_content(schema);
+	NpOutboxContent content = np_outbox_content(examination->schema);
 	NpRelayStatus status;
 
 	if (find_status(&status))
 		find_state(&status, content.is_paused, finding);
 	else
-		find_absence(&content, np_check_is_relayed(), finding);
+		find_absence(&content, examination->is_relayed, finding);
 	find_content(&content, finding);
 }

@@ -11,6 +11,6 @@
 #include "check.h"
 
 extern bool np_check_is_relayed(void);
-extern void np_check_relay(Oid schema, NpFinding *finding);
+extern void np_check_relay(NpExamination *examination, NpFinding *finding);
 
 #endif							/* NP_CHECK_RELAY_H */

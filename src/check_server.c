@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -172,8 +174,8 @@ np_check_jetstream(NpExamination *examination, NpFinding *finding)
 	NpFailure	failure;
 
 	if (np_examine_api(examination, "INFO", "", &examination->account, &failure))
-		np_find(finding, NP_CHECK_OK, "The account has JetStream%s: " INT64_FORMAT " streams.", domain_clause(examination),
-				np_json_int64(examination->account, "streams", 0));
+		np_find(finding, NP_CHECK_OK, "The account has JetStream%s, with %s.", domain_clause(examination),
+				np_count_of(np_json_int64(examination->account, "streams", 0), "stream"));
 	else if (failure.fault == NP_FAULT_NOT_PERMITTED)
 		np_find(finding, NP_CHECK_UNKNOWN, "The NATS user may not ask: it has no right to publish to $JS.API.INFO.");
 	else if (failure.fault == NP_FAULT_FEATURE)
@@ -244,9 +246,9 @@ find_clock(NpExamination *examination, NpFinding *finding)
 		return;
 	}
 	offset = clock_offset(examination);
-	if (Abs(offset) > CLOCK_LIMIT)
+	if (offset > CLOCK_LIMIT || offset < -CLOCK_LIMIT)
 		np_find(finding, NP_CHECK_WARNING, "The server's clock is %.1f s %s ours. Synchronize the clocks of both machines.",
-				Abs(offset) / 1e6, offset > 0 ? "ahead of" : "behind");
+				fabs(offset / 1e6), offset > 0 ? "ahead of" : "behind");
 	else
 		np_find(finding, NP_CHECK_OK, "The server's clock agrees with ours.");
 }

@@ -23,6 +23,9 @@
 /* The longest time between two attempts of the relay, ms. */
 #define RELAY_PAUSE		30000
 
+/* Streams that are named when several take the subject. */
+#define MAX_NAMES		8
+
 /* Pages of CONSUMER.LIST that are looked at. */
 #define MAX_PAGES		20
 
@@ -67,7 +70,7 @@ find_several_streams(const NpExamination *examination, NpFinding *finding)
 	StringInfoData names;
 
 	initStringInfo(&names);
-	for (int i = 0; i < np_json_count(examination->streams); i++)
+	for (int i = 0; i < Min(np_json_count(examination->streams), MAX_NAMES); i++)
 	{
 		char	   *name = np_json_element_text(examination->streams, i);
 
@@ -248,7 +251,8 @@ find_interest(NpExamination *examination, NpFinding *finding)
 	else if (wanting > 0)
 		np_find(finding, NP_CHECK_OK, "interest: messages are kept until its consumers have acknowledged them, and one at least takes the subject.");
 	else
-		np_find(finding, NP_CHECK_WARNING, "interest, and none of its " INT64_FORMAT " consumers takes the subject: messages are acknowledged and not stored. Create the consumer first, or use retention limits.", all);
+		np_find(finding, NP_CHECK_WARNING, "interest, with %s, none of which takes the subject: messages are acknowledged and not stored. Create the consumer first, or use retention limits.",
+				np_count_of(all, "consumer"));
 }
 
 void

@@ -591,11 +591,12 @@ static void
 note_try(NpConnection *connection, NpWireStatus status, const char *reason)
 {
 	MemoryContext previous = MemoryContextSwitchTo(connection->context);
-	NpConnectionTry *tried = palloc(sizeof(NpConnectionTry));
+	size_t		size = strlen(reason) + 1;
+	NpConnectionTry *tried = palloc(offsetof(NpConnectionTry, reason) + size);
 
 	strlcpy(tried->url, connection->url, sizeof(tried->url));
 	tried->status = status;
-	strlcpy(tried->reason, reason, sizeof(tried->reason));
+	memcpy(tried->reason, reason, size);
 	connection->tries = lappend(connection->tries, tried);
 	MemoryContextSwitchTo(previous);
 }

@@ -42,7 +42,7 @@ typedef struct NpConnectionTry
 {
 	char		url[300];		/* without credentials */
 	NpWireStatus status;		/* NP_WIRE_OK: it was connected to, but then ... */
-	char		reason[256];	/* in the database's encoding */
+	char		reason[FLEXIBLE_ARRAY_MEMBER];	/* in the database's encoding */
 } NpConnectionTry;
 
 /* What is known of the server without asking it. */

@@ -194,7 +194,9 @@ np_login_kind(const NpServer *server, const NpServerUrl *url)
 		return "an nkey";
 	if (has(&login, NP_SERVER_TOKEN, NP_SERVER_TOKEN_FILE))
 		return "a token";
-	return server->values[NP_SERVER_USER] != NULL ? "user and password" : "nothing";
+	if (server->values[NP_SERVER_USER] != NULL)
+		return "user and password";
+	return server->values[NP_SERVER_TLS_CERT_FILE] != NULL ? "a TLS certificate" : "no credentials";
 }
 
 static bool

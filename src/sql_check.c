@@ -49,14 +49,6 @@ enum
 	CHECK_COLUMNS
 };
 
-static Oid	extension_schema;
-
-static void
-check_relay(NpExamination *examination, NpFinding *finding)
-{
-	np_check_relay(extension_schema, finding);
-}
-
 static const Row rows[] = {
 	{"connection", NEEDS_NOTHING, np_check_connection},
 	{"server", NEEDS_SERVER, np_check_server},
@@ -73,7 +65,7 @@ static const Row rows[] = {
 	{"duplicate_window", NEEDS_STREAM, np_check_duplicate_window},
 	{"persist_mode", NEEDS_STREAM, np_check_persist_mode},
 	{"limits", NEEDS_STREAM, np_check_limits},
-	{"relay", NEEDS_NOTHING, check_relay},
+	{"relay", NEEDS_NOTHING, np_check_relay},
 	{"settings", NEEDS_NOTHING, np_check_settings},
 };
 
@@ -126,7 +118,10 @@ put_row(const Row *row, NpExamination *examination, ReturnSetInfo *rsinfo)
 Datum
 nats_check(PG_FUNCTION_ARGS)
 {
-	NpExamination examination = {.is_relayed = np_check_is_relayed()};
+	NpExamination examination = {
+		.schema = get_func_namespace(fcinfo->flinfo->fn_oid),
+		.is_relayed = np_check_is_relayed()
+	};
 
 	np_transaction_join();
 	np_publisher_tell();
@@ -138,7 +133,6 @@ nats_check(PG_FUNCTION_ARGS)
 		examination.subject = np_to_utf8(VARDATA_ANY(subject), VARSIZE_ANY_EXHDR(subject));
 	}
 	examination.probe = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
-	extension_schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	for (int i = 0; i < lengthof(rows); i++)
 		put_row(&rows[i], &examination, (ReturnSetInfo *) fcinfo->resultinfo);
 	return (Datum) 0;

@@ -4,7 +4,6 @@
 use strict;
 use warnings FATAL => 'all';
 
-use List::Util qw(any);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,17 +28,35 @@ my $BOUND = 30;
 
 # The rows of nats_check() by name: status and detail. And their names in order.
 my @names;
+sub look
+{
+	my ($session, $arguments) = @_;
+	my @rows = map { [ split /\|/, $_, 3 ] } split /\n/, $session->value("SELECT check_name, status, detail FROM nats_check($arguments)");
+	@names = map { $_->[0] } @rows;
+	return { map { $_->[0] => { status => $_->[1], detail => $_->[2] } } @rows };
+}
+
+# The same, and what holds of all of them
 sub doctor
 {
 	my ($session, $arguments) = @_;
-	my $result = $session->run("SELECT check_name, status, detail FROM nats_check($arguments)");
-	is($result->{error}, '', "nats_check($arguments) raises nothing") or return {};
-	my @rows = map { [ split /\|/, $_, 3 ] } split /\n/, $result->{output};
-	@names = map { $_->[0] } @rows;
-	my @bad = grep { @$_ != 3 || $_->[1] !~ /^(ok|warning|failed|unknown)$/ || $_->[2] !~ /^[A-Z0-9"a-z].*\.$/ } @rows;
-	is_deeply(\@bad, [], 'all rows have a status and say something');
-	unlike($result->{output}, qr/secret/i, 'and no secret');
-	return { map { $_->[0] => { status => $_->[1], detail => $_->[2] } } @rows };
+	my $rows = look($session, $arguments);
+	my @bad = grep { $rows->{$_}{status} !~ /^(ok|warning|failed|unknown)$/ || $rows->{$_}{detail} !~ /^[A-Z0-9"a-z].*\.$/ } @names;
+	is_deeply(\@bad, [], "nats_check($arguments): all rows have a status and say something");
+	unlike(join(' ', map { $rows->{$_}{detail} } @names), qr/secret/i, 'and no secret');
+	return $rows;
+}
+
+# Until a row says that
+sub look_until
+{
+	my ($session, $arguments, $name, $detail) = @_;
+	return wait_for("$name to be like $detail",
+		sub
+		{
+			my $rows = look($session, $arguments);
+			return $rows->{$name}{detail} =~ $detail && $rows;
+		});
 }
 
 # One row of them
@@ -111,9 +128,9 @@ $client{$_}->create_stream('T', ['t.>'], storage => 'file') foreach qw(old new);
 	complains_only_of($rows, 'a healthy server');
 	finds($rows, 'connection', 'ok', qr{^nats://127\.0\.0\.1:\d+, without TLS, logged in with user and password of the URL\.$}, 'a healthy server');
 	finds($rows, 'server', 'ok', qr/^nats-server \Q$client->{info}{version}\E, "old"; libnats 3\.\d+\.\d+\./, 'a healthy server');
-	finds($rows, 'jetstream', 'ok', qr/1 streams/, 'a healthy server');
+	finds($rows, 'jetstream', 'ok', qr/with 1 stream\.$/, 'a healthy server');
 	finds($rows, 'round_trip', 'ok', qr/^The median of 5 PINGs is \d+\.\d\d ms, the longest took \d+\.\d\d ms\./, 'a healthy server');
-	finds($rows, 'relay', 'ok', qr/needs none.*No message waits/, 'a healthy server');
+	finds($rows, 'relay', 'ok', qr/needs none.*nats_outbox is empty/, 'a healthy server');
 	finds($rows, 'settings', 'ok', qr/Nothing contradicts.*not in shared_preload_libraries/, 'a healthy server');
 
 	$rows = doctor_at(url($new, 'admin'), q('t.a'));
@@ -177,7 +194,7 @@ no_connection('no such foreign server', qr/^Server "none" does not exist\. Set n
 	no_connection('silence', qr/\(tcp\): .*firewall/, url => $fake->url, connect_timeout => '300ms');
 }
 complains_only_of(doctor_at($secure->tls_url, '', tls_ca_file => $certificates->ca_file), 'TLS');
-finds(doctor_at($secure->tls_url, '', tls_ca_file => $certificates->ca_file), 'connection', 'ok', qr/, with TLS, logged in with nothing\.$/, 'TLS');
+finds(doctor_at($secure->tls_url, '', tls_ca_file => $certificates->ca_file), 'connection', 'ok', qr/, with TLS, logged in with no credentials\.$/, 'TLS');
 
 # A server that stops to answer
 {
@@ -204,6 +221,7 @@ finds(doctor_at($secure->tls_url, '', tls_ca_file => $certificates->ca_file), 'c
 	my $rows = doctor(session(server => 'other'), q('t.a', true));
 	complains_only_of($rows, 'a foreign server');
 	finds($rows, 'server', 'ok', qr/"new"/, 'a foreign server');
+	is(session(server => 'other')->sqlstate(q(SELECT nats_explain('_OTHER.a', 'x'))), '22023', 'its inbox, to nats_explain()');
 	finds(doctor(session(server => 'other'), q('_OTHER.a')), 'subject', 'failed', qr/reserved.*"_OTHER"/, 'its inbox');
 }
 
@@ -347,10 +365,9 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms')
 		while (my $message = $answering->next_message(600)) { $answering->publish($message->{reply}, 'thank you') if $message->{reply}; $answering->flush; }
 		POSIX::_exit(0);
 	}
-	my $found = eval { wait_for('another one to answer', sub { $rows = doctor($session, q('t.strange', true)); $rows->{stream}{status} eq 'warning' }); };
+	$rows = eval { look_until($session, q('t.strange', true), 'stream', qr/Somebody/) } // {};
 	kill 'KILL', $answers;
 	waitpid($answers, 0);
-	ok($found, 'somebody else answers');
 	finds($rows, 'stream', 'warning', qr/"T" answers the probe\. Somebody else than JetStream answers on the subject/, 'somebody else answers');
 	finds(doctor($session, q('t.strange')), 'stream', 'ok', qr/"T"/, 'without a probe it is not known');
 }
@@ -365,14 +382,34 @@ leafnodes { remotes: [ { url: "nats://127.0.0.1:$leaf_port" } ] }))->start;
 	NatsClient->new(url => $hub->url)->create_stream('HUB', ['two.>'], storage => 'file');
 	NatsClient->new(url => $leaf->url)->create_stream('LEAF', ['two.>'], storage => 'file');
 	my $session = session(url => $leaf->url);
-	my $rows;
-	ok(wait_for('both domains to answer', sub { $rows = doctor($session, q('two.a', true)); $rows->{stream}{status} ne 'ok' }), 'two domains');
+	my $rows = look_until($session, q('two.a', true), 'stream', qr/2 streams/);
 	finds($rows, 'stream', 'warning', qr/2 streams answer the probe: ("HUB", "LEAF"|"LEAF", "HUB")\. Two streams or two domains/, 'two domains');
 	finds($rows, 'jetstream', 'ok', qr/in the domain "leaf"/, 'two domains');
 	complains_only_of($rows, 'two domains', 'stream');
 }
 
-# What needs a cluster, or a server that is not like ours
+# A cluster, whose servers go one after the other
+{
+	my @ports = map { free_port() } 1 .. 3;
+	my $routes = join ', ', map { qq("nats://127.0.0.1:$_") } @ports;
+	my @members = map { NatsServer->new(name => "member$_", jetstream => 1, binary => $ENV{NATS_SERVER_NEW},
+		config => qq(cluster { name: C, listen: "127.0.0.1:$ports[$_]", routes: [ $routes ] })) } 0 .. 2;
+	$_->start foreach @members;
+	my $session = session(url => $members[0]->url, ack_timeout => '1s', connect_timeout => '1s');
+	wait_for('the cluster', sub { $session->run(q(SELECT nats_create_stream('R3', '{r3.>}', '{"num_replicas": 3}'), nats_create_stream('R1', '{r1.>}')))->{error} eq '' });
+	my $rows = look_until($session, q('r3.a', true), 'replicas', qr/^3 replicas\.$/);
+	complains_only_of($rows, 'a cluster');
+	finds($rows, 'server', 'ok', qr/of the cluster "C"/, 'a cluster');
+	finds(doctor($session, q('r1.a')), 'replicas', 'warning', qr/^1 replica in a cluster.*Give it 3/, 'one replica in a cluster');
+	$members[2]->stop;
+	$rows = look_until($session, q('r3.a'), 'replicas', qr/^3 replicas\. The replica on "member2" is (offline|not current)/);
+	finds($rows, 'replicas', 'warning', qr/member2/, 'an offline replica');
+	$members[1]->stop;
+	$rows = look_until($session, q('r3.a'), 'stream', qr/could not be looked at|no leader|could not be asked/);
+	like($rows->{stream}{status}, qr/failed|unknown/, 'a stream without leader') or diag $rows->{stream}{detail};
+}
+
+# What needs another server than ours
 sub api
 {
 	my (%stream) = @_;
@@ -431,7 +468,7 @@ sub of_stream
 finds(of_stream('in memory', ['storage'], storage => 'memory'), 'storage', 'warning', qr/in memory.*storage file/, 'in memory');
 
 finds(of_stream('interest, nobody', ['retention'], retention => 'interest'), 'retention', 'warning',
-	qr/^interest, and none of its 0 consumers takes the subject: messages are acknowledged and not stored/, 'interest, nobody');
+	qr/^interest, with 0 consumers, none of which takes the subject: messages are acknowledged and not stored/, 'interest, nobody');
 sub consumer
 {
 	my (@filters) = @_;
@@ -446,7 +483,7 @@ sub consumer
 		}
 	};
 }
-finds(of_stream('interest, of others', ['retention'], retention => 'interest', before => consumer('s.b', 's.a.*')), 'retention', 'warning', qr/none of its 2 consumers/, 'interest, of others');
+finds(of_stream('interest, of others', ['retention'], retention => 'interest', before => consumer('s.b', 's.a.*')), 'retention', 'warning', qr/with 2 consumers, none/, 'interest, of others');
 finds(of_stream('interest, of all', [], retention => 'interest', before => consumer('s.b', undef)), 'retention', 'ok', qr/^interest: messages are kept/, 'interest, of all');
 finds(of_stream('interest, by a filter', [], retention => 'interest', before => consumer('s.b', 's.*')), 'retention', 'ok', qr/^interest: messages are kept/, 'interest, by a filter');
 finds(of_stream('interest, by filters', [], server => $new, retention => 'interest', before => consumer([ 's.c', 's.a' ])), 'retention', 'ok', qr/^interest: messages are kept/, 'interest, by filters');
@@ -578,11 +615,13 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 {
 	my $session = session();
 	$session->value($INSERT);
-	finds(doctor($session, ''), 'relay', 'failed', qr/^There is no relay\. Put nats_publish into shared_preload_libraries.*1 messages wait in nats_outbox, the oldest for 00:0/, 'rows and no relay');
+	finds(doctor($session, ''), 'relay', 'failed', qr/^There is no relay\. Put nats_publish into shared_preload_libraries.*In nats_outbox: 1 message, the oldest for 00:0/, 'rows and no relay');
 	$session->value('TRUNCATE nats_outbox');
 	$session->value(q(INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 't.r', 'x', now(), 10)));
-	finds(doctor($session, ''), 'relay', 'warning', qr/needs none.*1 messages are in nats_outbox_dead\. Mend/, 'dead rows');
-	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+	finds(doctor($session, ''), 'relay', 'warning', qr/needs none.*In nats_outbox_dead: 1 message\. Mend/, 'dead rows');
+	$node->append_conf('postgresql.conf', q(nats_publish.relay_databases = 'other, postgres'));
+	$node->reload;
+	ok(wait_for('the setting', sub { $session->value('SHOW nats_publish.relay_databases') ne '' }), 'relay_databases');
 	finds(doctor($session, ''), 'relay', 'warning', qr/^There is no relay\. Put nats_publish into shared_preload_libraries/, 'a relay that is wanted, and not preloaded');
 	$session->value('TRUNCATE nats_outbox_dead');
 	$node->stop;
@@ -601,16 +640,16 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	finds(doctor($session, q('t.a')), 'duplicate_window', 'ok', qr/for 12\.0 s/, 'the window without a relay');
 
 	reconfigure($primary, 'nats_publish.relay_databases' => 'other, postgres');
-	wake_relay($session) while !wait_for('the relay', sub { $session->value('SELECT count(*) FROM nats_relay WHERE datname = current_database() AND state = $$idle$$') eq '1' }, 60);
+	wait_for_state($session, 'idle');
 	wait_until_drained($session);
 	my $rows = doctor($session, q('t.a'));
-	finds($rows, 'relay', 'ok', qr/^The relay is (idle|publishing)\. No message waits/, 'a relay');
+	finds($rows, 'relay', 'ok', qr/^The relay is (idle|publishing)\. nats_outbox is empty/, 'a relay');
 	finds($rows, 'duplicate_window', 'ok', qr/for 42\.0 s/, 'the window with a relay');
 	complains_only_of($rows, 'a relay');
 
 	$session->value('SELECT nats_relay_pause()');
 	$session->value($INSERT);
-	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is paused\. Call nats_relay_resume\(\).*1 messages wait/, 'paused');
+	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is paused\. Call nats_relay_resume\(\).*In nats_outbox: 1 message/, 'paused');
 	$session->value('SELECT nats_relay_resume()');
 	wait_until_drained($session);
 
@@ -621,7 +660,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$session->value($INSERT);
 	wait_for_state($session, 'waiting');
 	$rows = doctor($session, '');
-	finds($rows, 'relay', 'warning', qr/^The relay is waiting\. See that NATS runs.*Its last error: .*1 messages wait/, 'waiting');
+	finds($rows, 'relay', 'warning', qr/^The relay is waiting\. See that NATS runs.*Its last error: .*In nats_outbox: 1 message/, 'waiting');
 	complains_only_of($rows, 'waiting', 'connection', 'relay');
 	reconfigure($primary, 'nats_publish.url' => undef);
 	wait_until_drained($session);
