@@ -79,17 +79,26 @@ find_several_streams(const NpExamination *examination, NpFinding *finding)
 	np_find(finding, NP_CHECK_WARNING, "Several streams take the subject: %s. Let only one of them take it.", names.data);
 }
 
-/* Is it one of a cluster, even with a single replica? */
+static char *
+cluster_text(const NpExamination *examination, const char *field)
+{
+	return examination->cluster != NULL ? np_json_text(examination->cluster, field) : NULL;
+}
+
+/* Is it one of a cluster, even with a single replica?  A leaf node alone takes its own name for that of a cluster. */
 static bool
 is_clustered(const NpExamination *examination)
 {
-	return examination->cluster != NULL && np_json_text(examination->cluster, "name") != NULL;
+	char	   *name = cluster_text(examination, "name");
+	char	   *leader = cluster_text(examination, "leader");
+
+	return name != NULL && (leader == NULL || strcmp(name, leader) != 0);
 }
 
 static void
 find_unusable_stream(const NpExamination *examination, NpFinding *finding)
 {
-	char	   *leader = examination->cluster != NULL ? np_json_text(examination->cluster, "leader") : NULL;
+	char	   *leader = cluster_text(examination, "leader");
 
 	if (np_json_is_true(examination->config, "sealed"))
 		np_find(finding, NP_CHECK_FAILED, "It is sealed and takes no message. Publish to another stream.");

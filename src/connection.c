@@ -64,7 +64,7 @@ struct NpConnection
 	size_t		input_needed;	/* bytes that the operation at input_start has at least */
 
 	NpCandidates candidates;	/* where to connect to */
-	List	   *tries;			/* NpConnectionTry, of the last np_connection_open */
+	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
 	char		url[300];		/* without credentials */
 	const char *login;			/* as what it was logged in */
 	char		inbox[64];		/* with its last dot */
@@ -171,7 +171,7 @@ np_connection_was_lost_for_size(const NpConnection *connection)
 	return connection->lost_for_size;
 }
 
-/* The servers (NpConnectionTry) that the last np_connection_open has tried in vain. */
+/* The servers (NpConnectionTry) that the last np_connection_open has tried; none, if one of them took us. */
 const List *
 np_connection_tries(const NpConnection *connection)
 {
@@ -671,6 +671,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 		{
 			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
 			np_candidates_accept(&connection->candidates);
+			forget_tries(connection);
 			connection->connected_at = GetCurrentTimestamp();
 			np_stats.connects++;
 			pfree(detail.data);
