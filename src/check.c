@@ -173,6 +173,46 @@ np_examine_subject(NpExamination *examination)
 	examination->bad_subject = finding.detail.data;
 }
 
+/* ---- Requests ---------------------------------------------------------------------- */
+
+/* The request that is being made. */
+typedef struct Request
+{
+	const char *subject;
+	NpSpan		body;
+	bool		answered;
+	NpSpan		reply;			/* until the next one */
+	NpFailure	failure;
+} Request;
+
+static Request request;
+
+static void
+make_request(NpExamination *examination)
+{
+	request.answered = np_try_request(examination->session, request.subject, request.body,
+									  &request.reply, &request.failure);
+}
+
+/* As np_try_request, but raises nothing about NATS; the failure is palloc'd. */
+static bool
+ask(NpExamination *examination, const char *subject, const char *body, NpSpan *reply, NpFailure *failure)
+{
+	request = (Request)
+	{
+		.subject = subject,.body =
+		{
+			body, strlen(body)
+		}
+	};
+	if (!np_check_attempt(make_request, examination, failure))
+		return false;
+	*reply = request.reply;
+	if (!request.answered)
+		*failure = np_failure_copy(&request.failure, CurrentMemoryContext);
+	return request.answered;
+}
+
 /* ---- JetStream --------------------------------------------------------------------- */
 
 /* Why a request has failed, as far as it matters to the next one. */
@@ -200,9 +240,8 @@ np_examine_api(NpExamination *examination, const char *api, const char *body, Js
 							  examination->unreachable : examination->api_silence);
 		return false;
 	}
-	if (!np_try_request(examination->session, psprintf("$JS.API.%s", api), (NpSpan) {body, strlen(body)}, &reply, failure))
+	if (!ask(examination, psprintf("$JS.API.%s", api), body, &reply, failure))
 	{
-		*failure = np_failure_copy(failure, CurrentMemoryContext);
 		note_failed_request(examination, failure);
 		return false;
 	}
@@ -244,12 +283,8 @@ np_examine_user(NpExamination *examination)
 	if (examination->asked_user)
 		return;
 	examination->asked_user = true;
-	if (!np_try_request(examination->session, "$SYS.REQ.USER.INFO", (NpSpan) {"", 0}, &reply,
-						&examination->user_failure))
-	{
-		examination->user_failure = np_failure_copy(&examination->user_failure, CurrentMemoryContext);
+	if (!ask(examination, "$SYS.REQ.USER.INFO", "", &reply, &examination->user_failure))
 		return;
-	}
 	answer = np_json_parse(reply);
 	examination->user = answer != NULL && JB_ROOT_IS_OBJECT(answer) ? np_json_child(answer, "data") : NULL;
 	if (examination->user == NULL)
@@ -312,6 +347,7 @@ np_examine_streams(NpExamination *examination)
 	if (examination->asked_streams)
 		return;
 	examination->asked_streams = true;
+	examination->stream_unknown = "The stream is not known.";
 	if (examination->unreachable != NULL)
 		examination->stream_unknown = examination->unreachable;
 	else if (examination->bad_subject != NULL)

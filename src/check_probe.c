@@ -102,18 +102,30 @@ send_probe(NpSession *session, NpSpan subject)
 	(void) np_delivery_add(session, &publication, length, NP_PROBE);
 }
 
+static void
+forget_probe(NpSession *session)
+{
+	NpPending  *pending = np_window_find(&session->window, watch->token);
+
+	if (pending != NULL)
+		np_delivery_drop(session, pending);
+}
+
 /* Ask, and listen until all have had their time. */
 static void
 run_probe(NpSession *session, NpSpan subject)
 {
-	NpPending  *pending;
-
 	send_probe(session, subject);
-	if (np_session_wait(session, is_answered, np_ack_timeout, NP_FOREVER))
-		(void) np_session_wait(session, has_ended, INT_MAX, np_now() + OTHERS_TIME);
-	pending = np_window_find(&session->window, watch->token);
-	if (pending != NULL)
-		np_delivery_drop(session, pending);
+	PG_TRY();
+	{
+		if (np_session_wait(session, is_answered, np_ack_timeout, NP_FOREVER))
+			(void) np_session_wait(session, has_ended, INT_MAX, np_now() + OTHERS_TIME);
+	}
+	PG_FINALLY();
+	{
+		forget_probe(session);
+	}
+	PG_END_TRY();
 }
 
 /* ---- What it means ------------------------------------------------------------------- */

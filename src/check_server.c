@@ -151,6 +151,9 @@ np_check_server(NpExamination *examination, NpFinding *finding)
 	}
 	name = np_json_text(examination->info, "server_name");
 	cluster = np_json_text(examination->info, "cluster");
+	/* a leaf node alone takes its own name for that of a cluster */
+	if (cluster != NULL && name != NULL && strcmp(cluster, name) == 0)
+		cluster = NULL;
 	np_find(finding, NP_CHECK_OK, "nats-server %s, \"%s\"%s%s%s; libnats %s.",
 			np_json_text(examination->info, "version"), name != NULL ? name : "",
 			cluster != NULL ? " of the cluster \"" : "", cluster != NULL ? cluster : "", cluster != NULL ? "\"" : "",

@@ -553,6 +553,24 @@ $node->reload;
 ok(wait_for('fsync to be off', sub { $node->safe_psql('postgres', 'SHOW fsync') eq 'off' }), 'fsync = off');
 settings('fsync', 'warning', qr/fsync is off/);
 
+# ---- A server that answers nonsense
+
+my $DEEP = '{"a":' x 100000;
+my @nonsense = ('x', '{}', '[]', 'null', '{"streams":[null,1,{"a":1}],"data":[1],"server":{"time":1}}',
+	'{"streams":["S"],"config":[],"state":[],"data":{"permissions":1},"server":1}',
+	'{"streams":["S"],"config":{"num_replicas":"x","duplicate_window":1e999,"max_msgs":1e30,"retention":"interest"},"state":{"messages":-5,"consumer_count":7},
+		"cluster":{"name":1,"leader":{},"replicas":[1,{},[],{"name":{}}]},"consumers":[1,{},{"config":[]}],"total":1e18,
+		"data":{"permissions":{"publish":{"allow":[1,null,{}],"deny":{"a":"b"}}}},"tiers":[],"limits":[]}',
+	'{"error":1}', '{"error":{"code":"x"}}', '{"error":{"code":400,"err_code":10060,"description":"%s%n"},"stream":"\u00e4\u0001"}',
+	'{"stream":"S","seq":1}', '{"streams":["' . 'S' x 100000 . '"]}', "\xff\xfe", $DEEP);
+foreach my $nonsense (@nonsense)
+{
+	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $nonsense); return; });
+	my $session = session(url => $fake->url, ack_timeout => '2s');
+	my $result = $session->run(q(BEGIN; SELECT count(*) FROM nats_check('s.a', true); SELECT count(*) FROM nats_check(); SELECT count(*) > 5 FROM nats_explain('s.a', 'x'); COMMIT; SELECT 1));
+	is($result->{output}, "17\n7\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
+}
+
 # ---- What it leaves: nothing
 
 {
