@@ -710,6 +710,7 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	{
 		attempt->wire = wire;
 		attempt->target = *target;
+		attempt->failure = NP_WIRE_FAILED;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
 		pthread_cond_init(&attempt->ended_condition, NULL);
