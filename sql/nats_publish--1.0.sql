@@ -468,6 +468,22 @@ COMMENT ON FUNCTION nats_get_message(text, bigint)
 IS 'read one message of a stream by its sequence number';
 
 -- ---------------------------------------------------------------------------
+-- Before something is wrong, and when something is
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_check(subject text DEFAULT NULL, probe boolean DEFAULT false)
+RETURNS TABLE (check_name text, status text, detail text)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_check(text, boolean)
+IS 'look for what keeps messages from being published, or stored as one thinks; probe => true sends an empty message to the subject, which no stream stores but subscribers see';
+
+CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+RETURNS TABLE (item text, value text)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_explain(text, text, jsonb, text)
+IS 'tell what nats_publish() would send and where to, without sending it';
+
+-- ---------------------------------------------------------------------------
 -- Change publishing
 -- ---------------------------------------------------------------------------
 
@@ -556,6 +572,8 @@ REVOKE ALL ON FUNCTION nats_jetstream(text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_create_stream(text, text[], jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_check(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_explain(text, text, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;

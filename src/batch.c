@@ -422,19 +422,13 @@ static char *
 find_stream(void)
 {
 	Jsonb	   *answer;
-	JsonbValue	streams;
-	JsonbValue *first;
+	Jsonb	   *streams;
 
 	if (refusing_stream[0] != '\0')
 		return refusing_stream;
 	answer = ask_api("STREAM.NAMES", "subject", last_subject);
-	if (answer == NULL || getKeyJsonValueFromContainer(&answer->root, "streams", 7, &streams) == NULL ||
-		streams.type != jbvBinary || !JsonContainerIsArray(streams.val.binary.data))
-		return NULL;
-	first = getIthJsonbValueFromContainer(streams.val.binary.data, 0);
-	if (first == NULL || first->type != jbvString)
-		return NULL;
-	return pnstrdup(first->val.string.val, first->val.string.len);
+	streams = answer != NULL ? np_json_child(answer, "streams") : NULL;
+	return np_json_count(streams) > 0 ? np_json_element_text(streams, 0) : NULL;
 }
 
 /*
@@ -447,17 +441,15 @@ stream_shows_batch(void)
 {
 	char	   *stream = find_stream();
 	Jsonb	   *answer;
-	JsonbValue	message;
+	Jsonb	   *message;
 	char	   *headers;
 	bytea	   *block;
 
 	if (stream == NULL)
 		return false;
 	answer = ask_api(psprintf("STREAM.MSG.GET.%s", stream), "last_by_subj", last_subject);
-	if (answer == NULL || getKeyJsonValueFromContainer(&answer->root, "message", 7, &message) == NULL ||
-		message.type != jbvBinary)
-		return false;
-	headers = np_json_text(JsonbValueToJsonb(&message), "hdrs");
+	message = answer != NULL ? np_json_child(answer, "message") : NULL;
+	headers = message != NULL ? np_json_text(message, "hdrs") : NULL;
 	if (headers == NULL)
 		return false;
 	block = np_base64_decode(headers);

@@ -268,7 +268,7 @@ abandon(NpSession *session, uint64 first_critical)
 		next = Min(next, interrupted);
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		if (message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_BATCH ||
+		if (message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_BATCH || message->mode == NP_PROBE ||
 			(message->mode == NP_CRITICAL && message->token >= first_critical))
 			np_delivery_drop(session, message);
 	}

@@ -135,6 +135,9 @@
 #define np_compat_interval_is_finite(span)	true
 #endif
 
+/* Is there shared memory for a library that is not preloaded?  Since 17 in the DSM registry. */
+#define NP_COMPAT_HAS_SHARED_MEMORY	(PG_VERSION_NUM >= 170000)
+
 /* All settings; utils/guc_tables.h must have been included. */
 #if PG_VERSION_NUM >= 160000
 #define np_compat_settings(count) get_guc_variables(count)

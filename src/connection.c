@@ -65,8 +65,10 @@ struct NpConnection
 	size_t		input_needed;	/* bytes that the operation at input_start has at least */
 
 	NpCandidates candidates;	/* where to connect to */
+	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
 	char		url[300];		/* without credentials */
 	char		server_name[64];	/* or its id */
+	const char *login;			/* as what it was logged in */
 	char		inbox[64];		/* with its last dot */
 	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
 	int64		max_payload;
@@ -234,6 +236,13 @@ bool
 np_connection_was_lost_for_size(const NpConnection *connection)
 {
 	return connection->lost_for_size;
+}
+
+/* The servers (NpConnectionTry) that the last np_connection_open has tried; none, if one of them took us. */
+const List *
+np_connection_tries(const NpConnection *connection)
+{
+	return connection->tries;
 }
 
 /*
@@ -564,18 +573,22 @@ connect_wire(NpConnection *connection, const NpServer *server, const NpCandidate
 {
 	NpWireTarget *target = palloc0(sizeof(NpWireTarget));
 	NpWireAttempt *attempt = NULL;
+	NpWireStatus failure = NP_WIRE_NO_LOGIN;
 
 	if (np_login_fill(target, server, candidate, error, error_size))
+	{
+		failure = NP_WIRE_FAILED;
 		attempt = np_wire_start(target, error, error_size);
+	}
 	explicit_bzero(target, sizeof(*target));
 	pfree(target);
 	if (attempt == NULL)
-		return NP_WIRE_FAILED;
+		return failure;
 	if (wait_for_attempt(attempt, deadline + NP_MILLISECONDS(LIBRARY_SLACK_MS)))
 		return np_wire_finish(attempt, &connection->wire, error, error_size);
 	np_wire_abandon(attempt);
 	snprintf(error, error_size, "no answer in time");
-	return NP_WIRE_FAILED;
+	return NP_WIRE_NO_SERVER;
 }
 
 /*
@@ -655,6 +668,28 @@ classify(const NpConnection *connection, NpWireStatus status)
 	}
 }
 
+/* For np_connection_tries. */
+static void
+note_try(NpConnection *connection, NpWireStatus status, const char *reason)
+{
+	MemoryContext previous = MemoryContextSwitchTo(connection->context);
+	size_t		size = strlen(reason) + 1;
+	NpConnectionTry *tried = palloc(offsetof(NpConnectionTry, reason) + size);
+
+	strlcpy(tried->url, connection->url, sizeof(tried->url));
+	tried->status = status;
+	memcpy(tried->reason, reason, size);
+	connection->tries = lappend(connection->tries, tried);
+	MemoryContextSwitchTo(previous);
+}
+
+static void
+forget_tries(NpConnection *connection)
+{
+	list_free_deep(connection->tries);
+	connection->tries = NIL;
+}
+
 /*
  * Try one server.
  *
@@ -668,9 +703,11 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	NpWireStatus status;
 	NpFault		kind;
 	char		error[256] = "";
+	char	   *reason;
 	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
 
 	np_candidate_name(candidate, connection->url, sizeof(connection->url));
+	connection->login = np_login_kind(server, &candidate->url);
 	/* whatever was appended while closed: its owner appends it again */
 	np_outbound_clear(&connection->outbound);
 	connection->server_error[0] = '\0';
@@ -686,8 +723,9 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	kind = classify(connection, status);
 	if (kind != NP_FAULT_UNREACHABLE)
 		*fault = kind;
-	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url,
-					 to_be_shown(error));
+	reason = to_be_shown(error);
+	note_try(connection, status, reason);
+	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url, reason);
 	return false;
 }
 
@@ -721,6 +759,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 
 	initStringInfo(&detail);
 	np_activity_set_state(NP_ACTIVITY_CONNECTING);
+	forget_tries(connection);
 	np_candidates_begin(&connection->candidates, server);
 	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
 	{
@@ -728,6 +767,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 		{
 			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
 			np_candidates_accept(&connection->candidates);
+			forget_tries(connection);
 			connection->connected_at = GetCurrentTimestamp();
 			note_open(connection);
 			pfree(detail.data);
@@ -799,6 +839,7 @@ np_connection_identity(const NpConnection *connection)
 	return (NpConnectionIdentity)
 	{
 		.url = connection->url,
+			.login = connection->login,
 			.server_id = np_wire_server_id(connection->wire),
 			.client_ip = np_wire_client_ip(connection->wire),
 			.tls = np_wire_tls(connection->wire) != NULL,

@@ -9,6 +9,7 @@
 #define NP_CONNECTION_H
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 #include "outbound.h"
 #include "protocol.h"
@@ -36,10 +37,19 @@ typedef struct NpServerVersion
 	int			minor;
 } NpServerVersion;
 
+/* A server that was tried in vain. */
+typedef struct NpConnectionTry
+{
+	char		url[300];		/* without credentials */
+	NpWireStatus status;		/* NP_WIRE_OK: it was connected to, but then ... */
+	char		reason[FLEXIBLE_ARRAY_MEMBER];	/* in the database's encoding */
+} NpConnectionTry;
+
 /* What is known of the server without asking it. */
 typedef struct NpConnectionIdentity
 {
 	const char *url;			/* without credentials */
+	const char *login;			/* by what the session has logged in, in words */
 	const char *server_id;
 	const char *client_ip;		/* NULL: not told */
 	bool		tls;
@@ -70,6 +80,7 @@ extern bool np_connection_was_lost_for_size(const NpConnection *connection);
 extern bool np_connection_was_lost(const NpConnection *connection);
 extern NpTime np_connection_received_at(const NpConnection *connection);
 extern const char *np_connection_loss(const NpConnection *connection);
+extern const List *np_connection_tries(const NpConnection *connection);
 
 extern void np_connection_send(NpConnection *connection);
 extern void np_connection_receive(NpConnection *connection);

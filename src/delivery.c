@@ -37,6 +37,7 @@ static uint64 last_token;		/* of all sessions */
 static NpWatch watch;
 static NpBatchListener batch_listener;
 static NpRelayListener relay_listener;
+static NpProbeListener probe_listener;
 
 /* Failed messages published with critical => false that were not told yet. */
 static int64 untold_count;
@@ -174,6 +175,13 @@ np_delivery_tell_untold(int elevel)
 	np_failure_free(&first.failure);
 }
 
+/* And not a question of ours. */
+static bool
+is_message(const NpPending *message)
+{
+	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
+}
+
 static void
 count_ack(const NpSession *session, const NpPending *message, bool duplicate)
 {
@@ -208,6 +216,13 @@ void
 np_delivery_listen_to_relay(NpRelayListener listener)
 {
 	relay_listener = listener;
+}
+
+/* Who is told of the replies to a probe. */
+void
+np_delivery_listen_to_probe(NpProbeListener listener)
+{
+	probe_listener = listener;
 }
 
 /* Take a message out of the window, whatever has become of it. */
@@ -259,9 +274,9 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
 		np_delivery_note_untold(result.subject, &result.failure);
-	if (message->mode != NP_REQUEST && result.acked)
+	if (is_message(message) && result.acked)
 		count_ack(session, message, ack->duplicate);
-	else if (message->mode != NP_REQUEST)
+	else if (is_message(message))
 		count_failure(message, failure);
 	np_delivery_drop(session, message);
 	session->progressed = true;
@@ -633,6 +648,8 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	previous = MemoryContextSwitchTo(scratch_context);
 	if (message->mode == NP_REQUEST)
 		handle_request_reply(session, message, operation);
+	else if (message->mode == NP_PROBE)
+		probe_listener(operation);
 	else
 		handle_reply(session, message, operation);
 	MemoryContextSwitchTo(previous);

@@ -73,6 +73,9 @@ typedef void (*NpBatchListener) (uint64 token, const NpReply *reply, bool was_se
 /* Told what has become of a message of the relay. */
 typedef void (*NpRelayListener) (const NpResult *result);
 
+/* Told each reply to a probe, which stays in the window. */
+typedef void (*NpProbeListener) (const NpOperation *operation);
+
 extern void np_delivery_begin(NpSession *session);
 extern uint64 np_delivery_next_token(void);
 extern uint64 np_delivery_take_token(void);
@@ -85,6 +88,7 @@ extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure f
 extern void np_delivery_drop(NpSession *session, NpPending *message);
 extern void np_delivery_listen_to_batch(NpBatchListener listener);
 extern void np_delivery_listen_to_relay(NpRelayListener listener);
+extern void np_delivery_listen_to_probe(NpProbeListener listener);
 extern bool np_delivery_has_progressed(NpSession *session);
 
 extern NpTime np_delivery_send_due(NpSession *session, NpTime now);

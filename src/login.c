@@ -180,6 +180,25 @@ has(const Login *login, NpServerField value, NpServerField file)
 	return login->server->values[value] != NULL || login->server->values[file] != NULL;
 }
 
+/* How fill_identity does it, as words. */
+const char *
+np_login_kind(const NpServer *server, const NpServerUrl *url)
+{
+	Login		login = {.server = server};
+
+	if (url->user.data != NULL)
+		return url->password.data != NULL ? "user and password of the URL" : "the token of the URL";
+	if (has(&login, NP_SERVER_CREDS, NP_SERVER_CREDS_FILE))
+		return "credentials";
+	if (has(&login, NP_SERVER_NKEY_SEED, NP_SERVER_NKEY_SEED_FILE))
+		return "an nkey";
+	if (has(&login, NP_SERVER_TOKEN, NP_SERVER_TOKEN_FILE))
+		return "a token";
+	if (server->values[NP_SERVER_USER] != NULL)
+		return "user and password";
+	return server->values[NP_SERVER_TLS_CERT_FILE] != NULL ? "a TLS certificate" : "no credentials";
+}
+
 static bool
 fill_identity(const Login *login, const NpServerUrl *url)
 {

@@ -10,6 +10,7 @@
 
 #include "candidates.h"
 
+extern const char *np_login_kind(const NpServer *server, const NpServerUrl *url);
 extern bool np_login_fill(NpWireTarget *target, const NpServer *server, const NpCandidate *candidate,
 						  char *error, size_t error_size);
 

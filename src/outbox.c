@@ -45,7 +45,7 @@ enum
 /* A statement that is kept for the session. */
 typedef struct Statement
 {
-	const char *text;			/* the schema where it has %s, at most twice */
+	const char *text;			/* the schema where it has %s, at most twice, or %1$s */
 	int			argument_count;
 	Oid			types[4];
 	SPIPlanPtr	plan;			/* NULL: not prepared yet */
@@ -187,6 +187,68 @@ np_outbox_row_is_checked(void)
 
 	inserting = false;
 	return result;
+}
+
+/* ---- Looking ----------------------------------------------------------------------------- */
+
+/* The columns of read_content. */
+enum
+{
+	CONTENT_WAITING = 1,
+	CONTENT_OLDEST,
+	CONTENT_DEAD,
+	CONTENT_PAUSED
+};
+
+static Statement read_content = {
+	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox),"
+	" (SELECT pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at)"
+	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1),"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
+	" EXISTS (SELECT FROM %1$s.nats_relay_control WHERE paused)"
+};
+
+static NpOutboxContent
+execute_content(Oid schema, MemoryContext caller)
+{
+	NpOutboxContent content;
+	SPIPlanPtr	plan = prepare(&read_content, quote_identifier(get_namespace_name(schema)));
+	HeapTuple	row;
+	TupleDesc	columns;
+	char	   *oldest;
+	bool		isnull;
+
+	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not look into nats_outbox");
+	row = SPI_tuptable->vals[0];
+	columns = SPI_tuptable->tupdesc;
+	content.waiting = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_WAITING, &isnull));
+	oldest = SPI_getvalue(row, columns, CONTENT_OLDEST);
+	content.oldest = oldest == NULL ? NULL : MemoryContextStrdup(caller, oldest);
+	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
+	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull));
+	return content;
+}
+
+/*
+ * What is in the outbox of the extension in that schema, for whoever may not
+ * read it; the text is palloc'd.
+ */
+NpOutboxContent
+np_outbox_content(Oid schema)
+{
+	NpOutboxContent content;
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(table_owner(schema), context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	content = execute_content(schema, caller);
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return content;
 }
 
 /* ---- The relay: reading ------------------------------------------------------------------ */

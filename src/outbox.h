@@ -28,6 +28,16 @@ typedef struct NpOutboxOutcome
 	const char *error;			/* of the first row that failed; NULL: none did */
 } NpOutboxOutcome;
 
+/* What is in the tables, as anybody may be told. */
+typedef struct NpOutboxContent
+{
+	int64		waiting;		/* rows of nats_outbox */
+	char	   *oldest;			/* how long the oldest has waited, as an interval; NULL: there is none */
+	int64		dead;			/* rows of nats_outbox_dead */
+	bool		is_paused;
+} NpOutboxContent;
+
+extern NpOutboxContent np_outbox_content(Oid schema);
 extern int64 np_outbox_insert(Oid schema, const NpMessage *message);
 extern bool np_outbox_row_is_checked(void);
 

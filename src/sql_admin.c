@@ -226,13 +226,9 @@ stream_exists(const char *name)
 static bool
 is_empty_stream(Jsonb *reply)
 {
-	JsonbValue	state;
-	char	   *messages;
+	Jsonb	   *state = np_json_child(reply, "state");
 
-	if (getKeyJsonValueFromContainer(&reply->root, "state", 5, &state) == NULL || state.type != jbvBinary)
-		return false;
-	messages = np_json_text(JsonbValueToJsonb(&state), "messages");
-	return messages != NULL && strcmp(messages, "0") == 0;
+	return state != NULL && np_json_int64(state, "messages", -1) == 0;
 }
 
 /*
@@ -251,15 +247,15 @@ nats_create_stream(PG_FUNCTION_ARGS)
 	Jsonb	   *wanted = make_stream_config(name, subjects, options);
 	bool		existed;
 	Jsonb	   *reply;
-	JsonbValue	config;
+	Jsonb	   *config;
 
 	np_transaction_join();
 	existed = stream_exists(utf8_name);
 	reply = request(psprintf("STREAM.CREATE.%s", name), jsonb_to_string(wanted));
-	if (getKeyJsonValueFromContainer(&reply->root, "config", 6, &config) != NULL &&
-		config.type == jbvBinary)
+	config = np_json_child(reply, "config");
+	if (config != NULL)
 	{
-		char	   *missing = find_option_not_taken(wanted, JsonbValueToJsonb(&config));
+		char	   *missing = find_option_not_taken(wanted, config);
 
 		if (missing != NULL && !existed && is_empty_stream(reply))
 			undo_stream(name, missing);
@@ -316,7 +312,6 @@ nats_get_message(PG_FUNCTION_ARGS)
 	TupleDesc	columns;
 	Jsonb	   *reply;
 	Jsonb	   *message;
-	JsonbValue	value;
 	char	   *subject;
 	char	   *time;
 	char	   *headers;
@@ -329,10 +324,9 @@ nats_get_message(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	reply = request(psprintf("STREAM.MSG.GET.%s", stream),
 					psprintf("{\"seq\": " INT64_FORMAT "}", PG_GETARG_INT64(1)));
-	if (getKeyJsonValueFromContainer(&reply->root, "message", 7, &value) == NULL ||
-		value.type != jbvBinary)
+	message = np_json_child(reply, "message");
+	if (message == NULL)
 		raise_bad_reply("lacks a message");
-	message = JsonbValueToJsonb(&value);
 	subject = np_json_text(message, "subject");
 	time = np_json_text(message, "time");
 	headers = np_json_text(message, "hdrs");
@@ -380,14 +374,6 @@ text_field(Jsonb *info, const char *field, bool *isnull)
 	return *isnull ? (Datum) 0 : CStringGetTextDatum(text);
 }
 
-static bool
-boolean_field(Jsonb *info, const char *field)
-{
-	char	   *text = np_json_text(info, field);
-
-	return text != NULL && strcmp(text, "true") == 0;
-}
-
 /* nats_server_info(): the server that this session is connected to */
 Datum
 nats_server_info(PG_FUNCTION_ARGS)
@@ -420,7 +406,7 @@ nats_server_info(PG_FUNCTION_ARGS)
 	values[INFO_CLUSTER] = text_field(info, "cluster", &nulls[INFO_CLUSTER]);
 	values[INFO_MAX_PAYLOAD] = Int64GetDatum(identity.max_payload);
 	values[INFO_TLS] = BoolGetDatum(identity.tls);
-	values[INFO_JETSTREAM] = BoolGetDatum(boolean_field(info, "jetstream"));
+	values[INFO_JETSTREAM] = BoolGetDatum(np_json_is_true(info, "jetstream"));
 	nulls[INFO_CLIENT_ID] = identity.client_id == 0;
 	values[INFO_CLIENT_ID] = Int64GetDatum((int64) identity.client_id);
 	nulls[INFO_CLIENT_IP] = identity.client_ip == NULL;

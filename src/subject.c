@@ -147,9 +147,12 @@ pattern_problem(NpSpan pattern)
 	return NULL;
 }
 
-/* By the rules of NATS: "*" is one token, ">" is one or more at the end. */
-static bool
-matches(NpSpan pattern, NpSpan subject)
+/*
+ * Does a subject match a pattern?  By the rules of NATS: "*" is one token, ">"
+ * is one or more at the end.
+ */
+bool
+np_pattern_matches(NpSpan pattern, NpSpan subject)
 {
 	NpSpan		wanted;
 	NpSpan		token;
@@ -193,7 +196,7 @@ np_pattern_list_matches(const char *list, NpSpan subject)
 	NpSpan		pattern;
 
 	while (np_list_next(&list, &pattern))
-		if (matches(pattern, subject))
+		if (np_pattern_matches(pattern, subject))
 			return true;
 	return false;
 }

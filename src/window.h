@@ -21,7 +21,8 @@ typedef enum NpMode
 	NP_UNCRITICAL,				/* nobody; a failure is a WARNING */
 	NP_REQUEST,					/* not a message: an API request, and its call waits */
 	NP_BATCH,					/* the atomic batch that it is a member of */
-	NP_RELAYED					/* the relay */
+	NP_RELAYED,					/* the relay */
+	NP_PROBE					/* not a message: all who answer are listened to */
 } NpMode;
 
 typedef struct NpPending

@@ -89,6 +89,7 @@ struct NpWireAttempt
 	bool		left_behind;	/* the thread frees it */
 	NpWire	   *wire;			/* the result, when status is NATS_OK */
 	natsStatus	status;
+	NpWireStatus failure;		/* when it is not */
 	char		error[256];
 	ino_t	   *sockets_before; /* those that the process had at the start */
 	size_t		socket_count;
@@ -507,6 +508,46 @@ close_connection(NpWire *wire)
 	wire->detached = false;
 }
 
+/* What kind of failure a status of the library is. */
+static NpWireStatus
+kind_of(natsStatus status)
+{
+	switch (status)
+	{
+		case NATS_CONNECTION_AUTH_FAILED:
+			return NP_WIRE_NOT_AUTHORIZED;
+		case NATS_NO_SERVER_SUPPORT:
+			return NP_WIRE_NOT_SUPPORTED;
+		case NATS_SSL_ERROR:
+		case NATS_SECURE_CONNECTION_REQUIRED:
+		case NATS_SECURE_CONNECTION_WANTED:
+			return NP_WIRE_NO_TLS;
+		case NATS_TIMEOUT:
+			return NP_WIRE_NO_SERVER;
+		default:
+			return NP_WIRE_FAILED;
+	}
+}
+
+/* Why an address could not be connected to, of what kind, and in error if that is still empty. */
+static NpWireStatus
+explain_failure(NpWireAttempt *attempt, const struct addrinfo *address, long deadline, natsStatus status,
+				const NpTlsCapture *capture, char *error, size_t error_size)
+{
+	if (capture->alert != NULL)
+	{
+		snprintf(error, error_size, "the server refused the TLS connection: %s", capture->alert);
+		return NP_WIRE_NO_TLS;
+	}
+	if (error[0] != '\0')
+		return kind_of(status);
+	if (status == NATS_NO_SERVER && may_go_on(attempt, deadline) &&
+		explain_no_server(address, deadline - now_ms() + 1, error, error_size))
+		return NP_WIRE_NO_SERVER;
+	describe_failure(status, error, error_size);
+	return status == NATS_NO_SERVER && now_ms() >= deadline ? NP_WIRE_NO_SERVER : kind_of(status);
+}
+
 /* Connect to one address as the target says.  *secured: with TLS, wanted or not. */
 static natsStatus
 try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadline, bool *secured,
@@ -536,12 +577,8 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 	*secured = capture.context != NULL;
 	if (status == NATS_OK)
 		attempt->wire->tls = capture.tls;
-	else if (capture.alert != NULL)
-		snprintf(error, error_size, "the server refused the TLS connection: %s", capture.alert);
-	else if (error[0] == '\0' &&
-			 (status != NATS_NO_SERVER || !may_go_on(attempt, deadline) ||
-			  !explain_no_server(address, deadline - now_ms() + 1, error, error_size)))
-		describe_failure(status, error, error_size);
+	else
+		attempt->failure = explain_failure(attempt, address, deadline, status, &capture, error, error_size);
 	return status;
 }
 
@@ -596,9 +633,11 @@ connect_to_host(NpWireAttempt *attempt, char *error, size_t error_size)
 	if (failure != 0)
 	{
 		snprintf(error, error_size, "could not resolve the host name: %s", gai_strerror(failure));
+		attempt->failure = NP_WIRE_NO_HOST;
 		return NATS_NO_SERVER;
 	}
 	snprintf(error, error_size, "no answer in time");
+	attempt->failure = NP_WIRE_NO_SERVER;
 	for (struct addrinfo *address = addresses;
 		 address != NULL && status != NATS_OK && may_go_on(attempt, deadline);
 		 address = address->ai_next)
@@ -672,6 +711,7 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	{
 		attempt->wire = wire;
 		attempt->target = *target;
+		attempt->failure = NP_WIRE_FAILED;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
 		pthread_cond_init(&attempt->ended_condition, NULL);
@@ -705,23 +745,6 @@ np_wire_attempt_fd(const NpWireAttempt *attempt)
 	return attempt->pipe[0];
 }
 
-/* What an attempt has come to, that has ended with this status. */
-static NpWireStatus
-result_of(natsStatus status)
-{
-	switch (status)
-	{
-		case NATS_OK:
-			return NP_WIRE_OK;
-		case NATS_CONNECTION_AUTH_FAILED:
-			return NP_WIRE_NOT_AUTHORIZED;
-		case NATS_NO_SERVER_SUPPORT:
-			return NP_WIRE_NOT_SUPPORTED;
-		default:
-			return NP_WIRE_FAILED;
-	}
-}
-
 /* Make a connection ready for use.  False: it can't be used, and is closed. */
 static bool
 take_over(NpWire *wire, char *error, size_t error_size)
@@ -751,7 +774,7 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 	NpWireStatus result;
 
 	pthread_mutex_lock(&attempt->lock);
-	result = result_of(attempt->status);
+	result = attempt->status == NATS_OK ? NP_WIRE_OK : attempt->failure;
 	pthread_mutex_unlock(&attempt->lock);
 
 	if (result != NP_WIRE_OK)

@@ -46,9 +46,13 @@ typedef struct NpWireTarget
 typedef enum NpWireStatus
 {
 	NP_WIRE_OK,
-	NP_WIRE_FAILED,				/* nobody there, not NATS, gave up */
+	NP_WIRE_NO_LOGIN,			/* the credentials can't be read */
+	NP_WIRE_NO_HOST,			/* its name has no address */
+	NP_WIRE_NO_SERVER,			/* nobody there, or no answer in time */
+	NP_WIRE_NO_TLS,				/* one side does not want it, or not with the other */
 	NP_WIRE_NOT_AUTHORIZED,
-	NP_WIRE_NOT_SUPPORTED		/* by this version of the library */
+	NP_WIRE_NOT_SUPPORTED,		/* by this version of the library */
+	NP_WIRE_FAILED				/* not NATS, or not for us */
 } NpWireStatus;
 
 extern NpWireAttempt *np_wire_start(const NpWireTarget *target, char *error, size_t error_size);

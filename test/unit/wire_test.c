@@ -392,12 +392,12 @@ test_failures(void)
 		{"a server that closes", CLOSES, 5000, NP_WIRE_FAILED, NULL},
 		{"a server that closes after its INFO", CLOSES_AFTER_INFO, 5000, NP_WIRE_FAILED, NULL},
 		{"an HTTP server", GARBAGE, 5000, NP_WIRE_FAILED, NULL},
-		{"a TLS alert", BINARY, 1000, NP_WIRE_FAILED, NULL},
+		{"a TLS alert", BINARY, 1000, NP_WIRE_NO_SERVER, NULL},
 		{"a server that does not accept us", DENIES, 5000, NP_WIRE_NOT_AUTHORIZED, "authorization"},
 		{"a server that does not want us", REFUSES, 5000, NP_WIRE_FAILED, "maximum connections"},
 		{"a server without headers", NO_HEADERS, 5000, NP_WIRE_FAILED, "headers"},
-		{"a silent server, the library's timeout", SILENT, 300, NP_WIRE_FAILED, NULL},
-		{"a host that takes no connection, the library's timeout", FULL, 300, NP_WIRE_FAILED, NULL},
+		{"a silent server, the library's timeout", SILENT, 300, NP_WIRE_NO_SERVER, NULL},
+		{"a host that takes no connection, the library's timeout", FULL, 300, NP_WIRE_NO_SERVER, NULL},
 	};
 	NpWireTarget target;
 	int			port;
@@ -406,19 +406,19 @@ test_failures(void)
 	/* the port is taken, but nobody listens */
 	target = target_at(port, 5000);
 	files_at_rest++;
-	expect_failure(&target, NP_WIRE_FAILED, NULL);
+	expect_failure(&target, NP_WIRE_NO_SERVER, NULL);
 	unit_case("fails: a closed port");
 	snprintf(target.host, sizeof(target.host), "::1");
-	expect_failure(&target, NP_WIRE_FAILED, NULL);
+	expect_failure(&target, NP_WIRE_NO_SERVER, NULL);
 	unit_case("fails: a closed port, IPv6");
 	snprintf(target.host, sizeof(target.host), "localhost");
-	expect_failure(&target, NP_WIRE_FAILED, NULL);
+	expect_failure(&target, NP_WIRE_NO_SERVER, NULL);
 	unit_case("fails: a closed port, by name");
 	files_at_rest--;
 	close(fd);
 
 	target = target_at(0, 1000);
-	expect_failure(&target, NP_WIRE_FAILED, NULL);
+	expect_failure(&target, NP_WIRE_NO_SERVER, NULL);
 	unit_case("fails: port 0");
 
 	for (size_t i = 0; i < UNIT_COUNT(cases); i++)

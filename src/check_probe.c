@@ -1,0 +1,185 @@
+/*-------------------------------------------------------------------------
+ *
+ * check_probe.c
+ *	  Who answers on a subject?  The doctor's only check that publishes.
+ *
+ * An empty message goes out that expects to be stored by a stream whose name
+ * no stream can have.  So each stream that takes the subject, in whatever
+ * domain, refuses it by its name and stores nothing; and whoever else answers
+ * there, is no stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "mb/pg_wchar.h"
+
+#include "check.h"
+#include "encoding.h"
+#include "puback.h"
+#include "session.h"
+#include "settings.h"
+
+/* A dot is in no stream's name. */
+#define HEADERS			"NATS/1.0\r\nNats-Expected-Stream: nats_check.probe\r\n\r\n"
+
+#define ERROR_OTHER_STREAM	10060
+
+/* How long others have to answer, once one has. */
+#define OTHERS_TIME		NP_MILLISECONDS(500)
+
+#define MAX_ANSWERS		8
+#define NAME_LENGTH		256
+
+/* What the probe was answered; more than these are only counted. */
+static char streams[MAX_ANSWERS][NAME_LENGTH];
+static int	stream_count;
+static int	stranger_count;		/* answers that are not JetStream's */
+static bool nobody;				/* there is not even anybody who listens */
+static char refusal[NAME_LENGTH];	/* that is not about the name; empty: none */
+
+static const NpWatch *watch;	/* for what ends the probe: the server's own error, a lost connection */
+
+static void
+note_stream(NpSpan name)
+{
+	if (stream_count < MAX_ANSWERS)
+		snprintf(streams[stream_count], NAME_LENGTH, "%.*s", (int) Min(name.length, NAME_LENGTH - 1), name.data);
+	stream_count++;
+}
+
+static void
+on_answer(const NpOperation *operation)
+{
+	NpReply		reply;
+
+	np_reply_parse(operation, &reply);
+	if (reply.kind == NP_REPLY_NO_RESPONDERS)
+		nobody = true;
+	else if (reply.stream.data != NULL && reply.error_code == ERROR_OTHER_STREAM)
+		note_stream(reply.stream);
+	else if (reply.stream.data != NULL && reply.error_code != 0)
+	{
+		note_stream(reply.stream);
+		strlcpy(refusal, reply.failure.text, pg_mbcliplen(reply.failure.text, strlen(reply.failure.text), NAME_LENGTH - 1) + 1);
+	}
+	else
+		stranger_count++;
+}
+
+static bool
+is_answered(NpSession *session)
+{
+	return nobody || stream_count + stranger_count > 0 || watch->done;
+}
+
+static bool
+has_ended(NpSession *session)
+{
+	return nobody || watch->done;
+}
+
+static void
+send_probe(NpSession *session, NpSpan subject)
+{
+	NpPublication publication = {
+		.subject = subject,
+		.headers = {HEADERS, strlen(HEADERS)},
+		.payload = {"", 0},
+		.reply_prefix = np_connection_inbox(session->connection),
+		.token = np_delivery_next_token()
+	};
+	size_t		control_line;
+	size_t		length = np_publication_size(&publication, &control_line);
+
+	stream_count = stranger_count = 0;
+	nobody = false;
+	refusal[0] = '\0';
+	watch = np_delivery_watch(publication.token);
+	np_delivery_listen_to_probe(on_answer);
+	(void) np_delivery_add(session, &publication, length, NP_PROBE);
+}
+
+static void
+forget_probe(NpSession *session)
+{
+	NpPending  *pending = np_window_find(&session->window, watch->token);
+
+	if (pending != NULL)
+		np_delivery_drop(session, pending);
+}
+
+/* Ask, and listen until all have had their time. */
+static void
+run_probe(NpSession *session, NpSpan subject)
+{
+	send_probe(session, subject);
+	PG_TRY();
+	{
+		if (np_session_wait(session, NP_WAIT_ACK, is_answered, np_ack_timeout, NP_FOREVER))
+			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, INT_MAX, np_now() + OTHERS_TIME);
+	}
+	PG_FINALLY();
+	{
+		forget_probe(session);
+	}
+	PG_END_TRY();
+}
+
+/* ---- What it means ------------------------------------------------------------------- */
+
+static void
+find_no_answer(const NpExamination *examination, NpFinding *finding)
+{
+	if (watch->done)
+		np_find(finding, watch->result.failure.fault == NP_FAULT_NOT_PERMITTED ? NP_CHECK_FAILED : NP_CHECK_UNKNOWN,
+				"The probe failed: %s.", watch->result.failure.text);
+	else if (nobody && examination->stream == NULL)
+		np_find(finding, NP_CHECK_FAILED, "Nobody answers the probe. Create a stream with nats_create_stream().");
+	else
+		np_find(finding, NP_CHECK_FAILED, "No stream answers the probe within %d ms, so no message would be acknowledged. See that the stream has a leader, and no_ack is not set.", np_ack_timeout);
+}
+
+static void
+find_answers(NpFinding *finding)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < Min(stream_count, MAX_ANSWERS); i++)
+		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "",
+						 np_from_utf8((NpSpan) {streams[i], strlen(streams[i])}));
+	if (stream_count == 1)
+		np_find(finding, NP_CHECK_OK, "%s answers the probe.", names.data);
+	if (stream_count > 1)
+		np_find(finding, NP_CHECK_WARNING, "%d streams answer the probe: %s. Two streams or two domains take the subject, and the first to answer acknowledges: let only one take it, or publish with expect_stream.",
+				stream_count, names.data);
+	if (refusal[0] != '\0')
+		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Mend that, or publish to another stream.", refusal);
+	if (stranger_count > 0)
+		np_find(finding, NP_CHECK_WARNING, "Somebody else than JetStream answers on the subject, and may be taken for its acknowledgment. Let it answer elsewhere.");
+}
+
+/* Adds to the check of the stream. */
+void
+np_check_probe(NpExamination *examination, NpFinding *finding)
+{
+	NpFailure	failure;
+
+	if (examination->bad_subject != NULL)
+		return;
+	if (np_publishing != NP_PUBLISHING_ON)
+		np_find(finding, NP_CHECK_UNKNOWN, "There is no probe, as nats_publish.publishing is not on.");
+	else if (!np_session_ready(examination->session, true, &failure))
+		np_find(finding, NP_CHECK_UNKNOWN, "The probe could not be sent: %s.", failure.text);
+	else
+	{
+		run_probe(examination->session, examination->subject);
+		if (stream_count == 0 && stranger_count == 0)
+			find_no_answer(examination, finding);
+		else
+			find_answers(finding);
+	}
+}
