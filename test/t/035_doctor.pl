@@ -323,7 +323,9 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms')
 	unknown_are($rows, 'no right to the API', 'jetstream', 'permissions', grep { $_ ne 'subject' } @OF_SUBJECT);
 	finds($rows, 'stream', 'unknown', qr/could not be asked for the stream: the NATS user may not/, 'no right to the API');
 	finds(doctor_at(url($nats, 'noapi'), q('t.a', true)), 'stream', 'unknown', qr/"T" answers the probe/, 'but the probe knows');
-	finds(doctor_at(url($nats, 'noapi'), q('u.a', true)), 'stream', 'failed', qr/The probe failed: the NATS user may not publish/, 'that of another subject, too');
+	my $session = session(url => url($nats, 'noapi'));
+	finds(doctor($session, q('u.a', true)), 'stream', 'failed', qr/The probe failed: the NATS user may not publish/, 'that of another subject, too');
+	is($session->value('SELECT published, failed FROM nats_session_stats()'), '0|0', 'and is not counted as a message');
 	finds(doctor_at(url($new, 'nojs'), q('t.a')), 'limits', 'unknown', qr/limits of the account are not known/, 'no right to the account');
 }
 
@@ -424,6 +426,11 @@ sub api
 }
 sub of_fake { my ($stream, %info) = @_; return doctor_at(fake(api(%$stream), %info)->url, q('s.a'), ack_timeout => '1s'); }
 
+{
+	my $refuses = sub { my ($name) = @_; return qq({"error":{"code":400,"err_code":10060,"description":"expected stream does not match"},"stream":"$name","seq":0}); };
+	my $fake = fake({ %{ api() }, 's.a' => sub { my ($peer, $command) = @_; $peer->reply($command, $refuses->('S')); sleep 0.2; return $refuses->('S2'); } });
+	finds(doctor_at($fake->url, q('s.a', true)), 'stream', 'warning', qr/2 streams answer the probe: "S", "S2"/, 'one that answers later');
+}
 finds(of_fake({ names => '"S", "S2"' }), 'stream', 'warning', qr/Several streams take the subject: "S", "S2"/, 'several streams');
 finds(of_fake({ config => ',"mirror":{"name":"O"}' }), 'stream', 'failed', qr/It is a mirror/, 'a mirror');
 finds(of_fake({ cluster => ',"cluster":{"name":"C","replicas":[]}' }), 'stream', 'failed', qr/It has no leader/, 'a stream without leader');
@@ -479,7 +486,8 @@ sub consumer
 		{
 			my %filter = ref $filters[$i] ? (filter_subjects => $filters[$i]) : defined $filters[$i] ? (filter_subject => $filters[$i]) : ();
 			s/^s\b/$name =~ s{S}{s}r/e foreach ref $filter{filter_subjects} ? @{ $filter{filter_subjects} } : $filter{filter_subject} // ();
-			$at->js("CONSUMER.DURABLE.CREATE.$name.C$i", { stream_name => $name, config => { durable_name => "C$i", ack_policy => 'explicit', %filter } });
+			my $consumer = sprintf 'C%03d', $i;    # they are listed by their names
+			$at->js("CONSUMER.DURABLE.CREATE.$name.$consumer", { stream_name => $name, config => { durable_name => $consumer, ack_policy => 'explicit', %filter } });
 		}
 	};
 }
