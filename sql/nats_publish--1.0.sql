@@ -340,6 +340,92 @@ COMMENT ON FUNCTION nats_session_stats()
 IS 'what this session has published, counted since it began';
 
 -- ---------------------------------------------------------------------------
+-- All sessions
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION nats_publish_counters(OUT database oid, OUT mode text, OUT published bigint, OUT acked bigint,
+    OUT duplicates bigint, OUT failed bigint, OUT suppressed bigint, OUT retried bigint, OUT resent bigint,
+    OUT bytes bigint, OUT ack_ms float8, OUT commit_waits bigint, OUT commit_wait_ms float8,
+    OUT commit_wait_max_ms float8, OUT connects bigint, OUT reconnects bigint, OUT last_error text,
+    OUT last_error_at timestamptz, OUT stats_reset timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_counters()
+IS 'what all sessions have published, for the view nats_publish_stats';
+
+CREATE VIEW nats_publish_stats AS
+SELECT d.datname, c.mode, c.published, c.acked, c.duplicates, c.failed, c.suppressed, c.retried, c.resent, c.bytes,
+       c.commit_waits, c.commit_wait_ms, c.commit_wait_max_ms, c.connects, c.reconnects, c.last_error,
+       c.last_error_at, c.stats_reset
+FROM @extschema@.nats_publish_counters() AS c JOIN pg_catalog.pg_database AS d ON d.oid = c.database;
+COMMENT ON VIEW nats_publish_stats
+IS 'what all sessions have published since the server started, by database and way of publishing';
+
+CREATE FUNCTION nats_publish_times(OUT database oid, OUT mode text, OUT measure text, OUT from_ms float8,
+    OUT to_ms float8, OUT count bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_times()
+IS 'how long acknowledgments and commits took, for the view nats_publish_histogram';
+
+CREATE VIEW nats_publish_histogram AS
+SELECT d.datname, t.mode, t.measure, t.from_ms, t.to_ms, t.count
+FROM @extschema@.nats_publish_times() AS t JOIN pg_catalog.pg_database AS d ON d.oid = t.database;
+COMMENT ON VIEW nats_publish_histogram
+IS 'how often an acknowledgment (ack) or a commit (commit_wait) took how long';
+
+-- A time in a bucket is taken to lie where it does if the bucket's are spread evenly; in the last, at its beginning.
+CREATE VIEW nats_publish_latency AS
+WITH bucket AS (
+    SELECT *, sum(count) OVER (PARTITION BY database, mode, measure ORDER BY from_ms) AS seen,
+           sum(count) OVER (PARTITION BY database, mode, measure) AS total
+    FROM @extschema@.nats_publish_times()
+), quantile AS (
+    SELECT database, mode, measure, q,
+           CASE WHEN to_ms = 'Infinity' THEN from_ms
+                ELSE from_ms + (to_ms - from_ms) * (q * total - (seen - count))::float8 / count END AS ms
+    FROM bucket CROSS JOIN unnest('{0.5,0.9,0.99}'::numeric[]) AS q
+    WHERE count > 0 AND seen >= q * total AND seen - count < q * total
+), total AS (
+    SELECT database, mode, measure, sum(count)::bigint AS count
+    FROM bucket
+    GROUP BY database, mode, measure
+)
+SELECT d.datname, t.mode, t.measure, t.count,
+       CASE t.measure WHEN 'ack' THEN c.ack_ms ELSE c.commit_wait_ms END AS sum_ms,
+       p50.ms AS p50_ms, p90.ms AS p90_ms, p99.ms AS p99_ms
+FROM total AS t
+     JOIN pg_catalog.pg_database AS d ON d.oid = t.database
+     JOIN @extschema@.nats_publish_counters() AS c USING (database, mode)
+     LEFT JOIN quantile AS p50 ON (p50.database, p50.mode, p50.measure, p50.q) = (t.database, t.mode, t.measure, 0.5)
+     LEFT JOIN quantile AS p90 ON (p90.database, p90.mode, p90.measure, p90.q) = (t.database, t.mode, t.measure, 0.9)
+     LEFT JOIN quantile AS p99 ON (p99.database, p99.mode, p99.measure, p99.q) = (t.database, t.mode, t.measure, 0.99);
+COMMENT ON VIEW nats_publish_latency
+IS 'how long an acknowledgment (ack) or a commit (commit_wait) takes, from nats_publish_histogram';
+
+CREATE FUNCTION nats_publish_stats_reset()
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_stats_reset()
+IS 'begin to count anew, in all databases';
+
+CREATE FUNCTION nats_publish_backends(OUT pid int, OUT database oid, OUT role oid, OUT url text, OUT server_name text,
+    OUT state text, OUT pending int, OUT pending_bytes bigint, OUT oldest_pending timestamptz, OUT last_error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_backends()
+IS 'what each session is doing with NATS, for the view nats_publish_activity';
+
+CREATE VIEW nats_publish_activity AS
+SELECT b.pid, d.datname, r.rolname AS usename, b.url, b.server_name, b.state, b.pending, b.pending_bytes,
+       clock_timestamp() - b.oldest_pending AS oldest_pending, b.last_error
+FROM @extschema@.nats_publish_backends() AS b
+     LEFT JOIN pg_catalog.pg_database AS d ON d.oid = b.database
+     LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = b.role;
+COMMENT ON VIEW nats_publish_activity
+IS 'the sessions that publish: where each is connected to, and what is not acknowledged yet';
+
+-- ---------------------------------------------------------------------------
 -- Servers and users, for nats_publish.server
 -- ---------------------------------------------------------------------------
 
@@ -492,3 +578,14 @@ REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_change_options(oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_counters() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_times() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_backends() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_stats_reset() FROM PUBLIC;
+
+-- What shows nothing but names and figures, monitoring may see.
+GRANT EXECUTE ON FUNCTION nats_publish_counters(), nats_publish_times(), nats_publish_backends(), nats_relay_status()
+TO pg_monitor;
+GRANT SELECT ON nats_publish_stats, nats_publish_histogram, nats_publish_latency, nats_publish_activity, nats_relay,
+    nats_outbox_messages
+TO pg_monitor;

@@ -200,7 +200,7 @@ check_server(void)
 	bool		knows_batches;
 	bool		fits;
 
-	if (!np_session_is_open(session) && !np_session_wait(session, np_session_is_open, np_commit_timeout, NP_FOREVER))
+	if (!np_session_is_open(session) && !np_session_wait(session, NP_WAIT_COMMIT, np_session_is_open, np_commit_timeout, NP_FOREVER))
 		raise_without_outcome();
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
@@ -361,11 +361,11 @@ run_attempt(void)
 		publication.headers = member_headers(&message, attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
 		(void) np_delivery_add(session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);
-		if (!can_send_more(session) && !np_session_wait(session, can_send_more, np_commit_timeout, NP_FOREVER))
+		if (!can_send_more(session) && !np_session_wait(session, NP_WAIT_COMMIT, can_send_more, np_commit_timeout, NP_FOREVER))
 			return false;
 	}
 	pfree(block.data);
-	return np_session_wait(session, attempt_has_ended, np_commit_timeout, NP_FOREVER);
+	return np_session_wait(session, NP_WAIT_COMMIT, attempt_has_ended, np_commit_timeout, NP_FOREVER);
 }
 
 /* What is still in the window of an attempt that is given up. */
@@ -518,11 +518,31 @@ delay_before_next(int tries)
 }
 
 static void
-count_stored(void)
+count_sent(void)
 {
-	np_stats.published += member_count;
-	np_stats.acked += member_count;
-	np_stats.bytes += payload_bytes;
+	NpStats    *stats = np_stats_of(NP_STATS_ON_COMMIT);
+
+	stats->published += member_count;
+	stats->bytes += payload_bytes;
+}
+
+/* Each member took as long as the whole. */
+static void
+count_stored(NpTime time)
+{
+	NpStats    *stats = np_stats_of(NP_STATS_ON_COMMIT);
+
+	stats->acked += member_count;
+	np_histogram_add(&stats->acks, time, member_count);
+}
+
+static void
+count_failed(const char *error)
+{
+	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "%s", error);
+
+	np_stats_of(NP_STATS_ON_COMMIT)->failed += member_count;
+	np_stats_note_failure(NP_STATS_ON_COMMIT, NULL, &failure);
 }
 
 /*
@@ -562,7 +582,7 @@ attempt_until_stored(void)
 			finish_refused();
 			return;
 		}
-		np_sleep(np_now() + delay_before_next(tries++));
+		np_sleep(NP_WAIT_COMMIT, np_now() + delay_before_next(tries++));
 	}
 }
 
@@ -577,11 +597,25 @@ attempt_until_stored(void)
 void
 np_batch_publish(NpSession *on_session)
 {
+	MemoryContext context = CurrentMemoryContext;
+	NpTime		began = np_now();
+
 	session = on_session;
 	in_doubt = false;
 	attempt_count = 0;
 	check_batch();
 	np_delivery_listen_to_batch(on_member_answered);
-	attempt_until_stored();
-	count_stored();
+	count_sent();
+	PG_TRY();
+	{
+		attempt_until_stored();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		count_failed(CopyErrorData()->message);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	count_stored(np_now() - began);
 }

@@ -29,6 +29,13 @@ PG_FUNCTION_INFO_V1(nats_publish_change);
 
 /* ---- Delivery -------------------------------------------------------------------- */
 
+static const NpStatsMode counted_as[] = {
+	[NP_DELIVER_ON_COMMIT] = NP_STATS_ON_COMMIT,
+	[NP_DELIVER_ASYNC] = NP_STATS_ASYNC,
+	[NP_DELIVER_SYNC] = NP_STATS_SYNC,
+	[NP_DELIVER_OUTBOX] = NP_STATS_OUTBOX,
+};
+
 static void
 deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *message)
 {
@@ -56,7 +63,7 @@ publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op,
 	NpChange	change = {op, old, new};
 	NpMessage	message;
 
-	if (np_change_message_build(&message, plan, &change) && np_policy_admits(&message))
+	if (np_change_message_build(&message, plan, &change) && np_policy_admits(&message, counted_as[plan->delivery]))
 		deliver(fcinfo, plan, &message);
 }
 
@@ -216,9 +223,10 @@ nats_publish_change(PG_FUNCTION_ARGS)
 	NpChangePlan *plan;
 
 	check_call(fcinfo);
-	if (np_policy_skips_calls())
-		return PointerGetDatum(NULL);
 	np_transaction_join();
+	/* of which delivery it is, is not worth finding out */
+	if (np_policy_skips_calls(NP_STATS_ON_COMMIT))
+		return PointerGetDatum(NULL);
 	plan = np_change_cache_find(data->tg_relation, data->tg_trigger);
 	if (change_op(data) == NP_TRUNCATE)
 		publish_change(fcinfo, plan, NP_TRUNCATE, NULL, NULL);

@@ -25,6 +25,7 @@
 #include "session.h"
 #include "sessions.h"
 #include "settings.h"
+#include "stats.h"
 
 /*
  * Add a sentence to what a check has found, which is then at least as bad.
@@ -132,6 +133,7 @@ np_examine_connection(NpExamination *examination)
 {
 	NpFailure	failure;
 
+	np_stats_mode = NP_STATS_SYNC;
 	examination->session = np_sessions_current();
 	if (!np_session_ready(examination->session, true, &failure))
 		np_raise(&failure);

@@ -118,8 +118,8 @@ run_probe(NpSession *session, NpSpan subject)
 	send_probe(session, subject);
 	PG_TRY();
 	{
-		if (np_session_wait(session, is_answered, np_ack_timeout, NP_FOREVER))
-			(void) np_session_wait(session, has_ended, INT_MAX, np_now() + OTHERS_TIME);
+		if (np_session_wait(session, NP_WAIT_ACK, is_answered, np_ack_timeout, NP_FOREVER))
+			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, INT_MAX, np_now() + OTHERS_TIME);
 	}
 	PG_FINALLY();
 	{

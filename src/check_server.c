@@ -209,7 +209,7 @@ ping(NpConnection *connection, NpTime *times)
 		NpTime		start = np_now();
 
 		if (!np_connection_is_open(connection) ||
-			!np_connection_ping(connection, start + NP_MILLISECONDS(np_ack_timeout)))
+			!np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout)))
 			return false;
 		times[i] = np_now() - start;
 	}

@@ -22,9 +22,13 @@
 #include "session.h"
 #include "sessions.h"
 #include "settings.h"
+#include "stats.h"
 
 /* At exit, for what is buffered. */
 #define EXIT_TIMEOUT			NP_MILLISECONDS(500)
+
+static NpTime began;			/* to wait for the transaction's messages; 0: it has not, or not any more */
+static NpStatsMode began_for;	/* what */
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 
@@ -68,7 +72,7 @@ finish_futures(int64 unsent)
 
 	for (int i = 0; np_futures_awaited() > 0 && (session = np_sessions_get(i)) != NULL; i++)
 	{
-		if (!np_session_wait(session, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+		if (!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 			fail_awaited(session);
 	}
 	np_futures_raise_failures(unsent);
@@ -86,7 +90,11 @@ connect_held(const NpQueueSummary *held)
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
 		if (np_queue_holds_for(held, i) && !np_session_ready(session, true, &failure))
+		{
+			np_stats_add_unsent(NP_STATS_ON_COMMIT, held->count);
+			np_stats_note_failure(NP_STATS_ON_COMMIT, NULL, &failure);
 			np_raise(&failure);
+		}
 	}
 }
 
@@ -161,6 +169,30 @@ send_held(void)
 	return held.count;
 }
 
+/* ---- How long it takes ---------------------------------------------------------- */
+
+/* The transaction may have to wait for its messages: those that it holds, or those it has sent. */
+static void
+begin_wait(void)
+{
+	int64		held = np_queue_summary().count;
+
+	if (held == 0 && np_futures_awaited() == 0)
+		return;
+	began = np_now();
+	began_for = held > 0 ? NP_STATS_ON_COMMIT : NP_STATS_ASYNC;
+	np_stats_mode = began_for;
+}
+
+/* It has them all, or has failed. */
+static void
+end_wait(void)
+{
+	if (began != 0)
+		np_stats_add_commit_wait(began_for, np_now() - began);
+	began = 0;
+}
+
 /* ---- Before the end ------------------------------------------------------------ */
 
 /* What nobody waits for goes out too, and what is known of it is taken. */
@@ -188,10 +220,12 @@ np_commit_finish_transaction(void)
 	int64		unsent;
 
 	np_session_set_committing(true);
+	begin_wait();
 	np_futures_close();
 	unsent = send_held();
 	np_queue_close();
 	finish_futures(unsent);
+	end_wait();
 	attend_uncritical();
 }
 
@@ -251,6 +285,7 @@ np_commit_forget_transaction(void)
 {
 	NpSession  *session;
 
+	end_wait();
 	np_session_set_committing(false);
 	np_futures_forget();
 	np_queue_forget();
@@ -260,6 +295,8 @@ np_commit_forget_transaction(void)
 		np_outbound_give_back(np_session_outbound(session));
 	}
 	(void) np_delivery_watch(0);
+	np_session_show_rest();
+	np_stats_flush();
 }
 
 /* What the subtransaction has published is its parent's. */
@@ -290,7 +327,7 @@ drain_at_exit(NpSession *session, NpTime limit)
 	if (np_session_is_open(session))
 		(void) np_connection_drain(session->connection, limit);
 	while (np_session_is_open(session) && session->window.count > 0 && np_now() < limit)
-		np_connection_wait(session->connection, limit);
+		np_connection_wait(session->connection, NP_WAIT_ACK, limit);
 	np_publisher_expire_uncritical(session, np_now());
 }
 
@@ -316,6 +353,7 @@ np_commit_exit(void)
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	np_stats_flush();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		np_connection_close(session->connection);
 }

@@ -36,6 +36,13 @@
 #define np_compat_handshake_first(options)	NATS_NO_SERVER_SUPPORT
 #endif
 
+/* Since 3.11 the library tells the name of the server, too. */
+#if NATS_VERSION_NUMBER >= 0x030B00
+#define np_compat_server_name(nc, buffer, size) natsConnection_GetConnectedServerName((nc), (buffer), (size))
+#else
+#define np_compat_server_name(nc, buffer, size) natsConnection_GetConnectedServerId((nc), (buffer), (size))
+#endif
+
 #endif							/* NATS_VERSION_NUMBER */
 
 #ifdef PG_VERSION_NUM
@@ -45,6 +52,33 @@
 #define np_compat_create_wait_event_set(n)	CreateWaitEventSet(NULL, (n))
 #else
 #define np_compat_create_wait_event_set(n)	CreateWaitEventSet(TopMemoryContext, (n))
+#endif
+
+/* The number of a wait event by its name; utils/wait_event.h must have been included. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_wait_event(name)	WaitEventExtensionNew(name)
+#else
+#define np_compat_wait_event(name)	((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/*
+ * Shared memory of a name that any backend can ask for; NULL before 17, which
+ * has it for preloaded libraries only.
+ */
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#define np_compat_named_memory(name, size, initialize, found) \
+	GetNamedDSMSegment((name), (size), (initialize), (found))
+#else
+#define np_compat_named_memory(name, size, initialize, found) \
+	((void) (name), (void) (size), (void) (initialize), *(found) = false, NULL)
+#endif
+
+/* This process's place among all that can have a database; below MaxBackends. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_my_number()	MyProcNumber
+#else
+#define np_compat_my_number()	(MyBackendId - 1)
 #endif
 
 /* A lexer, palloc'd; 17 can be given one to use instead. */

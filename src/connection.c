@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "activity.h"
 #include "candidates.h"
 #include "connection.h"
 #include "encoding.h"
@@ -67,6 +68,7 @@ struct NpConnection
 	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
 	char		url[300];		/* without credentials */
 	const char *login;			/* as what it was logged in */
+	char		server_name[64];	/* or its id */
 	char		inbox[64];		/* with its last dot */
 	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
 	int64		max_payload;
@@ -74,15 +76,26 @@ struct NpConnection
 	bool		begins_with_tls;	/* before the server's first line */
 	TimestampTz connected_at;
 	int			pongs_awaited;
+	NpTime		received_at;	/* when the last bytes were read */
 	uint64		last_pong;		/* the end of ours in the outgoing stream */
 
 	uint64		confirmed;		/* the server has read the stream up to here */
 	uint64		sent_before_loss;	/* outbound.sent when the connection went */
+	bool		was_lost;		/* while it was in use, and not made again yet */
 	bool		lost_for_size;	/* the server has ended it for a message over max_payload */
 	char		server_error[256];	/* the last -ERR */
 	char		send_error[128];	/* the socket takes no more; empty: it does */
 	char		loss[384];		/* why the last connection ended */
 };
+
+/* For what becomes of connections; a relay's are told of in the log. */
+static int	log_level = DEBUG1;
+
+void
+np_connection_log_to(int elevel)
+{
+	log_level = elevel;
+}
 
 /*
  * A closed connection object that lives as long as the context.
@@ -131,11 +144,46 @@ np_connection_close(NpConnection *connection)
 		np_wait_set_free(connection->wait_set);
 	connection->wait_set = NULL;
 	if (connection->wire != NULL)
+	{
 		np_wire_close(connection->wire);
+		np_activity_set_state(NP_ACTIVITY_DISCONNECTED);
+	}
 	connection->wire = NULL;
 	if (connection->owns_external_fd)
 		ReleaseExternalFD();
 	connection->owns_external_fd = false;
+}
+
+/* Texts of servers and of the system, in the database's encoding. */
+static char *
+to_be_shown(const char *text)
+{
+	return np_from_utf8((NpSpan) {text, strlen(text)});
+}
+
+/* In a context of its own: losing leaves nothing behind. */
+static void
+tell_loss(const NpConnection *connection)
+{
+	char	   *loss;
+
+	if (!message_level_is_interesting(log_level))
+		return;
+	loss = to_be_shown(connection->loss);
+	ereport(log_level,
+			(errmsg("nats_publish lost its connection to %s: %s", connection->url, loss)));
+	pfree(loss);
+}
+
+static void
+tell_connected(const NpConnection *connection)
+{
+	/* only what ends an interruption is worth a line of the log */
+	int			elevel = connection->was_lost ? log_level : DEBUG1;
+
+	ereport(elevel,
+			(errmsg(connection->was_lost ? "nats_publish is connected again, to %s" :
+					"nats_publish is connected to %s", connection->url)));
 }
 
 static void
@@ -147,7 +195,12 @@ lose(NpConnection *connection, const char *reason)
 	else
 		strlcpy(connection->loss, reason, sizeof(connection->loss));
 	connection->lost_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
-	np_stats.connections_lost++;
+	np_stats_of(np_stats_mode)->connections_lost++;
+	if (connection->established)
+	{
+		connection->was_lost = true;
+		tell_loss(connection);
+	}
 	np_connection_close(connection);
 }
 
@@ -155,6 +208,20 @@ bool
 np_connection_is_open(const NpConnection *connection)
 {
 	return connection->wire != NULL;
+}
+
+/* Was it open, and is to be made again? */
+bool
+np_connection_was_lost(const NpConnection *connection)
+{
+	return connection->was_lost;
+}
+
+/* When the bytes that are being handled were read. */
+NpTime
+np_connection_received_at(const NpConnection *connection)
+{
+	return connection->received_at;
 }
 
 /* Why the connection is not open any more; empty when it never was. */
@@ -264,6 +331,18 @@ answer_ping(NpConnection *connection)
 	connection->last_pong = connection->outbound.appended;
 }
 
+/* The server has been reloaded, or tells of others. */
+static void
+handle_info(NpConnection *connection, NpSpan info)
+{
+	NpSpan		name = np_info_server_name(info);
+
+	(void) np_info_max_payload(info, &connection->max_payload);
+	np_candidates_rediscover(&connection->candidates, info);
+	if (name.data != NULL)
+		snprintf(connection->server_name, sizeof(connection->server_name), "%.*s", (int) name.length, name.data);
+}
+
 static void
 handle_operation(NpConnection *connection, const NpOperation *operation)
 {
@@ -280,8 +359,7 @@ handle_operation(NpConnection *connection, const NpOperation *operation)
 				connection->pongs_awaited--;
 			break;
 		case NP_OP_INFO:
-			(void) np_info_max_payload(operation->text, &connection->max_payload);
-			np_candidates_rediscover(&connection->candidates, operation->text);
+			handle_info(connection, operation->text);
 			break;
 		case NP_OP_ERROR:
 			snprintf(connection->server_error, sizeof(connection->server_error), "%.*s",
@@ -363,6 +441,7 @@ receive_once(NpConnection *connection)
 	count = np_wire_receive(connection->wire, connection->input + connection->input_end, room);
 	if (count > 0)
 	{
+		connection->received_at = np_now();
 		connection->input_end += count;
 		parse_input(connection);
 		return (size_t) count == room ||
@@ -403,7 +482,7 @@ np_connection_receive(NpConnection *connection)
  * handle it; at most until the time.  Interrupts as in np_wait.
  */
 void
-np_connection_wait(NpConnection *connection, NpTime until)
+np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until)
 {
 	bool		unsent;
 
@@ -415,7 +494,7 @@ np_connection_wait(NpConnection *connection, NpTime until)
 	}
 	unsent = connection->outbound.sent < connection->outbound.appended;
 	if (np_wire_has_pending(connection->wire) ||
-		np_wait(connection->wait_set, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
+		np_wait(connection->wait_set, event, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
 		np_connection_receive(connection);
 }
 
@@ -430,7 +509,7 @@ np_connection_confirm(NpConnection *connection, uint64 position)
  * A round trip.  True: everything sent before has been seen by the server.
  */
 bool
-np_connection_ping(NpConnection *connection, NpTime until)
+np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 {
 	uint64		position;
 
@@ -438,7 +517,7 @@ np_connection_ping(NpConnection *connection, NpTime until)
 	position = connection->outbound.appended;
 	connection->pongs_awaited++;
 	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
-		np_connection_wait(connection, until);
+		np_connection_wait(connection, event, until);
 	if (connection->wire == NULL || connection->pongs_awaited > 0)
 		return false;
 	np_connection_confirm(connection, position);
@@ -452,8 +531,10 @@ np_connection_ping(NpConnection *connection, NpTime until)
 bool
 np_connection_drain(NpConnection *connection, NpTime until)
 {
-	return connection->confirmed >= connection->outbound.appended ||
-		np_connection_ping(connection, until);
+	if (connection->confirmed >= connection->outbound.appended)
+		return true;
+	elog(DEBUG1, "nats_publish drains its connection to %s", connection->url);
+	return np_connection_ping(connection, NP_WAIT_ACK, until);
 }
 
 /* ---- Opening ----------------------------------------------------------- */
@@ -469,7 +550,7 @@ wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
 	{
 		set = np_wait_set_create(np_wire_attempt_fd(attempt));
 		while (!ended && np_now() < deadline)
-			ended = (np_wait(set, NP_READABLE, deadline) & NP_READABLE) != 0;
+			ended = (np_wait(set, NP_WAIT_CONNECT, NP_READABLE, deadline) & NP_READABLE) != 0;
 	}
 	PG_CATCH();
 	{
@@ -524,7 +605,7 @@ subscribe(NpConnection *connection, const NpServer *server, NpTime deadline)
 			 prefix != NULL ? prefix : NP_DEFAULT_INBOX_PREFIX, connection->secret);
 	snprintf(command, sizeof(command), "SUB %s* 1\r\n", connection->inbox);
 	append_command(connection, command);
-	if (!np_connection_ping(connection, deadline))
+	if (!np_connection_ping(connection, NP_WAIT_CONNECT, deadline))
 	{
 		if (connection->wire != NULL)
 			lose(connection, "no answer in time");
@@ -551,6 +632,7 @@ set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
 		{
 			connection->wait_set = np_wait_set_create(np_wire_socket(connection->wire));
 			connection->max_payload = np_wire_max_payload(connection->wire);
+			strlcpy(connection->server_name, np_wire_server_name(connection->wire), sizeof(connection->server_name));
 			connection->version.is_known = false;
 			np_candidates_discover(&connection->candidates, connection->wire);
 			ready = subscribe(connection, server, deadline);
@@ -641,10 +723,23 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	kind = classify(connection, status);
 	if (kind != NP_FAULT_UNREACHABLE)
 		*fault = kind;
-	reason = np_from_utf8((NpSpan) {error, strlen(error)});
+	reason = to_be_shown(error);
 	note_try(connection, status, reason);
 	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url, reason);
 	return false;
+}
+
+static void
+note_open(NpConnection *connection)
+{
+	NpStats    *stats = np_stats_of(np_stats_mode);
+
+	stats->connects++;
+	if (connection->was_lost)
+		stats->reconnects++;
+	np_activity_set_server(connection->url, connection->server_name);
+	tell_connected(connection);
+	connection->was_lost = false;
 }
 
 /*
@@ -664,6 +759,7 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 
 	initStringInfo(&detail);
 	forget_tries(connection);
+	np_activity_set_state(NP_ACTIVITY_CONNECTING);
 	np_candidates_begin(&connection->candidates, server);
 	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
 	{
@@ -673,11 +769,13 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 			np_candidates_accept(&connection->candidates);
 			forget_tries(connection);
 			connection->connected_at = GetCurrentTimestamp();
-			np_stats.connects++;
+			note_open(connection);
 			pfree(detail.data);
 			return true;
 		}
 	}
+	np_activity_set_state(NP_ACTIVITY_DISCONNECTED);
+	elog(DEBUG1, "nats_publish could not connect: %s", detail.data);
 	*failure = np_failure(fault, "could not connect to NATS");
 	failure->detail = detail.data;
 	if (fault == NP_FAULT_NOT_PERMITTED)

@@ -60,6 +60,7 @@ typedef struct NpConnectionIdentity
 
 extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events,
 										  void *owner);
+extern void np_connection_log_to(int elevel);
 extern bool np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline,
 							   NpFailure *failure);
 extern void np_connection_forget_servers(NpConnection *connection);
@@ -76,14 +77,16 @@ extern NpOutbound *np_connection_outbound(NpConnection *connection);
 extern NpSpan np_connection_inbox(const NpConnection *connection);
 extern uint64 np_connection_sent_before_loss(const NpConnection *connection);
 extern bool np_connection_was_lost_for_size(const NpConnection *connection);
+extern bool np_connection_was_lost(const NpConnection *connection);
+extern NpTime np_connection_received_at(const NpConnection *connection);
 extern const char *np_connection_loss(const NpConnection *connection);
 extern const List *np_connection_tries(const NpConnection *connection);
 
 extern void np_connection_send(NpConnection *connection);
 extern void np_connection_receive(NpConnection *connection);
-extern void np_connection_wait(NpConnection *connection, NpTime until);
+extern void np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until);
 extern void np_connection_confirm(NpConnection *connection, uint64 position);
 extern bool np_connection_drain(NpConnection *connection, NpTime until);
-extern bool np_connection_ping(NpConnection *connection, NpTime until);
+extern bool np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until);
 
 #endif							/* NP_CONNECTION_H */

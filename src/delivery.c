@@ -176,16 +176,25 @@ np_delivery_tell_untold(int elevel)
 }
 
 static void
-count_result(const NpResult *result)
+count_ack(const NpSession *session, const NpPending *message, bool duplicate)
 {
-	if (!result->acked)
-		np_stats.failed++;
-	else
-	{
-		np_stats.acked++;
-		if (result->ack.duplicate)
-			np_stats.duplicates++;
-	}
+	NpStats    *stats = np_stats_of(message->counted_as);
+
+	stats->acked++;
+	if (duplicate)
+		stats->duplicates++;
+	np_histogram_add(&stats->acks, np_connection_received_at(session->connection) - message->published_at, 1);
+}
+
+static void
+count_failure(const NpPending *message, const NpFailure *failure)
+{
+	NpStats    *stats = np_stats_of(message->counted_as);
+
+	stats->failed++;
+	if (message->mode == NP_UNCRITICAL)
+		stats->failed_uncritical++;
+	np_stats_note_failure(message->counted_as, np_from_utf8(np_pending_subject(message)), failure);
 }
 
 /* Who is told of the members of the atomic batch that is being sent. */
@@ -230,6 +239,13 @@ answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool
 	batch_listener(token, reply, was_sent);
 }
 
+/* Or does it only ask something? */
+static bool
+is_message(const NpPending *message)
+{
+	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
+}
+
 /*
  * A message has come to its end: acknowledged, or failed.  ERROR when out of
  * memory or of disk; then the message is still in the window, to be removed
@@ -258,10 +274,10 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
 		np_delivery_note_untold(result.subject, &result.failure);
-	if (message->mode == NP_UNCRITICAL && !result.acked)
-		np_stats.failed_uncritical++;
-	if (message->mode != NP_REQUEST && message->mode != NP_PROBE)
-		count_result(&result);
+	if (is_message(message) && result.acked)
+		count_ack(session, message, ack->duplicate);
+	else if (is_message(message))
+		count_failure(message, failure);
 	np_delivery_drop(session, message);
 	session->progressed = true;
 }
@@ -329,13 +345,12 @@ np_delivery_add(NpSession *session, const NpPublication *publication, size_t len
 	pending->subject_offset = publication->headers.data != NULL ? 5 : 4;	/* HPUB, PUB */
 	pending->subject_length = publication->subject.length;
 	pending->mode = mode;
+	pending->counted_as = np_stats_mode;
+	pending->published_at = np_now();
 	if (mode == NP_CRITICAL)
 		session->window.critical++;
 	if (mode == NP_UNCRITICAL)
-	{
-		pending->published_at = np_now();
 		session->window.uncritical++;
-	}
 	return pending;
 }
 
@@ -404,7 +419,7 @@ np_delivery_send_due(NpSession *session, NpTime now)
 		else
 		{
 			send_again(session, message);
-			np_stats.retried++;
+			np_stats_of(message->counted_as)->retried++;
 		}
 	}
 	return session->next_retry;
@@ -491,6 +506,7 @@ np_delivery_resend(NpSession *session)
 	uint64		sent = np_connection_sent_before_loss(session->connection);
 	NpPending  *message;
 	uint64		next = 0;
+	int			resent = 0;
 
 	if (np_connection_was_lost_for_size(session->connection))
 		fail_largest(session, sent);
@@ -518,10 +534,13 @@ np_delivery_resend(NpSession *session)
 			if (was_sent)
 			{
 				message->in_doubt = true;
-				np_stats.resent++;
+				np_stats_of(message->counted_as)->resent++;
+				resent++;
 			}
 		}
 	}
+	if (resent > 0)
+		elog(DEBUG1, "nats_publish sent %d messages again", resent);
 }
 
 /* ---- Replies --------------------------------------------------------------- */

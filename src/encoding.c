@@ -25,28 +25,46 @@ np_to_utf8(const char *text, size_t length)
 	return (NpSpan) {converted, converted == text ? length : strlen(converted)};
 }
 
-/* Convert valid UTF-8 without throwing; NULL when that is not possible. */
+/* Convert valid text without throwing; NULL when that is not possible. */
 static char *
-convert_from_utf8(NpSpan text)
+convert(NpSpan text, int from, int to)
 {
-	int			encoding = GetDatabaseEncoding();
 	int			room = text.length * MAX_CONVERSION_GROWTH + 1;
 	Oid			conversion;
 	char	   *converted;
 
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
 		return pnstrdup(text.data, text.length);
 	if (!IsTransactionState())
 		return NULL;
-	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	conversion = FindDefaultConversionProc(from, to);
 	if (!OidIsValid(conversion))
 		return NULL;
 	converted = palloc(room);
-	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
+	if (pg_do_encoding_conversion_buf(conversion, from, to,
 									  (unsigned char *) unconstify(char *, text.data), text.length,
 									  (unsigned char *) converted, room, true) != text.length)
 		return NULL;
 	return converted;
+}
+
+/* With question marks for what can't be converted, and whatever the text is. */
+static char *
+convert_somehow(NpSpan text, int from, int to)
+{
+	char	   *copy;
+
+	if (pg_verify_mbstr(from, text.data, text.length, true))
+	{
+		copy = convert(text, from, to);
+		if (copy != NULL)
+			return copy;
+	}
+	copy = pnstrdup(text.data, text.length);
+	for (char *byte = copy; *byte != '\0'; byte++)
+		if (IS_HIGHBIT_SET(*byte))
+			*byte = '?';
+	return copy;
 }
 
 /*
@@ -59,17 +77,21 @@ convert_from_utf8(NpSpan text)
 char *
 np_from_utf8(NpSpan text)
 {
-	char	   *copy;
+	return convert_somehow(text, PG_UTF8, GetDatabaseEncoding());
+}
 
-	if (pg_verify_mbstr(PG_UTF8, text.data, text.length, true))
-	{
-		copy = convert_from_utf8(text);
-		if (copy != NULL)
-			return copy;
-	}
-	copy = pnstrdup(text.data, text.length);
-	for (char *byte = copy; *byte != '\0'; byte++)
-		if (IS_HIGHBIT_SET(*byte))
-			*byte = '?';
-	return copy;
+/*
+ * Text for backends of all databases, of which not every one has the same
+ * encoding: put into a buffer as UTF-8, cut where it is too long.  With
+ * question marks as above, for it is no reason to raise anything.
+ */
+void
+np_share_text(char *buffer, size_t size, const char *text)
+{
+	char	   *utf8 = convert_somehow((NpSpan) {text, strlen(text)}, GetDatabaseEncoding(), PG_UTF8);
+	int			length = pg_encoding_mbcliplen(PG_UTF8, utf8, strlen(utf8), size - 1);
+
+	memcpy(buffer, utf8, length);
+	buffer[length] = '\0';
+	pfree(utf8);
 }

@@ -12,5 +12,6 @@
 
 extern NpSpan np_to_utf8(const char *text, size_t length);
 extern char *np_from_utf8(NpSpan text);
+extern void np_share_text(char *buffer, size_t size, const char *text);
 
 #endif							/* NP_ENCODING_H */

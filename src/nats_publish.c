@@ -30,8 +30,8 @@
 
 #include "compat.h"
 #include "relay_launcher.h"
-#include "relay_state.h"
 #include "settings.h"
+#include "shared_memory.h"
 
 NP_MODULE_MAGIC;
 
@@ -46,6 +46,6 @@ _PG_init(void)
 	np_settings_define();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-	np_relay_state_reserve();
+	np_shared_memory_reserve();
 	np_launcher_register();
 }

@@ -409,7 +409,7 @@ copy_row(HeapTuple tuple, NpOutboxRow *row)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		np_relay_row_fail(row, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message);
+		np_relay_row_refuse(row, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message);
 	}
 	PG_END_TRY();
 	return row->message.payload.length;

@@ -18,7 +18,6 @@
 #include "policy.h"
 #include "report.h"
 #include "settings.h"
-#include "stats.h"
 #include "subject.h"
 
 /* The setting's value in UTF-8, as subjects are; it changes rarely. */
@@ -59,11 +58,11 @@ np_policy_check_subject(NpSpan subject)
 
 /* Is a call to publish to be skipped as it is?  Then it is counted. */
 bool
-np_policy_skips_calls(void)
+np_policy_skips_calls(NpStatsMode mode)
 {
 	if (np_publishing != NP_PUBLISHING_OFF)
 		return false;
-	np_stats.suppressed++;
+	np_stats_of(mode)->suppressed++;
 	return true;
 }
 
@@ -72,11 +71,11 @@ np_policy_skips_calls(void)
  * skipped, and is counted.  Raises what np_policy_check_subject raises.
  */
 bool
-np_policy_admits(const NpMessage *message)
+np_policy_admits(const NpMessage *message, NpStatsMode mode)
 {
 	np_policy_check_subject(message->subject);
 	if (np_publishing != NP_PUBLISHING_DRY_RUN)
 		return true;
-	np_stats.suppressed++;
+	np_stats_of(mode)->suppressed++;
 	return false;
 }

@@ -9,9 +9,10 @@
 #define NP_POLICY_H
 
 #include "message.h"
+#include "stats.h"
 
-extern bool np_policy_skips_calls(void);
-extern bool np_policy_admits(const NpMessage *message);
+extern bool np_policy_skips_calls(NpStatsMode mode);
+extern bool np_policy_admits(const NpMessage *message, NpStatsMode mode);
 extern void np_policy_check_subject(NpSpan subject);
 
 #endif							/* NP_POLICY_H */

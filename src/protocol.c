@@ -405,6 +405,20 @@ np_info_max_payload(NpSpan json, int64_t *bytes)
 	return value > 0;
 }
 
+/* The server's name in such an INFO; absent when it is not told, or not plainly. */
+NpSpan
+np_info_server_name(NpSpan json)
+{
+	const char *end;
+
+	if (!skip_to(&json, "\"server_name\":\""))
+		return (NpSpan) {NULL, 0};
+	end = memchr(json.data, '"', json.length);
+	if (end == NULL || memchr(json.data, '\\', end - json.data) != NULL)
+		return (NpSpan) {NULL, 0};
+	return (NpSpan) {json.data, end - json.data};
+}
+
 /*
  * The other servers of the cluster, in an INFO.  False: it does not tell of
  * them; else np_info_next_url takes one after the other off *rest.

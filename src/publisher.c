@@ -122,7 +122,7 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 							  "%d messages are not acknowledged yet", session->window.count);
 		return false;
 	}
-	if (np_session_wait(session, window_is_part_free, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, np_session_patience(), NP_FOREVER))
 		return true;
 	expire_overdue(session);
 	if (np_session_is_open(session) && window_has_room(session))
@@ -180,10 +180,9 @@ check_inbox(const NpSession *session, const NpMessage *message)
 
 /* Send now, or leave it to go with others? */
 static void
-send_or_gather(NpSession *session)
+send_or_gather(NpSession *session, NpTime now)
 {
 	uint64		unsent = np_session_outbound(session)->appended - np_session_outbound(session)->sent;
-	NpTime		now = np_now();
 
 	if (session->window.count > 1 && unsent < FLUSH_BYTES && now - session->last_sent < FLUSH_INTERVAL)
 		return;
@@ -208,8 +207,15 @@ note_message(NpSession *session, NpPending *pending, const NpMessage *message)
 	pending->has_ttl = message->has_ttl;
 	if (message->has_ttl)
 		session->window.with_ttl++;
-	np_stats.published++;
-	np_stats.bytes += message->payload.length;
+	np_stats_of(np_stats_mode)->published++;
+	np_stats_of(np_stats_mode)->bytes += message->payload.length;
+}
+
+static void
+count_unsent(const NpMessage *message, const NpFailure *failure)
+{
+	np_stats_add_unsent(np_stats_mode, 1);
+	np_stats_note_failure(np_stats_mode, np_from_utf8(message->subject), failure);
 }
 
 /*
@@ -229,9 +235,7 @@ fail_unsent(const NpMessage *message, const NpFailure *failure)
 	np_futures_add(result.token, false);
 	np_futures_complete(&result);
 	np_delivery_note_untold(message->subject, failure);
-	np_stats.published++;
-	np_stats.failed++;
-	np_stats.failed_uncritical++;
+	np_stats_of(np_stats_mode)->failed_uncritical++;
 	np_delivery_tell_untold(WARNING);
 	return result.token;
 }
@@ -247,6 +251,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 		.headers = message->headers,
 		.payload = message->payload
 	};
+	NpPending  *pending;
 	NpFailure	failure;
 	size_t		control_line;
 	size_t		length;
@@ -255,6 +260,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	check_inbox(session, message);
 	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
 	{
+		count_unsent(message, &failure);
 		if (mode == NP_UNCRITICAL)
 			return fail_unsent(message, &failure);
 		if (failure.fault == NP_FAULT_LOST)
@@ -269,16 +275,18 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	check_size(session, &publication, control_line);
 	if (!make_room(session, length, &failure))
 	{
+		count_unsent(message, &failure);
 		if (mode == NP_UNCRITICAL)
 			return fail_unsent(message, &failure);
 		np_raise_message(&failure, np_from_utf8(message->subject));
 	}
 
 	/* a wait may have lost the connection, but not the inbox */
-	note_message(session, np_delivery_add(session, &publication, length, mode), message);
+	pending = np_delivery_add(session, &publication, length, mode);
+	note_message(session, pending, message);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_futures_add(publication.token, mode == NP_CRITICAL);
-	send_or_gather(session);
+	send_or_gather(session, pending->published_at);
 	return publication.token;
 }
 
@@ -288,7 +296,7 @@ wait_for_watched(NpSession *session)
 {
 	NpPending  *pending;
 
-	if (np_session_wait(session, watched_is_done, np_ack_timeout, NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_ACK, watched_is_done, np_ack_timeout, NP_FOREVER))
 		return;
 	pending = np_window_find(&session->window, watch->token);
 	np_delivery_fail(session, pending, np_session_explain(session, pending));
@@ -305,6 +313,7 @@ np_publish(const NpMessage *message, NpResult *result)
 {
 	NpSession  *session = np_sessions_current();
 
+	np_stats_mode = NP_STATS_SYNC;
 	watch = np_delivery_watch(np_delivery_next_token());
 	(void) publish(session, message, NP_SYNC);
 	wait_for_watched(session);
@@ -322,6 +331,7 @@ np_publish(const NpMessage *message, NpResult *result)
 uint64
 np_publish_async(const NpMessage *message, bool critical)
 {
+	np_stats_mode = NP_STATS_ASYNC;
 	return publish(np_sessions_current(), message, critical ? NP_CRITICAL : NP_UNCRITICAL);
 }
 
@@ -329,6 +339,7 @@ np_publish_async(const NpMessage *message, bool critical)
 void
 np_publish_held(const NpMessage *message)
 {
+	np_stats_mode = NP_STATS_ON_COMMIT;
 	(void) publish(np_sessions_get(message->session), message, NP_CRITICAL);
 }
 
@@ -336,6 +347,7 @@ np_publish_held(const NpMessage *message)
 void
 np_publish_relayed(NpSession *session, const NpMessage *message)
 {
+	np_stats_mode = NP_STATS_OUTBOX;
 	(void) publish(session, message, NP_RELAYED);
 }
 
@@ -393,6 +405,7 @@ np_request(const char *subject, NpSpan payload)
 	NpSpan		reply;
 	NpFailure	failure;
 
+	np_stats_mode = NP_STATS_SYNC;
 	np_delivery_tell_untold(WARNING);
 	if (!np_try_request(np_sessions_current(), subject, payload, &reply, &failure))
 	{
@@ -447,7 +460,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 		return;
 	}
 	watch = np_delivery_watch(future);
-	if (!np_session_wait(session, watched_is_done, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+	if (!np_session_wait(session, NP_WAIT_ACK, watched_is_done, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 	{
 		NpFailure	failure = unanswered_in_time();
 
@@ -462,7 +475,7 @@ flush_session(NpSession *session, NpTime limit)
 	NpFailure	failure;
 
 	if (session->window.count == 0 ||
-		np_session_wait(session, np_session_is_idle, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 		return;
 	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time", session->window.count);
 	np_raise(&failure);
@@ -543,6 +556,7 @@ np_publisher_connect(void)
 	NpSession  *session = np_sessions_current();
 	NpFailure	failure;
 
+	np_stats_mode = NP_STATS_SYNC;
 	np_delivery_tell_untold(WARNING);
 	if (!np_session_ready(session, true, &failure))
 		np_raise(&failure);
@@ -555,7 +569,7 @@ np_publisher_round_trip(NpConnection *connection)
 {
 	NpTime		start = np_now();
 
-	if (!np_connection_ping(connection, start + NP_MILLISECONDS(np_ack_timeout)))
+	if (!np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout)))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");
 

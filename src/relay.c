@@ -29,12 +29,16 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "activity.h"
 #include "connection.h"
 #include "delivery.h"
 #include "outbox.h"
 #include "relay_batch.h"
 #include "relay_state.h"
+#include "session.h"
 #include "settings.h"
+#include "shared_stats.h"
+#include "stats.h"
 #include "wait.h"
 
 PGDLLEXPORT void np_relay_main(Datum argument);
@@ -65,6 +69,13 @@ is_connected(void)
 
 /* ---- One round ------------------------------------------------------------------------ */
 
+/* A lost connection is in the log already, and will be when it is there again. */
+static bool
+problem_is_known(void)
+{
+	return is_failing || (session != NULL && np_connection_was_lost(session->connection));
+}
+
 static void
 tell_problem(const char *problem)
 {
@@ -72,11 +83,13 @@ tell_problem(const char *problem)
 	np_relay_slot_set(slot, NP_RELAY_WAITING);
 	if (!is_connected())
 		np_relay_slot_set_url(slot, "");
-	if (!is_failing)
+	if (!problem_is_known())
+	{
+		is_failing = true;
 		ereport(LOG,
 				(errmsg("nats_publish relay cannot publish: %s", problem),
 				 errdetail("It tries again until it can.")));
-	is_failing = true;
+	}
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), LAST_PAUSE);
 }
 
@@ -182,6 +195,27 @@ free_batch(void)
 	return batch;
 }
 
+/*
+ * Answer the server's PINGs while there is nothing to publish, and see whether
+ * it is still there.  False: it is not, and can't be reached.
+ */
+static bool
+keep_connection(void)
+{
+	const char *problem;
+
+	if (session == NULL || !(is_connected() || np_connection_was_lost(session->connection)))
+		return true;
+	if (np_relay_connect(session, &problem))
+	{
+		np_connection_send(session->connection);
+		np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
+		return true;
+	}
+	tell_problem(problem);
+	return false;
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
@@ -218,13 +252,15 @@ run_round(void)
 		return 0;
 	}
 	settle_stored();
-	pause_after_error = 0;
 	if (floor > 0)
 	{
 		/* the end of a backlog: what is before it? */
 		floor_id = 0;
 		return 0;
 	}
+	if (!keep_connection())
+		return 0;
+	pause_after_error = 0;
 	np_relay_slot_set(slot, NP_RELAY_IDLE);
 	return poll;
 }
@@ -276,19 +312,20 @@ rest(NpTime until)
 		until = np_now() + np_jittered(pause_after_error);
 		pgstat_report_activity(STATE_IDLE, "waiting for NATS");
 		while (np_now() < until && !ConfigReloadPending)
-			np_sleep(until);
+			np_sleep(NP_WAIT_RELAY, until);
 	}
 	else if (np_now() < until)
 	{
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);
-		np_sleep(until);
+		np_sleep(NP_WAIT_RELAY, until);
 	}
 }
 
 static void
 leave_slot(int code, Datum argument)
 {
+	np_stats_flush();
 	np_relay_slot_leave(slot);
 }
 
@@ -302,6 +339,12 @@ start(const char *database)
 	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
 		proc_exit(0);
 	before_shmem_exit(leave_slot, (Datum) 0);
+	StartTransactionCommand();
+	(void) np_shared_stats_attach();
+	(void) np_activity_attach();
+	CommitTransactionCommand();
+	np_stats_mode = NP_STATS_OUTBOX;
+	np_connection_log_to(LOG);
 	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
@@ -344,6 +387,8 @@ np_relay_main(Datum argument)
 		MemoryContextReset(round_context);
 		if (session != NULL)
 			np_outbound_give_back(np_session_outbound(session));
+		np_session_show_rest();
+		np_stats_flush();
 		rest(until);
 	}
 }

@@ -23,6 +23,7 @@
 #include "relay_batch.h"
 #include "session.h"
 #include "settings.h"
+#include "stats.h"
 
 /* The batch that is being published. */
 static NpSession *session;
@@ -68,8 +69,8 @@ is_hopeless(const NpOutboxRow *row, const char *sqlstate)
 }
 
 /* The row has failed; the texts must live as long as it does. */
-void
-np_relay_row_fail(NpOutboxRow *row, const char *sqlstate, const char *error)
+static void
+set_failed(NpOutboxRow *row, const char *sqlstate, const char *error)
 {
 	row->state = NP_ROW_FAILED;
 	row->sqlstate = sqlstate;
@@ -77,10 +78,21 @@ np_relay_row_fail(NpOutboxRow *row, const char *sqlstate, const char *error)
 	row->is_hopeless = is_hopeless(row, sqlstate);
 }
 
+/* It has, and can't even be sent: so nobody else has counted it. */
+void
+np_relay_row_refuse(NpOutboxRow *row, const char *sqlstate, const char *error)
+{
+	NpFailure	failure = np_failure(NP_FAULT_INPUT, "%s", error);
+
+	np_stats_add_unsent(NP_STATS_OUTBOX, 1);
+	np_stats_note_failure(NP_STATS_OUTBOX, NULL, &failure);
+	set_failed(row, sqlstate, error);
+}
+
 static void
 fail_row(NpOutboxRow *row, const char *sqlstate, const char *error)
 {
-	np_relay_row_fail(row, MemoryContextStrdup(batch->context, sqlstate), MemoryContextStrdup(batch->context, error));
+	set_failed(row, MemoryContextStrdup(batch->context, sqlstate), MemoryContextStrdup(batch->context, error));
 }
 
 /* ---- Order ---------------------------------------------------------------------------- */
@@ -243,13 +255,16 @@ with_detail(const char *text, const char *detail)
 	return detail == NULL ? text : psprintf("%s (%s)", text, detail);
 }
 
-/* What is wrong with the connection is no row's fault, whatever its SQLSTATE. */
-static bool
-have_connection(const char **problem)
+/*
+ * Have a connection; what is wrong with it is no row's fault, whatever its
+ * SQLSTATE.  False: *problem (palloc'd) says what is.
+ */
+bool
+np_relay_connect(NpSession *on_session, const char **problem)
 {
 	NpFailure	failure;
 
-	if (np_session_ready(session, true, &failure))
+	if (np_session_ready(on_session, true, &failure))
 		return true;
 	*problem = with_detail(failure.text, failure.detail);
 	return false;
@@ -263,7 +278,7 @@ try_send_row(NpOutboxRow *row, const char **problem)
 	ErrorData  *error = NULL;
 	const char *sqlstate;
 
-	if (!np_session_is_open(session) && !have_connection(problem))
+	if (!np_session_is_open(session) && !np_relay_connect(session, problem))
 		return false;
 
 	PG_TRY();
@@ -286,7 +301,8 @@ try_send_row(NpOutboxRow *row, const char **problem)
 		*problem = with_detail(error->message, error->detail);
 		return false;
 	}
-	fail_row(row, sqlstate, with_detail(error->message, error->detail));
+	np_relay_row_refuse(row, MemoryContextStrdup(batch->context, sqlstate),
+						MemoryContextStrdup(batch->context, with_detail(error->message, error->detail)));
 	if (row->is_hopeless)
 		release_next(row);
 	return true;
@@ -313,7 +329,7 @@ give_up_unanswered(const char **problem)
 
 	*problem = np_session_explain(session, np_window_next(&session->window, &next)).text;
 	if (!np_connection_is_open(connection) ||
-		!np_connection_ping(connection, np_now() + NP_MILLISECONDS(np_ack_timeout)))
+		!np_connection_ping(connection, NP_WAIT_ACK, np_now() + NP_MILLISECONDS(np_ack_timeout)))
 		return false;
 	giving_up = true;
 	next = 0;
@@ -348,7 +364,7 @@ send_all(void (*meanwhile) (void), const char **problem)
 			*problem = doubt;
 			return doubt == NULL;
 		}
-		if (!np_session_wait(session, can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
+		if (!np_session_wait(session, NP_WAIT_ACK, can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
 			return false;
 	}
 }

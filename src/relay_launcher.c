@@ -241,7 +241,7 @@ np_launcher_main(Datum argument)
 			ProcessConfigFile(PGC_SIGHUP);
 			mark_wanted();
 		}
-		np_sleep(keep_workers());
+		np_sleep(NP_WAIT_RELAY, keep_workers());
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 	}

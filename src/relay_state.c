@@ -13,16 +13,13 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "encoding.h"
 #include "relay_state.h"
-
-#define TRANCHE "nats_publish"
 
 typedef struct Slot
 {
@@ -37,8 +34,6 @@ typedef struct Shared
 } Shared;
 
 static Shared *shared;			/* NULL: not preloaded */
-static shmem_request_hook_type previous_request_hook;
-static shmem_startup_hook_type previous_startup_hook;
 
 static const char *const state_names[] = {
 	[NP_RELAY_STARTING] = "starting",
@@ -60,41 +55,26 @@ np_relay_state_name(NpRelayState state)
 
 /* ---- The memory ------------------------------------------------------------------ */
 
-static void
-request_memory(void)
+static Size
+size(void)
 {
-	if (previous_request_hook != NULL)
-		previous_request_hook();
-	RequestAddinShmemSpace(sizeof(Shared));
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	return sizeof(Shared);
 }
 
 static void
-attach_memory(void)
+initialize(void *memory)
 {
-	bool		found;
-
-	if (previous_startup_hook != NULL)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("nats_publish relays", sizeof(Shared), &found);
-	if (!found)
-	{
-		memset(shared, 0, sizeof(Shared));
-		shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-	}
-	LWLockRelease(AddinShmemInitLock);
+	memset(memory, 0, sizeof(Shared));
+	((Shared *) memory)->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
 }
 
-/* To be called while the library is preloaded. */
-void
-np_relay_state_reserve(void)
-{
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = attach_memory;
-}
+/* Without preloading there are no relays, and nobody asks for it. */
+const NpSharedArea np_relay_area = {
+	.name = "nats_publish relays",
+	.size = size,
+	.initialize = initialize,
+	.memory = (void **) &shared
+};
 
 /* Only if the library was preloaded. */
 bool
@@ -249,9 +229,11 @@ void
 np_relay_slot_set_error(int slot, const char *error)
 {
 	NpRelayStatus *status = &shared->slots[slot].status;
+	char		text[sizeof(status->last_error)];
 
+	np_share_text(text, sizeof(text), error);
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	strlcpy(status->last_error, error, sizeof(status->last_error));
+	memcpy(status->last_error, text, sizeof(text));
 	status->last_error_at = GetCurrentTimestamp();
 	LWLockRelease(shared->lock);
 }

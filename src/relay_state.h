@@ -10,6 +10,8 @@
 
 #include "datatype/timestamp.h"
 
+#include "shared_memory.h"
+
 /* Databases that can have a relay. */
 #define NP_MAX_RELAYS		64
 
@@ -39,10 +41,11 @@ typedef struct NpRelayStatus
 	int64		dead;
 	TimestampTz last_success;	/* 0: none yet */
 	TimestampTz last_error_at;	/* 0: none yet */
-	char		last_error[512];
+	char		last_error[512];	/* UTF-8 */
 } NpRelayStatus;
 
-extern void np_relay_state_reserve(void);
+extern const NpSharedArea np_relay_area;
+
 extern bool np_relay_state_is_there(void);
 extern const char *np_relay_state_name(NpRelayState state);
 extern NpRelayStatus np_relay_status(int slot);

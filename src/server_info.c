@@ -107,7 +107,7 @@ read_greeting(Greeting *greeting)
 		size_t		needed;
 		ssize_t		count;
 
-		if (np_wait(greeting->wait_set, awaited, deadline) == 0)
+		if (np_wait(greeting->wait_set, NP_WAIT_CONNECT, awaited, deadline) == 0)
 			continue;
 		awaited = NP_READABLE;
 		enlargeStringInfo(&input, 8192);

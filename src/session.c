@@ -17,10 +17,13 @@
 
 #include "common/pg_prng.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
+#include "activity.h"
 #include "delivery.h"
 #include "server_info.h"
 #include "session.h"
+#include "sessions.h"
 #include "settings.h"
 
 /* After a failed connect, critical => false does not try again for so long. */
@@ -44,6 +47,52 @@ bool
 np_session_is_idle(NpSession *session)
 {
 	return session->window.count == 0;
+}
+
+/* ---- What others see --------------------------------------------------------- */
+
+/* Nothing in a window is older than its first message. */
+static NpTime
+oldest_pending(NpSession *session)
+{
+	uint64		next = 0;
+	NpPending  *first = np_window_next(&session->window, &next);
+
+	return first == NULL ? NP_FOREVER : first->published_at;
+}
+
+/*
+ * Show what is not acknowledged, in all sessions, and what the backend does
+ * about it.
+ */
+static void
+show(NpActivityState state)
+{
+	NpBacklog	backlog = {0};
+	NpTime		oldest = NP_FOREVER;
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		backlog.count += session->window.count;
+		backlog.bytes += np_session_outbound(session)->bytes;
+		oldest = Min(oldest, oldest_pending(session));
+	}
+	if (oldest != NP_FOREVER)
+		backlog.oldest = GetCurrentTimestamp() - (np_now() - oldest);
+	np_activity_set_backlog(state, &backlog);
+}
+
+/* The same, when the backend waits for nothing.  Never throws. */
+void
+np_session_show_rest(void)
+{
+	NpSession  *session;
+	bool		is_open = false;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		is_open |= np_session_is_open(session);
+	show(is_open ? NP_ACTIVITY_CONNECTED : NP_ACTIVITY_DISCONNECTED);
 }
 
 /* ---- Waiting -------------------------------------------------------------- */
@@ -95,23 +144,17 @@ keep_connected(NpSession *session, NpTime deadline)
 
 /* Wait for the server; a connection that is lost is not made again at once. */
 static void
-wait_for_server(NpSession *session, NpTime until)
+wait_for_server(NpSession *session, NpWaitEvent event, NpTime until)
 {
-	np_connection_wait(session->connection, until);
+	np_connection_wait(session->connection, event, until);
 	if (!np_session_is_open(session))
 		session->next_connect = Max(session->next_connect,
 									np_now() + (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, RECONNECT_JITTER));
 }
 
-/*
- * Wait until the condition holds, sending, receiving, retrying and
- * reconnecting as it takes.
- *
- * False: for timeout_ms no message has come to its end, or the limit is
- * reached.  Interrupts as in np_wait.
- */
-bool
-np_session_wait(NpSession *session, bool (*condition) (NpSession *session), int timeout_ms, NpTime limit)
+/* np_session_wait, while which the backend is shown to wait. */
+static bool
+wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session), int timeout_ms, NpTime limit)
 {
 	NpTime		last_progress = np_now();
 
@@ -136,11 +179,29 @@ np_session_wait(NpSession *session, bool (*condition) (NpSession *session), int 
 			return true;
 		if (now >= deadline)
 			return false;
+		show(NP_ACTIVITY_WAITING);
 		if (np_session_is_open(session))
-			wait_for_server(session, Min(deadline, next_retry));
+			wait_for_server(session, event, Min(deadline, next_retry));
 		else
-			np_sleep(Min(deadline, session->next_connect));
+			np_sleep(NP_WAIT_CONNECT, Min(deadline, session->next_connect));
 	}
+}
+
+/*
+ * Wait until the condition holds, sending, receiving, retrying and
+ * reconnecting as it takes.
+ *
+ * False: for timeout_ms no message has come to its end, or the limit is
+ * reached.  Interrupts as in np_wait.
+ */
+bool
+np_session_wait(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session),
+				int timeout_ms, NpTime limit)
+{
+	bool		result = wait_for(session, event, condition, timeout_ms, limit);
+
+	np_session_show_rest();
+	return result;
 }
 
 /* The transaction ends, or has ended: which timeout applies. */
@@ -190,7 +251,7 @@ np_session_explain(const NpSession *session, const NpPending *message)
 static void
 leave_connection(NpSession *session)
 {
-	if (session->window.count > 0 && !np_session_wait(session, np_session_is_idle, np_session_patience(), NP_FOREVER))
+	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, np_session_patience(), NP_FOREVER))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
 										 "could not change the NATS connection: %d messages are not acknowledged",
@@ -229,7 +290,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
 		return try_connect(session, NP_FOREVER, failure);
-	if (np_session_wait(session, np_session_is_open, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_open, np_session_patience(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
 	failure->detail = pstrdup(session->connect_failure);

@@ -140,18 +140,18 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 
 /* False: the call is to be skipped. */
 static bool
-get_message(FunctionCallInfo fcinfo, PayloadReader read, NpMessage *message)
+get_message(FunctionCallInfo fcinfo, PayloadReader read, NpStatsMode mode, NpMessage *message)
 {
 	NpMessageOptions options;
 	NpSpan		payload = {NULL, 0};
 
-	if (np_policy_skips_calls())
+	if (np_policy_skips_calls(mode))
 		return false;
 	get_options(fcinfo, &options);
 	if (!PG_ARGISNULL(ARG_PAYLOAD))
 		payload = read(PG_GETARG_DATUM(ARG_PAYLOAD));
 	np_message_build(message, get_text_or_null(fcinfo, ARG_SUBJECT), payload, &options);
-	return np_policy_admits(message);
+	return np_policy_admits(message, mode);
 }
 
 /* When a wait with this timeout ends; NULL is NP_FOREVER. */
@@ -252,7 +252,7 @@ publish(FunctionCallInfo fcinfo, PayloadReader read)
 	NpResult	result;
 
 	np_transaction_join();
-	if (!get_message(fcinfo, read, &message))
+	if (!get_message(fcinfo, read, NP_STATS_SYNC, &message))
 		PG_RETURN_NULL();
 	np_publish(&message, &result);
 	return make_puback(fcinfo, &result.ack);
@@ -265,7 +265,7 @@ publish_async(FunctionCallInfo fcinfo, PayloadReader read)
 	bool		critical = PG_ARGISNULL(ARG_CRITICAL) || PG_GETARG_BOOL(ARG_CRITICAL);
 
 	np_transaction_join();
-	if (!get_message(fcinfo, read, &message))
+	if (!get_message(fcinfo, read, NP_STATS_ASYNC, &message))
 		PG_RETURN_NULL();
 	return Int64GetDatum((int64) np_publish_async(&message, critical));
 }
@@ -276,7 +276,7 @@ publish_on_commit(FunctionCallInfo fcinfo, PayloadReader read)
 	NpMessage	message;
 
 	np_transaction_join();
-	if (get_message(fcinfo, read, &message))
+	if (get_message(fcinfo, read, NP_STATS_ON_COMMIT, &message))
 		np_publish_on_commit(&message);
 	PG_RETURN_VOID();
 }
@@ -286,7 +286,8 @@ publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
 {
 	NpMessage	message;
 
-	if (!get_message(fcinfo, read, &message))
+	np_transaction_join();
+	if (!get_message(fcinfo, read, NP_STATS_OUTBOX, &message))
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message));
 }
@@ -418,10 +419,10 @@ nats_futures(PG_FUNCTION_ARGS)
 Datum
 nats_session_stats(PG_FUNCTION_ARGS)
 {
+	NpStats		stats = np_stats_of_session();
 	const int64 counters[] = {
-		np_stats.published, np_stats.acked, np_stats.duplicates, np_stats.failed,
-		np_stats.failed_uncritical, np_stats.retried, np_stats.resent, np_stats.bytes,
-		np_stats.connects, np_stats.connections_lost, np_stats.suppressed
+		stats.published, stats.acked, stats.duplicates, stats.failed, stats.failed_uncritical, stats.retried,
+		stats.resent, stats.bytes, stats.connects, stats.connections_lost, stats.suppressed
 	};
 	TupleDesc	columns;
 	Datum		values[lengthof(counters)];

@@ -177,7 +177,7 @@ put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	values[STATUS_FAILED] = Int64GetDatum(status->failed);
 	values[STATUS_DEAD] = Int64GetDatum(status->dead);
 	put_time(values, nulls, STATUS_LAST_SUCCESS, status->last_success);
-	put_text(values, nulls, STATUS_LAST_ERROR, status->last_error);
+	put_text(values, nulls, STATUS_LAST_ERROR, np_from_utf8((NpSpan) {status->last_error, strlen(status->last_error)}));
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }

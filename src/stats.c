@@ -1,12 +1,137 @@
 /*-------------------------------------------------------------------------
  *
  * stats.c
- *	  What this session has done, counted.
+ *	  What this backend has done, counted.
+ *
+ * Counting writes to the backend's own memory alone.  What is new is added to
+ * that of all backends at the end of each transaction (shared_stats.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
+#include "port/pg_bitutils.h"
+#include "utils/timestamp.h"
+
+#include "activity.h"
+#include "encoding.h"
+#include "shared_stats.h"
 #include "stats.h"
 
-NpStats		np_stats;
+#define COUNTERS	(sizeof(NpStats) / sizeof(int64))
+
+/* Those in the first bucket have at most so many bits, in microseconds. */
+#define FIRST_BUCKET_BITS	5
+
+/* What of a mode has been counted since it was last added to the shared memory. */
+typedef struct Fresh
+{
+	NpStats		stats;
+	NpTime		longest_commit_wait;
+	NpLastError error;
+	bool		is_there;
+} Fresh;
+
+NpStatsMode np_stats_mode = NP_STATS_SYNC;
+
+static Fresh fresh[NP_STATS_MODES];
+static NpStats added;			/* of all modes, and not fresh any more */
+
+/* Add each counter to that of a sum. */
+void
+np_stats_add(NpStats *sum, const NpStats *stats)
+{
+	StaticAssertStmt(sizeof(NpStats) == COUNTERS * sizeof(int64), "NpStats has only int64");
+	for (size_t i = 0; i < COUNTERS; i++)
+		((int64 *) sum)[i] += ((const int64 *) stats)[i];
+}
+
+/* Where to count what is done in a mode. */
+NpStats *
+np_stats_of(NpStatsMode mode)
+{
+	fresh[mode].is_there = true;
+	return &fresh[mode].stats;
+}
+
+/* The times in a bucket, which is not the last, are below this. */
+NpTime
+np_histogram_bound(int bucket)
+{
+	return (NpTime) 1 << (FIRST_BUCKET_BITS + bucket);
+}
+
+/* So many things have each taken this time. */
+void
+np_histogram_add(NpHistogram *histogram, NpTime time, int64 count)
+{
+	int			bits = time <= 0 ? 0 : pg_leftmost_one_pos64((uint64) time) + 1;
+
+	histogram->counts[Min(Max(bits - FIRST_BUCKET_BITS, 0), NP_HISTOGRAM_BUCKETS - 1)] += count;
+	histogram->sum += Max(time, 0) * count;
+}
+
+/* The end of a transaction has waited for its messages. */
+void
+np_stats_add_commit_wait(NpStatsMode mode, NpTime time)
+{
+	np_histogram_add(&np_stats_of(mode)->commit_waits, time, 1);
+	fresh[mode].longest_commit_wait = Max(fresh[mode].longest_commit_wait, time);
+}
+
+/* Messages have failed because nothing could be sent. */
+void
+np_stats_add_unsent(NpStatsMode mode, int64 count)
+{
+	np_stats_of(mode)->published += count;
+	np_stats_of(mode)->failed += count;
+}
+
+/* Keep what went wrong, in the database's encoding; subject NULL: no message's. */
+void
+np_stats_note_failure(NpStatsMode mode, const char *subject, const NpFailure *failure)
+{
+	NpLastError *error = &fresh[mode].error;
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (subject != NULL)
+		appendStringInfo(&text, "could not publish to \"%s\": ", subject);
+	appendStringInfoString(&text, failure->text);
+	if (failure->detail != NULL)
+		appendStringInfo(&text, " (%s)", failure->detail);
+	np_share_text(error->text, sizeof(error->text), text.data);
+	pfree(text.data);
+	error->at = GetCurrentTimestamp();
+	fresh[mode].is_there = true;
+	np_activity_set_error(error->text);
+}
+
+/* What has been counted since the backend began. */
+NpStats
+np_stats_of_session(void)
+{
+	NpStats		sum = added;
+
+	for (int i = 0; i < NP_STATS_MODES; i++)
+		np_stats_add(&sum, &fresh[i].stats);
+	return sum;
+}
+
+/*
+ * Add what is new to what all backends have counted, if that is there.  Takes
+ * spinlocks only, and never throws.
+ */
+void
+np_stats_flush(void)
+{
+	for (int i = 0; i < NP_STATS_MODES; i++)
+	{
+		if (!fresh[i].is_there)
+			continue;
+		np_shared_stats_add(i, &fresh[i].stats, fresh[i].longest_commit_wait, &fresh[i].error);
+		np_stats_add(&added, &fresh[i].stats);
+		memset(&fresh[i], 0, sizeof(Fresh));
+	}
+}

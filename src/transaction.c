@@ -24,8 +24,10 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
+#include "activity.h"
 #include "commit.h"
 #include "relay_state.h"
+#include "shared_stats.h"
 #include "transaction.h"
 
 static bool joined;				/* something was called in this transaction */
@@ -97,6 +99,9 @@ np_transaction_join(void)
 	joined = true;
 	if (registered)
 		return;
+	/* before the callback, which needs both: the last one registered is called first */
+	(void) np_shared_stats_attach();
+	(void) np_activity_attach();
 	RegisterXactCallback(on_transaction_event, NULL);
 	RegisterSubXactCallback(on_subtransaction_event, NULL);
 	before_shmem_exit(on_backend_exit, (Datum) 0);

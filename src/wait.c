@@ -79,6 +79,24 @@ np_wait_set_free(NpWaitSet *set)
 	pfree(set);
 }
 
+/* Asked for once by each process. */
+static uint32
+wait_event_info(NpWaitEvent event)
+{
+	static const char *const names[] = {
+		[NP_WAIT_CONNECT] = "NatsConnect",
+		[NP_WAIT_ACK] = "NatsAck",
+		[NP_WAIT_COMMIT] = "NatsCommit",
+		[NP_WAIT_WINDOW] = "NatsWindow",
+		[NP_WAIT_RELAY] = "NatsRelay",
+	};
+	static uint32 known[lengthof(names)];
+
+	if (known[event] == 0)
+		known[event] = np_compat_wait_event(names[event]);
+	return known[event];
+}
+
 /* Milliseconds for the kernel: rounded up, so as not to spin before the time. */
 static long
 timeout_until(NpTime until)
@@ -99,7 +117,7 @@ timeout_until(NpTime until)
  * an interrupt.
  */
 int
-np_wait(NpWaitSet *set, int events, NpTime until)
+np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until)
 {
 	WaitEvent	happened[3];
 	int			count;
@@ -113,7 +131,7 @@ np_wait(NpWaitSet *set, int events, NpTime until)
 		set->registered = events;
 	}
 	count = WaitEventSetWait(set->events, timeout_until(until), happened, lengthof(happened),
-							 PG_WAIT_EXTENSION);
+							 wait_event_info(event));
 	for (int i = 0; i < count; i++)
 	{
 		if (happened[i].events & WL_LATCH_SET)
@@ -129,10 +147,10 @@ np_wait(NpWaitSet *set, int events, NpTime until)
 
 /* Wait for the time, or for somebody who sets the latch.  Interrupts as in np_wait. */
 void
-np_sleep(NpTime until)
+np_sleep(NpWaitEvent event, NpTime until)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout_until(until), PG_WAIT_EXTENSION);
+					 timeout_until(until), wait_event_info(event));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

@@ -32,7 +32,7 @@ typedef struct NpPending
 	NpChunk    *chunk;
 	uint64		position;		/* of bytes in the outgoing stream */
 	NpTime		retry_at;		/* 0: sent, or to be sent with the stream */
-	NpTime		published_at;	/* of an uncritical one */
+	NpTime		published_at;
 	NpFailure  *cause;			/* why it is retried; NULL: nothing said */
 	uint32		length;
 	uint32		content_length; /* of its headers and payload */
@@ -41,6 +41,7 @@ typedef struct NpPending
 	uint16		subject_offset;
 	uint16		subject_length;
 	uint8		mode;			/* NpMode */
+	uint8		counted_as;		/* NpStatsMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
 	bool		has_ttl;		/* must not go to a server that would ignore it */

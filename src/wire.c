@@ -68,6 +68,7 @@ struct NpWire
 	bool		detached;		/* the library has let go of the socket */
 	NpTls	   *tls;			/* the library's; NULL: no TLS */
 	char		server_id[128];
+	char		server_name[128];	/* its id with a library that does not tell */
 	char	   *client_ip;		/* from the library's malloc; NULL: not told */
 };
 
@@ -749,6 +750,7 @@ static bool
 take_over(NpWire *wire, char *error, size_t error_size)
 {
 	natsConnection_GetConnectedServerId(wire->nc, wire->server_id, sizeof(wire->server_id));
+	np_compat_server_name(wire->nc, wire->server_name, sizeof(wire->server_name));
 	if (natsConnection_GetClientIP(wire->nc, &wire->client_ip) != NATS_OK)
 		wire->client_ip = NULL;
 	if (wire->tls != NULL)
@@ -852,6 +854,13 @@ const char *
 np_wire_server_id(const NpWire *wire)
 {
 	return wire->server_id;
+}
+
+/* As it is called, as far as that is known: else its id. */
+const char *
+np_wire_server_name(const NpWire *wire)
+{
+	return wire->server_name;
 }
 
 /* As the server sees it; NULL: it does not tell. */

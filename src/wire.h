@@ -70,6 +70,7 @@ extern int	np_wire_discovered(const NpWire *wire, char ***servers);
 extern void np_wire_free_discovered(char **servers, int count);
 extern int64_t np_wire_max_payload(const NpWire *wire);
 extern const char *np_wire_server_id(const NpWire *wire);
+extern const char *np_wire_server_name(const NpWire *wire);
 extern const char *np_wire_client_ip(const NpWire *wire);
 extern uint64_t np_wire_client_id(const NpWire *wire);
 extern void np_wire_close(NpWire *wire);

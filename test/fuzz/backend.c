@@ -183,6 +183,13 @@ pg_mbcliplen(const char *text, int length, int limit)
 	return length < limit ? length : limit;
 }
 
+int
+pg_encoding_mbcliplen(int encoding, const char *text, int length, int limit)
+{
+	(void) encoding;
+	return pg_mbcliplen(text, length, limit);
+}
+
 bool
 pg_verify_mbstr(int encoding, const char *text, int length, bool no_error)
 {

@@ -53,6 +53,7 @@ check_info(NpSpan text)
 
 	if (np_info_max_payload(json, &max_payload))
 		FUZZ_CHECK(max_payload > 0 && max_payload < INT32_MAX);
+	(void) np_info_server_name(json);
 	if (np_info_connect_urls(json, &rest))
 		while (np_info_next_url(&rest, &url))
 			FUZZ_CHECK(fuzz_is_inside(rest, json) && fuzz_is_inside(url, json) && fuzz_count(url, '"') == 0);

@@ -23,6 +23,7 @@ my $port = $nats->port;
 my $node = PostgreSQL::Test::Cluster->new('readme');
 $node->init;
 $node->append_conf('postgresql.conf', "nats_publish.url = 'nats://admin:admin\@127.0.0.1:$port'");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'nats_publish'");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
 

@@ -838,6 +838,39 @@ max_payload_huge(void)
 	}
 }
 
+static void
+server_name(void)
+{
+	static const struct
+	{
+		const char *json;
+		const char *expected;	/* NULL: absent */
+	}			cases[] = {
+		{"{\"server_id\":\"NA\",\"server_name\":\"n1\",\"version\":\"2.9.10\"}", "n1"},
+		{"{\"server_name\":\"\"}", ""},
+		{"{\"server_name\":\"caf\303\251 2\"}", "caf\303\251 2"},
+		{"{\"server_name\":\"a\\\"b\"}", NULL},	/* with an escape */
+		{"{\"server_name\":\"n1", NULL},
+		{"{\"server_name\":1}", NULL},
+		{"{\"a\":\"\\\"server_name\\\":\\\"x\\\"\"}", NULL},
+		{"{}", NULL},
+		{"", NULL},
+	};
+
+	for (size_t i = 0; i < UNIT_COUNT(cases); i++)
+	{
+		size_t		length = strlen(cases[i].json);
+		char	   *copy = unit_copy(cases[i].json, length);
+		NpSpan		name = np_info_server_name((NpSpan) {copy, length});
+
+		CHECK_INT(name.data != NULL, cases[i].expected != NULL);
+		if (name.data != NULL && cases[i].expected != NULL)
+			CHECK_BYTES(name.data, name.length, cases[i].expected, strlen(cases[i].expected));
+		free(copy);
+		unit_case("server_name: %s", cases[i].json);
+	}
+}
+
 /* What is not text without escapes ends the list, or is there to be refused as a URL. */
 static const struct
 {
@@ -1224,6 +1257,7 @@ main(void)
 	RUN(absent_headers);
 	test_max_payload();
 	RUN(max_payload_huge);
+	RUN(server_name);
 	test_connect_urls();
 	RUN(connect_urls_without_number);
 	test_acks();

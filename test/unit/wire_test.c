@@ -573,6 +573,8 @@ identity(void)
 	if (wire == NULL)
 		return;
 	CHECK_STR(np_wire_server_id(wire), "NTEST");
+	/* only newer libraries tell the name */
+	CHECK(strcmp(np_wire_server_name(wire), "n") == 0 || strcmp(np_wire_server_name(wire), "NTEST") == 0);
 	CHECK_STR(np_wire_client_ip(wire), "127.0.0.9");
 	CHECK_INT(np_wire_client_id(wire), 42);
 	CHECK_INT(np_wire_max_payload(wire), 12345);

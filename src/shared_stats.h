@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared_stats.h
+ *	  What all backends have done, counted by database and mode.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_SHARED_STATS_H
+#define NP_SHARED_STATS_H
+
+#include "shared_memory.h"
+#include "stats.h"
+
+/* Databases that are counted. */
+#define NP_MAX_STATS_DATABASES	256
+
+/* One mode of one database. */
+typedef struct NpSharedStats
+{
+	Oid			database;
+	NpStats		stats;
+	NpTime		longest_commit_wait;
+	NpLastError error;
+} NpSharedStats;
+
+extern const NpSharedArea np_stats_area;
+
+extern bool np_shared_stats_attach(void);
+extern void np_shared_stats_add(NpStatsMode mode, const NpStats *stats, NpTime longest_commit_wait,
+								const NpLastError *error);
+extern bool np_shared_stats_read(int number, NpStatsMode mode, NpSharedStats *result);
+extern TimestampTz np_shared_stats_reset_at(void);
+extern void np_shared_stats_reset(void);
+
+#endif							/* NP_SHARED_STATS_H */
