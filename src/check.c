@@ -65,7 +65,7 @@ np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failu
 {
 	char	   *text = pstrdup(failure->text);
 
-	text[0] = pg_toupper((unsigned char) text[0]);
+	text[0] = pg_ascii_toupper((unsigned char) text[0]);
 	np_find(finding, status, "%s.", text);
 	if (failure->detail != NULL)
 		np_find(finding, status, "%s", failure->detail);
