@@ -14,6 +14,7 @@ NP_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" nats_publish
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = $(sort $(wildcard sql/nats_publish--*.sql))
+DOCS = $(sort $(wildcard doc/nats_publish_*))
 
 PG_CPPFLAGS = -Isrc -DNP_VERSION='"$(NP_VERSION)"'
 SHLIB_LINK += -lnats -lssl -lcrypto
@@ -60,6 +61,11 @@ ifneq ($(PGXS),)
 include $(PGXS)
 # pg_config's compiler flags do not track headers; there are few enough to rebuild everything.
 $(OBJS): $(wildcard src/*.h) Makefile nats_publish.control
+# PGXS installs them without their directory, and looks for them with it.
+.PHONY: uninstall-docs
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
 else
 all install installcheck clean:
 	@echo "No PostgreSQL development files: '$(PG_CONFIG) --pgxs' names none." >&2
@@ -142,6 +148,20 @@ bench:
 	@test/setup bench
 	@$(MAKE) -s install
 	@ROUNDS='$(ROUNDS)' ONLY='$(ONLY)' test/bench/run
+
+## make dist: the committed tree as archives, for PGXN (zip) and for the Debian package
+DIST = .
+DIST_NAME = nats_publish-$(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
+.PHONY: dist
+dist:
+	git archive --format=zip --prefix=$(DIST_NAME)/ -o $(DIST)/$(DIST_NAME).zip HEAD
+	git archive --format=tar.gz --prefix=$(DIST_NAME)/ -o $(DIST)/$(DIST_NAME).tar.gz HEAD
+
+## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
+RELEASES = bookworm
+.PHONY: packages
+packages:
+	@test/packages $(RELEASES)
 
 ## make print-NAME: what a variable of this file came to
 print-%:

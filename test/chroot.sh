@@ -1,0 +1,56 @@
+# Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
+# debootstrap from the mirror that apt uses here. To be sourced; needs root.
+#
+#	fresh_chroot RELEASE DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one
+#	in_chroot DIR CMD...       runs CMD there, in /
+#	remove_chroot DIR          ends what runs there and removes it
+
+chroot_cache=${NATS_PUBLISH_CACHE:-/var/cache/nats_publish}
+
+chroot_mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1; }
+
+# The tar of a release; made once. debootstrap knows new releases as "sid" before it knows their names.
+chroot_base()
+{
+	local release=$1 dir=$chroot_cache/$1 script=/usr/share/debootstrap/scripts/$1
+	[ ! -s "$dir.tar" ] || return 0
+	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
+	mkdir -p "$chroot_cache"
+	rm -rf "$dir"
+	debootstrap --variant=minbase "$release" "$dir" "$(chroot_mirror)" "$script" >"$dir.log" 2>&1 ||
+		{ tail -n 20 "$dir.log" >&2; return 1; }
+	# the mirror may be one of a day that is past
+	echo 'Acquire::Check-Valid-Until "false";' >"$dir/etc/apt/apt.conf.d/90nats_publish"
+	printf '#!/bin/sh\nexit 101\n' >"$dir/usr/sbin/policy-rc.d"
+	chmod 755 "$dir/usr/sbin/policy-rc.d"
+	tar -C "$dir" -cf "$dir.tar.new" .
+	mv "$dir.tar.new" "$dir.tar"
+	rm -rf "$dir"
+}
+
+fresh_chroot()
+{
+	chroot_base "$1" || return 1
+	mkdir -p "$2"
+	tar -C "$2" -xf "$chroot_cache/$1.tar"
+	mkdir -p "$chroot_cache/$1.archives"
+	mount -t proc proc "$2/proc"
+	mount --bind /dev "$2/dev"
+	mount --bind "$chroot_cache/$1.archives" "$2/var/cache/apt/archives"
+	in_chroot "$2" apt-get -q update >/dev/null
+}
+
+in_chroot() { chroot "$1" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
+
+remove_chroot()
+{
+	local pid mounted
+	for pid in $(ls /proc | grep -E '^[0-9]+$'); do
+		[ "$(readlink "/proc/$pid/root" 2>/dev/null)" != "$1" ] || kill -9 "$pid" 2>/dev/null || true
+	done
+	for mounted in proc dev var/cache/apt/archives; do
+		! mountpoint -q "$1/$mounted" || umount -l "$1/$mounted"
+	done
+	# never into what is still mounted
+	rm -rf --one-file-system "$1"
+}
