@@ -81,7 +81,7 @@ np_activity_attach(void)
 	place = &shared[np_compat_my_number()];
 	before_shmem_exit(leave, (Datum) 0);
 	PGSTAT_BEGIN_WRITE_ACTIVITY(place);
-	place->pid = MyProcPid;
+	place->pid = 0;				/* it may never connect */
 	place->database = MyDatabaseId;
 	place->role = GetSessionUserId();
 	place->state = NP_ACTIVITY_DISCONNECTED;
@@ -92,6 +92,7 @@ np_activity_attach(void)
 	return true;
 }
 
+/* The first connection makes it one of those that are shown. */
 void
 np_activity_set_state(NpActivityState state)
 {
@@ -99,6 +100,8 @@ np_activity_set_state(NpActivityState state)
 		return;
 	PGSTAT_BEGIN_WRITE_ACTIVITY(own);
 	own->state = state;
+	if (state == NP_ACTIVITY_CONNECTING)
+		own->pid = MyProcPid;
 	PGSTAT_END_WRITE_ACTIVITY(own);
 }
 

@@ -542,7 +542,7 @@ count_failed(const char *error)
 	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "%s", error);
 
 	np_stats_of(NP_STATS_ON_COMMIT)->failed += member_count;
-	np_stats_note_failure(NP_STATS_ON_COMMIT, NULL, &failure);
+	np_stats_note_failure(NP_STATS_ON_COMMIT, (NpSpan) {NULL, 0}, &failure);
 }
 
 /*
@@ -576,7 +576,10 @@ attempt_until_stored(void)
 		if (lost && np_now() >= give_up)
 			raise_without_outcome();
 		if (lost)
+		{
+			np_stats_of(NP_STATS_ON_COMMIT)->resent += member_count;
 			continue;
+		}
 		if (!may_try_again(tries) || np_now() >= give_up)
 		{
 			finish_refused();

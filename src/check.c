@@ -25,6 +25,7 @@
 #include "session.h"
 #include "sessions.h"
 #include "settings.h"
+#include "stats.h"
 
 /*
  * Add a sentence to what a check has found, which is then at least as bad.
@@ -64,7 +65,7 @@ np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failu
 {
 	char	   *text = pstrdup(failure->text);
 
-	text[0] = pg_toupper((unsigned char) text[0]);
+	text[0] = pg_ascii_toupper((unsigned char) text[0]);
 	np_find(finding, status, "%s.", text);
 	if (failure->detail != NULL)
 		np_find(finding, status, "%s", failure->detail);
@@ -132,6 +133,7 @@ np_examine_connection(NpExamination *examination)
 {
 	NpFailure	failure;
 
+	np_stats_mode = NP_STATS_SYNC;
 	examination->session = np_sessions_current();
 	if (!np_session_ready(examination->session, true, &failure))
 		np_raise(&failure);

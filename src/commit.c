@@ -25,7 +25,7 @@
 #include "stats.h"
 
 /* At exit, for what is buffered. */
-#define EXIT_TIMEOUT			NP_MILLISECONDS(500)
+#define EXIT_TIMEOUT			500 /* ms */
 
 static NpTime began;			/* to wait for the transaction's messages; 0: it has not, or not any more */
 static NpStatsMode began_for;	/* what */
@@ -92,7 +92,6 @@ connect_held(const NpQueueSummary *held)
 		if (np_queue_holds_for(held, i) && !np_session_ready(session, true, &failure))
 		{
 			np_stats_add_unsent(NP_STATS_ON_COMMIT, held->count);
-			np_stats_note_failure(NP_STATS_ON_COMMIT, NULL, &failure);
 			np_raise(&failure);
 		}
 	}
@@ -219,7 +218,7 @@ np_commit_finish_transaction(void)
 {
 	int64		unsent;
 
-	np_session_set_committing(true);
+	np_session_set_patience(np_commit_timeout);
 	begin_wait();
 	np_futures_close();
 	unsent = send_held();
@@ -286,7 +285,7 @@ np_commit_forget_transaction(void)
 	NpSession  *session;
 
 	end_wait();
-	np_session_set_committing(false);
+	np_session_set_patience(0);
 	np_futures_forget();
 	np_queue_forget();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
@@ -338,10 +337,11 @@ drain_at_exit(NpSession *session, NpTime limit)
 void
 np_commit_exit(void)
 {
-	NpTime		limit = np_now() + EXIT_TIMEOUT;
+	NpTime		limit = np_now() + NP_MILLISECONDS(EXIT_TIMEOUT);
 	NpSession  *session;
 
 	np_commit_forget_transaction();
+	np_session_set_patience(EXIT_TIMEOUT);
 	PG_TRY();
 	{
 		for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)

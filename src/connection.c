@@ -67,8 +67,8 @@ struct NpConnection
 	NpCandidates candidates;	/* where to connect to */
 	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
 	char		url[300];		/* without credentials */
-	char		server_name[64];	/* or its id */
 	const char *login;			/* as what it was logged in */
+	char		server_name[64];	/* or its id */
 	char		inbox[64];		/* with its last dot */
 	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
 	int64		max_payload;
@@ -340,7 +340,7 @@ handle_info(NpConnection *connection, NpSpan info)
 	(void) np_info_max_payload(info, &connection->max_payload);
 	np_candidates_rediscover(&connection->candidates, info);
 	if (name.data != NULL)
-		snprintf(connection->server_name, sizeof(connection->server_name), "%.*s", (int) name.length, name.data);
+		np_connection_set_server_name(connection, pnstrdup(name.data, name.length));
 }
 
 static void
@@ -531,10 +531,9 @@ np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 bool
 np_connection_drain(NpConnection *connection, NpTime until)
 {
-	if (connection->confirmed >= connection->outbound.appended)
-		return true;
 	elog(DEBUG1, "nats_publish drains its connection to %s", connection->url);
-	return np_connection_ping(connection, NP_WAIT_ACK, until);
+	return connection->confirmed >= connection->outbound.appended ||
+		np_connection_ping(connection, NP_WAIT_ACK, until);
 }
 
 /* ---- Opening ----------------------------------------------------------- */
@@ -758,8 +757,8 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 	StringInfoData detail;
 
 	initStringInfo(&detail);
-	np_activity_set_state(NP_ACTIVITY_CONNECTING);
 	forget_tries(connection);
+	np_activity_set_state(NP_ACTIVITY_CONNECTING);
 	np_candidates_begin(&connection->candidates, server);
 	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
 	{
@@ -812,6 +811,14 @@ np_connection_set_max_payload(NpConnection *connection, int64 bytes)
 	connection->max_payload = bytes;
 }
 
+/* In UTF-8. */
+void
+np_connection_set_server_name(NpConnection *connection, const char *name)
+{
+	np_utf8_copy(connection->server_name, sizeof(connection->server_name), name);
+	np_activity_set_server(connection->url, connection->server_name);
+}
+
 /* What server_info.c has found out; forgotten when the connection is opened. */
 NpServerVersion *
 np_connection_version(NpConnection *connection)
@@ -841,6 +848,7 @@ np_connection_identity(const NpConnection *connection)
 		.url = connection->url,
 			.login = connection->login,
 			.server_id = np_wire_server_id(connection->wire),
+			.server_name = connection->server_name,
 			.client_ip = np_wire_client_ip(connection->wire),
 			.tls = np_wire_tls(connection->wire) != NULL,
 			.client_id = np_wire_client_id(connection->wire),

@@ -51,6 +51,7 @@ typedef struct NpConnectionIdentity
 	const char *url;			/* without credentials */
 	const char *login;			/* by what the session has logged in, in words */
 	const char *server_id;
+	const char *server_name;	/* or its id, while no name is known; UTF-8 */
 	const char *client_ip;		/* NULL: not told */
 	bool		tls;
 	uint64		client_id;
@@ -69,6 +70,7 @@ extern bool np_connection_is_open(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);
 extern void np_connection_set_max_payload(NpConnection *connection, int64 bytes);
+extern void np_connection_set_server_name(NpConnection *connection, const char *name);
 extern NpServerVersion *np_connection_version(NpConnection *connection);
 extern NpWire *np_connection_wire(const NpConnection *connection);
 extern bool np_connection_begins_with_tls(const NpConnection *connection);

@@ -175,13 +175,6 @@ np_delivery_tell_untold(int elevel)
 	np_failure_free(&first.failure);
 }
 
-/* And not a question of ours. */
-static bool
-is_message(const NpPending *message)
-{
-	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
-}
-
 static void
 count_ack(const NpSession *session, const NpPending *message, bool duplicate)
 {
@@ -201,7 +194,7 @@ count_failure(const NpPending *message, const NpFailure *failure)
 	stats->failed++;
 	if (message->mode == NP_UNCRITICAL)
 		stats->failed_uncritical++;
-	np_stats_note_failure(message->counted_as, np_from_utf8(np_pending_subject(message)), failure);
+	np_stats_note_failure(message->counted_as, np_pending_subject(message), failure);
 }
 
 /* Who is told of the members of the atomic batch that is being sent. */
@@ -244,6 +237,13 @@ answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool
 	np_delivery_drop(session, message);
 	session->progressed = true;
 	batch_listener(token, reply, was_sent);
+}
+
+/* Or does it only ask something? */
+static bool
+is_message(const NpPending *message)
+{
+	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
 }
 
 /*

@@ -81,17 +81,21 @@ np_from_utf8(NpSpan text)
 }
 
 /*
- * Text for backends of all databases, of which not every one has the same
- * encoding: put into a buffer as UTF-8, cut where it is too long.  With
- * question marks as above, for it is no reason to raise anything.
+ * Text of the database in UTF-8, palloc'd.  With question marks as above, for
+ * who would rather have these than an error.
  */
-void
-np_share_text(char *buffer, size_t size, const char *text)
+char *
+np_to_utf8_somehow(const char *text)
 {
-	char	   *utf8 = convert_somehow((NpSpan) {text, strlen(text)}, GetDatabaseEncoding(), PG_UTF8);
+	return convert_somehow((NpSpan) {text, strlen(text)}, GetDatabaseEncoding(), PG_UTF8);
+}
+
+/* Put UTF-8 into a buffer, cut where it is too long. */
+void
+np_utf8_copy(char *buffer, size_t size, const char *utf8)
+{
 	int			length = pg_encoding_mbcliplen(PG_UTF8, utf8, strlen(utf8), size - 1);
 
 	memcpy(buffer, utf8, length);
 	buffer[length] = '\0';
-	pfree(utf8);
 }

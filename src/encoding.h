@@ -12,6 +12,7 @@
 
 extern NpSpan np_to_utf8(const char *text, size_t length);
 extern char *np_from_utf8(NpSpan text);
-extern void np_share_text(char *buffer, size_t size, const char *text);
+extern char *np_to_utf8_somehow(const char *text);
+extern void np_utf8_copy(char *buffer, size_t size, const char *utf8);
 
 #endif							/* NP_ENCODING_H */

@@ -215,7 +215,7 @@ static void
 count_unsent(const NpMessage *message, const NpFailure *failure)
 {
 	np_stats_add_unsent(np_stats_mode, 1);
-	np_stats_note_failure(np_stats_mode, np_from_utf8(message->subject), failure);
+	np_stats_note_failure(np_stats_mode, message->subject, failure);
 }
 
 /*

@@ -85,7 +85,7 @@ np_relay_row_refuse(NpOutboxRow *row, const char *sqlstate, const char *error)
 	NpFailure	failure = np_failure(NP_FAULT_INPUT, "%s", error);
 
 	np_stats_add_unsent(NP_STATS_OUTBOX, 1);
-	np_stats_note_failure(NP_STATS_OUTBOX, NULL, &failure);
+	np_stats_note_failure(NP_STATS_OUTBOX, (NpSpan) {NULL, 0}, &failure);
 	set_failed(row, sqlstate, error);
 }
 

@@ -231,7 +231,7 @@ np_relay_slot_set_error(int slot, const char *error)
 	NpRelayStatus *status = &shared->slots[slot].status;
 	char		text[sizeof(status->last_error)];
 
-	np_share_text(text, sizeof(text), error);
+	np_utf8_copy(text, sizeof(text), np_to_utf8_somehow(error));
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	memcpy(status->last_error, text, sizeof(text));
 	status->last_error_at = GetCurrentTimestamp();

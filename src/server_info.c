@@ -20,6 +20,7 @@
 #include "storage/fd.h"
 #include "utils/builtins.h"
 
+#include "encoding.h"
 #include "json.h"
 #include "protocol.h"
 #include "server_info.h"
@@ -154,6 +155,15 @@ greet(NpConnection *connection)
 	return json;
 }
 
+static void
+note_name(NpConnection *connection, Jsonb *info)
+{
+	char	   *name = np_json_text(info, "server_name");
+
+	if (name != NULL)
+		np_connection_set_server_name(connection, np_to_utf8_somehow(name));
+}
+
 /*
  * The INFO of the connected server, palloc'd.
  *
@@ -174,7 +184,10 @@ np_server_info(NpConnection *connection)
 			raise_unanswered("It greets with something else than a JSON object.");
 		id = np_json_text(info, "server_id");
 		if (id != NULL && strcmp(id, server_id) == 0)
+		{
+			note_name(connection, info);
 			return info;
+		}
 	}
 	raise_unanswered("Other servers answer at its address.");
 	return NULL;				/* keep compiler quiet */

@@ -25,6 +25,7 @@
 #include "session.h"
 #include "sessions.h"
 #include "settings.h"
+#include "stats.h"
 
 /* After a failed connect, critical => false does not try again for so long. */
 #define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
@@ -33,7 +34,7 @@
 #define RECONNECT_JITTER		NP_MILLISECONDS(50)
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
-static bool committing;			/* the transaction ends: commit_timeout applies */
+static int	patience;			/* ms, at the end of a transaction or of the backend; 0: in a call */
 
 /* As a condition to wait for, too. */
 bool
@@ -95,6 +96,20 @@ np_session_show_rest(void)
 	show(is_open ? NP_ACTIVITY_CONNECTED : NP_ACTIVITY_DISCONNECTED);
 }
 
+/* With several connections, that which was used last is shown. */
+static void
+show_use(NpSession *session)
+{
+	static const NpSession *last = NULL;
+	NpConnectionIdentity identity;
+
+	if (session == last)
+		return;
+	identity = np_connection_identity(session->connection);
+	np_activity_set_server(identity.url, identity.server_name);
+	last = session;
+}
+
 /* ---- Waiting -------------------------------------------------------------- */
 
 /*
@@ -121,6 +136,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	}
 	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
 	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+	np_stats_note_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
 	return false;
 }
 
@@ -179,7 +195,7 @@ wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *se
 			return true;
 		if (now >= deadline)
 			return false;
-		show(NP_ACTIVITY_WAITING);
+		show(np_session_is_open(session) ? NP_ACTIVITY_WAITING : NP_ACTIVITY_CONNECTING);
 		if (np_session_is_open(session))
 			wait_for_server(session, event, Min(deadline, next_retry));
 		else
@@ -204,18 +220,18 @@ np_session_wait(NpSession *session, NpWaitEvent event, bool (*condition) (NpSess
 	return result;
 }
 
-/* The transaction ends, or has ended: which timeout applies. */
+/* How long waits go on without progress, ms; 0: as in a call. */
 void
-np_session_set_committing(bool now)
+np_session_set_patience(int ms)
 {
-	committing = now;
+	patience = ms;
 }
 
 /* How long a wait of the present call goes on without progress, ms. */
 int
 np_session_patience(void)
 {
-	return committing ? np_commit_timeout : np_ack_timeout;
+	return patience > 0 ? patience : np_ack_timeout;
 }
 
 /* Why a message that was waited for in vain has failed; palloc'd. */
@@ -281,7 +297,10 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	if (np_session_is_open(session) && session->window.count == 0)
 		np_connection_receive(session->connection);
 	if (np_session_is_open(session))
+	{
+		show_use(session);
 		return true;
+	}
 	if (!critical && np_now() < session->uncritical_pause_until)
 	{
 		*failure = np_failure(NP_FAULT_UNREACHABLE, "NATS could not be reached a moment ago");

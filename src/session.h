@@ -14,7 +14,7 @@ extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failu
 extern void np_session_show_rest(void);
 extern bool np_session_is_open(NpSession *session);
 extern bool np_session_is_idle(NpSession *session);
-extern void np_session_set_committing(bool now);
+extern void np_session_set_patience(int ms);
 extern int	np_session_patience(void);
 extern bool np_session_wait(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session),
 							int timeout_ms, NpTime limit);

@@ -4,8 +4,9 @@
  *	  The shared memory of all backends.
  *
  * A preloaded library has it from the start.  Since PostgreSQL 17 one that is
- * not can ask for it by name when it is first needed.  Before 17 there is
- * none then.
+ * not can ask for it by name when it is first needed.  The name has the size
+ * in it, so that sessions with another version of the library, while the server
+ * runs on, get memory of their own.  Before 17 there is none then.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,6 +79,7 @@ np_shared_area_attach(const NpSharedArea *area)
 	bool		found;
 
 	if (*area->memory == NULL)
-		*area->memory = np_compat_named_memory(area->name, area->size(), area->initialize, &found);
+		*area->memory = np_compat_named_memory(psprintf("%s %zu", area->name, area->size()), area->size(),
+											   area->initialize, &found);
 	return *area->memory != NULL;
 }

@@ -88,20 +88,23 @@ np_stats_add_unsent(NpStatsMode mode, int64 count)
 	np_stats_of(mode)->failed += count;
 }
 
-/* Keep what went wrong, in the database's encoding; subject NULL: no message's. */
+/*
+ * Keep what went wrong.  The subject is in UTF-8 and absent when it is no
+ * message's; the failure's texts are in the database's encoding.
+ */
 void
-np_stats_note_failure(NpStatsMode mode, const char *subject, const NpFailure *failure)
+np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure)
 {
 	NpLastError *error = &fresh[mode].error;
 	StringInfoData text;
 
 	initStringInfo(&text);
-	if (subject != NULL)
-		appendStringInfo(&text, "could not publish to \"%s\": ", subject);
-	appendStringInfoString(&text, failure->text);
+	if (subject.data != NULL)
+		appendStringInfo(&text, "could not publish to \"%.*s\": ", (int) subject.length, subject.data);
+	appendStringInfoString(&text, np_to_utf8_somehow(failure->text));
 	if (failure->detail != NULL)
-		appendStringInfo(&text, " (%s)", failure->detail);
-	np_share_text(error->text, sizeof(error->text), text.data);
+		appendStringInfo(&text, " (%s)", np_to_utf8_somehow(failure->detail));
+	np_utf8_copy(error->text, sizeof(error->text), text.data);
 	pfree(text.data);
 	error->at = GetCurrentTimestamp();
 	fresh[mode].is_there = true;

@@ -68,7 +68,7 @@ extern NpTime np_histogram_bound(int bucket);
 extern void np_histogram_add(NpHistogram *histogram, NpTime time, int64 count);
 extern void np_stats_add_commit_wait(NpStatsMode mode, NpTime time);
 extern void np_stats_add_unsent(NpStatsMode mode, int64 count);
-extern void np_stats_note_failure(NpStatsMode mode, const char *subject, const NpFailure *failure);
+extern void np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure);
 extern NpStats np_stats_of_session(void);
 extern void np_stats_flush(void);
 

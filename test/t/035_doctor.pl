@@ -59,21 +59,22 @@ sub look_until
 		});
 }
 
-# One row of them
+# One row of them; its status is a word or a pattern
 sub finds
 {
 	my ($rows, $name, $status, $detail, $what) = @_;
 	my $row = $rows->{$name} // { status => 'missing', detail => '' };
-	is($row->{status}, $status, "$what: $name") or diag $row->{detail};
+	like($row->{status}, ref $status ? $status : qr/^$status$/, "$what: $name") or diag $row->{detail};
 	like($row->{detail}, $detail, 'says why');
 	return;
 }
 
-# No other rows are warning or failed but these.
+# No other rows are warning or failed but these. That the machine is slow is not what we test.
+my $MAYBE_SLOW = qr/^(ok|warning)$/;
 sub complains_only_of
 {
 	my ($rows, $what, @expected) = @_;
-	my @complaints = grep { $rows->{$_}{status} =~ /warning|failed/ } sort keys %$rows;
+	my @complaints = grep { $rows->{$_}{status} =~ /warning|failed/ && $rows->{$_}{detail} !~ /bring the server nearer/ } sort keys %$rows;
 	is_deeply(\@complaints, [ sort @expected ], "$what: nothing else is complained of")
 		or diag join "\n", map { "$_: $rows->{$_}{detail}" } @complaints;
 	return;
@@ -94,6 +95,8 @@ authorization {
     { user: noapi, password: secret, permissions: { publish: ["t.>"], subscribe: ["_INBOX.>"] } }
     { user: nojs, password: secret, permissions: { publish: { deny: ["$JS.API.CONSUMER.>", "$JS.API.INFO"] } } }
     { user: asks, password: secret, permissions: { publish: { allow: ["t.>", "$SYS.REQ.USER.INFO", "$JS.API.>"], deny: ["t.denied.*"] } } }
+    { user: enough, password: secret, permissions: { publish: ["t.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*",
+      "$JS.API.CONSUMER.LIST.*", "$SYS.REQ.USER.INFO"], subscribe: ["_INBOX.>"] } }
     { user: noinbox, password: secret, permissions: { subscribe: ["_OTHER.>"] } }
   ]
 }
@@ -129,7 +132,7 @@ $client{$_}->create_stream('T', ['t.>'], storage => 'file') foreach qw(old new);
 	finds($rows, 'connection', 'ok', qr{^nats://127\.0\.0\.1:\d+, without TLS, logged in with user and password of the URL\.$}, 'a healthy server');
 	finds($rows, 'server', 'ok', qr/^nats-server \Q$client->{info}{version}\E, "old"; libnats 3\.\d+\.\d+\./, 'a healthy server');
 	finds($rows, 'jetstream', 'ok', qr/with 1 stream\.$/, 'a healthy server');
-	finds($rows, 'round_trip', 'ok', qr/^The median of 5 PINGs is \d+\.\d\d ms, the longest took \d+\.\d\d ms\./, 'a healthy server');
+	finds($rows, 'round_trip', $MAYBE_SLOW, qr/^The median of 5 PINGs is \d+\.\d\d ms, the longest took \d+\.\d\d ms\./, 'a healthy server');
 	finds($rows, 'relay', 'ok', qr/needs none.*nats_outbox is empty/, 'a healthy server');
 	finds($rows, 'settings', 'ok', qr/Nothing contradicts.*not in shared_preload_libraries/, 'a healthy server');
 
@@ -138,7 +141,7 @@ $client{$_}->create_stream('T', ['t.>'], storage => 'file') foreach qw(old new);
 	complains_only_of($rows, 'a healthy stream');
 	unknown_are($rows, 'a healthy stream');
 	finds($rows, 'server', 'ok', qr/API level \d+: ttl and atomic commits/, 'a newer server');
-	finds($rows, 'round_trip', 'ok', qr/clock agrees/, 'a newer server');
+	finds($rows, 'round_trip', $MAYBE_SLOW, qr/clock agrees/, 'a newer server');
 	finds($rows, 'permissions', 'ok', qr/may publish to "t\.a"/, 'a newer server');
 	finds($rows, 'stream', 'ok', qr/^"T" takes the subject\.$/, 'a healthy stream');
 	finds($rows, 'storage', 'ok', qr/files/, 'a healthy stream');
@@ -198,8 +201,8 @@ finds(doctor_at($secure->tls_url, '', tls_ca_file => $certificates->ca_file), 'c
 
 # A server that stops to answer
 {
-	my $session = session(ack_timeout => '300ms', connect_timeout => '300ms');
-	$session->value(q(SELECT nats_publish('t.a', 'x')));
+	my $session = session(ack_timeout => '5s', connect_timeout => '1s');
+	$session->value(q(SELECT nats_publish('t.a', 'x'); SET nats_publish.ack_timeout = '300ms'));
 	$nats->stall;
 	my $rows = doctor($session, q('t.a'));
 	finds($rows, 'connection', 'failed', qr/does not answer/, 'a stalled server');
@@ -280,7 +283,7 @@ END
 	finds(doctor_at($at, q('a.a')), 'limits', 'warning', qr/^Storage of the account: 8\d\d of 1000, 8\d %\. Raise/, 'account limits, nearly reached');
 }
 finds(doctor_at(url($nats, 'noapi')), 'jetstream', 'unknown', qr/no right to publish to \$JS\.API\.INFO/, 'no right to the API');
-finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms'), 'jetstream', 'unknown', qr/no answer within 200 ms/, 'JetStream is silent');
+finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '2s'), 'jetstream', 'unknown', qr/no answer within 2000 ms/, 'JetStream is silent');
 {
 	my $slow = FakeServer->new(
 		sub
@@ -298,11 +301,11 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms')
 			return;
 		});
 	my $rows = doctor_at($slow->url);
-	finds($rows, 'round_trip', 'warning', qr/median of 5 PINGs is (3|4|5)\d\.\d\d ms.*nearer.*does not tell its time/, 'a slow network');
+	finds($rows, 'round_trip', 'warning', qr/median of 5 PINGs is \d\d+\.\d\d ms.*nearer.*does not tell its time/, 'a slow network');
 	my $info = sub { my ($time) = @_; return { '$SYS.REQ.USER.INFO' => qq({"server":{"time":"$time"},"data":{"user":"a"}}) }; };
 	finds(doctor_at(fake($info->('2020-01-01T00:00:00.123456789Z'))->url), 'round_trip', 'warning', qr/clock is \d+\.\d s behind ours.*Synchronize/, 'a clock that is slow');
 	finds(doctor_at(fake($info->('2120-01-01T00:00:00Z'))->url), 'round_trip', 'warning', qr/clock is \d+\.\d s ahead of ours/, 'a clock that is fast');
-	finds(doctor_at(fake($info->($_))->url), 'round_trip', 'ok', qr/does not tell its time/, "a clock that says '$_'") foreach 'noon', 'infinity', '';
+	finds(doctor_at(fake($info->($_))->url), 'round_trip', $MAYBE_SLOW, qr/does not tell its time/, "a clock that says '$_'") foreach 'noon', 'infinity', '';
 }
 
 # ---- permissions
@@ -315,6 +318,12 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms')
 	finds(doctor_at(url($new, 'asks'), q('u.a')), 'permissions', 'failed', qr/may not publish to "u\.a"/, 'not allowed');
 	finds(doctor_at(url($new, 'noapi'), q('t.a')), 'permissions', 'unknown', qr/may not use all of the JetStream API.*not known: it may not ask/, 'a user that may not ask');
 	finds(doctor_at(url($new, 'nojs'), q('t.a')), 'permissions', 'ok', qr/may not use all of the JetStream API.*may publish/, 'with a part of the API');
+	$client{new}->create_stream('INTEREST', ['t5.>'], storage => 'file', retention => 'interest');
+	consumer(undef)->($client{new}, 'INTEREST');
+	$rows = doctor_at(url($new, 'enough'), q('t5.a'));
+	unknown_are($rows, 'the rights that the README names');
+	complains_only_of($rows, 'the rights that the README names', 'permissions');
+	unknown_are(doctor_at(url($new, 'enough'), q('t.a', true)), 'the same, with a probe');
 	finds(doctor_at(url($nats, 'nojs'), q('t.a')), 'permissions', 'unknown', qr/servers tell it since 2\.10/, 'an older server') if $minor < 10;
 
 	# a user without any right but to publish: nothing is wrong, and much is unknown
@@ -323,7 +332,9 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '200ms')
 	unknown_are($rows, 'no right to the API', 'jetstream', 'permissions', grep { $_ ne 'subject' } @OF_SUBJECT);
 	finds($rows, 'stream', 'unknown', qr/could not be asked for the stream: the NATS user may not/, 'no right to the API');
 	finds(doctor_at(url($nats, 'noapi'), q('t.a', true)), 'stream', 'unknown', qr/"T" answers the probe/, 'but the probe knows');
-	finds(doctor_at(url($nats, 'noapi'), q('u.a', true)), 'stream', 'failed', qr/The probe failed: the NATS user may not publish/, 'that of another subject, too');
+	my $session = session(url => url($nats, 'noapi'));
+	finds(doctor($session, q('u.a', true)), 'stream', 'failed', qr/The probe failed: the NATS user may not publish/, 'that of another subject, too');
+	is($session->value('SELECT published, failed FROM nats_session_stats()'), '0|0', 'and is not counted as a message');
 	finds(doctor_at(url($new, 'nojs'), q('t.a')), 'limits', 'unknown', qr/limits of the account are not known/, 'no right to the account');
 }
 
@@ -395,7 +406,7 @@ leafnodes { remotes: [ { url: "nats://127.0.0.1:$leaf_port" } ] }))->start;
 	my @members = map { NatsServer->new(name => "member$_", jetstream => 1, binary => $ENV{NATS_SERVER_NEW},
 		config => qq(cluster { name: C, listen: "127.0.0.1:$ports[$_]", routes: [ $routes ] })) } 0 .. 2;
 	$_->start foreach @members;
-	my $session = session(url => $members[0]->url, ack_timeout => '1s', connect_timeout => '1s');
+	my $session = session(url => $members[0]->url, ack_timeout => '3s');
 	wait_for('the cluster', sub { $session->run(q(SELECT nats_create_stream('R3', '{r3.>}', '{"num_replicas": 3}'), nats_create_stream('R1', '{r1.>}')))->{error} eq '' });
 	my $rows = look_until($session, q('r3.a', true), 'replicas', qr/^3 replicas\.$/);
 	complains_only_of($rows, 'a cluster');
@@ -422,8 +433,13 @@ sub api
 		'$JS.API.STREAM.INFO.S' => $stream{info} // qq({"config":{"name":"S","storage":"file","retention":"limits","discard":"old","num_replicas":1,
 			"duplicate_window":120000000000$config},"state":{"messages":1,"bytes":1,"consumer_count":0}$cluster}) };
 }
-sub of_fake { my ($stream, %info) = @_; return doctor_at(fake(api(%$stream), %info)->url, q('s.a'), ack_timeout => '1s'); }
+sub of_fake { my ($stream, %info) = @_; return doctor_at(fake(api(%$stream), %info)->url, q('s.a'), ack_timeout => '3s'); }
 
+{
+	my $refuses = sub { my ($name) = @_; return qq({"error":{"code":400,"err_code":10060,"description":"expected stream does not match"},"stream":"$name","seq":0}); };
+	my $fake = fake({ %{ api() }, 's.a' => sub { my ($peer, $command) = @_; $peer->reply($command, $refuses->('S')); sleep 0.2; return $refuses->('S2'); } });
+	finds(doctor_at($fake->url, q('s.a', true)), 'stream', 'warning', qr/2 streams answer the probe: "S", "S2"/, 'one that answers later');
+}
 finds(of_fake({ names => '"S", "S2"' }), 'stream', 'warning', qr/Several streams take the subject: "S", "S2"/, 'several streams');
 finds(of_fake({ config => ',"mirror":{"name":"O"}' }), 'stream', 'failed', qr/It is a mirror/, 'a mirror');
 finds(of_fake({ cluster => ',"cluster":{"name":"C","replicas":[]}' }), 'stream', 'failed', qr/It has no leader/, 'a stream without leader');
@@ -432,7 +448,7 @@ finds(of_fake({ cluster => ',"cluster":{"name":"C","replicas":[]}' }), 'stream',
 	finds($rows, 'stream', 'failed', qr/"S" could not be looked at: JetStream system temporarily unavailable/, 'a stream that is not available');
 	finds($rows, 'storage', 'unknown', qr/could not be looked at/, 'a stream that is not available');
 	$rows = of_fake({ info => '' });
-	finds($rows, 'stream', 'unknown', qr/"S" could not be looked at: no answer within 1000 ms/, 'a stream that does not answer');
+	finds($rows, 'stream', 'unknown', qr/"S" could not be looked at: no answer within 3000 ms/, 'a stream that does not answer');
 	$rows = of_fake({ info => $_ }) and finds($rows, 'stream', 'unknown', qr/could not be looked at|says nothing/, "a reply '$_'") foreach '{}', '[]', 'x', '{"config":1}', '{"config":[],"state":null}';
 }
 finds(of_fake({ cluster => ',"cluster":{"name":"C","leader":"n1"}' }), 'replicas', 'warning', qr/^1 replica in a cluster.*Give it 3/, 'one replica in a cluster');
@@ -479,7 +495,8 @@ sub consumer
 		{
 			my %filter = ref $filters[$i] ? (filter_subjects => $filters[$i]) : defined $filters[$i] ? (filter_subject => $filters[$i]) : ();
 			s/^s\b/$name =~ s{S}{s}r/e foreach ref $filter{filter_subjects} ? @{ $filter{filter_subjects} } : $filter{filter_subject} // ();
-			$at->js("CONSUMER.DURABLE.CREATE.$name.C$i", { stream_name => $name, config => { durable_name => "C$i", ack_policy => 'explicit', %filter } });
+			my $consumer = sprintf 'C%03d', $i;    # they are listed by their names
+			$at->js("CONSUMER.DURABLE.CREATE.$name.$consumer", { stream_name => $name, config => { durable_name => $consumer, ack_policy => 'explicit', %filter } });
 		}
 	};
 }
@@ -498,8 +515,8 @@ finds(of_stream('a work queue', [], retention => 'workqueue'), 'retention', 'ok'
 
 finds(of_stream('no_ack', ['no_ack'], no_ack => \1), 'no_ack', 'failed', qr/acknowledges nothing.*no_ack to false/, 'no_ack');
 {
-	my $rows = of_stream('no_ack, with a probe', [ 'no_ack', 'stream' ], no_ack => \1, arguments => ', true', settings => { ack_timeout => '300ms' });
-	finds($rows, 'stream', 'failed', qr/No stream answers the probe within 300 ms/, 'no_ack, with a probe');
+	my $rows = of_stream('no_ack, with a probe', [ 'no_ack', 'stream' ], no_ack => \1, arguments => ', true', settings => { ack_timeout => '2s' });
+	finds($rows, 'stream', 'failed', qr/No stream answers the probe within 2000 ms/, 'no_ack, with a probe');
 }
 
 finds(of_stream('old with a limit', [], max_msgs => 10), 'discard', 'ok', qr/^old: the oldest messages/, 'old with a limit');
@@ -572,6 +589,23 @@ foreach my $nonsense (@nonsense)
 }
 
 # ---- What it leaves: nothing
+
+{
+	my $session = session();
+	my %sql = (
+		'of a stream' => q(SELECT count(*) FROM generate_series(1, 300) AS i, LATERAL nats_check('t.' || i)),
+		'without a connection' => q(SET nats_publish.url = 'nats://127.0.0.1:1,nats://127.0.0.1:1'; SELECT count(*) FROM generate_series(1, 300) AS i, LATERAL nats_check('t.' || i)),
+		'nats_explain()' => q(RESET nats_publish.url; SELECT count(*) FROM generate_series(1, 300) AS i, LATERAL nats_explain('t.' || i, 'x')));
+	foreach my $what (sort keys %sql)
+	{
+		$session->value($sql{$what} . ' \\g /dev/null');
+		my @before = map { $_->($session->pid) } \&process_memory, \&process_files, \&process_threads;
+		$session->value($sql{$what} . ' \\g /dev/null') foreach 1 .. 3;
+		my @after = map { $_->($session->pid) } \&process_memory, \&process_files, \&process_threads;
+		cmp_ok($after[0] - $before[0], '<', 2048, "$what: memory");
+		is_deeply([ @after[ 1, 2 ] ], [ @before[ 1, 2 ] ], "$what: descriptors and threads");
+	}
+}
 
 {
 	my $session = session();
