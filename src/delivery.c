@@ -540,7 +540,8 @@ np_delivery_resend(NpSession *session)
 		}
 	}
 	if (resent > 0)
-		elog(DEBUG1, "nats_publish sent %d messages again", resent);
+		ereport(DEBUG1,
+				(errmsg_plural("nats_publish sent %d message again", "nats_publish sent %d messages again", resent, resent)));
 }
 
 /* ---- Replies --------------------------------------------------------------- */

@@ -85,6 +85,7 @@ sub logged
 
 my $CONNECTED = qr/DEBUG: .* connected to .*$address/;
 my $LOST = qr/DEBUG: .* lost .*$address: \S/;
+my $DRAINS = qr/DEBUG: .* drains .*$address/;
 my $CONNECTED_AGAIN = qr/DEBUG: .* connected again, to .*$address/;
 
 foreach my $count (1, 10)
@@ -104,7 +105,8 @@ foreach my $count (1, 10)
 	logged("a lost connection, and $count in flight", $offset, $LOST, $CONNECTED_AGAIN, qr/DEBUG: .*sent $count messages? again/);
 	$offset = log_length($node);
 	$debugged->value(calls('nats_disconnect()'));
-	logged('nats_disconnect()', $offset);
+	logged('nats_disconnect()', $offset, $DRAINS);
+	$offset = log_length($node);
 	$debugged->value(calls(q(nats_publish('s.a', 'x'))));
 	logged('a message behind it', $offset, $CONNECTED);
 	$nats->stall;
@@ -113,7 +115,7 @@ foreach my $count (1, 10)
 	$debugged->close;
 	$nats->resume;
 	wait_for('the end', sub { !process_is_there($debugged->pid) });
-	logged('a session that ends with a message that is not acknowledged', $offset, qr/DEBUG: .* drains .*$address/);
+	logged('a session that ends with a message that is not acknowledged', $offset, $DRAINS);
 }
 {
 	# one that is lost while nobody looks
