@@ -126,10 +126,10 @@ is(relay_pid($session), $worker, 'by the same worker');
 
 # NATS crashes in the middle of a backlog, again and again
 
-write_many('crash', 20_000);
 foreach my $round (1 .. 3)
 {
 	my $before = in_stream();
+	write_many("crash$round", 30_000);
 	wait_for('more messages', sub { in_stream() > $before + 1500 });
 	$nats->stall if $round == 2;
 	sleep 0.1;
@@ -137,8 +137,8 @@ foreach my $round (1 .. 3)
 	sleep 0.1;
 	$nats->start;
 	hurry();
+	every_one_once("crash$round", 30_000, 'a server that crashes');
 }
-every_one_once('crash', 20_000, 'a server that crashes');
 is(relay_pid($session), $worker, 'by the same worker');
 is($session->value('SELECT failed, dead FROM nats_relay'), '0|0', 'which has not taken it for faults of messages');
 
