@@ -51,7 +51,7 @@ FUZZ_CFLAGS   = $(UNIT_CFLAGS) -fsanitize=fuzzer -Wno-unused-parameter -Wno-sign
 FUZZ_SERVER   = test/fuzz/backend.c src/report.c src/encoding.c
 
 EXTRA_CLEAN = $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz) \
-	regression.diffs regression.out results output_iso tmp_check
+	regression.diffs regression.out results output_iso tmp_check coverage
 
 PG_CONFIG ?= pg_config
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
@@ -156,6 +156,17 @@ DIST_NAME = nats_publish-$(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.j
 dist:
 	git archive --format=zip --prefix=$(DIST_NAME)/ -o $(DIST)/$(DIST_NAME).zip HEAD
 	git archive --format=tar.gz --prefix=$(DIST_NAME)/ -o $(DIST)/$(DIST_NAME).tar.gz HEAD
+
+## make coverage, make coverage T=name: which lines of src/ the tests reach
+.PHONY: coverage
+coverage:
+	@test/setup test
+	@test/coverage $(T)
+
+## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
+.PHONY: test-matrix
+test-matrix:
+	@test/matrix
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm
