@@ -30,7 +30,10 @@ my %END = (sync => {}, async => { commit_waits => 1 }, on_commit => { commit_wai
 
 my $nats = NatsServer->new(jetstream => 1)->start;
 NatsClient->new(url => $nats->url)->create_stream('S', ['s.>'], storage => 'file');
+# Another library before ours, if there is one, must not lose its own shared memory.
+chomp(my $libraries = `pg_config --pkglibdir`);
 my $node = relay_node('main',
+	shared_preload_libraries => (-e "$libraries/pg_stat_statements.so" ? 'pg_stat_statements, ' : '') . 'nats_publish',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '60s',
 	'nats_publish.commit_timeout' => '60s',
@@ -650,6 +653,19 @@ $observer->value('CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE nobo
 	wait_for('an attempt', sub { column('outbox', 'failed > 0', 'latin1') eq 't' });
 	like(column('outbox', 'last_error', 'latin1'), qr/"nowhere\.grün": no stream/, 'an error of the relay');
 	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+}
+
+# More databases than are counted at once, each dropped before the next
+
+publishing_database($node, 'model');
+$observer->value(calls(q(nats_publish('s.a', 'x'))));
+$node->safe_psql('postgres', join '', map { "CREATE DATABASE many TEMPLATE model;\n\\c many\nSELECT nats_publish('s.a', 'x');\n\\c postgres\nDROP DATABASE many;\n" } 1 .. 260);
+{
+	publishing_database($node, 'last');
+	my $session = PsqlSession->new($node, dbname => 'last');
+	$session->value(calls(q(nats_publish('s.a', 'x'))));
+	is(column('sync', 'published', 'last'), '1', 'dropped databases make room for others');
+	cmp_ok(column('sync', 'published'), '>', 0, 'and those that are there keep theirs');
 }
 
 # A restart, and a crash
