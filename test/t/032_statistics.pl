@@ -32,14 +32,16 @@ my $nats = NatsServer->new(jetstream => 1)->start;
 NatsClient->new(url => $nats->url)->create_stream('S', ['s.>'], storage => 'file');
 # Another library before ours, if there is one, must not lose its own shared memory.
 chomp(my $libraries = `pg_config --pkglibdir`);
+my $has_other = -e "$libraries/pg_stat_statements.so";
 my $node = relay_node('main',
-	shared_preload_libraries => (-e "$libraries/pg_stat_statements.so" ? 'pg_stat_statements, ' : '') . 'nats_publish',
+	shared_preload_libraries => ($has_other ? 'pg_stat_statements, ' : '') . 'nats_publish',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '60s',
 	'nats_publish.commit_timeout' => '60s',
 	max_prepared_transactions => 2,
 	restart_after_crash => 'on');
 my $observer = PsqlSession->new($node);
+is($observer->value('CREATE EXTENSION pg_stat_statements; SELECT count(*) > 0 FROM pg_stat_statements'), 't', 'another library has its memory') if $has_other;
 
 sub session
 {
