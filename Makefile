@@ -163,6 +163,12 @@ coverage:
 	@test/setup test
 	@test/coverage $(T)
 
+## make valgrind, make valgrind T=name: the regress and isolation tests in a server under valgrind
+.PHONY: valgrind
+valgrind:
+	@test/setup test
+	@test/valgrind $(T)
+
 ## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:

@@ -7,7 +7,8 @@
 #	in_group CMD...      runs CMD so that the clean-up also ends everything below it
 #	start_nats           a nats-server with JetStream; exports NATS_URL
 #	start_postgres [LINE...]  a cluster, UTF8 in the C locale, that publishes there, with these lines in its
-#	                     configuration; exports PGHOST, PGPORT, PGUSER
+#	                     configuration; exports PGHOST, PGPORT, PGUSER. $POSTGRES_COMMAND is run instead
+#	                     of the server, if it is set
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -150,6 +151,6 @@ start_postgres()
 		nats_publish.url = '$NATS_URL'
 		$(printf '%s\n' "$@")
 	END
-	as_tester pg_ctl -D "$work/pgdata" -l "$work/postgresql.log" -w -t 60 start >"$work/pg_ctl.log" 2>&1 ||
+	as_tester pg_ctl ${POSTGRES_COMMAND:+-p "$POSTGRES_COMMAND"} -D "$work/pgdata" -l "$work/postgresql.log" -w -t 300 start >"$work/pg_ctl.log" 2>&1 ||
 		{ cat "$work/pg_ctl.log" "$work/postgresql.log" >&2; die "PostgreSQL did not start"; }
 }
