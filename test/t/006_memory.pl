@@ -133,7 +133,7 @@ $session->value($reconnects x 20);
 my $threads = process_threads($session->pid);
 my $files = process_files($session->pid);
 report('300 reconnects', growth($reconnects x 300));
-is(process_threads($session->pid), $threads, 'no thread is left');
+ok(wait_for('threads to end', sub { process_threads($session->pid) <= $threads }), 'no thread is left');
 is(process_files($session->pid), $files, 'no descriptor is left');
 is($session->value('SELECT connects >= 320, connections_lost FROM nats_session_stats()'), 't|0', 'they were reconnects');
 
@@ -144,7 +144,7 @@ $session->run($refused x 20);
 my $before = process_memory($session->pid);
 $session->run($refused x 200);
 report('400 refused connections', process_memory($session->pid) - $before);
-is(process_threads($session->pid), $threads, 'no thread is left');
+ok(wait_for('threads to end', sub { process_threads($session->pid) <= $threads }), 'no thread is left');
 is(process_files($session->pid), $files, 'no descriptor is left');
 report('100 looks at the server', growth(q(SELECT nats_server_info(); ) x 100));
 is(process_files($session->pid), $files, 'no descriptor is left');

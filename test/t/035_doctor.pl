@@ -604,8 +604,8 @@ foreach my $nonsense (@nonsense)
 		my @after = map { $_->($session->pid) } \&process_memory, \&process_files, \&process_threads;
 		cmp_ok($after[0] - $before[0], '<', 2048, "$what: memory");
 		# the thread of the last attempt to connect may still be on its way out
-		wait_for("$what: descriptors", sub { process_files($session->pid) <= $before[1] });
-		wait_for("$what: threads", sub { process_threads($session->pid) <= $before[2] });
+		ok(wait_for('descriptors to be closed', sub { process_files($session->pid) <= $before[1] }), "$what: no descriptor is left");
+		ok(wait_for('threads to end', sub { process_threads($session->pid) <= $before[2] }), "$what: no thread is left");
 	}
 }
 
