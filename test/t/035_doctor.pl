@@ -588,6 +588,16 @@ foreach my $nonsense (@nonsense)
 	is($result->{output}, "17\n7\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
 }
 
+# One that falls silent between two checks
+
+{
+	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"streams":1}'); $peer->{mute} = 1; return; });
+	my $rows = doctor(session(url => $fake->url, ack_timeout => '1s'), q('s.a'));
+	finds($rows, 'jetstream', 'ok', qr/with 1 stream\.$/, 'a server that falls silent');
+	finds($rows, 'round_trip', 'failed', qr/^The server does not answer a PING\. See that it runs/, 'a server that falls silent');
+	finds($rows, $_, 'unknown', qr/^The server does not answer\.$/, 'a server that has fallen silent') foreach qw(permissions stream storage);
+}
+
 # ---- What it leaves: nothing
 
 {
