@@ -616,7 +616,9 @@ np_batch_publish(NpSession *on_session)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		count_failed(CopyErrorData()->message);
+		/* a cancel leaves it as open as it leaves other messages */
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_OPERATOR_INTERVENTION)
+			count_failed(CopyErrorData()->message);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

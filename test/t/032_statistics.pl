@@ -453,6 +453,13 @@ SKIP:
 	is($session->finish->{error}, '', 'a server that is killed');
 	counted('an atomic batch over two connections',
 		on_commit => { published => 3, acked => 3, resent => 3, bytes => 6, commit_waits => 1, connects => 1, reconnects => 1 });
+	$new->stall;
+	$session->begin($batch->('a.a'));
+	$session->wait_until_waiting;
+	kill 'INT', $session->pid;
+	is($session->finish->{sqlstate}, '57014', 'a cancel');
+	counted('an atomic batch, a cancel', on_commit => { published => 3, bytes => 6, commit_waits => 1 });
+	$new->resume;
 }
 
 # Times
