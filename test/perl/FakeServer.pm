@@ -33,23 +33,15 @@ package FakeServer;
 use strict;
 use warnings FATAL => 'all';
 
+use parent 'HelperProcess';
+
 use Carp;
 use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
-use Scalar::Util qw(weaken);
 use Time::HiRes qw(time sleep);
 
 use PostgreSQL::Test::Utils;
-
-my @servers;
-
-END
-{
-	my $status = $?;
-	$_->stop foreach grep { defined } @servers;
-	$? = $status;
-}
 
 =pod
 
@@ -92,8 +84,7 @@ sub new
 		eval { _accept($listener, $handler, $notes, $parent); 1 } or warn "FakeServer: $@";
 		POSIX::_exit(0);
 	}
-	push @servers, $self;
-	weaken($servers[-1]);
+	$self->keep;
 	return $self;
 }
 
@@ -125,24 +116,6 @@ sub next_event
 		sysread($self->{events}, $self->{input}, 65536, length $self->{input}) or return undef;
 	}
 	return substr(substr($self->{input}, 0, $eol + 1, ''), 0, -1);
-}
-
-sub stop
-{
-	my ($self) = @_;
-	return unless $self->{pid};
-	kill 'TERM', $self->{pid};
-	waitpid($self->{pid}, 0);
-	delete $self->{pid};
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	local ($?, $!, $@);
-	$self->stop;
-	return;
 }
 
 # The process that listens: it ends its children, and itself when the test is gone.

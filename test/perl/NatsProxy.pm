@@ -33,21 +33,13 @@ package NatsProxy;
 use strict;
 use warnings FATAL => 'all';
 
+use parent 'HelperProcess';
+
 use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
-use Scalar::Util qw(weaken);
 
 use PostgreSQL::Test::Utils;
-
-my @proxies;
-
-END
-{
-	my $status = $?;
-	$_->stop foreach grep { defined } @proxies;
-	$? = $status;
-}
 
 =pod
 
@@ -74,6 +66,7 @@ sub new
 		or die "cannot listen: $!";
 	my $self = bless {
 		%args,
+		stop_signal => 'KILL',
 		port => $listener->sockport,
 		notes => PostgreSQL::Test::Utils::tempdir('proxy') . '/notes',
 		upstream => $nats->port,
@@ -90,8 +83,7 @@ sub new
 		POSIX::_exit(0);
 	}
 	close $listener;
-	push @proxies, $self;
-	weaken($proxies[-1]);
+	$self->keep;
 	return $self;
 }
 
@@ -103,24 +95,6 @@ sub url
 
 sub broken { return $_[0]->_count('broken'); }
 sub connections { return $_[0]->_count('connection'); }
-
-sub stop
-{
-	my ($self) = @_;
-	return unless $self->{pid};
-	kill 'KILL', $self->{pid};
-	waitpid($self->{pid}, 0);
-	delete $self->{pid};
-	return;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	local ($?, $!, $@);
-	$self->stop;
-	return;
-}
 
 sub _count
 {

@@ -24,22 +24,14 @@ package PrometheusExporter;
 use strict;
 use warnings FATAL => 'all';
 
+use parent 'HelperProcess';
+
 use HTTP::Tiny;
 use POSIX ();
-use Scalar::Util qw(weaken);
 
 use PostgreSQL::Test::Utils;
 
 use PublishTest;
-
-my @exporters;
-
-END
-{
-	my $status = $?;
-	$_->stop foreach grep { defined } @exporters;
-	$? = $status;
-}
 
 =pod
 
@@ -69,10 +61,9 @@ sub new
 	my $self = bless {
 		url => "http://127.0.0.1:$port/metrics",
 		dir => PostgreSQL::Test::Utils::tempdir('exporter'),
-		log => "$PostgreSQL::Test::Utils::log_path/exporter" . (@exporters + 1) . '.log',
+		log => "$PostgreSQL::Test::Utils::log_path/exporter_$port.log",
 	}, $class;
-	push @exporters, $self;
-	weaken($exporters[-1]);
+	$self->keep;
 
 	my $source = 'sslmode=disable user=' . ($args{user} // 'postgres') . ' host=' . $node->host . ' port=' . $node->port .
 		' dbname=' . ($args{dbname} // 'postgres');
@@ -113,24 +104,6 @@ sub scrape
 	return { status => $response->{status}, content => $response->{content}, types => \%types, samples => \%samples };
 }
 
-sub stop
-{
-	my ($self) = @_;
-	return unless $self->{pid};
-	kill 'TERM', $self->{pid};
-	waitpid($self->{pid}, 0);
-	delete $self->{pid};
-	return;
-}
-
 sub log_content { return slurp_file($_[0]->{log}); }
-
-sub DESTROY
-{
-	my ($self) = @_;
-	local ($?, $!, $@);
-	$self->stop;
-	return;
-}
 
 1;
