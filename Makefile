@@ -161,23 +161,27 @@ dist:
 .PHONY: coverage
 coverage:
 	@test/setup test
+	@test/setup coverage
 	@test/coverage $(T)
 
 ## make valgrind, make valgrind T=name: the regress and isolation tests in a server under valgrind
 .PHONY: valgrind
 valgrind:
 	@test/setup test
+	@test/setup valgrind
 	@test/valgrind $(T)
 
 ## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:
+	@test/setup chroot
 	@test/matrix
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm
 .PHONY: packages
 packages:
+	@test/setup chroot
 	@test/packages $(RELEASES)
 
 ## make print-NAME: what a variable of this file came to

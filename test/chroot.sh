@@ -1,18 +1,11 @@
 # Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
-# debootstrap from the mirror that apt uses here. To be sourced; needs root.
+# debootstrap (test/setup chroot) from the mirror that apt uses here. To be sourced; needs root.
 #
-#	require_debootstrap        installs it if need be
 #	fresh_chroot RELEASE DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one
 #	in_chroot DIR CMD...       runs CMD there, in /
 #	remove_chroot DIR          ends what runs there and removes it
 
 chroot_cache=${NATS_PUBLISH_CACHE:-/var/cache/nats_publish}
-
-require_debootstrap()
-{
-	command -v debootstrap >/dev/null ||
-		{ apt-get -q update; apt-get -q -y --no-install-recommends install debootstrap; } >/dev/null
-}
 
 chroot_mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1; }
 
