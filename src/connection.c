@@ -736,7 +736,6 @@ note_open(NpConnection *connection)
 	stats->connects++;
 	if (connection->was_lost)
 		stats->reconnects++;
-	np_activity_set_server(connection->url, connection->server_name);
 	tell_connected(connection);
 	connection->was_lost = false;
 }

@@ -97,17 +97,15 @@ np_session_show_rest(void)
 }
 
 /* With several connections, that which was used last is shown. */
-static void
-show_use(NpSession *session)
-{
-	static const NpSession *last = NULL;
-	NpConnectionIdentity identity;
+static const NpSession *shown;
 
-	if (session == last)
-		return;
-	identity = np_connection_identity(session->connection);
+static void
+show_server(const NpSession *session)
+{
+	NpConnectionIdentity identity = np_connection_identity(session->connection);
+
 	np_activity_set_server(identity.url, identity.server_name);
-	last = session;
+	shown = session;
 }
 
 /* ---- Waiting -------------------------------------------------------------- */
@@ -129,6 +127,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
 	if (opened)
 	{
+		show_server(session);
 		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
 			np_delivery_fail_with_ttl(session);
 		np_delivery_resend(session);
@@ -298,7 +297,8 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 		np_connection_receive(session->connection);
 	if (np_session_is_open(session))
 	{
-		show_use(session);
+		if (session != shown)
+			show_server(session);
 		return true;
 	}
 	if (!critical && np_now() < session->uncritical_pause_until)

@@ -230,6 +230,8 @@ END
 	my $session = PsqlSession->new($node, user => 'app', settings => { 'nats_publish.server' => 'second' });
 	$session->value(calls(q(nats_publish('t.a', 'x'))));
 	is(activity($session->pid, 'usename, url, state'), 'app|' . $second->url . '|connected', 'a foreign server');
+	$session->value(calls(q(nats_publish('t.a', 'x'))));
+	is(activity($session->pid, 'usename, url, state'), 'app|' . $second->url . '|connected', 'used twice');
 	$session->value('SET ROLE other; ' . calls(q(nats_publish('t.a', 'x'))) . q(SET nats_publish.server = ''; ) . calls(q(nats_publish('s.a', 'x'))));
 	is(activity($session->pid, 'usename, url, state'), 'app|' . $nats->url . '|connected', 'one row, of the connection used last');
 	$session->value(q(RESET ROLE; SET nats_publish.server = 'second'; ) . calls(q(nats_publish('t.a', 'x'))));
