@@ -146,13 +146,9 @@ np_examine_connection(NpExamination *examination)
 static void
 check_subject(NpExamination *examination)
 {
-	const char *inbox_prefix = NULL;
-
 	np_message_check_subject(examination->subject);
 	if (examination->session != NULL)
-		inbox_prefix = examination->session->server.values[NP_SERVER_INBOX_PREFIX];
-	if (inbox_prefix != NULL)
-		np_message_check_reserved(examination->subject, inbox_prefix);
+		np_publisher_check_inbox(examination->session, examination->subject);
 	np_policy_check_subject(examination->subject);
 }
 

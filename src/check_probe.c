@@ -150,7 +150,7 @@ find_answers(NpFinding *finding)
 	initStringInfo(&names);
 	for (int i = 0; i < Min(stream_count, MAX_ANSWERS); i++)
 		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "",
-						 np_from_utf8((NpSpan) {streams[i], strlen(streams[i])}));
+						 np_string_from_utf8(streams[i]));
 	if (stream_count == 1)
 		np_find(finding, NP_CHECK_OK, "%s answers the probe.", names.data);
 	if (stream_count > 1)

@@ -115,7 +115,7 @@ find_state(const NpRelayStatus *status, bool is_paused, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "The relay is %s. %s", np_relay_state_name(state), advice);
 	if (advice != NULL && status->last_error[0] != '\0')
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",
-				np_from_utf8((NpSpan) {status->last_error, strlen(status->last_error)}));
+				np_string_from_utf8(status->last_error));
 }
 
 void

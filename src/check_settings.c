@@ -13,10 +13,10 @@
 #include "miscadmin.h"
 
 #include "check.h"
-#include "compat.h"
 #include "json.h"
 #include "relay_state.h"
 #include "settings.h"
+#include "shared_stats.h"
 
 static void
 find_publishing(NpFinding *finding)
@@ -62,5 +62,5 @@ np_check_settings(NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_OK, "Nothing contradicts.");
 	if (!np_relay_state_is_there())
 		np_find(finding, NP_CHECK_OK, "nats_publish is not in shared_preload_libraries: there is no relay%s.",
-				NP_COMPAT_HAS_SHARED_MEMORY ? "" : ", and there are no statistics");
+				np_shared_stats_attach() ? "" : ", and there are no statistics");
 }

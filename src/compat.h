@@ -54,6 +54,11 @@
 #define np_compat_create_wait_event_set(n)	CreateWaitEventSet(TopMemoryContext, (n))
 #endif
 
+/* The inside of a text has a header of its own since 16. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* The number of a wait event by its name; utils/wait_event.h must have been included. */
 #if PG_VERSION_NUM >= 170000
 #define np_compat_wait_event(name)	WaitEventExtensionNew(name)
@@ -134,9 +139,6 @@
 #else
 #define np_compat_interval_is_finite(span)	true
 #endif
-
-/* Is there shared memory for a library that is not preloaded?  Since 17 in the DSM registry. */
-#define NP_COMPAT_HAS_SHARED_MEMORY	(PG_VERSION_NUM >= 170000)
 
 /* All settings; utils/guc_tables.h must have been included. */
 #if PG_VERSION_NUM >= 160000

@@ -154,13 +154,6 @@ np_connection_close(NpConnection *connection)
 	connection->owns_external_fd = false;
 }
 
-/* Texts of servers and of the system, in the database's encoding. */
-static char *
-to_be_shown(const char *text)
-{
-	return np_from_utf8((NpSpan) {text, strlen(text)});
-}
-
 /* In a context of its own: losing leaves nothing behind. */
 static void
 tell_loss(const NpConnection *connection)
@@ -169,7 +162,7 @@ tell_loss(const NpConnection *connection)
 
 	if (!message_level_is_interesting(log_level))
 		return;
-	loss = to_be_shown(connection->loss);
+	loss = np_string_from_utf8(connection->loss);
 	ereport(log_level,
 			(errmsg("nats_publish lost its connection to %s: %s", connection->url, loss)));
 	pfree(loss);
@@ -722,7 +715,7 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	kind = classify(connection, status);
 	if (kind != NP_FAULT_UNREACHABLE)
 		*fault = kind;
-	reason = to_be_shown(error);
+	reason = np_string_from_utf8(error);
 	note_try(connection, status, reason);
 	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url, reason);
 	return false;

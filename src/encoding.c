@@ -11,6 +11,7 @@
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 
+#include "compat.h"
 #include "encoding.h"
 
 /*
@@ -78,6 +79,20 @@ char *
 np_from_utf8(NpSpan text)
 {
 	return convert_somehow(text, PG_UTF8, GetDatabaseEncoding());
+}
+
+/* The same for a string. */
+char *
+np_string_from_utf8(const char *utf8)
+{
+	return np_from_utf8((NpSpan) {utf8, strlen(utf8)});
+}
+
+/* np_to_utf8 for a text value; NULL is absent. */
+NpSpan
+np_text_to_utf8(const text *value)
+{
+	return value == NULL ? (NpSpan) {NULL, 0} : np_to_utf8(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
 }
 
 /*

@@ -148,7 +148,7 @@ answer_failure(const Answer *answer)
 	const char *description = answer->description != NULL ? answer->description : "no description";
 
 	return np_failure_from_server(answer->code, answer->error_code,
-								  np_from_utf8((NpSpan) {description, strlen(description)}));
+								  np_string_from_utf8(description));
 }
 
 /*

@@ -169,11 +169,11 @@ check_size(NpSession *session, const NpPublication *publication, size_t control_
 }
 
 /* The inboxes of a foreign server, which the message did not know when it was built. */
-static void
-check_inbox(const NpSession *session, const NpMessage *message)
+void
+np_publisher_check_inbox(const NpSession *session, NpSpan subject)
 {
 	if (OidIsValid(session->server_id) && session->server.values[NP_SERVER_INBOX_PREFIX] != NULL)
-		np_message_check_reserved(message->subject, session->server.values[NP_SERVER_INBOX_PREFIX]);
+		np_message_check_reserved(subject, session->server.values[NP_SERVER_INBOX_PREFIX]);
 }
 
 /* ---- Publishing ------------------------------------------------------------------ */
@@ -257,7 +257,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	size_t		length;
 
 	np_delivery_tell_untold(WARNING);
-	check_inbox(session, message);
+	np_publisher_check_inbox(session, message->subject);
 	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
 	{
 		count_unsent(message, &failure);
@@ -363,7 +363,7 @@ np_publish_on_commit(const NpMessage *message)
 {
 	NpSession  *session = np_sessions_current();
 
-	check_inbox(session, message);
+	np_publisher_check_inbox(session, message->subject);
 	if (np_session_is_open(session))
 		np_publisher_check_length(session, message->headers.length + message->payload.length);
 	np_queue_add(message, session->number);
@@ -410,7 +410,7 @@ np_request(const char *subject, NpSpan payload)
 	if (!np_try_request(np_sessions_current(), subject, payload, &reply, &failure))
 	{
 		failure.text = psprintf("JetStream request \"%s\" failed: %s",
-								np_from_utf8((NpSpan) {subject, strlen(subject)}), failure.text);
+								np_string_from_utf8(subject), failure.text);
 		np_raise(&failure);
 	}
 	return reply;

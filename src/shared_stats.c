@@ -18,18 +18,16 @@
 
 #include "shared_stats.h"
 
-typedef struct Counted
+typedef struct CountedMode
 {
 	slock_t		mutex;
-	NpStats		stats;
-	NpTime		longest_commit_wait;
-	NpLastError error;
-} Counted;
+	NpCounted	counted;
+} CountedMode;
 
 typedef struct Database
 {
 	Oid			id;				/* InvalidOid: not used */
-	Counted		modes[NP_STATS_MODES];
+	CountedMode modes[NP_STATS_MODES];
 } Database;
 
 typedef struct Shared
@@ -71,13 +69,11 @@ const NpSharedArea np_stats_area = {
 /* ---- Databases ------------------------------------------------------------------ */
 
 static void
-clear(Counted *counted)
+clear(CountedMode *mode)
 {
-	SpinLockAcquire(&counted->mutex);
-	memset(&counted->stats, 0, sizeof(NpStats));
-	memset(&counted->error, 0, sizeof(NpLastError));
-	counted->longest_commit_wait = 0;
-	SpinLockRelease(&counted->mutex);
+	SpinLockAcquire(&mode->mutex);
+	memset(&mode->counted, 0, sizeof(NpCounted));
+	SpinLockRelease(&mode->mutex);
 }
 
 /* The place of a database, a new one if need be; NULL: all are used. */
@@ -151,37 +147,35 @@ np_shared_stats_attach(void)
  * Never throws.
  */
 void
-np_shared_stats_add(NpStatsMode mode, const NpStats *stats, NpTime longest_commit_wait, const NpLastError *error)
+np_shared_stats_add(NpStatsMode mode, const NpCounted *counted)
 {
-	Counted    *counted;
+	NpCounted  *sum;
 
 	if (own == NULL)
 		return;
-	counted = &own->modes[mode];
-	SpinLockAcquire(&counted->mutex);
-	np_stats_add(&counted->stats, stats);
-	counted->longest_commit_wait = Max(counted->longest_commit_wait, longest_commit_wait);
-	if (error->text[0] != '\0')
-		counted->error = *error;
-	SpinLockRelease(&counted->mutex);
+	sum = &own->modes[mode].counted;
+	SpinLockAcquire(&own->modes[mode].mutex);
+	np_stats_add(&sum->stats, &counted->stats);
+	sum->longest_commit_wait = Max(sum->longest_commit_wait, counted->longest_commit_wait);
+	if (counted->error.text[0] != '\0')
+		sum->error = counted->error;
+	SpinLockRelease(&own->modes[mode].mutex);
 }
 
-/* What is counted at a place of the array.  False: it is not used. */
-bool
-np_shared_stats_read(int number, NpStatsMode mode, NpSharedStats *result)
+/* What is counted at a place of the array, and for which database.  InvalidOid: it is not used. */
+Oid
+np_shared_stats_read(int number, NpStatsMode mode, NpCounted *result)
 {
 	Database   *database = &shared->databases[number];
-	Counted    *counted = &database->modes[mode];
+	Oid			id;
 
 	SpinLockAcquire(&shared->mutex);
-	result->database = database->id;
+	id = database->id;
 	SpinLockRelease(&shared->mutex);
-	SpinLockAcquire(&counted->mutex);
-	result->stats = counted->stats;
-	result->longest_commit_wait = counted->longest_commit_wait;
-	result->error = counted->error;
-	SpinLockRelease(&counted->mutex);
-	return OidIsValid(result->database);
+	SpinLockAcquire(&database->modes[mode].mutex);
+	*result = database->modes[mode].counted;
+	SpinLockRelease(&database->modes[mode].mutex);
+	return id;
 }
 
 /* Since when it is counted. */

@@ -14,21 +14,11 @@
 /* Databases that are counted. */
 #define NP_MAX_STATS_DATABASES	256
 
-/* One mode of one database. */
-typedef struct NpSharedStats
-{
-	Oid			database;
-	NpStats		stats;
-	NpTime		longest_commit_wait;
-	NpLastError error;
-} NpSharedStats;
-
 extern const NpSharedArea np_stats_area;
 
 extern bool np_shared_stats_attach(void);
-extern void np_shared_stats_add(NpStatsMode mode, const NpStats *stats, NpTime longest_commit_wait,
-								const NpLastError *error);
-extern bool np_shared_stats_read(int number, NpStatsMode mode, NpSharedStats *result);
+extern void np_shared_stats_add(NpStatsMode mode, const NpCounted *counted);
+extern Oid	np_shared_stats_read(int number, NpStatsMode mode, NpCounted *result);
 extern TimestampTz np_shared_stats_reset_at(void);
 extern void np_shared_stats_reset(void);
 

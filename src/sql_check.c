@@ -153,12 +153,7 @@ nats_check(PG_FUNCTION_ARGS)
 	np_transaction_join();
 	np_publisher_tell();
 	InitMaterializedSRF(fcinfo, 0);
-	if (!PG_ARGISNULL(0))
-	{
-		text	   *subject = PG_GETARG_TEXT_PP(0);
-
-		examination.subject = np_to_utf8(VARDATA_ANY(subject), VARSIZE_ANY_EXHDR(subject));
-	}
+	examination.subject = np_text_to_utf8(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	examination.probe = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	for (int i = 0; i < lengthof(rows); i++)
 		put_row(&rows[i], &examination, (ReturnSetInfo *) fcinfo->resultinfo);

@@ -64,12 +64,7 @@ put_size(const char *item, int64 size)
 static NpSpan
 get_utf8(FunctionCallInfo fcinfo, int argument)
 {
-	text	   *value;
-
-	if (PG_ARGISNULL(argument))
-		return (NpSpan) {NULL, 0};
-	value = PG_GETARG_TEXT_PP(argument);
-	return np_to_utf8(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	return np_text_to_utf8(PG_ARGISNULL(argument) ? NULL : PG_GETARG_TEXT_PP(argument));
 }
 
 static void
@@ -141,16 +136,6 @@ connect_or_say(NpExamination *examination)
 					failure.detail != NULL ? failure.detail : "");
 }
 
-/* The inboxes of a foreign server; raises what publishing there would. */
-static void
-check_inbox(const NpExamination *examination)
-{
-	const char *inbox_prefix = examination->session->server.values[NP_SERVER_INBOX_PREFIX];
-
-	if (inbox_prefix != NULL)
-		np_message_check_reserved(examination->subject, inbox_prefix);
-}
-
 static const char *
 describe_limit(const NpExamination *examination, int64 size)
 {
@@ -185,7 +170,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	size = message.headers.length + message.payload.length;
 	unknown = connect_or_say(&examination);
 	if (examination.session != NULL)
-		check_inbox(&examination);
+		np_publisher_check_inbox(examination.session, examination.subject);
 
 	InitMaterializedSRF(fcinfo, 0);
 	result = (ReturnSetInfo *) fcinfo->resultinfo;

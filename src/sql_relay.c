@@ -57,14 +57,6 @@ get_text(HeapTuple row, TupleDesc columns, const char *name)
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
-static NpSpan
-utf8_or_absent(text *value)
-{
-	if (value == NULL)
-		return (NpSpan) {NULL, 0};
-	return np_to_utf8(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-}
-
 /* Raises what publishing the row would raise. */
 static void
 check_row(HeapTuple row, TupleDesc columns)
@@ -76,8 +68,8 @@ check_row(HeapTuple row, TupleDesc columns)
 
 	if (!isnull)
 		options.headers = DatumGetJsonbP(headers);
-	options.msg_id = utf8_or_absent(get_text(row, columns, "msg_id"));
-	np_message_build(&message, utf8_or_absent(get_text(row, columns, "subject")), (NpSpan) {NULL, 0}, &options);
+	options.msg_id = np_text_to_utf8(get_text(row, columns, "msg_id"));
+	np_message_build(&message, np_text_to_utf8(get_text(row, columns, "subject")), (NpSpan) {NULL, 0}, &options);
 }
 
 /*
@@ -128,7 +120,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	{
 		if (!was_tried(row, RelationGetDescr(data->tg_relation)))
 			check_row(row, RelationGetDescr(data->tg_relation));
-		np_policy_check_subject(utf8_or_absent(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
+		np_policy_check_subject(np_text_to_utf8(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
 	}
 	return PointerGetDatum(row);
 }
@@ -177,7 +169,7 @@ put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	values[STATUS_FAILED] = Int64GetDatum(status->failed);
 	values[STATUS_DEAD] = Int64GetDatum(status->dead);
 	put_time(values, nulls, STATUS_LAST_SUCCESS, status->last_success);
-	put_text(values, nulls, STATUS_LAST_ERROR, np_from_utf8((NpSpan) {status->last_error, strlen(status->last_error)}));
+	put_text(values, nulls, STATUS_LAST_ERROR, np_string_from_utf8(status->last_error));
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }

@@ -96,7 +96,7 @@ static Datum
 text_or_null(const char *utf8, bool *isnull)
 {
 	*isnull = utf8[0] == '\0';
-	return *isnull ? (Datum) 0 : CStringGetTextDatum(np_from_utf8((NpSpan) {utf8, strlen(utf8)}));
+	return *isnull ? (Datum) 0 : CStringGetTextDatum(np_string_from_utf8(utf8));
 }
 
 static void
@@ -108,19 +108,27 @@ raise_not_loaded(void)
 	np_raise(&failure);
 }
 
+typedef void (*Visitor) (Oid database, NpStatsMode mode, const NpCounted *counted, ReturnSetInfo *rsinfo);
+
 /* Call visit for each mode of each database.  Raises 55000 without shared memory. */
 static void
-each_counted(void (*visit) (const NpSharedStats *counted, NpStatsMode mode, ReturnSetInfo *rsinfo),
-			 FunctionCallInfo fcinfo)
+each_counted(Visitor visit, FunctionCallInfo fcinfo)
 {
-	NpSharedStats *counted = palloc(sizeof(NpSharedStats));
+	NpCounted  *counted = palloc(sizeof(NpCounted));
 
 	if (!np_shared_stats_attach())
 		raise_not_loaded();
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < NP_MAX_STATS_DATABASES; i++)
-		for (int mode = 0; mode < NP_STATS_MODES && np_shared_stats_read(i, mode, counted); mode++)
-			visit(counted, mode, (ReturnSetInfo *) fcinfo->resultinfo);
+	{
+		for (int mode = 0; mode < NP_STATS_MODES; mode++)
+		{
+			Oid			database = np_shared_stats_read(i, mode, counted);
+
+			if (OidIsValid(database))
+				visit(database, mode, counted, (ReturnSetInfo *) fcinfo->resultinfo);
+		}
+	}
 }
 
 /* ---- Counters -------------------------------------------------------------------- */
@@ -136,13 +144,13 @@ total(const NpHistogram *histogram)
 }
 
 static void
-put_counters(const NpSharedStats *counted, NpStatsMode mode, ReturnSetInfo *rsinfo)
+put_counters(Oid database, NpStatsMode mode, const NpCounted *counted, ReturnSetInfo *rsinfo)
 {
 	const NpStats *stats = &counted->stats;
 	Datum		values[COUNTERS_COLUMNS] = {0};
 	bool		nulls[COUNTERS_COLUMNS] = {false};
 
-	values[COUNTERS_DATABASE] = ObjectIdGetDatum(counted->database);
+	values[COUNTERS_DATABASE] = ObjectIdGetDatum(database);
 	values[COUNTERS_MODE] = CStringGetTextDatum(mode_names[mode]);
 	values[COUNTERS_PUBLISHED] = Int64GetDatum(stats->published);
 	values[COUNTERS_ACKED] = Int64GetDatum(stats->acked);
@@ -186,7 +194,7 @@ nats_publish_stats_reset(PG_FUNCTION_ARGS)
 /* ---- Times ------------------------------------------------------------------------ */
 
 static void
-put_histogram(const NpSharedStats *counted, NpStatsMode mode, const char *measure, const NpHistogram *histogram,
+put_histogram(Oid database, NpStatsMode mode, const char *measure, const NpHistogram *histogram,
 			  ReturnSetInfo *rsinfo)
 {
 	for (int i = 0; i < NP_HISTOGRAM_BUCKETS; i++)
@@ -194,7 +202,7 @@ put_histogram(const NpSharedStats *counted, NpStatsMode mode, const char *measur
 		Datum		values[TIMES_COLUMNS] = {0};
 		bool		nulls[TIMES_COLUMNS] = {false};
 
-		values[TIMES_DATABASE] = ObjectIdGetDatum(counted->database);
+		values[TIMES_DATABASE] = ObjectIdGetDatum(database);
 		values[TIMES_MODE] = CStringGetTextDatum(mode_names[mode]);
 		values[TIMES_MEASURE] = CStringGetTextDatum(measure);
 		values[TIMES_FROM_MS] = milliseconds(i == 0 ? 0 : np_histogram_bound(i - 1));
@@ -206,10 +214,10 @@ put_histogram(const NpSharedStats *counted, NpStatsMode mode, const char *measur
 }
 
 static void
-put_times(const NpSharedStats *counted, NpStatsMode mode, ReturnSetInfo *rsinfo)
+put_times(Oid database, NpStatsMode mode, const NpCounted *counted, ReturnSetInfo *rsinfo)
 {
-	put_histogram(counted, mode, "ack", &counted->stats.acks, rsinfo);
-	put_histogram(counted, mode, "commit_wait", &counted->stats.commit_waits, rsinfo);
+	put_histogram(database, mode, "ack", &counted->stats.acks, rsinfo);
+	put_histogram(database, mode, "commit_wait", &counted->stats.commit_waits, rsinfo);
 }
 
 /* nats_publish_times(): how long it took, as histograms */

@@ -27,9 +27,7 @@
 /* What of a mode has been counted since it was last added to the shared memory. */
 typedef struct Fresh
 {
-	NpStats		stats;
-	NpTime		longest_commit_wait;
-	NpLastError error;
+	NpCounted	counted;
 	bool		is_there;
 } Fresh;
 
@@ -52,7 +50,7 @@ NpStats *
 np_stats_of(NpStatsMode mode)
 {
 	fresh[mode].is_there = true;
-	return &fresh[mode].stats;
+	return &fresh[mode].counted.stats;
 }
 
 /* The times in a bucket, which is not the last, are below this. */
@@ -76,8 +74,10 @@ np_histogram_add(NpHistogram *histogram, NpTime time, int64 count)
 void
 np_stats_add_commit_wait(NpStatsMode mode, NpTime time)
 {
+	NpTime	   *longest = &fresh[mode].counted.longest_commit_wait;
+
 	np_histogram_add(&np_stats_of(mode)->commit_waits, time, 1);
-	fresh[mode].longest_commit_wait = Max(fresh[mode].longest_commit_wait, time);
+	*longest = Max(*longest, time);
 }
 
 /* Messages have failed because nothing could be sent. */
@@ -95,7 +95,7 @@ np_stats_add_unsent(NpStatsMode mode, int64 count)
 void
 np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure)
 {
-	NpLastError *error = &fresh[mode].error;
+	NpLastError *error = &fresh[mode].counted.error;
 	StringInfoData text;
 
 	initStringInfo(&text);
@@ -118,7 +118,7 @@ np_stats_of_session(void)
 	NpStats		sum = added;
 
 	for (int i = 0; i < NP_STATS_MODES; i++)
-		np_stats_add(&sum, &fresh[i].stats);
+		np_stats_add(&sum, &fresh[i].counted.stats);
 	return sum;
 }
 
@@ -133,8 +133,8 @@ np_stats_flush(void)
 	{
 		if (!fresh[i].is_there)
 			continue;
-		np_shared_stats_add(i, &fresh[i].stats, fresh[i].longest_commit_wait, &fresh[i].error);
-		np_stats_add(&added, &fresh[i].stats);
+		np_shared_stats_add(i, &fresh[i].counted);
+		np_stats_add(&added, &fresh[i].counted.stats);
 		memset(&fresh[i], 0, sizeof(Fresh));
 	}
 }

@@ -59,6 +59,14 @@ typedef struct NpLastError
 	TimestampTz at;
 } NpLastError;
 
+/* All that is counted of a mode. */
+typedef struct NpCounted
+{
+	NpStats		stats;
+	NpTime		longest_commit_wait;
+	NpLastError error;
+} NpCounted;
+
 /* What is not counted for a message goes to this. */
 extern NpStatsMode np_stats_mode;
 
