@@ -19,8 +19,8 @@ NatsServer - a real nats-server under the control of a test
 
 =head1 DESCRIPTION
 
-Every server listens on 127.0.0.1 on a port that it keeps through restarts, has its files in a directory
-of the test, and is gone when the test ends. The log goes to tmp_check/log, over all restarts.
+Every server listens on 127.0.0.1, if not told otherwise, on a port that it keeps through restarts, has its files in a
+directory of the test, and is gone when the test ends. The log goes to tmp_check/log, over all restarts.
 
 =cut
 
@@ -70,7 +70,9 @@ Chooses the port and writes the configuration; does not start the server. All ar
   jetstream   1 switches JetStream on
   tls         a hash of what its tls block has: cert_file and key_file as of Certificates.pm, ca_file, verify => 'true'
   config      more text for the configuration file
+  host        to listen at; otherwise 127.0.0.1
   port        otherwise a free one
+  within      the words of a command that runs it, in a network namespace for instance
   store_dir   of JetStream; otherwise a new one, which restarts share
   binary      of another nats-server than the tests use
   handshake   0 when the server does not greet with INFO, as with handshake_first in tls: start() then waits for the
@@ -84,7 +86,9 @@ sub new
 
 	my $self = bless {
 		name => $args{name} // 'nats' . (@servers + 1),
+		host => $args{host} // '127.0.0.1',
 		port => $args{port} // PostgreSQL::Test::Cluster::get_free_port(),
+		within => $args{within} // [],
 		jetstream => $args{jetstream},
 		tls => $args{tls},
 		config => $args{config} // '',
@@ -105,9 +109,9 @@ sub new
 
 =pod
 
-=item $nats->start, $nats->stop, $nats->kill9, $nats->restart
+=item $nats->start, $nats->launch, $nats->stop, $nats->kill9, $nats->restart
 
-start() returns the server, when it accepts connections. stop() is graceful (SIGTERM), kill9() a crash.
+start() returns the server, when it accepts connections; launch() does not wait for that. stop() is graceful (SIGTERM), kill9() a crash.
 restart(stop => 'kill9') crashes and starts again.
 
 =item $nats->stall, $nats->resume
@@ -125,6 +129,14 @@ Replaces the C<config> text; the next start uses it. With C<< reload => 1 >>, th
 sub start
 {
 	my ($self) = @_;
+	$self->launch;
+	$self->_wait_until_it_accepts;
+	return $self;
+}
+
+sub launch
+{
+	my ($self) = @_;
 	croak "$self->{name} is running" if $self->{pid};
 
 	$self->_write_config;
@@ -135,13 +147,12 @@ sub start
 		open(STDIN, '<', '/dev/null');
 		open(STDOUT, '>>', $self->{log});
 		open(STDERR, '>&', \*STDOUT);
-		{ no warnings 'exec'; exec($binary, '-c', "$self->{dir}/nats.conf"); }
+		{ no warnings 'exec'; exec(@{ $self->{within} }, $binary, '-c', "$self->{dir}/nats.conf"); }
 		# not exit(): the parent's END blocks are here too
 		POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
-	$self->_wait_until_it_accepts;
-	return $self;
+	return;
 }
 
 sub stop
@@ -233,7 +244,7 @@ Waits until the log has a match after C<$offset>; returns the length of the log,
 =cut
 
 sub port { return $_[0]->{port}; }
-sub url { return "nats://127.0.0.1:$_[0]->{port}"; }
+sub url { return "nats://$_[0]->{host}:$_[0]->{port}"; }
 sub tls_url { return 'tls://' . ($_[1] // 'localhost') . ":$_[0]->{port}"; }
 sub store_dir { return $_[0]->{store_dir}; }
 sub pid { return $_[0]->{pid}; }
@@ -283,7 +294,7 @@ sub _write_config
 	open(my $file, '>', "$self->{dir}/nats.conf") or die "$self->{dir}/nats.conf: $!";
 	print $file <<"END";
 server_name: "$self->{name}"
-listen: "127.0.0.1:$self->{port}"
+listen: "$self->{host}:$self->{port}"
 pid_file: "$self->{dir}/nats.pid"
 $jetstream
 $tls
@@ -325,7 +336,7 @@ sub _wait_until_it_accepts
 sub _greets
 {
 	my ($self) = @_;
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port}, Timeout => 1);
+	my $socket = IO::Socket::INET->new(PeerAddr => $self->{host}, PeerPort => $self->{port}, Timeout => 1);
 	return 0 unless $socket;
 	return 1 unless $self->{handshake};
 	return 0 unless IO::Select->new($socket)->can_read(1);

@@ -1,0 +1,254 @@
+# Faults at random, and whether every promise was kept all the same: a cluster of three nodes with streams of three replicas,
+# sessions that publish in every way, and a plan of faults, both decided by the seed (Chaos::Plan); then the checker.
+# CHAOS_SECONDS, CHAOS_SEED, CHAOS_STANDBY. Run by test/chaos/run.
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use NatsClient;
+use NatsServer;
+use PublishTest qw(wait_for);
+
+use Chaos::Checker;
+use Chaos::Client;
+use Chaos::Faults;
+use Chaos::Network;
+use Chaos::Plan;
+
+my ($SECONDS, $SEED, $STANDBY) = ($ENV{CHAOS_SECONDS} || 60, $ENV{CHAOS_SEED} || 1, $ENV{CHAOS_STANDBY});
+
+# By the seed too, but not by chance: each is a quarter of the seeds.
+my $STRICT = $SEED % 4 != 3;
+
+# After the last fault: for a session to end its transaction with all its retries, and for the relay, whose pause after
+# a long outage is half a minute.
+my $END_SECONDS = 180;
+
+my $log_dir = $PostgreSQL::Test::Utils::log_path;
+$ENV{PGDATABASE} = 'postgres';
+
+my @servers = start_servers();
+create_streams();
+my $node = start_postgres();
+my $standby = $STANDBY ? start_standby($node) : undef;
+my $faults = Chaos::Faults->new(servers => \@servers, node => $node, standby => $standby);
+
+my @plan = Chaos::Plan::faults($SEED, $SECONDS, standby => $STANDBY);
+write_plan(@plan);
+my %done = run_plan(@plan);
+check_postgres_log();
+check_promises();
+done_testing;
+
+sub start_servers
+{
+	my $routes = join ', ', map { 'nats://' . Chaos::Network::address($_) . ':6222' } 1 .. $Chaos::Plan::NODES;
+	my @started = map { NatsServer->new(name => "node$_", jetstream => 1, host => Chaos::Network::address($_), port => 4222,
+		within => [ Chaos::Network::within($_) ],
+		config => 'cluster { name: CHAOS, listen: "' . Chaos::Network::address($_) . qq(:6222", routes: [ $routes ] })) }
+		1 .. $Chaos::Plan::NODES;
+	$_->start foreach @started;
+	return @started;
+}
+
+# The duplicate window is longer than any message may be on its way. The nodes find each other in seconds; until then
+# there is no answer, or one that it can't be done.
+sub create_streams
+{
+	foreach my $name (@Chaos::Plan::STREAMS)
+	{
+		my %config = (storage => 'file', num_replicas => 3, duplicate_window => 3600e9, discard => 'new');
+		$config{allow_atomic} = JSON::PP::true() if $name eq 'atomic';
+		wait_for("stream $name", sub {
+			my $client = eval { NatsClient->new(url => $servers[0]->url, timeout => 5) };
+			return $client && eval { $client->create_stream("CHAOS_\U$name", ["chaos.$name.>"], %config) } || (note($@), 0)[1];
+		});
+	}
+	return;
+}
+
+sub start_postgres
+{
+	my $postgres = PostgreSQL::Test::Cluster->new('chaos');
+	$postgres->init(allows_streaming => $STANDBY ? 1 : 0);
+	my $urls = join ',', map { $_->url } @servers;
+	$postgres->append_conf('postgresql.conf', <<"END");
+restart_after_crash = on
+max_connections = 50
+log_line_prefix = '%m [%p] %e %q%a '
+log_statement = none
+work_mem = '64kB'
+shared_preload_libraries = 'nats_publish'
+nats_publish.url = '$urls'
+nats_publish.randomize = on
+nats_publish.connect_timeout = '1s'
+nats_publish.ack_timeout = '3s'
+nats_publish.commit_timeout = '6s'
+nats_publish.relay_databases = 'postgres'
+nats_publish.relay_ordering = '@{[ $STRICT ? 'strict' : 'relaxed' ]}'
+END
+	$postgres->start;
+	$postgres->safe_psql('postgres', <<'END');
+CREATE EXTENSION nats_publish;
+CREATE TABLE ledger (attempt text PRIMARY KEY);
+CREATE TABLE change_on_commit (message text PRIMARY KEY, client int, body text);
+CREATE TABLE change_async (LIKE change_on_commit INCLUDING ALL);
+CREATE TABLE change_sync (LIKE change_on_commit INCLUDING ALL);
+CREATE TABLE change_outbox (LIKE change_on_commit INCLUDING ALL);
+SELECT nats_publish_table('change_' || delivery, 'chaos.change.' || delivery || '.{client}', delivery => delivery,
+	level => level, payload => 'body', msg_id => '{message}')
+FROM (VALUES ('on_commit', 'row'), ('async', 'statement'), ('sync', 'row'), ('outbox', 'statement')) AS t (delivery, level);
+END
+	return $postgres;
+}
+
+# What is committed on the primary is on the standby, or nobody was told.
+sub start_standby
+{
+	my ($primary) = @_;
+	$primary->backup('base');
+	my $copy = PostgreSQL::Test::Cluster->new('standby');
+	$copy->init_from_backup($primary, 'base', has_streaming => 1);
+	$copy->start;
+	$primary->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
+	$primary->reload;
+	wait_for('the standby', sub { $primary->safe_psql('postgres', 'SELECT sync_state FROM pg_stat_replication') eq 'sync' });
+	return $copy;
+}
+
+sub write_plan
+{
+	my (@actions) = @_;
+	open(my $file, '>', "$log_dir/plan") or die "$log_dir/plan: $!";
+	foreach my $action (@actions)
+	{
+		my %more = %$action;
+		delete @more{ 'at', 'what' };
+		printf $file "%8.3f %s %s\n", $action->{at}, $action->{what}, join(' ', map { "$_=$more{$_}" } sort keys %more);
+	}
+	close $file;
+	return;
+}
+
+# Returns how often each fault found something to happen to.
+sub run_plan
+{
+	my (@actions) = @_;
+	my @clients = map { start_client($_) } 1 .. $Chaos::Plan::CLIENTS;
+	my $began = time;
+	my %count;
+	foreach my $action (@actions)
+	{
+		my $wait = $began + $action->{at} - time;
+		sleep $wait if $wait > 0;
+		note(sprintf '%8.3f %s', time - $began, join ' ', map { "$_=$action->{$_}" } sort grep { $_ ne 'at' } keys %$action);
+		$count{ $action->{what} }++ if $faults->act($action);
+		write_connection();
+	}
+	$faults->heal;
+	unlink "$log_dir/go_on";
+	ok(clients_have_ended(@clients), 'every session has ended, when all was whole again');
+	ok(relay_has_drained(), 'the outbox is empty');
+	return %count;
+}
+
+# Each is a process of its own; the file go_on makes it go on.
+sub start_client
+{
+	my ($number) = @_;
+	write_connection();
+	append_to_file("$log_dir/go_on", '');
+	my $pid = fork() // die "fork: $!";
+	return $pid if $pid;
+	eval
+	{
+		Chaos::Client::run(seed => $SEED, client => $number, log => "$log_dir/client_$number", atomic => 1,
+			connection => sub { slurp_file("$log_dir/connection") }, until => sub { !-e "$log_dir/go_on" });
+		1;
+	} or append_to_file("$log_dir/client_$number.error", $@);
+	# not exit(): the parent's END blocks are here too
+	POSIX::_exit($@ ? 1 : 0);
+}
+
+sub write_connection
+{
+	append_to_file("$log_dir/connection.new", $faults->dsn);
+	rename "$log_dir/connection.new", "$log_dir/connection";
+	return;
+}
+
+sub clients_have_ended
+{
+	my (@clients) = @_;
+	my $end = time + $END_SECONDS;
+	my $failed = 0;
+	foreach my $pid (@clients)
+	{
+		while (waitpid($pid, POSIX::WNOHANG()) == 0)
+		{
+			if (time > $end)
+			{
+				diag($faults->node->safe_psql('postgres', 'SELECT * FROM pg_stat_activity WHERE application_name ~ $$^chaos_$$'));
+				kill 'KILL', @clients;
+				return 0;
+			}
+			sleep 0.1;
+		}
+		$failed++ if $?;
+	}
+	diag(slurp_file($_)) foreach glob "$log_dir/client_*.error";
+	return $failed == 0;
+}
+
+sub relay_has_drained
+{
+	return eval { wait_for('the outbox to be empty',
+		sub { $faults->node->safe_psql('postgres', 'SELECT NOT EXISTS (SELECT FROM nats_outbox)') eq 't' }, $END_SECONDS) };
+}
+
+sub check_postgres_log
+{
+	foreach my $postgres (grep { defined } $node, $standby)
+	{
+		my @bad = grep { /PANIC|TRAP:|terminated by signal (?!9:)\d+| XX\w{3} / } split /\n/, slurp_file($postgres->logfile);
+		is(join("\n", @bad), '', 'nothing in the log of ' . $postgres->name . ' that must never be there');
+	}
+	return;
+}
+
+sub check_promises
+{
+	my $run = gather();
+	foreach my $rule ($run->rules)
+	{
+		my ($checked, @violations) = $run->check($rule);
+		is(scalar @violations, 0, "$rule ($checked)");
+		diag(join "\n", splice(@violations, 0, 20)) if @violations;
+	}
+	my %count = ($run->counts, map { ("fault $_" => $done{$_}) } keys %done);
+	diag(join "\n", "seed $SEED, $SECONDS s" . ($STANDBY ? ', with a standby' : '') . ', the relay ' . ($STRICT ? 'strict' : 'relaxed') . ':',
+		map { sprintf '%8d %s', $count{$_}, $_ } sort keys %count);
+	ok($count{"stored in CHAOS_\U$_"}, "there is something in the stream of $_") foreach @Chaos::Plan::STREAMS;
+	return;
+}
+
+sub gather
+{
+	my $run = Chaos::Checker->new(strict => $STRICT);
+	$run->read_log("$log_dir/client_$_") foreach 1 .. $Chaos::Plan::CLIENTS;
+	my $postgres = $faults->node;
+	my $column = sub { split /\n/, $postgres->safe_psql('postgres', $_[0]) };
+	$run->committed($column->('SELECT attempt FROM ledger'));
+	$run->waiting($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox)));
+	$run->dead($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox_dead)));
+	my $client = NatsClient->new(url => $servers[0]->url, timeout => 60);
+	foreach my $name (map { "CHAOS_\U$_" } @Chaos::Plan::STREAMS)
+	{
+		$run->stored($name, @$_{qw(seq subject payload)}) foreach $client->consume($name);
+	}
+	return $run;
+}

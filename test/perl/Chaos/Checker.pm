@@ -1,0 +1,391 @@
+
+=pod
+
+=head1 NAME
+
+Chaos::Checker - decides from what the clients were told and what is there now, whether every promise was kept
+
+=head1 SYNOPSIS
+
+  use Chaos::Checker;
+
+  my $run = Chaos::Checker->new;
+  $run->read_log($file) foreach @logs;      # of Chaos::Client
+  $run->committed(@attempts);               # rows of the ledger
+  $run->waiting(@payloads);                 # left in the outbox, and
+  $run->dead(@payloads);
+  $run->stored($stream, $sequence, $subject, $payload) foreach ...;     # in the order of the stream
+
+  foreach my $rule ($run->rules) { my ($checked, @violations) = $run->check($rule); }
+  my %count = $run->counts;
+
+=head1 DESCRIPTION
+
+Knows nothing of the extension but what its README promises. A rule is its sentence; check() returns how often there was
+something that it could have been broken by, and a line for each time that it was.
+
+=cut
+
+package Chaos::Checker;
+
+use strict;
+use warnings FATAL => 'all';
+
+# What a call or COMMIT may be told when servers, networks and sessions fail: the README's table of errors, and
+# PostgreSQL's own for what the harness does to it.
+my %KNOWN = map { $_ => 1 } qw(08001 08006 08007 42704 53400 53000 38000 23505
+	57014 57P01 57P02 57P03 25P02 22012);
+
+# After these the message may be stored or not.
+my %EITHER = map { $_ => 1 } qw(08007 57014 57P01 57P02 57P03 lost 25P02);
+
+my %CRITICAL = map { $_ => 1 } qw(async held atomic change_on_commit change_async);
+my %AT_COMMIT = map { $_ => 1 } qw(held atomic change_on_commit);
+my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox);
+
+my @RULES = (
+	[ 'what was told to be committed is committed, and nothing that was told not to be' => '_end_of_transaction' ],
+	[ 'every critical message of a committed transaction is stored' => '_critical' ],
+	[ 'every PubAck is true' => '_acknowledged' ],
+	[ 'no message that was held for a COMMIT is stored without one' => '_held' ],
+	[ 'no message for the outbox is stored unless it was committed' => '_outbox_phantom' ],
+	[ 'every committed message of the outbox is stored' => '_outbox' ],
+	[ 'no message is stored twice' => '_twice' ],
+	[ 'what one session published synchronously is in its order' => '_order_sync' ],
+	[ 'what the relay published of one subject is in its order' => '_order_outbox' ],
+	[ 'an atomic batch is stored as a whole, in its order, with nothing in between' => '_atomic' ],
+	[ 'a message that could not be published is not stored' => '_refused' ],
+	[ 'what COMMIT tells of its messages is true' => '_told_by_commit' ],
+	[ 'every error is a documented one' => '_documented' ],
+	[ 'nothing is stored that nobody has published, and all as it was' => '_invented' ]);
+
+sub new
+{
+	my ($class, %args) = @_;
+	# attempts, by name: a hash of name, end, done, and of its calls in their order; a call is a hash of message, mode,
+	# told, text, stream, seq, undone, flushed
+	return bless { attempts => {}, calls => {}, committed => {}, stored => {}, streams => {}, waiting => [], dead => [],
+		strict => $args{strict} // 1 }, $class;
+}
+
+sub read_log
+{
+	my ($self, $file) = @_;
+	open(my $log, '<', $file) or die "$file: $!";
+	my ($attempt, %call);
+	while (my $line = <$log>)
+	{
+		chomp $line;
+		my (undef, $event, @fields) = split /\t/, $line, -1;
+		if ($event eq 'begin')
+		{
+			$attempt = $self->{attempts}{ $fields[0] } = { name => $fields[0], anonymous => $fields[1] ne '', calls => [] };
+			%call = ();
+		}
+		elsif ($event eq 'call')
+		{
+			my $call = $call{ $fields[0] } = { message => $fields[0], mode => $fields[1], attempt => $attempt };
+			push @{ $attempt->{calls} }, $call;
+			push @{ $self->{calls}{ $fields[0] } }, $call;
+		}
+		elsif ($event eq 'told') { _told($call{ $fields[0] }, @fields[ 1 .. $#fields ]); }
+		elsif ($event eq 'undone') { $call{ $fields[0] }{undone} = 1; }
+		elsif ($event eq 'flushed')
+		{
+			$_->{flushed} = 1 foreach grep { !$_->{undone} && ($_->{told} // '') eq 'ok' && $_->{mode} =~ /async$/ } values %call;
+		}
+		elsif ($event eq 'end') { $attempt->{end} = $fields[0]; }
+		elsif ($event eq 'done') { @$attempt{qw(done text detail)} = @fields; }
+		else { die "$file: $line"; }
+	}
+	return;
+}
+
+sub _told
+{
+	my ($call, $told, @more) = @_;
+	if ($told ne 'ok')
+	{
+		# that of an await does not take back that it was taken
+		@$call{ ($call->{told} // '') eq 'ok' ? 'awaited' : 'told', 'text' } = ($told, $more[0]);
+		return;
+	}
+	$call->{told} = 'ok';
+	@$call{ 'stream', 'seq' } = @more if ($more[0] // '') ne '';
+	$call->{row} = $more[1] if ($more[0] // '') eq '' && ($more[1] // '') ne '';
+	return;
+}
+
+sub committed { my ($self, @names) = @_; $self->{committed}{$_} = 1 foreach @names; return; }
+sub waiting { my ($self, @payloads) = @_; push @{ $self->{waiting} }, map { _name($_) } @payloads; return; }
+sub dead { my ($self, @payloads) = @_; push @{ $self->{dead} }, map { _name($_) } @payloads; return; }
+
+sub stored
+{
+	my ($self, $stream, $seq, $subject, $payload) = @_;
+	my $message = { stream => $stream, seq => $seq, subject => $subject, name => _name($payload), payload => $payload };
+	push @{ $self->{stored}{ $message->{name} } }, $message;
+	push @{ $self->{streams}{$stream} }, $message;
+	return;
+}
+
+sub _name { return (split /\|/, $_[0], 2)[0]; }
+
+sub rules { return map { $_->[0] } @RULES; }
+
+sub check
+{
+	my ($self, $rule) = @_;
+	my ($method) = map { $_->[1] } grep { $_->[0] eq $rule } @RULES;
+	local @$self{ 'checked', 'violations' } = (0, []);
+	$self->$method;
+	return ($self->{checked}, @{ $self->{violations} });
+}
+
+# One thing that the rule speaks of, and whether it holds.
+sub _hold
+{
+	my ($self, $holds, @what) = @_;
+	$self->{checked}++;
+	push @{ $self->{violations} }, join ' ', @what unless $holds;
+	return;
+}
+
+sub _attempts { my ($self) = @_; return map { $self->{attempts}{$_} } sort keys %{ $self->{attempts} }; }
+sub _is_committed { my ($self, $attempt) = @_; return $self->{committed}{ $attempt->{name} }; }
+sub _is_stored { my ($self, $message) = @_; return exists $self->{stored}{$message}; }
+
+# The calls of committed attempts that were not taken back.
+sub _committed_calls
+{
+	my ($self) = @_;
+	return grep { !$_->{undone} && ($_->{told} // '') eq 'ok' } map { @{ $_->{calls} } } grep { $self->_is_committed($_) } $self->_attempts;
+}
+
+sub _end_of_transaction
+{
+	my ($self) = @_;
+	foreach my $attempt ($self->_attempts)
+	{
+		my $done = $attempt->{done} // 'never told';
+		my $end = $attempt->{end} // 'rollback';
+		if ($done eq 'committed') { $self->_hold($self->_is_committed($attempt), "$attempt->{name} was committed and is not"); }
+		elsif ($done !~ /^(lost|unknown|never told)$/ || $end eq 'rollback')
+		{
+			$self->_hold(!$self->_is_committed($attempt), "$attempt->{name} is committed; it was told $done");
+		}
+	}
+	return;
+}
+
+sub _critical
+{
+	my ($self) = @_;
+	$self->_hold($self->_is_stored($_->{message}), "$_->{mode} $_->{message} of $_->{attempt}{name} is not stored")
+		foreach grep { $CRITICAL{ $_->{mode} } } $self->_committed_calls;
+	return;
+}
+
+# Of nats_publish, nats_await and nats_futures: stored, and there. Of nats_flush, change_sync: stored.
+sub _acknowledged
+{
+	my ($self) = @_;
+	foreach my $call (map { @{ $_->{calls} } } $self->_attempts)
+	{
+		my $where = defined $call->{seq} ? "$call->{stream} $call->{seq}" : undef;
+		my ($at) = grep { !defined $where || "$_->{stream} $_->{seq}" eq $where } @{ $self->{stored}{ $call->{message} } // [] };
+		next unless defined $where || $call->{flushed} || ($call->{mode} eq 'change_sync' && ($call->{told} // '') eq 'ok');
+		$self->_hold($at, "$call->{mode} $call->{message} of $call->{attempt}{name} was acknowledged and is not stored",
+			defined $where ? "at $where, but at " . join(', ', map { "$_->{stream} $_->{seq}" } @{ $self->{stored}{ $call->{message} } // [] }) : ());
+	}
+	return;
+}
+
+# A COMMIT that failed may have stored some: the README's first limit.
+sub _held
+{
+	my ($self) = @_;
+	foreach my $message (sort keys %{ $self->{calls} })
+	{
+		my $calls = $self->{calls}{$message};
+		next unless $AT_COMMIT{ $calls->[0]{mode} };
+		next if grep { !$_->{undone} && ($_->{attempt}{end} // '') eq 'commit' } @$calls;
+		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored, and no COMMIT was sent for it");
+	}
+	return;
+}
+
+sub _outbox_phantom
+{
+	my ($self) = @_;
+	foreach my $message (sort keys %{ $self->{calls} })
+	{
+		my $calls = $self->{calls}{$message};
+		next unless $OUTBOX{ $calls->[0]{mode} };
+		next if grep { !$_->{undone} && $self->_is_committed($_->{attempt}) } @$calls;
+		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored and was not committed");
+	}
+	return;
+}
+
+sub _outbox
+{
+	my ($self) = @_;
+	$self->_hold($self->_is_stored($_->{message}), "$_->{mode} $_->{message} of $_->{attempt}{name} is not stored")
+		foreach grep { $OUTBOX{ $_->{mode} } } $self->_committed_calls;
+	$self->_hold(0, "$_ is left in the outbox") foreach @{ $self->{waiting} };
+	$self->_hold(0, "$_ is dead") foreach @{ $self->{dead} };
+	return;
+}
+
+sub _twice
+{
+	my ($self) = @_;
+	foreach my $name (sort keys %{ $self->{stored} })
+	{
+		my @at = map { "$_->{stream} $_->{seq}" } @{ $self->{stored}{$name} };
+		$self->_hold(@at == 1, "$name is stored at", join(', ', @at));
+	}
+	return;
+}
+
+# The sequences that a session was told do not go back; but for messages tried again, which keep their place.
+sub _order_sync
+{
+	my ($self) = @_;
+	my %last;
+	foreach my $attempt (sort { _by_number($a->{name}, $b->{name}) } $self->_attempts)
+	{
+		my ($client) = split /\./, $attempt->{name};
+		foreach my $call (grep { $_->{mode} eq 'sync' && defined $_->{seq} } @{ $attempt->{calls} })
+		{
+			next if @{ $self->{calls}{ $call->{message} } } > 1;
+			$self->_hold($call->{seq} > ($last{$client} // 0), "$call->{message} is at $call->{seq}, after one at " . ($last{$client} // 0));
+			$last{$client} = $call->{seq};
+		}
+	}
+	return;
+}
+
+# In the order of the rows, of which a message that was tried again after a lost COMMIT may have two.
+sub _order_outbox
+{
+	my ($self) = @_;
+	return unless $self->{strict};
+	my %row = map { ($_->{message} => $_->{row}) } grep { defined $_->{row} } map { @{ $_->{calls} } } grep { $self->_is_committed($_) } $self->_attempts;
+	my %last;
+	foreach my $message (grep { defined $row{ $_->{name} } && @{ $self->{calls}{ $_->{name} } } == 1 } @{ $self->{streams}{CHAOS_OUTBOX} // [] })
+	{
+		my $last = $last{ $message->{subject} } // [ 0, 'none' ];
+		$self->_hold($row{ $message->{name} } > $last->[0], "$message->{name} (row $row{ $message->{name} }) comes after $last->[1] (row $last->[0])");
+		$last{ $message->{subject} } = [ $row{ $message->{name} }, $message->{name} ];
+	}
+	return;
+}
+
+sub _by_number
+{
+	my ($left, $right) = map { [ split /\./ ] } @_;
+	return $left->[0] <=> $right->[0] || $left->[1] <=> $right->[1] || $left->[2] <=> $right->[2];
+}
+
+sub _atomic
+{
+	my ($self) = @_;
+	my %batch;
+	foreach my $attempt ($self->_attempts)
+	{
+		my @messages = map { $_->{message} } grep { $_->{mode} eq 'atomic' && !$_->{undone} } @{ $attempt->{calls} };
+		next unless @messages && ($attempt->{end} // '') eq 'commit';
+		my @seqs = map { map { $_->{seq} } @{ $self->{stored}{$_} // [] } } @messages;
+		next if !@seqs && !$self->_is_committed($attempt);
+		my $whole = @seqs == @messages && !grep { $seqs[$_] != $seqs[0] + $_ } 0 .. $#seqs;
+		$self->_hold($whole, "the " . @messages . " messages of $attempt->{name} are at", join(', ', @seqs));
+	}
+	return;
+}
+
+# What was refused for certain each time, and never may have been sent otherwise.
+sub _refused
+{
+	my ($self) = @_;
+	foreach my $message (sort keys %{ $self->{calls} })
+	{
+		my $calls = $self->{calls}{$message};
+		next unless $calls->[0]{mode} =~ /^(sync|async|uncritical|change_sync)$/;
+		my @told = map { $_->{awaited} // $_->{told} // 'lost' } @$calls;
+		next if grep { $_ eq 'ok' || $EITHER{$_} || ($_ eq '08006' && $calls->[0]{attempt}{anonymous}) } @told;
+		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored, but was told @told: $calls->[0]{text}");
+	}
+	return;
+}
+
+# "Of the transaction's messages: 6 stored, 3 failed, 0 not sent."
+sub _told_by_commit
+{
+	my ($self) = @_;
+	foreach my $attempt ($self->_attempts)
+	{
+		my ($stored, $failed, $unsent) = ($attempt->{detail} // '') =~ /transaction's messages: (\d+) stored, (\d+) failed, (\d+) not sent/ or next;
+		# those that the COMMIT waited for or sent, tried once
+		my @calls = grep { !$_->{undone} && ($_->{told} // '') eq 'ok' && $CRITICAL{ $_->{mode} } } @{ $attempt->{calls} };
+		next if grep { @{ $self->{calls}{ $_->{message} } } > 1 } @calls;
+		my $found = grep { $self->_is_stored($_->{message}) } @calls;
+		# which of several have failed for certain is not told of all
+		my $certain = $failed == 1 && !$EITHER{ $attempt->{done} } && !($attempt->{done} eq '08006' && $attempt->{anonymous});
+		$self->_hold($found >= $stored && $found <= $stored + ($certain ? 0 : $failed),
+			"$attempt->{name} was told $attempt->{done}, $stored stored, $failed failed and $unsent not sent; $found of " . @calls . ' are stored');
+	}
+	return;
+}
+
+sub _documented
+{
+	my ($self) = @_;
+	foreach my $attempt ($self->_attempts)
+	{
+		foreach my $call (@{ $attempt->{calls} })
+		{
+			foreach my $told (grep { defined && !/^(ok|lost)$/ } @$call{ 'told', 'awaited' })
+			{
+				$self->_hold($KNOWN{$told}, "$call->{mode} $call->{message} was told $told:", $call->{text} // '');
+			}
+		}
+		next unless ($attempt->{done} // '') =~ /^[0-9A-Z]{5}$/;
+		$self->_hold($KNOWN{ $attempt->{done} }, "$attempt->{name} was told $attempt->{done}: $attempt->{text}");
+	}
+	return;
+}
+
+sub _invented
+{
+	my ($self) = @_;
+	foreach my $message (map { @$_ } @{ $self->{streams} }{ sort keys %{ $self->{streams} } })
+	{
+		my $calls = $self->{calls}{ $message->{name} };
+		my ($mode) = $calls ? $calls->[0]{mode} : ('none');
+		my ($client) = split /\./, $message->{name};
+		my $subject = 'chaos.' . ($mode =~ s/^change_/change./r) . ".$client";
+		my (undef, $length, $rest) = split /\|/, $message->{payload}, 3;
+		$self->_hold($calls && $message->{subject} eq $subject && $rest eq 'x' x $length,
+			"$message->{stream} $message->{seq}, $message->{subject}: " . substr($message->{payload}, 0, 60));
+	}
+	return;
+}
+
+# What to print: how many there were of each kind.
+sub counts
+{
+	my ($self) = @_;
+	my %count;
+	foreach my $attempt ($self->_attempts)
+	{
+		$count{"transactions $_"}++ foreach $self->_is_committed($attempt) ? 'committed' : 'not committed';
+		$count{ 'COMMIT told ' . ($attempt->{done} // 'nothing') }++ if ($attempt->{end} // '') eq 'commit';
+		$count{"messages $_->{mode}"}++, $count{ 'calls told ' . ($_->{awaited} // $_->{told} // 'nothing') }++ foreach @{ $attempt->{calls} };
+	}
+	$count{"stored in $_"} = @{ $self->{streams}{$_} } foreach keys %{ $self->{streams} };
+	return %count;
+}
+
+1;

@@ -1,0 +1,171 @@
+
+=pod
+
+=head1 NAME
+
+Chaos::Faults - does what the plan says to servers, network and sessions
+
+=head1 SYNOPSIS
+
+  my $faults = Chaos::Faults->new(servers => [...], node => $postgres, standby => $standby);
+  $faults->act($action);           # of Chaos::Plan::faults; true when there was something to do it to
+  $faults->heal;                   # everything whole again
+  $faults->node                    # the PostgreSQL that is the primary now
+
+=cut
+
+package Chaos::Faults;
+
+use strict;
+use warnings FATAL => 'all';
+
+use DBI;
+use Time::HiRes qw(sleep time);
+
+use Chaos::Network;
+use NatsClient;
+
+# For the JetStream API to have a leader again
+my $API_SECONDS = 60;
+
+sub new
+{
+	my ($class, %args) = @_;
+	return bless { %args, full => {}, overdue => {} }, $class;
+}
+
+sub node { return $_[0]->{node}; }
+
+sub act
+{
+	my ($self, $action) = @_;
+	# the API may have had no leader when it was time
+	$self->_stream_room({ stream => $_ }) foreach sort keys %{ $self->{overdue} };
+	my $method = "_$action->{what}";
+	return $self->$method($action);
+}
+
+sub heal
+{
+	my ($self) = @_;
+	foreach my $number (1 .. @{ $self->{servers} })
+	{
+		Chaos::Network::heal($number);
+		$self->_server_continue({ node => $number });
+		$self->_server_start({ node => $number });
+	}
+	$self->{node}->start unless $self->_postgres_is_up;
+	my $end = time + $API_SECONDS;
+	while (my ($stream) = sort keys %{ $self->{full} })
+	{
+		next if $self->_stream_room({ stream => $stream });
+		die "stream $stream can't be changed" if time > $end;
+	}
+	return;
+}
+
+sub _server { my ($self, $action) = @_; return $self->{servers}[ $action->{node} - 1 ]; }
+
+sub _server_kill { $_[0]->_server($_[1])->kill9; return 1; }
+
+# Without waiting for it: its network may be cut.
+sub _server_start
+{
+	my $server = $_[0]->_server($_[1]);
+	return 0 if $server->pid;
+	$server->launch;
+	return 1;
+}
+
+sub _server_stop { return kill 'STOP', $_[0]->_server($_[1])->pid // return 0; }
+sub _server_continue { return kill 'CONT', $_[0]->_server($_[1])->pid // return 0; }
+
+sub _network_cut { Chaos::Network::cut(@{ $_[1] }{ 'node', 'direction' }); return 1; }
+sub _network_slow { Chaos::Network::slow(@{ $_[1] }{ 'node', 'kilobits' }); return 1; }
+sub _network_heal { Chaos::Network::heal($_[1]->{node}); return 1; }
+
+sub _step_down { return defined $_[0]->_api("STREAM.LEADER.STEPDOWN.CHAOS_\U$_[1]->{stream}"); }
+
+sub _stream_full
+{
+	my ($self, $action) = @_;
+	my $info = $self->_api("STREAM.INFO.CHAOS_\U$action->{stream}") or return 0;
+	$self->{full}{ $action->{stream} } = 1;
+	return $self->_limit($action->{stream}, $info->{state}{messages} || 1);
+}
+
+sub _stream_room
+{
+	my ($self, $action) = @_;
+	my $stream = $action->{stream};
+	return 0 unless $self->{full}{$stream};
+	$self->{overdue}{$stream} = 1;
+	return 0 unless $self->_limit($stream, -1);
+	delete $self->{$_}{$stream} foreach qw(full overdue);
+	return 1;
+}
+
+sub _limit
+{
+	my ($self, $stream, $messages) = @_;
+	my $info = $self->_api("STREAM.INFO.CHAOS_\U$stream") or return 0;
+	return defined $self->_api("STREAM.UPDATE.CHAOS_\U$stream", { %{ $info->{config} }, max_msgs => $messages });
+}
+
+# Of the first server that answers.
+sub _api
+{
+	my ($self, $api, $request) = @_;
+	foreach my $server (@{ $self->{servers} })
+	{
+		my $answer = eval { NatsClient->new(url => $server->url, timeout => 1)->js($api, $request) };
+		return $answer if $answer;
+	}
+	return;
+}
+
+sub _backend_terminate { return $_[0]->_signal('TERM', "application_name = 'chaos_$_[1]->{client}'"); }
+sub _backend_cancel { return $_[0]->_signal('INT', "application_name = 'chaos_$_[1]->{client}'"); }
+sub _backend_kill { return $_[0]->_signal('KILL', "application_name = 'chaos_$_[1]->{client}'"); }
+sub _relay_terminate { return $_[0]->_signal('TERM', q(backend_type = 'nats_publish relay')); }
+sub _relay_kill { return $_[0]->_signal('KILL', q(backend_type = 'nats_publish relay')); }
+
+sub _postgres_crash { return $_[0]->_restart('immediate'); }
+sub _postgres_restart { return $_[0]->_restart('fast'); }
+
+sub _restart
+{
+	my ($self, $mode) = @_;
+	$self->{node}->stop($mode, fail_ok => 1);
+	$self->{node}->start(fail_ok => 1);
+	return 1;
+}
+
+# The primary is lost for good.
+sub _promote
+{
+	my ($self) = @_;
+	$self->{node}->stop('immediate', fail_ok => 1);
+	$self->{standby}->promote;
+	$self->{node} = $self->{standby};
+	return 1;
+}
+
+sub _signal
+{
+	my ($self, $signal, $which) = @_;
+	my ($pid) = eval { $self->_session->selectrow_array("SELECT pid FROM pg_stat_activity WHERE $which LIMIT 1") };
+	return defined $pid && kill $signal, $pid;
+}
+
+sub _session
+{
+	my ($self) = @_;
+	return DBI->connect($self->dsn, '', '', { RaiseError => 1, PrintError => 0 });
+}
+
+sub dsn { return 'dbi:Pg:' . $_[0]->{node}->connstr('postgres') =~ s/ /;/gr; }
+
+sub _postgres_is_up { return defined eval { $_[0]->_session }; }
+
+1;

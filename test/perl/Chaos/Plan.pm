@@ -1,0 +1,189 @@
+
+=pod
+
+=head1 NAME
+
+Chaos::Plan - what happens in a run of the fault harness, all of it decided by the seed
+
+=head1 SYNOPSIS
+
+  use Chaos::Plan;
+
+  my @actions = Chaos::Plan::faults($seed, $seconds, standby => 0);
+  my $transaction = Chaos::Plan::transaction($seed, $client, $number, atomic => 1);
+
+=head1 DESCRIPTION
+
+faults() returns what is done to servers, network and sessions, in the order of time: hashes of C<at> (seconds from the
+start), C<what> and what that needs. What lasts has an action that ends it, too.
+
+transaction() returns what the client does in its n-th transaction: a hash of C<steps>, C<end> (commit or rollback),
+C<ids> (whether messages have ids of our own), C<anonymous> (none at all), C<impatient> (with timeouts of so many
+milliseconds) and C<retries> (how often it tries again what has failed; never without ids of our own, without which a
+second try is another message).
+
+A message's payload is its name, C<client.transaction.number>, a bar, the length of what follows another bar.
+
+=cut
+
+package Chaos::Plan;
+
+use strict;
+use warnings FATAL => 'all';
+
+our $CLIENTS = 8;
+our $NODES = 3;
+
+# Each has a stream of its own, CHAOS_<NAME>, of the subjects chaos.<name>.>
+our @STREAMS = qw(sync async uncritical held atomic outbox change);
+
+# The most that a fault may last; so long after the last one everything is whole again.
+our $LONGEST = 8;
+
+my %WEIGHT_OF_FAULT = (
+	server_kill => 3, server_stop => 3, network_cut => 3, network_slow => 2, step_down => 4, stream_full => 2,
+	backend_terminate => 3, backend_cancel => 4, backend_kill => 1,
+	relay_terminate => 1, relay_kill => 1, postgres_crash => 1, postgres_restart => 1);
+
+my %END_OF_FAULT = (
+	server_kill => 'server_start', server_stop => 'server_continue', network_cut => 'network_heal',
+	network_slow => 'network_heal', stream_full => 'stream_room');
+
+my %WEIGHT_OF_STEP = (
+	sync => 4, async => 6, uncritical => 2, held => 6, outbox => 4,
+	change_on_commit => 2, change_async => 1, change_sync => 1, change_outbox => 2,
+	await => 2, flush => 1, futures => 1, savepoint => 3, rollback_to => 2, release => 1, break => 1);
+
+sub faults
+{
+	my ($seed, $seconds, %options) = @_;
+	srand($seed);
+
+	my $promotion = $options{standby} ? $seconds / 2 : undef;
+	my @actions = defined $promotion ? { at => $promotion, what => 'promote' } : ();
+	my %busy;
+	for (my $at = 1 + rand; $at < $seconds - 1; $at += 0.3 + rand 2.5)
+	{
+		my $action = _fault($at, \%busy, $promotion) or next;
+		my $length = delete $action->{length};
+		push @actions, $action;
+		my $end = $END_OF_FAULT{ $action->{what} } or next;
+		push @actions, { %$action, at => $at + $length, what => $end };
+	}
+	return sort { $a->{at} <=> $b->{at} } @actions;
+}
+
+# One more fault, or nothing when what it would hit is still hit by another one. %$busy: until when.
+sub _fault
+{
+	my ($at, $busy, $promotion) = @_;
+	my $what = _weighted(\%WEIGHT_OF_FAULT);
+	my $length = 0.3 + rand($LONGEST - 0.3);
+	my ($node, $client, $stream) = (1 + int rand $NODES, 1 + int rand $CLIENTS, $STREAMS[ rand @STREAMS ]);
+	my ($rate, $direction) = (64 * 2**int(rand 6), (qw(both both in out))[ rand 4 ]);
+	my %fault = (at => $at, what => $what, length => $length);
+
+	if ($what =~ /^(server|network)_/)
+	{
+		# two of three may be gone at once, never all
+		return if ($busy->{"node $node"} // 0) > $at;
+		return if 2 <= grep { /^node/ && $busy->{$_} > $at } keys %$busy;
+		$busy->{"node $node"} = $at + $length + 0.5;
+		$fault{node} = $node;
+		$fault{direction} = $direction if $what eq 'network_cut';
+		$fault{kilobits} = $rate if $what eq 'network_slow';
+	}
+	elsif ($what =~ /^stream_|step_down/)
+	{
+		return if ($busy->{"stream $stream"} // 0) > $at;
+		$busy->{"stream $stream"} = $at + $length + 0.5 if $what eq 'stream_full';
+		$fault{stream} = $stream;
+	}
+	elsif ($what =~ /^(postgres_|backend_kill|relay_kill)/)
+	{
+		# let it come up, and let the new primary come up
+		return if ($busy->{postgres} // 0) > $at;
+		return if defined $promotion && abs($promotion - $at) < 10;
+		$busy->{postgres} = $at + 10;
+	}
+	$fault{client} = $client if $what =~ /^backend_/;
+	return \%fault;
+}
+
+sub transaction
+{
+	my ($seed, $client, $number, %options) = @_;
+	srand(($seed * 31 + $client) * 1_000_003 + $number);
+
+	my $ids = rand() < 0.6;
+	my %transaction = (
+		name => "$client.$number",
+		ids => $ids,
+		anonymous => !$ids && rand() < 0.2,
+		impatient => rand() < 0.2 ? 50 + int rand 1000 : 0,
+		retries => $ids && rand() < 0.7 ? 1 + int rand 4 : 0,
+		end => rand() < 0.85 ? 'commit' : 'rollback',
+		pause => rand() < 0.2 ? rand 0.2 : 0);
+	my $style = rand;
+	$transaction{steps} =
+		  $style < 0.15 && $options{atomic} ? _atomic()
+		: $style < 0.20 ? _bulk()
+		: _mixed(1 + int rand 12);
+	my $message = 0;
+	foreach my $step (@{ $transaction{steps} })
+	{
+		$step->{message} = $message, $message += $step->{count} // 1 if $step->{mode};
+	}
+	return \%transaction;
+}
+
+# Held messages alone, for one stream, as an atomic batch must be.
+sub _atomic
+{
+	return [ { what => 'set_atomic' }, map { _message('atomic') } 1 .. 1 + int rand 30 ];
+}
+
+# More than fits into work_mem, or into the window.
+sub _bulk
+{
+	my $mode = (qw(held async outbox))[ rand 3 ];
+	return [ { %{ _message($mode) }, count => 50 + int rand 1500, length => 10 } ];
+}
+
+sub _mixed
+{
+	my ($count) = @_;
+	my $depth = 0;
+	my @steps;
+	foreach (1 .. $count)
+	{
+		my $what = _weighted(\%WEIGHT_OF_STEP);
+		next if $what =~ /^(rollback_to|release)$/ && $depth == 0;
+		$depth++ if $what eq 'savepoint';
+		$depth-- if $what eq 'release';
+		push @steps, $what =~ /^(await|flush|futures|savepoint|rollback_to|release|break)$/ ? { what => $what } : _message($what);
+	}
+	return \@steps;
+}
+
+sub _message
+{
+	my ($mode) = @_;
+	return { what => 'publish', mode => $mode, length => int(rand() < 0.05 ? rand 30_000 : rand 500) };
+}
+
+sub _weighted
+{
+	my ($weights) = @_;
+	my $sum = 0;
+	$sum += $_ foreach values %$weights;
+	my $left = rand $sum;
+	foreach my $name (sort keys %$weights)
+	{
+		$left -= $weights->{$name};
+		return $name if $left < 0;
+	}
+	die 'weights';
+}
+
+1;
