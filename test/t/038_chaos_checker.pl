@@ -1,0 +1,179 @@
+# The fault harness without faults: the same seed is the same plan, and the checker tells each promise that was broken from
+# one that was kept.
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Chaos::Checker;
+use Chaos::Plan;
+
+# The plan
+
+my @plan = Chaos::Plan::faults(7, 300);
+is_deeply([ Chaos::Plan::faults(7, 300) ], \@plan, 'the same seed is the same plan of faults');
+isnt(join(' ', map { $_->{at} } Chaos::Plan::faults(8, 300)), join(' ', map { $_->{at} } @plan), 'another seed is another');
+is_deeply([ map { $_->{at} } @plan ], [ sort { $a <=> $b } map { $_->{at} } @plan ], 'in the order of time');
+
+my %times;
+$times{ $_->{what} }++ foreach @plan;
+is($times{server_start}, $times{server_kill}, 'every server that is killed is started');
+is($times{server_continue}, $times{server_stop}, 'every server that is stopped is continued');
+is($times{network_heal}, $times{network_cut} + $times{network_slow}, 'every network that is cut or slowed is healed');
+is($times{stream_room}, $times{stream_full}, 'every stream that is full gets room');
+ok($times{$_}, "the plan has $_") foreach qw(step_down backend_terminate backend_cancel backend_kill relay_terminate relay_kill
+	postgres_crash postgres_restart);
+is(most_gone_at_once(@plan), 2, 'two of three nodes may be gone at once');
+is_deeply([ map { $_->{at} } grep { $_->{what} eq 'promote' } Chaos::Plan::faults(7, 300, standby => 1) ], [150],
+	'a standby is promoted in the middle');
+
+is_deeply(Chaos::Plan::transaction(7, 3, 20, atomic => 1), Chaos::Plan::transaction(7, 3, 20, atomic => 1),
+	'the same seed is the same transaction');
+my @transactions = map { Chaos::Plan::transaction(7, 1, $_, atomic => 1) } 1 .. 300;
+my %modes = map { ($_->{mode} // $_->{what} => 1) } map { @{ $_->{steps} } } @transactions;
+is(scalar(grep { $_->{retries} && !$_->{ids} } @transactions), 0, 'what is tried again has ids');
+ok($modes{$_}, "some transaction has $_") foreach qw(sync async uncritical held atomic outbox change_on_commit change_async
+	change_sync change_outbox await flush futures savepoint rollback_to release break set_atomic);
+
+# A node is gone from its fault to its end.
+sub most_gone_at_once
+{
+	my ($most, %gone) = (0);
+	foreach my $action (grep { defined $_->{node} } @_)
+	{
+		if ($action->{what} =~ /kill|stop|cut|slow/) { $gone{ $action->{node} } = 1; }
+		else { delete $gone{ $action->{node} }; }
+		$most = keys %gone if keys %gone > $most;
+	}
+	return $most;
+}
+
+# The checker
+
+my $dir = PostgreSQL::Test::Utils::tempdir('logs');
+
+# One committed transaction with a message in each mode, and what is stored of it; more is added to break a rule.
+my @LOG = (
+	'begin 1.1.0 ', 'call 1.1.0.0 sync', 'told 1.1.0.0 ok CHAOS_SYNC 1', 'call 1.1.0.1 sync', 'told 1.1.0.1 ok CHAOS_SYNC 2',
+	'call 1.1.0.2 async', 'told 1.1.0.2 ok  1', 'call 1.1.0.3 held', 'told 1.1.0.3 ok  ', 'call 1.1.0.4 outbox',
+	'told 1.1.0.4 ok  10', 'call 1.1.0.5 outbox', 'told 1.1.0.5 ok  11', 'end commit', 'done committed');
+my @STORED = (
+	[ 'CHAOS_SYNC', 1, 'chaos.sync.1', '1.1.0.0|1|x' ], [ 'CHAOS_SYNC', 2, 'chaos.sync.1', '1.1.0.1|0|' ],
+	[ 'CHAOS_ASYNC', 1, 'chaos.async.1', '1.1.0.2|0|' ], [ 'CHAOS_HELD', 1, 'chaos.held.1', '1.1.0.3|0|' ],
+	[ 'CHAOS_OUTBOX', 1, 'chaos.outbox.1', '1.1.0.4|0|' ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.1', '1.1.0.5|0|' ]);
+my @ATOMIC = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ atomic", "told 1.2.0.$_ ok  ") } 0 .. 2), 'end commit');
+
+# Returns the rules that are broken. log and stored are added to what is fine, or replace it.
+sub broken
+{
+	my (%case) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @{ $case{only} // \@LOG }, @{ $case{log} // [] });
+	my $run = Chaos::Checker->new;
+	$run->read_log($log);
+	$run->committed('1.1.0', @{ $case{committed} // [] });
+	$run->waiting(@{ $case{waiting} // [] });
+	$run->dead(@{ $case{dead} // [] });
+	$run->stored(@$_) foreach @{ $case{all_stored} // \@STORED }, @{ $case{stored} // [] };
+	return grep { my (undef, @violations) = $run->check($_); @violations } $run->rules;
+}
+
+sub breaks
+{
+	my ($rule, $name, %case) = @_;
+	is_deeply([ broken(%case) ], $rule eq '' ? [] : [ grep { /$rule/ } Chaos::Checker->new->rules ], $name);
+	return;
+}
+
+sub without { my ($message) = @_; return [ grep { $_->[3] !~ /^\Q$message\E\|/ } @STORED ]; }
+sub atomic { my (@seqs) = @_; return [ map { [ 'CHAOS_ATOMIC', $seqs[$_], 'chaos.atomic.1', "1.2.0.$_|0|" ] } 0 .. $#seqs ]; }
+
+breaks('', 'every promise is kept');
+
+breaks('^what was told to be committed', 'told to be committed, and is not', log => [ 'begin 1.2.0 ', 'end commit', 'done committed' ]);
+breaks('^what was told to be committed', 'told that it failed, and is committed',
+	log => [ 'begin 1.2.0 ', 'end commit', 'done 08007 text detail' ], committed => ['1.2.0']);
+breaks('^what was told to be committed', 'rolled back, and is committed', log => [ 'begin 1.2.0 ', 'end rollback', 'done lost' ], committed => ['1.2.0']);
+breaks('', 'a COMMIT whose end nobody was told', log => [ 'begin 1.2.0 ', 'end commit', 'done lost' ], committed => ['1.2.0']);
+breaks('', 'and one that was not committed', log => [ 'begin 1.2.0 ', 'end commit', 'done lost' ]);
+
+breaks('^every critical', 'an async message is not stored', all_stored => without('1.1.0.2'));
+breaks('^every critical', 'a held message is not stored', all_stored => without('1.1.0.3'));
+breaks('', 'one of a savepoint that was rolled back', all_stored => without('1.1.0.2'), only => [ @LOG[ 0 .. 6 ], 'undone 1.1.0.2', @LOG[ 7 .. $#LOG ] ]);
+breaks('', 'one of a transaction that failed', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 async', 'told 1.2.0.0 ok  1', 'end commit', 'done 08007 text detail' ]);
+
+breaks('^every PubAck', 'acknowledged, and not stored', all_stored => without('1.1.0.1'));
+breaks('^every PubAck', 'acknowledged, and stored elsewhere',
+	all_stored => [ @STORED[ 0, 2 .. $#STORED ], [ 'CHAOS_SYNC', 3, 'chaos.sync.1', '1.1.0.1|0|' ] ]);
+breaks('^every PubAck', 'flushed, and not stored', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 async', 'told 1.2.0.0 ok  1', 'flushed', 'end rollback', 'done rolled' ]);
+breaks('^every PubAck', 'of a future, and not stored',
+	log => [ 'begin 1.2.0 ', 'call 1.2.0.0 async', 'told 1.2.0.0 ok  1', 'told 1.2.0.0 ok CHAOS_ASYNC 9', 'end rollback', 'done rolled' ]);
+
+my @held = ([ 'CHAOS_HELD', 2, 'chaos.held.1', '1.2.0.0|0|' ]);
+breaks('^no message that was held', 'held, rolled back, and stored', stored => \@held,
+	log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 ok  ', 'end rollback', 'done rolled' ]);
+breaks('^no message that was held', 'held, in a savepoint rolled back, and stored', stored => \@held,
+	log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 ok  ', 'undone 1.2.0.0', 'end commit', 'done committed' ], committed => ['1.2.0']);
+breaks('', 'held, and stored by a COMMIT that failed', stored => \@held,
+	log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 ok  ', 'end commit', 'done lost' ]);
+
+my @outbox = ([ 'CHAOS_OUTBOX', 3, 'chaos.outbox.1', '1.2.0.0|0|' ]);
+my @call_outbox = ('begin 1.2.0 ', 'call 1.2.0.0 outbox', 'told 1.2.0.0 ok  12', 'end commit');
+breaks('^no message for the outbox', 'not committed, and published', stored => \@outbox, log => [ @call_outbox, 'done lost' ]);
+breaks('', 'committed, without anybody being told', stored => \@outbox, log => [ @call_outbox, 'done lost' ], committed => ['1.2.0']);
+
+breaks('^every committed message of the outbox', 'committed, and not published', all_stored => without('1.1.0.4'));
+breaks('^every committed message of the outbox', 'still waiting', waiting => ['1.1.0.4|0|']);
+breaks('^every committed message of the outbox', 'dead', dead => ['1.1.0.4|0|']);
+
+breaks('^no message is stored twice', 'stored twice', stored => [ [ 'CHAOS_ASYNC', 2, 'chaos.async.1', '1.1.0.2|0|' ] ]);
+
+breaks('^what one session published synchronously', 'the other way round',
+	only => [ map { s/CHAOS_SYNC 1/CHAOS_SYNC 3/r } @LOG ],
+	all_stored => [ [ 'CHAOS_SYNC', 3, 'chaos.sync.1', '1.1.0.0|1|x' ], @STORED[ 1 .. $#STORED ] ]);
+breaks('^what the relay published', 'the other way round', all_stored => [ @STORED[ 0 .. 3, 5, 4 ] ]);
+
+breaks('', 'a whole batch', log => [ @ATOMIC, 'done committed' ], committed => ['1.2.0'], stored => atomic(5, 6, 7));
+breaks('', 'none of it, and not committed', log => [ @ATOMIC, 'done lost' ]);
+breaks('', 'all of it, and not committed', log => [ @ATOMIC, 'done lost' ], stored => atomic(5, 6, 7));
+breaks('^an atomic batch', 'a part of it, and not committed', log => [ @ATOMIC, 'done lost' ], stored => atomic(5, 6));
+breaks('^an atomic batch', 'something in between', log => [ @ATOMIC, 'done committed' ], committed => ['1.2.0'], stored => atomic(5, 6, 8));
+breaks('^an atomic batch', 'in another order', log => [ @ATOMIC, 'done committed' ], committed => ['1.2.0'], stored => atomic(6, 5, 7));
+
+my @sync = ([ 'CHAOS_SYNC', 3, 'chaos.sync.1', '1.2.0.0|0|' ]);
+my @refused = ('begin 1.2.0 ', 'call 1.2.0.0 sync', 'told 1.2.0.0 53400 full ', 'end rollback', 'done rolled');
+breaks('^a message that could not be published', 'refused, and stored', stored => \@sync, log => \@refused);
+breaks('', 'not acknowledged in time, and stored', stored => \@sync, log => [ map { s/53400/08007/r } @refused ]);
+breaks('', 'without an id, on a lost connection, and stored', stored => \@sync,
+	log => [ 'begin 1.2.0 anonymous', map { s/53400/08006/r } @refused[ 1 .. 4 ] ]);
+
+my @two = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ held", "told 1.2.0.$_ ok  ") } 0, 1), 'end commit');
+# words of one field are kept together by a dot here
+sub told_by_commit
+{
+	my ($rule, $name, $sqlstate, $told, @stored) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @two);
+	append_to_file($log, "0.0\tdone\t$sqlstate\tmessage\tOf the transaction's messages: $told.\n");
+	my $run = Chaos::Checker->new;
+	$run->read_log($log);
+	$run->stored('CHAOS_HELD', $_, 'chaos.held.1', "1.2.0.$_|0|") foreach @stored;
+	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
+	return;
+}
+told_by_commit('', 'one stored, one not', '53400', '1 stored, 1 failed, 0 not sent', 0);
+told_by_commit('^what COMMIT tells', 'told one stored, and none is', '53400', '1 stored, 1 failed, 0 not sent');
+told_by_commit('^what COMMIT tells', 'told one failed, and it is stored', '53400', '1 stored, 1 failed, 0 not sent', 0, 1);
+told_by_commit('', 'it may be stored', '08007', '1 stored, 1 failed, 0 not sent', 0, 1);
+told_by_commit('^what COMMIT tells', 'told one not sent, and it is stored', '08007', '0 stored, 1 failed, 1 not sent', 0, 1);
+
+breaks('^every error is', 'an internal error of a call', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 XX000 bug ' ]);
+breaks('^every error is', 'an internal error of COMMIT', log => [ 'begin 1.2.0 ', 'end commit', 'done XX000 bug detail' ]);
+
+breaks('^nothing is stored that nobody', 'a message that nobody has published', stored => [ [ 'CHAOS_ASYNC', 2, 'chaos.async.1', '9.9.9|0|' ] ]);
+breaks('^nothing is stored that nobody', 'cut off', all_stored => [ [ 'CHAOS_SYNC', 1, 'chaos.sync.1', '1.1.0.0|1|' ], @STORED[ 1 .. $#STORED ] ]);
+breaks('^nothing is stored that nobody', 'under another subject',
+	all_stored => [ @STORED[ 0 .. 2 ], [ 'CHAOS_HELD', 1, 'chaos.held.2', '1.1.0.3|0|' ], @STORED[ 4, 5 ] ]);
+
+done_testing;
