@@ -28,6 +28,7 @@
 #include "encoding.h"
 #include "outbox.h"
 #include "sessions.h"
+#include "settled.h"
 #include "settings.h"
 
 /* Arguments of the INSERT. */
@@ -297,6 +298,15 @@ static Statement find_schema = {
 	" JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'nats_publish'"
 };
 
+static Statement find_table = {
+	.text = "SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_extension ON extnamespace = relnamespace"
+	" WHERE extname = 'nats_publish' AND relname = 'nats_outbox'"
+};
+
+static Statement read_last_id = {
+	.text = "SELECT last_value OPERATOR(pg_catalog.-) (NOT is_called)::pg_catalog.int4 FROM %s.nats_outbox_id_seq"
+};
+
 static Statement read_control = {.text = "SELECT paused FROM %s.nats_relay_control"};
 
 static char *extension_schema;	/* quoted; as of the last np_outbox_read */
@@ -344,6 +354,23 @@ look_for_outbox(void)
 		extension_schema = MemoryContextStrdup(TopMemoryContext, schema);
 	paused = query_value(&read_control, schema);
 	return paused != NULL && paused[0] == 't' ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
+}
+
+/*
+ * Up to which id no row can appear any more that the next np_outbox_read can't
+ * see; 0 until it is known, which takes more than one call.  In a transaction
+ * of its own.
+ */
+int64
+np_outbox_settled(void)
+{
+	MemoryContext previous = begin_transaction();
+	char	   *table = query_value(&find_table, "");
+	char	   *last_id = table == NULL ? NULL : query_value(&read_last_id, extension_schema);
+	int64		settled = last_id == NULL ? 0 : np_settled(atooid(table), pg_strtoint64(last_id));
+
+	end_transaction(previous);
+	return settled;
 }
 
 static NpSpan

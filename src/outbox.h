@@ -41,6 +41,7 @@ extern NpOutboxContent np_outbox_content(Oid schema);
 extern int64 np_outbox_insert(Oid schema, const NpMessage *message);
 extern bool np_outbox_row_is_checked(void);
 
+extern int64 np_outbox_settled(void);
 extern NpOutboxState np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered);
 extern NpOutboxOutcome np_outbox_settle(const NpOutboxBatch *batch);
 

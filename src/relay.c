@@ -55,7 +55,9 @@ static NpSession *session;		/* of the last batch; NULL: none yet */
 static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: the last round went well */
 static NpTime last_full_look;	/* when rows were read from the first one on */
-static int64 floor_id;			/* nothing is expected up to this id, for a while */
+static bool is_backlog;			/* the last batch was a full one */
+static int64 settled_id;		/* up to this one, the next batch will see all rows that there will ever be */
+static int64 floor_id;			/* up to this one, all are published or wait to be tried again */
 
 static MemoryContext round_context; /* of what a round needs beside its batch */
 static NpOutboxBatch batches[2];
@@ -105,8 +107,7 @@ tell_success(void)
 
 /*
  * Where to read from.  In a backlog, the rows that were deleted are in the way
- * of a look from the first one on; but a transaction that commits late may
- * add a lower id, and rows wait to be tried again.
+ * of a look from the first one on; but rows before wait to be tried again.
  */
 static int64
 next_floor(void)
@@ -125,10 +126,16 @@ is_full(const NpOutboxBatch *batch)
 	return batch->count == np_relay_batch_size;
 }
 
+/*
+ * Behind what was published, but not behind a row that can still appear: a row
+ * of the same session, which has a higher id and may be in the next batch,
+ * must not overtake it.
+ */
 static void
 note_floor(const NpOutboxBatch *batch, bool complete)
 {
-	floor_id = complete && is_full(batch) ? batch->rows[batch->count - 1].id : 0;
+	is_backlog = complete && is_full(batch);
+	floor_id = is_backlog ? Min(batch->rows[batch->count - 1].id, settled_id) : 0;
 }
 
 /* Write down what has become of a batch, of which nothing is left then. */
@@ -185,6 +192,13 @@ publish_batch(NpOutboxBatch *batch)
 	pgstat_report_stat(false);
 }
 
+/* Would a look behind this id find what is stored, and not deleted yet? */
+static bool
+would_find_stored(int64 id)
+{
+	return stored != NULL && stored->rows[stored->count - 1].id > id;
+}
+
 /* The one that is not to be deleted yet, if there is one. */
 static NpOutboxBatch *
 free_batch(void)
@@ -224,14 +238,14 @@ run_round(void)
 	int64		floor = next_floor();
 	NpOutboxBatch *batch;
 
-	/* a look from the first row on would find it again */
-	if (floor == 0 || np_publishing != NP_PUBLISHING_ON)
+	if (would_find_stored(floor) || np_publishing != NP_PUBLISHING_ON)
 		settle_stored();
 	if (np_publishing != NP_PUBLISHING_ON)
 	{
 		np_relay_slot_set(slot, NP_RELAY_OFF);
 		return poll;
 	}
+	settled_id = is_backlog ? np_outbox_settled() : 0;
 	batch = free_batch();
 	switch (np_outbox_read(batch, floor, np_relay_ordering == NP_RELAY_STRICT))
 	{
@@ -286,6 +300,7 @@ try_round(void)
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(context);
 		floor_id = 0;
+		is_backlog = false;
 		tell_problem(error->message);
 	}
 	PG_END_TRY();

@@ -158,6 +158,25 @@ foreach my $ordering ('strict', 'relaxed')
 	is(scalar @all, 30_003, 'and so are the others');
 }
 
+# What a session writes after such a transaction does not overtake it, in a backlog neither: the relay, which has read
+# beyond the ids of the first one, comes back for them. nats-server stands still until everything is there.
+{
+	clean();
+	reconfigure($node, 'nats_publish.relay_ordering' => undef, 'nats_publish.relay_batch_size' => 20,
+		'nats_publish.relay_poll_interval' => '1min');
+	$session->value('BEGIN');
+	write_message($session, 'o.session', 1);
+	$nats->stall;
+	$other->value(q(SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, 500) i));
+	wait_for_state($other, 'publishing');
+	$session->value('COMMIT');
+	write_message($session, 'o.session', 2);
+	$nats->resume;
+	wait_until_drained($session);
+	is_deeply([ grep { /session/ } all() ], [ 'o.session 1', 'o.session 2' ], 'strict: a session does not overtake itself in a backlog');
+	reconfigure($node, 'nats_publish.relay_batch_size' => undef, 'nats_publish.relay_poll_interval' => undef);
+}
+
 # relaxed, one subject: in order all the same while nothing fails
 clean();
 $session->value(q(SELECT count(nats_publish_outbox('o.one', i::text)) FROM generate_series(1, 3000) i));
