@@ -307,9 +307,17 @@ static Statement read_last_id = {
 	.text = "SELECT last_value OPERATOR(pg_catalog.-) (NOT is_called)::pg_catalog.int4 FROM %s.nats_outbox_id_seq"
 };
 
+/* Which rows wait to be tried again, in short. */
+static Statement read_waiting = {
+	.text = "SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(id)) FROM %s.nats_outbox"
+	" WHERE next_attempt_at IS NOT NULL"
+};
+
 static Statement read_control = {.text = "SELECT paused FROM %s.nats_relay_control"};
 
 static char *extension_schema;	/* quoted; as of the last np_outbox_read */
+static char *waiting;			/* as of the last look from the first row on that filled a batch; NULL: none
+								 * has */
 
 /* Returns the memory context of the caller, which CommitTransactionCommand would leave. */
 static MemoryContext
@@ -475,9 +483,41 @@ fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
 	SPI_cursor_close(cursor);
 }
 
+static bool
+is_waiting_as_before(void)
+{
+	return waiting != NULL && strcmp(waiting, query_value(&read_waiting, extension_schema)) == 0;
+}
+
+static void
+remember_waiting(void)
+{
+	if (waiting != NULL)
+		pfree(waiting);
+	waiting = MemoryContextStrdup(TopMemoryContext, query_value(&read_waiting, extension_schema));
+}
+
+/*
+ * In order, behind a row that waits all of its subject wait, too, and looks
+ * that begin behind them pass them by.  So when that row waits no more, the
+ * next look must begin with the first one.  All of this sees the same rows:
+ * SPI uses the transaction's active snapshot.
+ */
+static NpOutboxState
+read_in_order(NpOutboxBatch *batch, int64 after)
+{
+	if (after > 0 && !is_waiting_as_before())
+		return NP_OUTBOX_CHANGED;
+	fetch_batch(batch, after, true);
+	if (after == 0 && batch->count == np_relay_batch_size)
+		remember_waiting();
+	return NP_OUTBOX_THERE;
+}
+
 /*
  * Read rows to publish, behind the id `after`, in a transaction of its own;
- * batch->context must be set, and be reset after use.
+ * batch->context must be set, and be reset after use.  NP_OUTBOX_CHANGED is
+ * only returned when after is not 0.
  *
  * Raises what reading a table raises; the transaction is then the caller's to abort.
  */
@@ -493,7 +533,10 @@ np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
 	{
 		/* here, for it may be looked up in the catalogs */
 		batch->session = np_sessions_current();
-		fetch_batch(batch, after, ordered);
+		if (ordered)
+			state = read_in_order(batch, after);
+		else
+			fetch_batch(batch, after, false);
 	}
 	end_transaction(previous);
 	return state;

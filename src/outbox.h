@@ -15,6 +15,7 @@
 typedef enum NpOutboxState
 {
 	NP_OUTBOX_THERE,
+	NP_OUTBOX_CHANGED,			/* rows may go now that had to wait when it was read from the first one on */
 	NP_OUTBOX_PAUSED,
 	NP_OUTBOX_ABSENT			/* there is no extension */
 } NpOutboxState;

@@ -107,7 +107,7 @@ tell_success(void)
 
 /*
  * Where to read from.  In a backlog, the rows that were deleted are in the way
- * of a look from the first one on; but rows before wait to be tried again.
+ * of a look from the first one on; but rows before may wait to be tried again.
  */
 static int64
 next_floor(void)
@@ -252,6 +252,9 @@ run_round(void)
 		case NP_OUTBOX_ABSENT:
 			np_relay_slot_set(slot, NP_RELAY_NO_EXTENSION);
 			return np_now() + ABSENT_PAUSE;
+		case NP_OUTBOX_CHANGED:
+			floor_id = 0;
+			return 0;
 		case NP_OUTBOX_PAUSED:
 			settle_stored();
 			np_relay_slot_set(slot, NP_RELAY_PAUSED);

@@ -127,6 +127,7 @@ register_worker(int slot, const char *database)
 	MemoryContextSwitchTo(previous);
 	if (registered)
 		return;
+	np_relay_slot_set(slot, NP_RELAY_STOPPED);
 	np_relay_slot_set_error(slot, "no background worker slot is free");
 	ereport(LOG,
 			(errmsg("could not start the nats_publish relay for database \"%s\": no background worker slot is free", database),

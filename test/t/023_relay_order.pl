@@ -177,6 +177,34 @@ foreach my $ordering ('strict', 'relaxed')
 	reconfigure($node, 'nats_publish.relay_batch_size' => undef, 'nats_publish.relay_poll_interval' => undef);
 }
 
+# Messages behind one that waits to be tried again are passed by in a backlog; when it waits no more, they come before
+# what was written later. By a look for what is due, and by hand.
+foreach my $end ('its time comes', 'it is deleted')
+{
+	clean();
+	reconfigure($node, 'nats_publish.relay_batch_size' => 20, 'nats_publish.relay_poll_interval' => '1min');
+	$session->value('SELECT nats_relay_pause()');
+	my $write_many = sub { $session->value("SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, $_[0]) i") };
+	$write_many->(100);
+	my $first = write_message($session, 'o.behind', 1);
+	my $wait = $end =~ /deleted/ ? '1 h' : '0';
+	$session->value("UPDATE nats_outbox SET attempts = 1, next_attempt_at = now() + interval '$wait' WHERE id = $first");
+	$write_many->(19);
+	write_message($session, 'o.behind', 2);
+	$write_many->($end =~ /deleted/ ? 30_000 : 20);
+	write_message($session, 'o.behind', 3);
+	$write_many->(100);
+	$session->value('SELECT nats_relay_resume()');
+	if ($end =~ /deleted/)
+	{
+		wait_for('a part of the backlog', sub { in_stream() > 1000 });
+		$session->value("DELETE FROM nats_outbox WHERE id = $first");
+	}
+	wait_until_drained($session);
+	is_deeply([ grep { /behind/ } all() ], [ map { "o.behind $_" } $end =~ /deleted/ ? (2, 3) : (1 .. 3) ], "strict: in order when $end");
+	reconfigure($node, 'nats_publish.relay_batch_size' => undef, 'nats_publish.relay_poll_interval' => undef);
+}
+
 # relaxed, one subject: in order all the same while nothing fails
 clean();
 $session->value(q(SELECT count(nats_publish_outbox('o.one', i::text)) FROM generate_series(1, 3000) i));
