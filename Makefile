@@ -42,8 +42,9 @@ PROVE_FLAGS   += -I test/perl
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
 UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c src/template.c src/credentials.c src/list.c)
 UNIT_LIBS     = -lcrypto
+UNIT_SANITIZE = address,undefined
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
-	-fsanitize=address,undefined -fno-sanitize-recover=undefined
+	-fsanitize=$(UNIT_SANITIZE) -fno-sanitize-recover=undefined
 
 # The fuzz targets are plain C too, with PostgreSQL's libraries for clients where src/ includes postgres.h.
 FUZZ_TARGETS  = $(patsubst test/fuzz/%_fuzz.c,%,$(sort $(wildcard test/fuzz/*_fuzz.c)))
@@ -91,12 +92,13 @@ test:
 .PHONY: unit $(addprefix run-,$(UNIT_TESTS))
 unit: $(addprefix run-,$(UNIT_TESTS))
 
-$(UNIT_TESTS): %: %.c test/unit/unit.h $(UNIT_SOURCES) $(wildcard src/*.h)
+$(UNIT_TESTS): %: %.c $(wildcard test/unit/*.h) $(UNIT_SOURCES) $(wildcard src/*.h)
 	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
 
-# The only one that needs libnats.
-test/unit/wire_test: src/wire.c src/tls.c
-test/unit/wire_test: UNIT_LIBS += -lnats -lssl -lpthread
+# The ones that need libnats. Names are resolved when a test of wire_server_test says so.
+test/unit/wire_test test/unit/wire_server_test: src/wire.c src/tls.c
+test/unit/wire_test test/unit/wire_server_test: UNIT_LIBS += -lnats -lssl -lpthread
+test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo
 
 $(addprefix run-,$(UNIT_TESTS)): run-%: %
 	@./$< || { s=$$?; [ $$s -eq 2 ] || echo "not ok - $(notdir $<) ended with status $$s"; exit 1; }
@@ -124,6 +126,13 @@ test/fuzz/header_fuzz:   src/message.c src/protocol.c src/subject.c src/list.c $
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_CPPFLAGS = -isystem $(includedir_server) -D_GNU_SOURCE
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_LIBS = -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lm
 
+## make chaos, make chaos SECONDS=300 SEED=7 STANDBY=1: faults at random, and whether every promise is kept
+SEED = 1
+.PHONY: chaos
+chaos:
+	@test/setup chaos
+	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) CHAOS_STANDBY=$(STANDBY) test/chaos/run
+
 ## make results: take what the tests printed last time as what they are expected to print
 .PHONY: results
 results:
@@ -149,6 +158,14 @@ bench:
 	@$(MAKE) -s install
 	@ROUNDS='$(ROUNDS)' ONLY='$(ONLY)' test/bench/run
 
+## make soak MINUTES=30: does anything grow under a mixed load?
+MINUTES = 30
+.PHONY: soak
+soak:
+	@test/setup test
+	@test/setup soak
+	@test/soak/run '$(MINUTES)' '$(OUT)'
+
 ## make dist: the committed tree as archives, for PGXN (zip) and for the Debian package
 DIST = .
 DIST_NAME = nats_publish-$(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
@@ -171,11 +188,31 @@ valgrind:
 	@test/setup valgrind
 	@test/valgrind $(T)
 
+## make sanitizers: the unit tests, those with a nats-server too, under each of the compiler's sanitizers
+.PHONY: sanitizers
+sanitizers:
+	@test/setup test
+	@test/setup sanitizers
+	@test/sanitizers
+
+## make compilers, make compilers HEADERS=/usr/include/postgresql/16/server: no warning of gcc or clang, with the headers of
+## each version of PostgreSQL that Debian has, and with these
+.PHONY: compilers
+compilers:
+	@test/setup compilers
+	@test/compilers $(HEADERS)
+
 ## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:
 	@test/setup chroot
 	@test/matrix
+
+## make test-upgrade: from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
+.PHONY: test-upgrade
+test-upgrade:
+	@test/setup chroot
+	@test/upgrade/run
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm

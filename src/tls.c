@@ -28,6 +28,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
@@ -93,6 +94,13 @@ void
 np_tls_capture_end(void)
 {
 	capturing = NULL;
+}
+
+/* What OpenSSL keeps for this thread is freed: it does nothing with TLS any more. */
+void
+np_tls_end_thread(void)
+{
+	OPENSSL_thread_stop();
 }
 
 /* Give the host's name in the handshake, which is then seen. */

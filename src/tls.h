@@ -25,6 +25,7 @@ typedef struct NpTlsCapture
 
 extern bool np_tls_capture_begin(NpTlsCapture *capture, char *host);
 extern void np_tls_capture_end(void);
+extern void np_tls_end_thread(void);
 extern void np_tls_announce_host(NpTlsCapture *capture);
 extern bool np_tls_trust_only(NpTlsCapture *capture, const char *ca_file, char *error, size_t error_size);
 

@@ -61,6 +61,9 @@
 /* How long an attempt that is given up is looked after. */
 #define ABANDON_MS			50
 
+/* How long a process that exits waits for helper threads at most. */
+#define EXIT_MS				5000
+
 struct NpWire
 {
 	natsConnection *nc;
@@ -83,6 +86,7 @@ struct NpWireAttempt
 	pthread_cond_t ended_condition;
 	NpWireTarget target;
 	bool		lost_signature; /* the library could not send it */
+	bool		in_library;		/* the thread, since it has the addresses */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
 	bool		abandoned;		/* the thread begins nothing new */
@@ -94,6 +98,17 @@ struct NpWireAttempt
 	ino_t	   *sockets_before; /* those that the process had at the start */
 	size_t		socket_count;
 };
+
+/* The attempt that is neither finished nor abandoned; there is one at a time. */
+static NpWireAttempt *unfinished;
+
+/* The threads that are in the library; under lock. */
+static struct
+{
+	pthread_mutex_t lock;
+	int			count;
+	bool		closed;			/* nobody enters any more */
+}			library_threads = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void
 block_signals(sigset_t *previous)
@@ -108,6 +123,61 @@ static void
 restore_signals(const sigset_t *previous)
 {
 	pthread_sigmask(SIG_SETMASK, previous, NULL);
+}
+
+/* ---- The end of the process -------------------------------------------- */
+
+/*
+ * At exit OpenSSL frees what all threads share: one that is loading
+ * certificates or in a handshake then would crash, and the whole server with
+ * it.  So a helper thread says when it is in the library, and exit() waits
+ * until none is.
+ */
+static bool
+enter_library(void)
+{
+	bool		closed;
+
+	pthread_mutex_lock(&library_threads.lock);
+	closed = library_threads.closed;
+	if (!closed)
+		library_threads.count++;
+	pthread_mutex_unlock(&library_threads.lock);
+	return !closed;
+}
+
+static void
+leave_library(void)
+{
+	/* now, instead of when the thread has ended */
+	nats_ReleaseThreadMemory();
+	np_tls_end_thread();
+	pthread_mutex_lock(&library_threads.lock);
+	library_threads.count--;
+	pthread_mutex_unlock(&library_threads.lock);
+}
+
+/*
+ * Handler of atexit.  A thread that is left behind ends within milliseconds,
+ * or is resolving a name and will not enter.
+ */
+static void
+wait_for_threads(void)
+{
+	struct timespec millisecond = {0, 1000000};
+	int			count = 1;
+
+	if (unfinished != NULL)
+		np_wire_abandon(unfinished);
+	for (int i = 0; i < EXIT_MS && count > 0; i++)
+	{
+		pthread_mutex_lock(&library_threads.lock);
+		library_threads.closed = true;
+		count = library_threads.count;
+		pthread_mutex_unlock(&library_threads.lock);
+		if (count > 0)
+			clock_nanosleep(CLOCK_MONOTONIC, 0, &millisecond, NULL);
+	}
 }
 
 /*
@@ -140,6 +210,9 @@ open_library(void)
 	status = nats_Open(0);
 #endif
 	opened = status == NATS_OK;
+	/* after OpenSSL, which the library has opened: so it runs before OpenSSL's */
+	if (opened)
+		atexit(wait_for_threads);
 	return status;
 }
 
@@ -554,7 +627,7 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 			char *error, size_t error_size)
 {
 	NpWireTarget *target = &attempt->target;
-	NpTlsCapture capture = {NULL};
+	NpTlsCapture capture = {0};
 	natsOptions *options = NULL;
 	char		figures[NI_MAXHOST];
 	natsStatus	status = NATS_OK;
@@ -569,6 +642,9 @@ try_address(NpWireAttempt *attempt, const struct addrinfo *address, long deadlin
 		status = set_options(options, attempt, figures, (int) (deadline - now_ms()) + 1);
 	if (status == NATS_OK && target->tls)
 		status = set_tls(options, target, &capture, error, error_size);
+	/* it takes long to load the system's authorities */
+	if (status == NATS_OK && !may_go_on(attempt, deadline))
+		status = NATS_TIMEOUT;
 	if (status == NATS_OK)
 		status = natsConnection_Connect(&attempt->wire->nc, options);
 	np_tls_capture_end();
@@ -638,8 +714,9 @@ connect_to_host(NpWireAttempt *attempt, char *error, size_t error_size)
 	}
 	snprintf(error, error_size, "no answer in time");
 	attempt->failure = NP_WIRE_NO_SERVER;
+	attempt->in_library = enter_library();
 	for (struct addrinfo *address = addresses;
-		 address != NULL && status != NATS_OK && may_go_on(attempt, deadline);
+		 address != NULL && status != NATS_OK && attempt->in_library && may_go_on(attempt, deadline);
 		 address = address->ai_next)
 		status = connect_to_address(attempt, address, deadline, error, error_size);
 	freeaddrinfo(addresses);
@@ -653,6 +730,7 @@ connect_in_thread(void *argument)
 	NpWire	   *wire = attempt->wire;
 	char		error[sizeof(attempt->error)] = "";
 	natsStatus	status = connect_to_host(attempt, error, sizeof(error));
+	bool		in_library = attempt->in_library;
 	bool		left_behind;
 
 	pthread_mutex_lock(&attempt->lock);
@@ -674,6 +752,8 @@ connect_in_thread(void *argument)
 			free(wire);
 		free_attempt(attempt);
 	}
+	if (in_library)
+		leave_library();
 	return NULL;
 }
 
@@ -727,7 +807,10 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	}
 	restore_signals(&previous);
 	if (status == NATS_OK)
+	{
+		unfinished = attempt;
 		return attempt;
+	}
 
 	snprintf(error, error_size, "%s", natsStatus_GetText(status));
 	free(wire);
@@ -773,6 +856,7 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 {
 	NpWireStatus result;
 
+	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
 	result = attempt->status == NATS_OK ? NP_WIRE_OK : attempt->failure;
 	pthread_mutex_unlock(&attempt->lock);
@@ -821,6 +905,7 @@ np_wire_abandon(NpWireAttempt *attempt)
 	NpWire	   *wire;
 	char		ignored[8];
 
+	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
 	attempt->abandoned = true;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)

@@ -22,9 +22,15 @@
 #if __has_feature(address_sanitizer)
 #define UNIT_ASAN
 #endif
+#if __has_feature(thread_sanitizer)
+#define UNIT_TSAN
+#endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
 #define UNIT_ASAN
+#endif
+#ifdef __SANITIZE_THREAD__
+#define UNIT_TSAN
 #endif
 #ifdef UNIT_ASAN
 #include <sanitizer/asan_interface.h>
