@@ -47,5 +47,7 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	np_shared_memory_reserve();
-	np_launcher_register();
+	/* pg_upgrade's servers publish nothing, and want their databases for themselves */
+	if (!IsBinaryUpgrade)
+		np_launcher_register();
 }
