@@ -27,8 +27,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(publishing_node publishing_database stream_to_table wait_for process_threads process_files process_ticks process_memory peak_memory
-	process_is_there free_port);
+use PsqlSession;
+
+our @EXPORT = qw(publishing_node publishing_database publishing_session stream_to_table wait_for wait_until_back process_threads process_files
+	process_ticks process_memory peak_memory process_is_there free_port);
 
 =pod
 
@@ -44,6 +46,10 @@ A started PostgreSQL with the extension in database postgres.
 
 One more database with the extension, in UTF8. Returns its name.
 
+=item publishing_session($node, %settings)
+
+A PsqlSession with these settings, all of them of nats_publish and named without its prefix.
+
 =item stream_to_table($client, $stream, $node, $dbname, $table)
 
 A new table of a stream's messages: C<seq>, C<subject>, C<headers> (the values of each name, in an array) and C<payload>,
@@ -58,6 +64,10 @@ took.
 
 Until the function is true; dies when it does not become so. Returns what it returned.
 
+=item wait_until_back($node)
+
+Until a PostgreSQL that has crashed accepts connections again.
+
 =item process_threads($pid), process_files($pid), process_ticks($pid), process_memory($pid)
 
 Of a process: how many threads it has and how many open descriptors, its CPU time in ticks of 10 ms, its own memory
@@ -71,10 +81,21 @@ Of a process: how many threads it has and how many open descriptors, its CPU tim
 
 =cut
 
+my @nodes;
+
+# PostgreSQL's modules end their servers as by a crash, and coverage counts only what ends in order.
+END
+{
+	my $status = $?;
+	$_->stop('fast', fail_ok => 1) foreach $ENV{NATS_PUBLISH_COVERAGE} ? @nodes : ();
+	$? = $status;
+}
+
 sub publishing_node
 {
 	my ($name, %settings) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
+	push @nodes, $node;
 	$node->init;
 	$node->append_conf('postgresql.conf', join '', map { "$_ = '$settings{$_}'\n" } sort keys %settings);
 	$node->start;
@@ -88,6 +109,12 @@ sub publishing_database
 	$node->safe_psql('postgres', qq(CREATE DATABASE "$name" TEMPLATE template0 ENCODING 'UTF8'));
 	$node->safe_psql($name, 'CREATE EXTENSION nats_publish');
 	return $name;
+}
+
+sub publishing_session
+{
+	my ($node, %settings) = @_;
+	return PsqlSession->new($node, settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
 }
 
 sub stream_to_table
@@ -135,6 +162,14 @@ sub wait_for
 		die "waited in vain for $what" if time > $end;
 		sleep 0.01;
 	}
+}
+
+# Without a query: IPC::Run dies when psql has ended before it has read one.
+sub wait_until_back
+{
+	my ($node) = @_;
+	$node->poll_query_until('postgres', undef, '') or die 'PostgreSQL does not come back';
+	return;
 }
 
 sub process_threads

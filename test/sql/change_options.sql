@@ -204,10 +204,20 @@ CREATE TRIGGER t AFTER UPDATE ON keyless FOR EACH ROW EXECUTE FUNCTION nats_publ
 INSERT INTO keyless VALUES (1);
 UPDATE keyless SET n = 2;
 DROP TRIGGER t ON keyless;
+-- What is wrong with one is in the view.
+CREATE TRIGGER t AFTER INSERT ON keyless FOR EACH ROW EXECUTE FUNCTION nats_publish_change('delivery=never');
+SELECT relation, trigger_name, level, events, subject, options, error FROM nats_published_tables WHERE trigger_name = 't';
+DROP TRIGGER t ON keyless;
+SELECT nats_change_options(0) IS NULL AS "no trigger";
 
 -- One's own trigger: options, WHEN, UPDATE OF, several of a table.
 DELETE FROM items;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_OPTIONS') -> 'success' AS purged;
+-- A key can be NULL.
+SELECT nats_publish_table('keyless', key => '{n}');
+INSERT INTO keyless VALUES (NULL);
+SELECT payload FROM changes('CHANGE_OPTIONS');
+SELECT nats_unpublish_table('keyless');
 CREATE TRIGGER few AFTER INSERT OR UPDATE OR DELETE ON items FOR EACH ROW
     EXECUTE FUNCTION nats_publish_change('subject=change_options.few.{id}', 'columns=id, "Full Name"', 'ignore="Full Name"',
     'old=true', 'delivery=async');

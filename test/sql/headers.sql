@@ -29,6 +29,9 @@ SELECT btrim(headers ->> 'Blanks') FROM nats_get_message('HEADERS', 7);
 SELECT seq FROM nats_publish('headers.typed', '8', headers => '{"nats-expected-stream": "HEADERS", "NATS-EXPECTED-LAST-SEQUENCE": 7}');
 SELECT headers FROM nats_get_message('HEADERS', 8);
 SELECT error_of($$SELECT nats_publish('headers.typed', 'x', headers => '{"nats-expected-stream": "OTHER"}')$$);
+-- Blanks around such a value would be lost on the way.
+SELECT error_of($$SELECT nats_publish('headers.typed', 'x', headers => '{"nats-expected-stream": " HEADERS"}')$$),
+    error_of($$SELECT nats_publish('headers.typed', 'x', msg_id => E'a\t')$$);
 
 -- All the others are errors.
 CREATE TEMP TABLE bad (id serial, headers jsonb);

@@ -84,6 +84,21 @@ SELECT nats_publish_async('savepoints.b', '8') IS NOT NULL AS published;
 SELECT subject FROM nats_futures() ORDER BY future;
 COMMIT;
 
+-- The inner one is rolled back, and then the outer one.
+BEGIN;
+SELECT nats_publish_async('savepoints.a', '8') AS kept \gset
+SAVEPOINT a;
+SELECT nats_publish_async('savefull.a', '8') AS bad \gset
+SAVEPOINT b;
+SELECT nats_publish_async('savefull.b', '8') IS NOT NULL AS published;
+ROLLBACK TO b;
+SELECT nats_publish_async('savefull.c', '8') IS NOT NULL AS published;
+ROLLBACK TO a;
+SELECT nats_publish_async('savepoints.b', '8') IS NOT NULL AS published;
+SELECT future - :kept AS future, subject FROM nats_futures() ORDER BY future;
+SELECT error_of('SELECT nats_await(' || :bad || ')') LIKE '22023: future % is not one of this transaction' AS gone;
+COMMIT;
+
 -- Many of them, each with one that fails and is rolled back, and one that is kept: one level after the other ...
 DO $$
 BEGIN

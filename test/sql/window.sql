@@ -70,7 +70,7 @@ SELECT count(*) FROM stream_messages('WINDOW') WHERE subject = 'window.later';
 -- critical => false is a warning instead.
 SET client_min_messages = error;
 BEGIN;
-SELECT count(nats_publish_async('window.uncritical', 'x', critical => false)) FROM generate_series(1, 1000) AS i;
+SELECT count(nats_publish_async('window.uncritical', 'x', critical => false)) FROM generate_series(1, 10000) AS i;
 SELECT nats_flush() >= 0 AS flushed;
 SELECT DISTINCT sqlstate FROM nats_futures() WHERE status = 'failed';
 COMMIT;
@@ -90,7 +90,7 @@ SELECT publish_many('window.huge', 1, repeat('x', 500000));
 \set VERBOSITY sqlstate
 DO $$
 BEGIN
-    PERFORM nats_publish_async('window.bytes', repeat('x', 30000)) FROM generate_series(1, 1000) AS i;
+    PERFORM nats_publish_async('window.bytes', repeat('x', 1000000)) FROM generate_series(1, 100) AS i;
 END
 $$;
 \set VERBOSITY default

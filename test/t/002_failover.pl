@@ -10,7 +10,6 @@ use Time::HiRes qw(sleep time);
 
 use NatsClient;
 use NatsServer;
-use PsqlSession;
 use PublishTest;
 
 my $BOUND = 20;
@@ -20,13 +19,7 @@ NatsClient->new(url => $nats->url)->create_stream('F', ['f.>'], storage => 'file
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
 $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 
-sub session
-{
-	my (%settings) = @_;
-	return PsqlSession->new($node,
-		settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
-}
-
+sub session { return publishing_session($node, @_); }
 sub client { return NatsClient->new(url => $nats->url); }
 
 # The payloads that the stream has under a subject, in their order.
@@ -225,6 +218,38 @@ $nats->start;
 is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'G', 'also when the first is back');
 $second->stop;
 is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'F', 'until the second goes');
+
+# A server that does not come back, to a transaction that depends on messages
+
+$session = session(ack_timeout => '1s', commit_timeout => '1s');
+$session->value(q(SELECT nats_publish('f.gone', 'warm')));
+$nats->stall;
+$session->value(q(BEGIN; SELECT nats_publish_async('f.gone', '1') \g /dev/null
+	SAVEPOINT s));
+$nats->kill9;
+like($session->sqlstate(q(SELECT nats_publish('f.gone', '2'))), qr/^0800[67]$/, 'a server that does not come back');
+$result = $session->run(q(ROLLBACK TO s; SELECT nats_publish('f.gone', '3')));
+is($result->{sqlstate}, '08006', 'is tried again by the next call');
+like($result->{error}, qr/"f\.gone".*could not be made again/, 'which says so');
+$session->run('ROLLBACK');
+$nats->start;
+
+# The next server takes smaller messages only
+
+{
+	my $small = NatsServer->new(name => 'small', jetstream => 1, config => 'max_payload: 1000')->start;
+	NatsClient->new(url => $small->url)->create_stream('F', ['f.>']);
+	$session = session(url => $nats->url . ',' . $small->url);
+	is($session->value('SELECT server_name FROM nats_server_info()'), 'nats1', 'two servers');
+	$nats->stall;
+	$session->value(q(BEGIN; SELECT count(nats_publish_async('f.small', repeat('x', 5000))) FROM generate_series(1, 20)));
+	$nats->kill9;
+	$result = $session->run('COMMIT');
+	is($result->{sqlstate}, '08007', 'messages that were sent, and are too large for the next server');
+	like($result->{error}, qr/max_payload.*may be stored/, 'as it says');
+	$nats->start;
+	$small->stop;
+}
 
 # Late acknowledgments are nobody's
 

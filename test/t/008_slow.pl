@@ -28,8 +28,7 @@ $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 sub session
 {
 	my (%settings) = @_;
-	my $session = PsqlSession->new($node,
-		settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
+	my $session = publishing_session($node, %settings);
 	$session->value(q(SELECT nats_publish('t.warm', 'x')));
 	$client->purge('T');
 	return $session;
@@ -133,6 +132,19 @@ sleep 2;
 is($session->value('SELECT nats_flush() >= 0; COMMIT; SELECT connections_lost, failed FROM nats_session_stats()'), "t\n0|0",
 	'are acknowledged over one connection');
 is(state_of_stream()->{num_subjects}, 100000, 'each is stored once');
+$client->purge('T');
+
+# What waits for an answer of its own
+
+$session = session(ack_timeout => '1s', commit_timeout => '1s');
+$nats->stall;
+is($session->sqlstate('SELECT * FROM nats_server_info()'), '08001', 'nats_server_info() waits for ack_timeout');
+$session->value(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 10)));
+$result = $session->run(q(SET nats_publish.url = 'nats://127.0.0.1:1'; SELECT nats_publish('t.a', 'x')));
+is($result->{sqlstate}, '08007', 'and so does a call that is to go to another server');
+like($result->{error}, qr/could not change the NATS connection: 10 messages/, 'for the messages on their way to the old one');
+$session->run('ROLLBACK');
+$nats->resume;
 $client->purge('T');
 
 # A server that stops again and again: each acknowledgment is progress

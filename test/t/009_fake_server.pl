@@ -12,7 +12,6 @@ use Time::HiRes qw(sleep time);
 use FakeServer;
 use NatsClient;
 use NatsServer;
-use PsqlSession;
 use PublishTest;
 
 my $CRLF = "\r\n";
@@ -51,8 +50,7 @@ sub fake
 sub session_to
 {
 	my ($fake, %settings) = @_;
-	return PsqlSession->new($node,
-		settings => { 'nats_publish.url' => $fake->url, map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
+	return publishing_session($node, url => $fake->url, %settings);
 }
 
 # The session still lives, and works with a real server.
@@ -383,12 +381,43 @@ check('a max_payload of 0', '(54000|08001|success)', replies(ack(1)), max_payloa
 check('a negative max_payload', '(54000|08001|success)', replies(ack(1)), max_payload => -1);
 check('a max_payload that is no number', '(54000|08001|success)', replies(ack(1)), max_payload => '"x"');
 
+# A server that greets the second connection, which asks for its INFO, in another way than the first
+{
+	my $no_version = 'INFO {"server_id":"FAKE","max_payload":1048576}' . $CRLF;
+	my %greetings = (
+		"PING$CRLF" => qr/does not greet with INFO/,
+		"HTTP/1.1 400 Bad Request$CRLF" => qr/does not speak the NATS protocol/,
+		'INFO {' => qr/does not answer in time/,
+		"INFO []$CRLF" => qr/something else than a JSON object/,
+		'INFO {"server_id":"OTHER"}' . $CRLF => qr/Other servers answer at its address/,
+		$no_version => qr/does not tell its version/);
+	foreach my $greeting (sort keys %greetings)
+	{
+		my $fake = FakeServer->new(
+			sub
+			{
+				my ($peer, $number) = @_;
+				if ($number > 1) { $peer->send($greeting); $peer->hold; return; }
+				$peer->handshake;
+				while ($peer->next_command) { }
+				return;
+			});
+		my $call = $greeting eq $no_version ? q(nats_publish('t.a', 'x', ttl => '1 h')) : 'nats_server_info()';
+		my $result = session_to($fake)->run("SELECT $call");
+		is($result->{sqlstate}, '08001', 'greeted with ' . $greeting =~ s/\s+$//r);
+		like($result->{error}, $greetings{$greeting}, 'it says why not');
+	}
+}
+
+# A server of a JetStream domain
+is(session_to(fake(replies('{"stream":"T","domain":"hub","seq":7}')))->value(q(SELECT * FROM nats_publish('t.a', 'x'))), 'T|7|f|hub', 'a domain');
+
 # Requests
 {
 	my %answers = (
 		'x' => '38000', '{' => '38000', '{"error":{"code":404,"err_code":10059,"description":"stream not found"}}' => '42704',
 		'{"error":{"code":500,"err_code":1,"description":"x"}}' => '38000', '[]' => '38000', '' => '38000',
-		'{"config":{},"state":{}}' => '');
+		'{"config":{},"state":{}}' => '', '{"message":{}}' => '', '{"a":1e1000000}' => '38000');
 	foreach my $answer (sort keys %answers)
 	{
 		my $fake = fake(replies($answer));

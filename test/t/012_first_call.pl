@@ -40,7 +40,7 @@ my %first = (
 # A crash would take all sessions with it: wait until there are sessions again.
 sub session
 {
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL is gone';
+	wait_until_back($node);
 	return PsqlSession->new($node);
 }
 

@@ -202,7 +202,7 @@ foreach my $end ('cancel', 'terminate', 'timeout')
 	kill 'KILL', $pid;
 	wait_for('the backend to end', sub { !process_is_there($pid) });
 	$session->kill;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+	wait_until_back($node);
 	$nats->restart;    # nothing is on its way any more
 	my $count = stored();
 	cmp_ok($count, '>', 5000, 'a killed backend has left messages in the stream');
@@ -219,8 +219,31 @@ foreach my $end ('cancel', 'terminate', 'timeout')
 	kill 'KILL', $session->pid;
 	wait_for('the backend to end', sub { !process_is_there($session->pid) });
 	$session->kill;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+	wait_until_back($node);
 	is(stored() . ' ' . rows() . ' ' . temporary_files(), '0 0 0', 'a backend that is killed before: no message, no row, no file');
+}
+
+# A disk that takes no more, and a file that has lost its end. The transaction has nothing else to write.
+
+{
+	clean();
+	my $session = session();
+	my $pid = $session->pid;
+	my $many = q(SELECT count(nats_publish_on_commit('h.many', repeat('x', 1000))) FROM generate_series(1, 10000) \g /dev/null);
+	$session->value(q(BEGIN; SELECT nats_publish_on_commit('h.first', '') \g /dev/null
+		SAVEPOINT s));
+	system_or_bail('prlimit', '--pid', $pid, '--fsize=1000000:');
+	my $result = $session->run($many);
+	is($result->{sqlstate}, '53100', 'a full disk is an error of the call');
+	like($result->{error}, qr/could not write the temporary file of held messages/, 'which says so');
+	system_or_bail('prlimit', '--pid', $pid, '--fsize=unlimited:');
+	is($session->run('ROLLBACK TO s; COMMIT')->{error}, '', 'what was held before it is committed');
+	is_deeply([ map { $_->{subject} } client()->stream_messages('H') ], ['h.first'], 'and stored');
+
+	$session->value("BEGIN; $many");
+	truncate $_, 100_000 foreach glob $node->data_dir . "/base/pgsql_tmp/pgsql_tmp$pid.*";
+	like($session->error('COMMIT'), qr/could not read the temporary file of held messages/, 'a truncated file is an error of COMMIT');
+	is($session->value(q(SELECT (nats_publish('h.after', '')).stream)), 'H', 'the session goes on');
 }
 
 # The ends of a session that holds messages
@@ -273,7 +296,7 @@ foreach my $attempt (1 .. 10)
 	kill 'KILL', $pid;
 	wait_for('the backend to end', sub { !process_is_there($pid) });
 	$session->kill;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+	wait_until_back($node);
 	note("attempt $attempt: ", rows(), ' rows');
 	$phantom = rows() == 0 && stored() == 10;
 	last if $phantom;

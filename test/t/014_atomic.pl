@@ -211,7 +211,7 @@ SKIP:
 	$session = $new_session;
 	is($session->error(q(SET nats_publish.url = ') . $old->url . q('; SELECT nats_publish_on_commit('a.b', '1'))) =~ /0A000/, 1,
 		'also when the session knew a newer one');
-	$session->value('RESET nats_publish.url');
+	$session->close;
 }
 $client = NatsClient->new(url => $nats->url);
 
@@ -232,7 +232,7 @@ foreach my $case ([ 'a part of the batch is sent', 900_000, qr/^0$/ ], [ 'all of
 	wait_for('the backend to end', sub { !process_is_there($killed->pid) });
 	$killed->kill;
 	$nats->resume;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+	wait_until_back($node);
 	sleep 1;
 	like(stored(), $expected, "killed when $what: all or none");
 	is(rows(), 0, 'no row');
@@ -252,12 +252,27 @@ foreach my $case ([ 'a part of the batch is sent', 900_000, qr/^0$/ ], [ 'all of
 		kill 'KILL', $killed->pid;
 		wait_for('the backend to end', sub { !process_is_there($killed->pid) });
 		$killed->kill;
-		$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+		wait_until_back($node);
 		sleep 0.2;
 		$seen{ stored() }++;
 	}
 	note('stored: ' . join ', ', map { "$_ ($seen{$_} times)" } sort keys %seen);
 	is(scalar(grep { $_ != 0 && $_ != 1000 } keys %seen), 0, 'killed at any time: all or none');
+}
+
+# A max_payload that is lowered when messages are held
+
+{
+	clean();
+	my $held = PsqlSession->new($node);
+	$held->value(q(SELECT nats_publish_on_commit('b.warm', '')));
+	$held->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT count(nats_publish_on_commit('a.b', repeat('x', 5000))) FROM generate_series(1, 3)));
+	$nats->set_config('max_payload: 2000', reload => 1);
+	my $result = $held->run('COMMIT');
+	is($result->{sqlstate}, '08007', 'a max_payload that is lowered before COMMIT ends the connection that the batch is sent on');
+	like($result->{error}, qr/the next server can't take it/, 'which then does not take it again');
+	$nats->set_config('', reload => 1);
+	is(stored() . ' ' . rows(), '0 0', 'nothing is stored');
 }
 
 # Cancel and terminate
@@ -281,6 +296,35 @@ foreach my $signal ('INT', 'TERM')
 	$ended->value(q(SELECT nats_publish_on_commit('a.b', 'after')));
 	is($client->get_message('A', stored())->{payload}, 'after', 'the session goes on');
 	like(stored(), qr/^(1|51)$/, 'and the batch is there completely, or not at all');
+}
+
+# A server that does not answer in time
+
+{
+	clean();
+	my $bounded = PsqlSession->new($node, settings => { 'nats_publish.commit_timeout' => '1s' });
+	$bounded->value(q(SELECT nats_publish_on_commit('b.warm', '')));
+	$bounded->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT count(nats_publish_on_commit('a.b', 'x')) FROM generate_series(1, 3)));
+	$nats->stall;
+	my $result = $bounded->run('COMMIT');
+	is($result->{sqlstate}, '08007', 'a server that does not answer in time');
+	like($result->{error}, qr/no acknowledgment arrived within 1000 ms.*HINT:  Read the stream/s, 'the error tells where to look');
+	$nats->resume;
+	is(rows(), 0, 'no row');
+	like(stored(), qr/^[03]$/, 'all of the batch is stored, or nothing');
+}
+
+# A subject that the NATS user may not publish to
+
+{
+	clean();
+	$nats->set_config('authorization { users: [ { user: app, password: secret, permissions: { publish: { deny: ["b.>"] } } } ] }', reload => 1);
+	my $denied = PsqlSession->new($node, settings => { 'nats_publish.url' => $nats->url =~ s{//}{//app:secret@}r });
+	is($denied->sqlstate(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_on_commit('a.b', 'x'); SELECT nats_publish_on_commit('b.b', 'x'); COMMIT)),
+		'42501', 'a message of the batch that is not permitted');
+	$nats->set_config('', reload => 1);
+	$client = NatsClient->new(url => $nats->url);
+	is(stored() . ' ' . stored('B') . ' ' . rows(), '0 0 0', 'none is stored');
 }
 
 done_testing();

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use FakeServer;
 use NatsClient;
 use NatsProxy;
 use NatsServer;
@@ -120,7 +121,8 @@ wait_for_state($session, 'waiting');
 like(health(), qr/^waiting\|[tf]\|\d+\|t\|no acknowledgment arrived within 1000 ms/, 'the relay gives up for a while');
 is($session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0'), '0', 'no message has failed');
 $nats->resume;
-hurry();
+# on a loaded machine, acknowledgments take longer than the answer to a PING
+reconfigure($node, 'nats_publish.ack_timeout' => '60s');
 every_one_once('stall', 20_000, 'a stalled server');
 is(relay_pid($session), $worker, 'by the same worker');
 
@@ -141,6 +143,7 @@ foreach my $round (1 .. 3)
 }
 is(relay_pid($session), $worker, 'by the same worker');
 is($session->value('SELECT failed, dead FROM nats_relay'), '0|0', 'which has not taken it for faults of messages');
+reconfigure($node, 'nats_publish.ack_timeout' => undef);
 
 # Acknowledgments are lost
 
@@ -172,6 +175,8 @@ my ($attempts, $in_time, $error) = split /\|/,
 is($in_time, 't', 'the message has a next attempt');
 like($error, qr/^42704: no stream takes this subject/, 'and an error');
 is(outbox_column($session, 'attempts, next_attempt_at, last_error', $second), '0||', 'the one behind it waits for it');
+# what is stored in a backlog is deleted a little later
+wait_for('the two to be alone', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '2' });
 like(health(), qr/^(idle|publishing)\|t\|2\|t\|no stream takes/, 'the relay is well, and shows the error');
 wait_for('more attempts than are allowed', sub { outbox_column($session, 'attempts', $first) >= 3 });
 is(outbox_column($session, q(next_attempt_at - clock_timestamp() <= 2 ^ (attempts - 1) * interval '1 s'), $first), 't',
@@ -338,6 +343,32 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $strict_client->stream_message
 		or diag(sprintf '%d messages in %.1f s; %s', scalar(stored('F', 'f.answered')), time - $started, health());
 	$session->value(q(DELETE FROM nats_outbox));
 	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.ack_timeout' => undef);
+}
+
+# A refusal says nothing of a first copy, which was sent on a connection that was lost
+
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->handshake;
+			my $refused = $number > 2;
+			while (my $command = $peer->next_command)
+			{
+				next unless $command->{verb} eq 'PUB';
+				return if $number == 1;
+				$peer->reply($command, $refused++ ? '{"stream":"F","seq":1}' : '{"error":{"code":400,"err_code":1,"description":"refused"}}');
+			}
+			return;
+		});
+	my $failed = relay_column($session, 'failed');
+	reconfigure($node, 'nats_publish.url' => $fake->url);
+	write_message('f.doubt', q('1'));
+	wait_until_drained($session);
+	is(relay_column($session, 'failed'), $failed, 'a message that may be stored has not failed, and is published again');
+	like(relay_column($session, 'last_error'), qr/^refused.*; it was sent before on a connection that was lost/, 'as the view tells');
+	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address");
 }
 
 # NATS is away, and when it comes back the first message is refused: the relay is not held up by that

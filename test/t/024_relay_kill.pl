@@ -192,7 +192,7 @@ sub check
 		kill('KILL', wait_for_relay($session, '')) == 1 or die "no relay to kill: $!";
 		finish_all('the relay is killed', @clients);
 		$session->kill;
-		wait_for('PostgreSQL to be back', sub { $node->psql('postgres', 'SELECT 1') == 0 });
+		wait_until_back($node);
 		$session = PsqlSession->new($node);
 		@clients = begin_load($node, $target, 'true');
 	}

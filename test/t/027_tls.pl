@@ -16,7 +16,6 @@ use Certificates;
 use FakeServer;
 use NatsClient;
 use NatsServer;
-use PsqlSession;
 use PublishTest;
 use RelayTest;
 
@@ -60,11 +59,7 @@ my $node = relay_node('main',
 	'log_min_error_statement' => 'panic');
 $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 
-sub session
-{
-	my (%settings) = @_;
-	return PsqlSession->new($node, settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
-}
+sub session { return publishing_session($node, @_); }
 
 # How many messages the stream has of a subject
 sub stored

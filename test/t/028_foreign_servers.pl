@@ -468,6 +468,19 @@ reconfigure($node);
 wait_until_drained($elsewhere, 60);
 is(places('relay_missing'), 'one.app', 'until it is there');
 
+# More connections than a backend may have open files
+
+reconfigure($node, max_files_per_process => 64);
+$node->restart;
+my $few = app_session();
+$result = $few->run(join ' ', map { "SET ROLE r$_; " . calls(sync("files_$_")) } 1 .. 40);
+isnt($result->{sqlstate}, '', 'forty connections with 64 files');
+is(places('files_1') . places('files_40'), 'two.owner', 'the first is possible, the last is not');
+like($few->value('SELECT connects FROM nats_session_stats()'), qr/^\d$/, 'nor are ten');
+is($few->value('SELECT nats_disconnect()'), 't', 'without them');
+publish($few, 'files_again');
+is(places('files_again'), 'two.owner', 'the next one is');
+
 # No secret is in any log but where somebody has written it into a statement.
 unlike($_->log_content, qr/(app|owner|public|rotated) secret/, "the log of $_->{name} has no password") foreach $one, $two;
 unlike(slurp_file($node->logfile), qr/^(?!.*STATEMENT:).*(app|owner|public|rotated) secret/m, 'nor has that of PostgreSQL');

@@ -201,6 +201,8 @@ bad_files('creds_file', [
 			qr/creds_file has no seed of a NATS user in it/ ] ],
 	url => $jwts->url);
 
+is(publishes(username => 'app', password_file => file(" \t\n$password{app}")), 'APP', 'blanks before a password');
+refused('a user name of 5,000 bytes', '08001', qr/user is too long/, username => 'x' x 5000, password_file => file('x'));
 refused('a wrong password', '28000', $VIOLATION, username => 'app', password_file => file($password{wrong}));
 refused('a user without a password', '28000', $VIOLATION, username => 'app');
 refused('a wrong token', '28000', $VIOLATION, url => $tokens->url, token_file => file($password{wrong}));

@@ -12,7 +12,6 @@ use Time::HiRes qw(sleep time);
 use FakeServer;
 use NatsClient;
 use NatsServer;
-use PsqlSession;
 use PublishTest;
 
 my $CRLF = "\r\n";
@@ -28,11 +27,7 @@ my $PUBLISH = q(SELECT (nats_publish('t.a', 'x')).stream);
 
 my $node = publishing_node('main', 'nats_publish.commit_timeout' => '30s', 'nats_publish.ack_timeout' => '30s');
 
-sub session
-{
-	my (%settings) = @_;
-	return PsqlSession->new($node, settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
-}
+sub session { return publishing_session($node, @_); }
 
 sub session_to { my ($urls, %settings) = @_; return session(url => ref $urls ? join(',', @$urls) : $urls, %settings); }
 
@@ -319,7 +314,7 @@ foreach my $refuses (
 			}
 			return;
 		});
-	my @sessions = map { session_to($fake->url) } 1 .. 20;
+	my @sessions = map { session_to($fake->url, ack_timeout => '180s') } 1 .. 20;
 	$_->begin($PUBLISH) foreach @sessions;
 	$_->wait_until_waiting foreach @sessions;
 	$fake->next_event foreach 1 .. 20;

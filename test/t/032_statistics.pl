@@ -43,11 +43,7 @@ my $node = relay_node('main',
 my $observer = PsqlSession->new($node);
 is($observer->value('CREATE EXTENSION pg_stat_statements; SELECT count(*) > 0 FROM pg_stat_statements'), 't', 'another library has its memory') if $has_other;
 
-sub session
-{
-	my (%settings) = @_;
-	return PsqlSession->new($node, settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
-}
+sub session { return publishing_session($node, @_); }
 
 # Ends a session, and waits for its backend too, which counts at its end.
 sub end_session
@@ -411,8 +407,9 @@ foreach my $mode (@MODES)
 		async => { published => 1, acked => 1, retried => 2, bytes => 4, connects => 1, commit_waits => 1 }, sync => { published => 2, acked => 2, bytes => 2 });
 }
 
-# A server that is killed when it has messages and has not answered, and one that goes while nobody looks
+# A server that is killed when it has messages and has not answered, and one that goes while nobody looks, not even the relay
 
+reconfigure($node, 'nats_publish.relay_poll_interval' => '1h');
 foreach my $mode (@MODES)
 {
 	my $session = session();
@@ -427,6 +424,7 @@ foreach my $mode (@MODES)
 	$nats->restart;
 	publish($session, $mode, 'a server that was restarted', q('s.a', 'x'), bytes => 1, connects => 1, reconnects => 1);
 }
+reconfigure($node, 'nats_publish.relay_poll_interval' => undef);
 
 # Atomic batches
 
@@ -691,7 +689,7 @@ foreach my $how ('a restart', 'a crash')
 	{
 		kill 'KILL', $session->pid;
 		wait_for('the backend to end', sub { !process_is_there($session->pid) });
-		$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+		wait_until_back($node);
 	}
 	$session->kill;
 	$observer->kill;

@@ -24,11 +24,7 @@ my $node = relay_node('main',
 	restart_after_crash => 'on');
 my $observer = PsqlSession->new($node);
 
-sub session
-{
-	my (%settings) = @_;
-	return PsqlSession->new($node, settings => { map { ("nats_publish.$_" => $settings{$_}) } keys %settings });
-}
+sub session { return publishing_session($node, @_); }
 
 # SELECTs whose results are of no interest.
 sub calls { return join ' ', map { "SELECT $_ \\g /dev/null\n" } @_; }
@@ -269,7 +265,7 @@ END
 	$session->value(calls(q(nats_publish('s.a', 'x'))));
 	kill 'KILL', $session->pid;
 	wait_for('the backend to end', sub { !process_is_there($session->pid) });
-	$node->poll_query_until('postgres', 'SELECT true') or die 'PostgreSQL does not come back';
+	wait_until_back($node);
 	$observer->kill;
 	$observer = PsqlSession->new($node);
 	is($observer->value('SELECT count(*) FROM nats_publish_activity WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)'), '0',

@@ -729,6 +729,50 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	reconfigure($primary, 'nats_publish.url' => undef);
 	wait_until_drained($session);
 
+	# what goes by in a moment, held by a process that is stopped
+	my $launcher = launcher_pid($session);
+	kill 'STOP', $launcher;
+	$session->value('SELECT pg_terminate_backend(pid) FROM nats_relay WHERE datname = current_database()');
+	wait_for_state($session, 'stopped');
+	$session->value($INSERT);
+	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is stopped\. It is started again soon.*In nats_outbox: 1 message/, 'stopped');
+	publishing_database($primary, 'other');
+	finds(doctor(PsqlSession->new($primary, dbname => 'other'), ''), 'relay', 'warning', qr/^The relay is no database\. It looks again/, 'a new database');
+	kill 'CONT', $launcher;
+	wait_until_drained($session);
+
+	$primary->safe_psql('postgres', 'CREATE DATABASE third');
+	reconfigure($primary, 'nats_publish.relay_databases' => 'other, postgres, third');
+	wait_for_state($session, 'no extension', 'third');
+	my $worker = relay_pid($session, 'third');
+	kill 'STOP', $worker;
+	my $third = PsqlSession->new($primary, dbname => 'third');
+	$third->value('CREATE EXTENSION nats_publish');
+	finds(doctor($third, ''), 'relay', 'warning', qr/^The relay is no extension\. It looks again/, 'a new extension');
+	kill 'CONT', $worker;
+	$rows = look_until($third, '', 'relay', qr/^The relay is idle/);
+	is($rows->{relay}{status}, 'ok', 'it has looked again');
+	$third->close;
+
+	# PostgreSQL has one worker of its own
+	foreach my $workers (1, 2)
+	{
+		reconfigure($primary, max_worker_processes => $workers);
+		$session->close;
+		$primary->restart;
+		$session = PsqlSession->new($primary);
+		wait_for('an attempt', sub { relay_column($session, 'last_error') ne '' }) if $workers == 2;
+		my $why = $workers == 1 ? 'has not been started\. Look into' : 'is stopped\. .*Its last error: no background worker slot is free';
+		finds(doctor($session, ''), 'relay', 'warning', qr/^The relay $why/, "max_worker_processes = $workers");
+		$session->value($INSERT);
+		finds(doctor($session, ''), 'relay', $workers == 1 ? 'failed' : 'warning', qr/^The relay $why.*In nats_outbox: $workers message/, 'with rows');
+	}
+	reconfigure($primary, max_worker_processes => undef);
+	$session->close;
+	$primary->restart;
+	$session = PsqlSession->new($primary);
+	wait_until_drained($session);
+
 	# on a standby
 	$primary->backup('backup');
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
