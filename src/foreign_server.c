@@ -292,6 +292,13 @@ read_mapping(Oid server_id, Oid role, NpServer *server)
 	ReleaseSysCache(tuple);
 }
 
+/* Or was it dropped? */
+bool
+np_foreign_server_exists(Oid server_id)
+{
+	return SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server_id));
+}
+
 /*
  * The foreign server of a name, as the role sees it; *server (palloc'd) has
  * where to connect to and as whom.

@@ -66,25 +66,55 @@ forget_identity(NpSession *session)
 	session->connect_failure[0] = '\0';
 }
 
-/* One that nothing waits for, when there can be no more.  Raises 54000. */
-static NpSession *
-take_idle(void)
+static bool
+is_of_foreign_server(const NpSession *session)
+{
+	return session->server_id != InvalidOid;
+}
+
+/* Does nothing wait for it? */
+static bool
+is_idle(NpSession *session)
 {
 	NpQueueSummary held = np_queue_summary();
-	NpFailure	failure;
+
+	if (np_queue_holds_for(&held, session->number))
+		return false;
+	if (session->window.count > 0)
+		np_connection_receive(session->connection);
+	return session->window.count == 0;
+}
+
+/* The connections of foreign servers that were dropped; returns one that is to be used again, or NULL. */
+static NpSession *
+close_dropped(void)
+{
+	NpSession  *closed = NULL;
 
 	for (int i = 0; i < count; i++)
 	{
 		NpSession  *session = sessions[i];
 
-		if (session->server_id == InvalidOid || np_queue_holds_for(&held, i))
-			continue;
-		if (session->window.count > 0)
-			np_connection_receive(session->connection);
-		if (session->window.count > 0)
+		if (!is_of_foreign_server(session) || np_foreign_server_exists(session->server_id) || !is_idle(session))
 			continue;
 		forget_identity(session);
-		return session;
+		closed = session;
+	}
+	return closed;
+}
+
+/* Another one, when there can be no more.  Raises 54000. */
+static NpSession *
+take_idle(void)
+{
+	NpFailure	failure;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (!is_of_foreign_server(sessions[i]) || !is_idle(sessions[i]))
+			continue;
+		forget_identity(sessions[i]);
+		return sessions[i];
 	}
 	failure = np_failure(NP_FAULT_SIZE, "this session publishes over %d connections at once already", count);
 	np_raise(&failure);
@@ -93,11 +123,14 @@ take_idle(void)
 static NpSession *
 find_or_make(Oid server_id, Oid role)
 {
+	NpSession  *unused = close_dropped();
 	NpSession  *session = find(server_id, role);
 
 	if (session != NULL)
 		return session;
-	session = count < NP_MAX_SESSIONS ? make() : take_idle();
+	session = unused;
+	if (session == NULL)
+		session = count < NP_MAX_SESSIONS ? make() : take_idle();
 	session->server_id = server_id;
 	session->role = role;
 	return session;

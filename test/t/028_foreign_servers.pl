@@ -481,6 +481,22 @@ is($few->value('SELECT nats_disconnect()'), 't', 'without them');
 publish($few, 'files_again');
 is(places('files_again'), 'two.owner', 'the next one is');
 
+# The connection of a server that was dropped is closed when another one is used, and nothing is left of it.
+{
+	my $dropping = PsqlSession->new($node);
+	my @left;
+	foreach my $number (1 .. 6)
+	{
+		my $result = $dropping->run(qq(CREATE SERVER dropped FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $one->url}');
+			SET nats_publish.server = dropped; SELECT nats_publish('t.dropped', 'x');
+			DROP SERVER dropped; SET nats_publish.server = two; SELECT nats_publish('t.dropped', 'x')));
+		is($result->{error}, '', "dropped: $number");
+		push @left, [ process_files($dropping->pid), $dropping->value('SELECT count(*) FROM pg_backend_memory_contexts') ];
+	}
+	is_deeply($left[5], $left[1], 'no file and no memory context is left of dropped servers');
+	$dropping->close;
+}
+
 # No secret is in any log but where somebody has written it into a statement.
 unlike($_->log_content, qr/(app|owner|public|rotated) secret/, "the log of $_->{name} has no password") foreach $one, $two;
 unlike(slurp_file($node->logfile), qr/^(?!.*STATEMENT:).*(app|owner|public|rotated) secret/m, 'nor has that of PostgreSQL');
