@@ -24,7 +24,7 @@ use List::Util qw(shuffle);
 
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(load_kinds load_tables load_script foreign_servers_script short_sessions_script is_expected expected_failures);
+our @EXPORT = qw(load_kinds load_tables load_script short_sessions_script is_expected expected_failures);
 
 =pod
 
@@ -44,10 +44,6 @@ SQL that creates what they use.
 =item load_script($kind, $directory, $url)
 
 Writes the same work in another order, and returns the file's name. The URL is that of a server that stays.
-
-=item foreign_servers_script($kind, $directory, $url)
-
-More foreign servers, one after the other, than a session keeps connections.
 
 =item short_sessions_script($directory, $count)
 
@@ -201,18 +197,8 @@ sub load_tables
 
 sub load_script
 {
-	my ($kind, @to) = @_;
-	return script_of($kind, @to, $kind eq 'mixed' ? map { part($_, 1) } sort keys %KINDS : part($kind));
-}
-
-sub foreign_servers_script { return script_of(@_, ($FOREIGN_SERVER) x 100); }
-
-# The connection to a server that was dropped stays open for a while: at rest there shall be none.
-sub script_of
-{
-	my ($kind, $directory, $url, @work) = @_;
-	push @work, q(SELECT nats_disconnect(); SELECT nats_publish('s.{kind}', 'x');) if $kind =~ /^(mixed|connections)$/;
-	my $script = join "\n", @work;
+	my ($kind, $directory, $url) = @_;
+	my $script = join "\n", $kind eq 'mixed' ? map { part($_, 1) } sort keys %KINDS : part($kind);
 	$script =~ s/\{kind\}/$kind/g;
 	$script =~ s/\{url\}/$url/g;
 	return written("$directory/$kind.sql", $script);

@@ -255,8 +255,6 @@ sub report
 	return;
 }
 
-$session{$_}->run('\i ' . foreign_servers_script($_, $scripts, $nats{steady}->url)) foreach qw(connections mixed);
-
 my $samples = SoakSamples->new($SECONDS);
 my ($progress, $last_turn) = (0, 0.01);
 while ($progress < 1)
