@@ -208,11 +208,12 @@ test-matrix:
 	@test/setup chroot
 	@test/matrix
 
-## make test-upgrade: from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
+## make test-upgrade UPGRADES="15-17 17-18": from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
+UPGRADES = 15-17 15-18 17-18
 .PHONY: test-upgrade
 test-upgrade:
 	@test/setup chroot
-	@test/upgrade/run
+	@test/upgrade/run $(UPGRADES)
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm

@@ -137,10 +137,10 @@ sub transaction
 	return \%transaction;
 }
 
-# Held messages alone, for one stream, as an atomic batch must be.
+# Held messages alone, for one stream, as an atomic batch must be; more than one write to the socket.
 sub _atomic
 {
-	return [ { what => 'set_atomic' }, map { _message('atomic') } 1 .. 1 + int rand 30 ];
+	return [ { what => 'set_atomic' }, map { +{ %{ _message('atomic') }, length => int rand 8000 } } 1 .. 1 + int rand 30 ];
 }
 
 # More than fits into work_mem, or into the window.
