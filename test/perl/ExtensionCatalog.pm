@@ -91,8 +91,8 @@ sub extension_catalog
 	my @selects = (_polymorphic_selects(), map { _catalog_select(split /\|/, $_, -1) } split /\n/, $node->safe_psql($dbname, _catalogs()));
 	my $lines = $node->safe_psql($dbname, join(";\n", 'BEGIN', $sql // (), $OBJECTS, 'SET LOCAL search_path = pg_catalog; SET LOCAL jit = off; ANALYZE objects',
 			'SELECT line FROM (' . join("\nUNION ALL ", @selects) . ') AS l (line)', 'ROLLBACK'));
-	# a TOAST table has the oid of its table in its name
-	return sort map { s/\bpg_toast_\d+/pg_toast/gr } split /\n/, $lines;
+	# a TOAST table has the oid of its table in its name; 15.20 and its like number each version of a column among its options
+	return sort map { s/\bpg_toast_\d+/pg_toast/gr =~ s/"pg_attver=\d+"(, )?//r } split /\n/, $lines;
 }
 
 sub catalog_difference
