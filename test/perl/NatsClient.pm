@@ -34,6 +34,7 @@ use Carp;
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP ();
+use List::Util qw(min);
 use MIME::Base64 qw(decode_base64);
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(time);
@@ -44,6 +45,9 @@ my $JSON = JSON::PP->new->utf8->canonical;
 # Every answer that a test waits for is a matter of milliseconds; this is for a loaded machine, whose disk can keep
 # nats-server for a minute.
 my $TIMEOUT = 180;
+
+# Messages that are asked for at a time: a server cuts off who leaves 64 MB unread.
+my $CONSUME_AT_ONCE = 1000;
 
 =pod
 
@@ -263,8 +267,8 @@ All of them, oldest first, in the form of get_message().
 
 =item $client->consume($stream)
 
-The same by a consumer, with C<stored_at> (nanoseconds since 1970) instead of C<time>: for many messages, which come with
-one request.
+The same by a consumer, with C<stored_at> (nanoseconds since 1970) instead of C<time>: for many messages, which come
+with few requests.
 
 =item $client->js_publish($subject, $payload, headers => {...})
 
@@ -346,10 +350,14 @@ sub consume
 	my $consumer = $self->js("CONSUMER.CREATE.$stream", { stream_name => $stream, config => \%config })->{name};
 	my $inbox = sprintf('_INBOX.perl.%d.%08x%08x', $$, rand(2**32), rand(2**32));
 	my $sid = $self->subscribe($inbox);
-	$self->publish("\$JS.API.CONSUMER.MSG.NEXT.$stream.$consumer", $JSON->encode({ batch => $count }), reply => $inbox);
 	my @messages;
 	foreach my $number (1 .. $count)
 	{
+		if ($number % $CONSUME_AT_ONCE == 1)
+		{
+			my $batch = min($CONSUME_AT_ONCE, $count - $number + 1);
+			$self->publish("\$JS.API.CONSUMER.MSG.NEXT.$stream.$consumer", $JSON->encode({ batch => $batch }), reply => $inbox);
+		}
 		my $message = $self->_next_message_of($sid, $self->{timeout}) or croak "message $number of $stream does not come";
 		# $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence in the stream>.<in the consumer>.<time>.<pending>
 		($message->{seq}, $message->{stored_at}) = ($message->{reply} // '') =~ /\.(\d+)\.\d+\.(\d+)\.\d+$/
