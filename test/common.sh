@@ -4,6 +4,9 @@
 #	private_dir          makes $work, which only the tester and root can enter, and sets the clean-up
 #	build_and_install    make install, quietly; warnings are shown
 #	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
+#	copy_checkout        the checkout without what tests have left there, in $work/tree, the tester's own
+#	export_newer_server  $NATS_SERVER_NEW: a nats-server of version 2.12 or later, where the tester can run it
+#	count_tap LOG STATUS of a TAP program: $passed and $failed, which is 1 at least unless the status is 0
 #	in_group CMD...      runs CMD so that the clean-up also ends everything below it
 #	start_nats           a nats-server with JetStream; exports NATS_URL
 #	start_postgres [LINE...]  a cluster, UTF8 in the C locale, that publishes there, with these lines in its
@@ -104,6 +107,28 @@ build_and_install()
 			{ cat "$work/$target.log" >&2; die "make $target failed"; }
 	done
 	cat "$work/all.log"
+}
+
+copy_checkout()
+{
+	mkdir "$work/tree"
+	tar -C "$top" --exclude=./.git --exclude=./results --exclude=./tmp_check -cf - . | tar -C "$work/tree" -xf -
+	[ -z "$tester" ] || chown -R "$tester" "$work/tree"
+}
+
+export_newer_server()
+{
+	local binary
+	binary=$("$top/test/newer_server") || die "no nats-server of version 2.12 or later"
+	install -m 755 "$binary" "$work/nats-server-new"
+	export NATS_SERVER_NEW=$work/nats-server-new
+}
+
+count_tap()
+{
+	passed=$(grep -c '^ok [0-9]' "$1" || true)
+	failed=$(grep -c '^not ok [0-9]' "$1" || true)
+	[ "$2" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
 }
 
 # wait_for SECONDS WHAT CMD...

@@ -201,30 +201,32 @@ sub _acknowledged
 	return;
 }
 
+# Messages of these modes that are stored though no call of them is one that may have led to that.
+sub _phantoms
+{
+	my ($self, $modes, $may_be_stored, $why_not) = @_;
+	foreach my $message (sort keys %{ $self->{calls} })
+	{
+		my $calls = $self->{calls}{$message};
+		next unless $modes->{ $calls->[0]{mode} };
+		next if grep { !$_->{undone} && $may_be_stored->($_->{attempt}) } @$calls;
+		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored, and $why_not");
+	}
+	return;
+}
+
 # A COMMIT that failed may have stored some: the README's first limit.
 sub _held
 {
 	my ($self) = @_;
-	foreach my $message (sort keys %{ $self->{calls} })
-	{
-		my $calls = $self->{calls}{$message};
-		next unless $AT_COMMIT{ $calls->[0]{mode} };
-		next if grep { !$_->{undone} && ($_->{attempt}{end} // '') eq 'commit' } @$calls;
-		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored, and no COMMIT was sent for it");
-	}
+	$self->_phantoms(\%AT_COMMIT, sub { ($_[0]{end} // '') eq 'commit' }, 'no COMMIT was sent for it');
 	return;
 }
 
 sub _outbox_phantom
 {
 	my ($self) = @_;
-	foreach my $message (sort keys %{ $self->{calls} })
-	{
-		my $calls = $self->{calls}{$message};
-		next unless $OUTBOX{ $calls->[0]{mode} };
-		next if grep { !$_->{undone} && $self->_is_committed($_->{attempt}) } @$calls;
-		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored and was not committed");
-	}
+	$self->_phantoms(\%OUTBOX, sub { $self->_is_committed($_[0]) }, 'was not committed');
 	return;
 }
 
