@@ -285,10 +285,10 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 /*
  * The same, for a message that failed.  The failure's texts are copied.
  *
- * If it went out on a connection that was then lost, that first copy may be
- * stored, whatever has become of the second: a server may refuse it just
- * because of the first (it checks expected sequences before duplicates,
- * jetstream.md §1.1).
+ * If it went out on a connection that was then lost, or is "in process", that
+ * first copy may be stored, whatever has become of the second: a server may
+ * refuse it just because of the first (it checks expected sequences before
+ * duplicates, jetstream.md §1.1).
  */
 void
 np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
@@ -303,8 +303,7 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
 	{
 		failure.fault = NP_FAULT_UNKNOWN;
-		failure.text = psprintf("%s; it was sent before on a connection that was lost, and may be stored",
-								failure.text);
+		failure.text = psprintf("%s; it was sent before, and may be stored", failure.text);
 		failure.hint = NULL;
 	}
 	complete(session, message, NULL, &failure);
@@ -562,10 +561,13 @@ handle_no_responders(NpSession *session, NpPending *message)
 static void
 handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
 {
-	if (message->id_length > 0 || failure->fault != NP_FAULT_UNKNOWN)
-		schedule_retry(session, message, np_delay_after(message->attempts), failure);
-	else
+	if (message->id_length == 0 && failure->fault == NP_FAULT_UNKNOWN)
+	{
 		np_delivery_fail(session, message, *failure);
+		return;
+	}
+	message->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
+	schedule_retry(session, message, np_delay_after(message->attempts), failure);
 }
 
 static void

@@ -233,13 +233,23 @@ np_session_patience(void)
 	return patience > 0 ? patience : np_ack_timeout;
 }
 
+/* Has the server answered "not now" to the last copy that it was sent? */
+static bool
+was_put_off(const NpSession *session, const NpPending *message)
+{
+	uint64		sent = np_connection_is_open(session->connection) ?
+	np_session_outbound(session)->sent : np_connection_sent_before_loss(session->connection);
+
+	return message->cause != NULL && (message->retry_at != 0 || message->position >= sent);
+}
+
 /* Why a message that was waited for in vain has failed; palloc'd. */
 NpFailure
 np_session_explain(const NpSession *session, const NpPending *message)
 {
 	NpFailure	failure;
 
-	if (message->cause != NULL)
+	if (was_put_off(session, message))
 		return *message->cause;
 	if (message->mode == NP_REQUEST)
 	{

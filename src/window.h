@@ -45,7 +45,7 @@ typedef struct NpPending
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
 	bool		has_ttl;		/* must not go to a server that would ignore it */
-	bool		in_doubt;		/* went out on a connection that was then lost */
+	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
 } NpPending;
 
 /* A ring, in which a token's place is found without searching. */

@@ -281,6 +281,27 @@ check('503 for ever', '42704', replies('', ' 503'));
 	check('sequence 0 for ever', '08007', replies('{"stream":"T","seq":0,"duplicate":true}'));
 }
 
+# What was "not now" for certain, and then silence, or for certain after it was not: nobody knows
+{
+	my $in_process = '{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"}}';
+	my $full = '{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"T","seq":0}';
+	my @answers = (
+		[ '503, and then silence', [ '', ' 503' ] ],
+		[ '429, and then silence', ['{"error":{"code":429,"err_code":10167,"description":"too many requests"}}'] ],
+		[ 'in process, and then 503', [$in_process], ([ '', ' 503' ]) x 4 ],
+		[ 'in process, and then a refusal', [$in_process], [$full] ]);
+	foreach my $case (@answers)
+	{
+		my ($what, @answer) = @$case;
+		check($what, '08007', sub
+			{
+				my ($peer, $command, $count) = @_;
+				$peer->reply($command, @{ $answer[ $count - 1 ] }) if $answer[ $count - 1 ];
+				return;
+			});
+	}
+}
+
 # Without an id, what may be stored is not asked again
 {
 	my $fake = fake(replies('{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"}}'));
