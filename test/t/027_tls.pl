@@ -79,7 +79,7 @@ sub refused
 	like($result->{error}, $reason, 'with the reason');
 	cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 	is($session->value(set(url => $nats->tls_url, tls_ca_file => $ca, tls_cert_file => '', tls_key_file => '',
-		tls_handshake_first => 'off') . $PUBLISH), 'T', 'and the session can go on');
+		tls_handshake_first => 'off', connect_timeout => '10s') . $PUBLISH), 'T', 'and the session can go on');
 	return;
 }
 

@@ -148,25 +148,51 @@ breaks('', 'not acknowledged in time, and stored', stored => \@sync, log => [ ma
 breaks('', 'without an id, on a lost connection, and stored', stored => \@sync,
 	log => [ 'begin 1.2.0 anonymous', map { s/53400/08006/r } @refused[ 1 .. 4 ] ]);
 
-my @two = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ held", "told 1.2.0.$_ ok  ") } 0, 1), 'end commit');
-# words of one field are kept together by a dot here
+# Two messages of one COMMIT, the text and the detail that it is told, and those that are stored.
 sub told_by_commit
 {
-	my ($rule, $name, $sqlstate, $told, @stored) = @_;
+	my ($rule, $name, $mode, $sqlstate, $text, $detail, @stored) = @_;
 	my $log = "$dir/log" . ++$times{log};
-	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @two);
-	append_to_file($log, "0.0\tdone\t$sqlstate\tmessage\tOf the transaction's messages: $told.\n");
+	my @lines = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ $mode", "told 1.2.0.$_ ok  ") } 0, 1), 'end commit');
+	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @lines);
+	append_to_file($log, "0.0\tdone\t$sqlstate\tERROR: could not publish $text\t$detail\n");
 	my $run = Chaos::Checker->new;
 	$run->read_log($log);
-	$run->stored('CHAOS_HELD', $_, 'chaos.held.1', "1.2.0.$_|0|") foreach @stored;
+	$run->stored("CHAOS_\U$mode", $_ + 1, "chaos.$mode.1", "1.2.0.$_|0|") foreach @stored;
 	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
 	return;
 }
-told_by_commit('', 'one stored, one not', '53400', '1 stored, 1 failed, 0 not sent', 0);
-told_by_commit('^what COMMIT tells', 'told one stored, and none is', '53400', '1 stored, 1 failed, 0 not sent');
-told_by_commit('^what COMMIT tells', 'told one failed, and it is stored', '53400', '1 stored, 1 failed, 0 not sent', 0, 1);
-told_by_commit('', 'it may be stored', '08007', '1 stored, 1 failed, 0 not sent', 0, 1);
-told_by_commit('^what COMMIT tells', 'told one not sent, and it is stored', '08007', '0 stored, 1 failed, 1 not sent', 0, 1);
+
+my $COMMIT = '^what COMMIT tells';
+my $full = 'maximum messages exceeded (JetStream error 10077)';
+my $nobody = 'no stream takes this subject';
+my $nobody_now = "$nobody; it was sent before, and may be stored";
+my $counted = sub { "Of the transaction's messages: $_[0]." };
+
+foreach my $case ([ '53400', $full ], [ '42704', $nobody ])
+{
+	my ($sqlstate, $reason) = @$case;
+	my @one = ('held', $sqlstate, "to \"a\": $reason", $counted->('1 stored, 1 failed, 0 not sent'));
+	told_by_commit('', "$sqlstate: one stored, one not", @one, 0);
+	told_by_commit($COMMIT, 'told one stored, and none is', @one);
+	told_by_commit($COMMIT, 'told one failed, and it is stored', @one, 0, 1);
+	told_by_commit('', 'told one failed of one', @one[ 0 .. 2 ], 'HINT: x');
+	told_by_commit($COMMIT, 'told one failed of one, and it is stored', @one[ 0 .. 2 ], 'HINT: x', 0);
+}
+told_by_commit('', 'it may be stored', 'held', '08007', 'to "a": no acknowledgment arrived', $counted->('1 stored, 1 failed, 0 not sent'), 0, 1);
+told_by_commit('', 'it may be stored: not counted', 'held', '08007', "to \"a\": $nobody_now", '', 0);
+told_by_commit($COMMIT, 'told one not sent, and it is stored', 'held', '08007', 'to "a": x', $counted->('0 stored, 1 failed, 1 not sent'), 0, 1);
+
+my @several = ('held', '42704', "2 messages of this transaction: $nobody");
+told_by_commit('', 'told both failed', @several, qq("a": $nobody. "a": $full.));
+told_by_commit($COMMIT, 'told both failed, and one is stored', @several, qq("a": $nobody. "a": $full.), 0);
+told_by_commit('', 'told one of both failed, and of the other that it may be stored', @several, qq("a": $nobody. "a": $nobody_now.), 0);
+told_by_commit($COMMIT, 'and both are stored', @several, qq("a": $nobody. "a": $nobody_now.), 0, 1);
+
+my @batch = ('atomic', '53400', "the transaction's messages as one batch: $full", '');
+told_by_commit('', 'told that a batch failed', @batch);
+told_by_commit($COMMIT, 'told that a batch failed, and it is stored', @batch, 0, 1);
+told_by_commit('', 'told that a batch may be stored', 'atomic', '08007', @batch[ 2, 3 ], 0, 1);
 
 breaks('^every error is', 'an internal error of a call', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 XX000 bug ' ]);
 breaks('^every error is', 'an internal error of COMMIT', log => [ 'begin 1.2.0 ', 'end commit', 'done XX000 bug detail' ]);

@@ -39,6 +39,9 @@ my %KNOWN = map { $_ => 1 } qw(08001 08006 08007 42704 53400 53000 38000 23505
 # After these the message may be stored or not.
 my %EITHER = map { $_ => 1 } qw(08007 57014 57P01 57P02 57P03 lost 25P02);
 
+# For these a stream has certainly not stored it.
+my $REFUSED = qr/: (?:no stream takes this subject|maximum messages exceeded \(JetStream error 10077\))(?!; it was sent before)/;
+
 my %CRITICAL = map { $_ => 1 } qw(async held atomic change_on_commit change_async);
 my %AT_COMMIT = map { $_ => 1 } qw(held atomic change_on_commit);
 my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox);
@@ -322,21 +325,37 @@ sub _refused
 	return;
 }
 
-# "Of the transaction's messages: 6 stored, 3 failed, 0 not sent."
+# What COMMIT was told of its messages: how many are stored, have failed, were not sent, and how many of those that have
+# failed are certainly not stored, as far as it is told. Nothing, if it was not told of messages.
+sub _told_counts
+{
+	my ($attempt, $count) = @_;
+	my ($text, $detail) = map { $_ // '' } @$attempt{ 'text', 'detail' };
+	my $either = $EITHER{ $attempt->{done} };
+	return (0, $count, 0, $either ? 0 : $count) if $text =~ /messages as one batch: /;
+	my ($several) = $text =~ /could not publish (?:(\d+) messages of this transaction|to "[^"]*"): / or return;
+	my ($stored, $failed, $unsent) = $detail =~ /transaction's messages: (\d+) stored, (\d+) failed, (\d+) not sent/;
+	($stored, $failed, $unsent) = (0, $several // 1, 0) unless defined $stored;
+	# the first few of several are told
+	my $certain = defined $several ? () = $detail =~ /$REFUSED/g
+		: !$either && !($attempt->{done} eq '08006' && $attempt->{anonymous});
+	return ($stored, $failed, $unsent, $certain || 0);
+}
+
+# "Of the transaction's messages: 6 stored, 3 failed, 0 not sent." Without that, all have failed.
 sub _told_by_commit
 {
 	my ($self) = @_;
-	foreach my $attempt ($self->_attempts)
+	foreach my $attempt (grep { ($_->{end} // '') eq 'commit' && $_->{done} } $self->_attempts)
 	{
-		my ($stored, $failed, $unsent) = ($attempt->{detail} // '') =~ /transaction's messages: (\d+) stored, (\d+) failed, (\d+) not sent/ or next;
 		# those that the COMMIT waited for or sent, tried once
 		my @calls = grep { !$_->{undone} && ($_->{told} // '') eq 'ok' && $CRITICAL{ $_->{mode} } } @{ $attempt->{calls} };
 		next if grep { @{ $self->{calls}{ $_->{message} } } > 1 } @calls;
+		my ($stored, $failed, $unsent, $certain) = _told_counts($attempt, scalar @calls) or next;
 		my $found = grep { $self->_is_stored($_->{message}) } @calls;
-		# which of several have failed for certain is not told of all
-		my $certain = $failed == 1 && !$EITHER{ $attempt->{done} } && !($attempt->{done} eq '08006' && $attempt->{anonymous});
-		$self->_hold($found >= $stored && $found <= $stored + ($certain ? 0 : $failed),
-			"$attempt->{name} was told $attempt->{done}, $stored stored, $failed failed and $unsent not sent; $found of " . @calls . ' are stored');
+		$self->_hold($found >= $stored && $found <= $stored + $failed - $certain,
+			"$attempt->{name} was told $attempt->{done}, $stored stored, $failed failed, $certain for certain, and $unsent not sent;",
+			"$found of " . @calls . ' are stored');
 	}
 	return;
 }
