@@ -172,13 +172,14 @@ static bool
 wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session), int timeout_ms, NpTime limit)
 {
 	NpTime		last_progress = np_now();
+	NpTime		next_retry = NP_FOREVER;
+	bool		waited = false;
 
 	(void) np_delivery_has_progressed(session);
 	for (;;)
 	{
 		NpTime		now = np_now();
 		NpTime		deadline;
-		NpTime		next_retry;
 
 		if (np_delivery_has_progressed(session))
 		{
@@ -187,7 +188,9 @@ wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *se
 		}
 		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
 		keep_connected(session, deadline);
-		next_retry = np_delivery_send_due(session, now);
+		/* not just to give it up: then nobody would know what became of it */
+		if (now < deadline || !waited)
+			next_retry = np_delivery_send_due(session, now);
 		if (np_session_is_open(session))
 			np_connection_send(session->connection);
 		if (condition(session))
@@ -199,6 +202,7 @@ wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *se
 			wait_for_server(session, event, Min(deadline, next_retry));
 		else
 			np_sleep(NP_WAIT_CONNECT, Min(deadline, session->next_connect));
+		waited = true;
 	}
 }
 

@@ -281,6 +281,20 @@ check('503 for ever', '42704', replies('', ' 503'));
 	check('sequence 0 for ever', '08007', replies('{"stream":"T","seq":0,"duplicate":true}'));
 }
 
+# A backend that is stopped until it is late for both, to ask again and to give up
+{
+	my $fake = fake(replies('', ' 503'));
+	my $session = session_to($fake, ack_timeout => '2s');
+	$session->begin(q(SELECT nats_publish('t.a', 'x')));
+	ok($fake->next_event(5), 'no responders');
+	sleep 0.1;
+	kill 'STOP', $session->pid;
+	sleep 2.2;
+	kill 'CONT', $session->pid;
+	is($session->finish->{sqlstate}, '42704', 'is told, and not asked again just to be given up');
+	goes_on($session, 'stopped');
+}
+
 # What was "not now" for certain, and then silence, or for certain after it was not: nobody knows
 {
 	my $in_process = '{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"}}';
