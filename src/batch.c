@@ -72,6 +72,7 @@ static uint64 commit_token;
 static int	unanswered;
 static bool lost;				/* its connection is */
 static bool commit_was_sent;	/* before it was lost */
+static bool commit_was_answered;
 static bool stored;
 static bool refused;
 static NpFailure refusal;		/* the first one that is not just a consequence */
@@ -185,7 +186,16 @@ raise_without_outcome(void)
 							 np_commit_timeout));
 	raise_fault(NP_FAULT_LOST, NULL,
 				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
-						 loss[0] != '\0' ? loss : "no answer in time"));
+						 loss[0] != '\0' ? loss : lost ? "the connection was lost again and again" : "no answer in time"));
+}
+
+/* An earlier attempt may be stored, whatever has become of a later one. */
+static void
+raise_in_doubt(const char *then)
+{
+	raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+				psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
+						 then));
 }
 
 /*
@@ -205,8 +215,7 @@ check_server(void)
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
 	if (in_doubt && !(knows_batches && fits))
-		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and the next server can't take it");
+		raise_in_doubt("the next server can't take it");
 	np_server_require(connection, 2, 12, "an atomic commit");
 	if (!fits)
 		raise_fault(NP_FAULT_SIZE, NULL,
@@ -262,6 +271,7 @@ on_member_answered(uint64 token, const NpReply *reply, bool was_sent)
 		commit_was_sent |= is_commit && was_sent;
 		return;
 	}
+	commit_was_answered |= is_commit;
 	switch (reply->kind)
 	{
 		case NP_REPLY_STAGED:
@@ -320,7 +330,7 @@ begin_attempt(void)
 	id[ID_LENGTH] = '\0';
 	unanswered = member_count;
 	commit_token = np_delivery_next_token() + member_count - 1;
-	lost = commit_was_sent = stored = refused = false;
+	lost = commit_was_sent = commit_was_answered = stored = refused = false;
 	refusal_code = 0;
 	refusal_is_transient = false;
 	refusing_stream[0] = '\0';
@@ -493,9 +503,7 @@ finish_refused(void)
 		raise_refusal();
 	if (refusal_proves_storage())
 		return;
-	raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-				psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
-						 refusal.text));
+	raise_in_doubt(refusal.text);
 }
 
 /*
@@ -559,7 +567,8 @@ attempt_until_stored(void)
 		bool		ended;
 
 		check_server();
-		ended = run_attempt();
+		/* whatever has become of the others */
+		ended = run_attempt() || commit_was_answered;
 		drop_members();
 		if (stored)
 			return;
@@ -618,7 +627,16 @@ np_batch_publish(NpSession *on_session)
 		MemoryContextSwitchTo(context);
 		/* a cancel leaves it as open as it leaves other messages */
 		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_OPERATOR_INTERVENTION)
-			count_failed(CopyErrorData()->message);
+		{
+			ErrorData  *error = CopyErrorData();
+
+			count_failed(error->message);
+			if (in_doubt && error->sqlerrcode != ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN)
+			{
+				FlushErrorState();
+				raise_in_doubt(error->message);
+			}
+		}
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

@@ -156,7 +156,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use IO::Select;
-use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY);
+use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_CORK TCP_NODELAY);
 use Time::HiRes qw(time sleep);
 
 my $CRLF = "\015\012";
@@ -174,7 +174,8 @@ INFO (C<%info> are more JSON fields, as texts), CONNECT, PING and PONG. Notes no
 =item $peer->next_command($timeout)
 
 The next command of the client, undef when it has gone or at the timeout: a hash of C<verb>; for PUB and HPUB (both
-are called PUB) C<subject>, C<reply>, C<raw_headers>, C<id> and C<payload>. A PING is answered unless
+are called PUB) C<subject>, C<reply>, C<raw_headers>, C<id>, C<payload> and C<batch>, which is a hash of the headers of
+an atomic batch: C<id>, C<number> and C<commit>. A PING is answered unless
 C<< $peer->{mute} >> is set; only after it is it returned.
 
 =item $peer->send($bytes), $peer->slow($bytes), $peer->reply($command, $payload, $headers)
@@ -194,9 +195,10 @@ How many bytes were sent; and if set, behind how many of them the handler ends, 
 
 hold() reads and says nothing until the other side has gone.
 
-=item $peer->close, $peer->abort
+=item $peer->close, $peer->abort, $peer->leave($bytes)
 
-Ends the handler, and the connection as usual; or with a reset.
+Ends the handler, and the connection as usual; with a reset; or with these bytes, so that who has read them need not
+wait for the end.
 
 =back
 
@@ -250,6 +252,15 @@ sub abort
 {
 	my ($self) = @_;
 	setsockopt($self->{socket}, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0));
+	$self->close;
+	return;
+}
+
+sub leave
+{
+	my ($self, $bytes) = @_;
+	setsockopt($self->{socket}, IPPROTO_TCP, TCP_CORK, 1);
+	$self->send($bytes);
 	$self->close;
 	return;
 }
@@ -329,8 +340,12 @@ sub next_command
 	substr($self->{input}, 0, $eol + 2 + $size + 2, '');
 	pop @args;
 	my $headers = $verb eq 'HPUB' ? substr($bytes, 0, pop @args, '') : '';
-	my ($id) = $headers =~ /^Nats-Msg-Id: (.*?)\r$/m;
-	return { verb => 'PUB', subject => $args[0], reply => $args[1], raw_headers => $headers, id => $id, payload => $bytes };
+	my %value = $headers =~ /^(Nats-.*?): (.*?)\r$/mg;
+	my %batch = (id => $value{'Nats-Batch-Id'}, number => $value{'Nats-Batch-Sequence'}, commit => $value{'Nats-Batch-Commit'});
+	return {
+		verb => 'PUB', subject => $args[0], reply => $args[1], raw_headers => $headers, id => $value{'Nats-Msg-Id'},
+		batch => \%batch, payload => $bytes
+	};
 }
 
 sub _fill

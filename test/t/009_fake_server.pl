@@ -444,6 +444,64 @@ check('a max_payload that is no number', '(54000|08001|success)', replies(ack(1)
 	}
 }
 
+# What is answered to the members of an atomic batch; the last one is its commit
+
+sub refusal { my ($code, $text) = @_; return qq({"error":{"code":400,"err_code":$code,"description":"$text"},"stream":"T","seq":0}); }
+
+# The answers of all attempts, of which the last one goes on for ever; ID stands for that of the batch, undef for silence.
+sub check_batch
+{
+	my ($what, $expected, $text, $answers, %settings) = @_;
+	my $fake = fake(
+		sub
+		{
+			my ($peer, $command, $count) = @_;
+			my $answer = $answers->[ $count <= @$answers ? $count - 1 : ($count - 1) % 3 - 3 ];
+			$peer->reply($command, ref $answer ? @$answer : $answer =~ s/ID/$command->{batch}{id}/r) if defined $answer;
+			return;
+		},
+		version => '"2.12.0"');
+	my $session = session_to($fake, commit_batch => 'atomic', commit_timeout => '20s', %settings);
+	$node->safe_psql('postgres', 'TRUNCATE t');
+	my $result = $session->run(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_on_commit('t.a', i::text) FROM generate_series(1, 3) i \g /dev/null
+		COMMIT));
+	is($result->{sqlstate}, $expected, "a batch: $what") or diag $result->{error};
+	like($result->{error}, $text, 'what is told');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM t'), $expected eq '' ? 1 : 0, 'the row');
+	goes_on($session, $what);
+	return;
+}
+
+my $batch_ack = '{"stream":"T","seq":3,"batch":"ID","count":3}';
+my @short = (commit_timeout => '2s');
+check_batch('its acknowledgment', '', qr/^$/, [ '', '', $batch_ack ]);
+check_batch('its acknowledgment alone', '', qr/^$/, [ undef, undef, $batch_ack ], @short);
+check_batch('its acknowledgment after "not now"', '', qr/^$/, [ ([ '', ' 503' ]) x 3, '', '', $batch_ack ]);
+
+check_batch('nothing but that its commit has arrived', '08007', qr/as one batch: the commit of the batch has no acknowledgment$/m, [ '', '', '' ]);
+check_batch("its commit is answered with $_", '08007', qr/as one batch: the server has acknowledged something else than the batch$/m, [ '', '', $_ ])
+	foreach '{"stream":"T","seq":3}', '{"stream":"T","seq":3,"batch":"ID"}', '{"stream":"T","seq":3,"count":3}', '{"stream":"T","seq":3,"batch":"ID","count":2}',
+	'{"stream":"T","seq":3,"batch":"ID","count":"3"}', '{"stream":"T","seq":3,"batch":"ID ","count":3}', '{"stream":"T","seq":3,"batch":"","count":3}',
+	'{"stream":"T","seq":3,"batch":"0123456789ABCDEFGHIJKL","count":3}', '{"stream":"T","seq":3,"batch":null,"count":3}';
+check_batch('its commit is answered with no JSON', '08007', qr/the reply is not an acknowledgment of JetStream$/m, [ '', '', 'x' ]);
+check_batch('nonsense for its commit, and no answer to another member', '08007', qr/as one batch: /, [ undef, '', $_ ], @short)
+	foreach '', '{"stream":"T","seq":3}';
+check_batch('its acknowledgment comes to another member', '08007', qr/something else than the batch$/m, [ '', $batch_ack, '' ]);
+
+# Of several refusals the first is told that is no consequence of another one.
+my $incomplete = refusal(10176, 'batch is incomplete');
+my $conflict = refusal(10071, 'wrong last sequence: 5');
+my $is_full = refusal(10077, 'maximum messages exceeded');
+check_batch('the cause before its consequences', '40001', qr/wrong last sequence: 5/, [ $conflict, $incomplete, $incomplete ]);
+check_batch('the cause between its consequences', '40001', qr/wrong last sequence: 5/, [ $incomplete, $conflict, $incomplete ]);
+check_batch('the cause behind its consequences', '40001', qr/wrong last sequence: 5/, [ $incomplete, $incomplete, $conflict ]);
+check_batch('two causes', '40001', qr/wrong last sequence: 5/, [ $incomplete, $conflict, $is_full ]);
+check_batch('two causes, in the other order', '53400', qr/maximum messages exceeded/, [ $is_full, $incomplete, $conflict ]);
+check_batch('nonsense before a consequence', '08007', qr/something else than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
+check_batch('nonsense behind a consequence', '08007', qr/something else than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
+check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HINT:  All messages of the transaction must go to one stream/s, [ ($incomplete) x 3 ]);
+check_batch('only consequences, once', '', qr/^$/, [ ($incomplete) x 3, '', '', $batch_ack ]);
+
 # A server of a JetStream domain
 is(session_to(fake(replies('{"stream":"T","domain":"hub","seq":7}')))->value(q(SELECT * FROM nats_publish('t.a', 'x'))), 'T|7|f|hub', 'a domain');
 

@@ -5,10 +5,12 @@
 use strict;
 use warnings FATAL => 'all';
 
+use MIME::Base64 qw(encode_base64);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use FakeServer;
 use NatsClient;
 use NatsProxy;
 use NatsServer;
@@ -123,9 +125,21 @@ is(payloads() . ' ' . rows(), '1 2 ' . ($result->{sqlstate} ? 0 : 1), 'the batch
 
 # Without ids the server would store a second batch like the first: it must not be sent.
 clean();
-$result = commit($ids_automatic, break => 'acknowledged', settings => { 'nats_publish.auto_msg_id' => 'off' });
-like($result->{sqlstate}, qr/^(08007)?$/, 'without ids: COMMIT finds out what has happened, or nobody knows') or diag($result->{error});
-is(payloads() . ' ' . rows(), '1 2 3 4 5 ' . ($result->{sqlstate} ? 0 : 1), 'the batch is stored once, and the row if COMMIT succeeds');
+my @without_ids = (settings => { 'nats_publish.auto_msg_id' => 'off' });
+my $lost_in_doubt = qr/as one batch: the connection was lost before its acknowledgment arrived\n.*HINT:  Read the stream/s;
+$result = commit($ids_automatic, break => 'acknowledged', @without_ids);
+is($result->{error}, '', 'without ids: the stream is asked, and COMMIT succeeds');
+is(payloads() . ' ' . rows(), '1 2 3 4 5 1', 'the batch is stored once, and the row');
+clean();
+$result = commit($ids_automatic, break => 'acknowledged', user => 'less:less', @without_ids);
+is($result->{sqlstate}, '08007', 'without ids, by a user who may not ask: nobody knows');
+like($result->{error}, $lost_in_doubt, 'it says so');
+is(payloads() . ' ' . rows(), '1 2 3 4 5 0', 'the batch is stored once, the row is not');
+clean();
+$result = commit($ids_automatic, break => 'commit', @without_ids);
+is($result->{sqlstate}, '08007', 'without ids, lost before the last member: nobody knows');
+like($result->{error}, $lost_in_doubt, 'it says so');
+is(payloads() . ' ' . rows(), ' 0', 'nothing is stored, no row');
 
 # The last member does not arrive: the batch is not stored, and sent again
 
@@ -155,6 +169,101 @@ clean();
 $result = commit($ids_automatic, break => 'commit', then_close => 1, settings => { 'nats_publish.commit_timeout' => '1s' });
 like($result->{sqlstate}, qr/^0800[67]$/, 'lost before the last member, and no server any more') or diag($result->{error});
 is(payloads() . ' ' . rows(), ' 0', 'nothing is stored, no row');
+
+# A server that loses the batch as it likes. Of its connections every second one only asks for its version, and has no
+# messages.
+
+# Two of its messages are more than max_pending_bytes.
+my $few = q(SELECT count(nats_publish_on_commit('a.1', repeat('x', 40000))) FROM generate_series(1, 3));
+my @small_window = (max_pending_bytes => '64kB');
+# More than the kernel takes for a server that does not read, and less than max_pending_bytes.
+my $much = q(SELECT count(nats_publish_on_commit('a.1', repeat('x', 900000))) FROM generate_series(1, 50));
+# Where COMMIT waits in vain.
+my @briefly = (commit_timeout => '2s');
+my @no_ids = (auto_msg_id => 'off');
+
+my $no_answer = qr/as one batch: no acknowledgment arrived within 2000 ms\n.*HINT:  Read the stream/s;
+my $not_known = qr/as one batch: the connection was lost before its acknowledgment arrived.*HINT:  Read the stream/s;
+sub unsent { my ($why) = @_; return qr/as one batch: it could not be sent \($why.*\)$/m; }
+
+# Answers to a member of a batch as JetStream does.
+sub take
+{
+	my ($peer, $command) = @_;
+	my ($id, $number) = @{ $command->{batch} }{qw(id number)};
+	$peer->reply($command, $command->{batch}{commit} ? qq({"stream":"A","seq":$number,"batch":"$id","count":$number}) : '');
+	return;
+}
+
+sub take_to_commit { my ($peer, $command) = @_; return $command->{batch}{commit} ? $peer->close : take($peer, $command); }
+
+# "Not now" to each member; and with that for the last one comes what ends the connection.
+sub refuse
+{
+	my ($peer, $command) = @_;
+	$peer->send($peer->reply_bytes($command, '', ' 503') . ($command->{batch}{commit} ? "WHAT\r\n" : ''));
+	return;
+}
+
+# A COMMIT of what is held on such a server, which calls $on_publish->($peer, $command, $number of the connection) for each
+# message, and with the setting "connections" is gone for good after so many. Then the session goes on with the real one.
+sub commit_to
+{
+	my ($what, $sqlstate, $text, $held, $on_publish, %settings) = @_;
+	my $connections = delete $settings{connections};
+	clean();
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if defined $connections && $number > $connections;
+			$peer->handshake(version => '"2.12.0"');
+			while (my $command = $peer->next_command) { $on_publish->($peer, $command, $number) if $command->{verb} eq 'PUB'; }
+			return;
+		});
+	my $session = publishing_session($node, url => $fake->url, %settings);
+	my $lost = $session->run("BEGIN; INSERT INTO t VALUES (1); $held; COMMIT");
+	is($lost->{sqlstate}, $sqlstate, $what) or diag($lost->{error});
+	like($lost->{error}, $text, 'it says what is known');
+	is(rows(), $sqlstate eq '' ? 1 : 0, 'the row');
+	$session->value(q(SET nats_publish.commit_timeout = '30s'; SET nats_publish.url = ') . $nats->url . q('; SELECT nats_publish_on_commit('a.1', 'after')));
+	is(payloads(), 'after', 'the session goes on');
+	return;
+}
+
+commit_to('gone for good, and the last member was not sent', '08006', unsent('the server closed the connection|could not (send|receive): '),
+	$much, sub { $_[0]->close; }, connections => 2, @briefly);
+commit_to('lost again and again, and the last member was never sent', '08006', unsent('the connection was lost'),
+	$few, sub { $_[0]->close; }, @small_window, @briefly);
+commit_to('no member is answered', '08006', unsent('no answer in time'), $few, sub { }, @small_window, @briefly);
+commit_to('gone for good after a refusal', '08006', unsent('the server does not speak the NATS protocol'), $few, \&refuse, connections => 2, @briefly);
+
+commit_to('gone for good after the last member', '08007', $no_answer, $few, \&take_to_commit, connections => 2, @briefly);
+commit_to('lost again and again after the last member', '08007', $lost_in_doubt, $few, \&take_to_commit, @briefly);
+
+# The first attempt may be stored, whatever is known of the next ones.
+sub in_doubt { my ($then) = @_; return sub { $_[2] == 1 ? take_to_commit(@_) : $then->(@_) }; }
+
+commit_to('in doubt, and then lost again and again before the last member', '08007', $lost_in_doubt,
+	$few, in_doubt(sub { $_[0]->close; }), @small_window, @briefly);
+commit_to('in doubt, and then no member is answered', '08007', $no_answer, $few, in_doubt(sub { }), @small_window, @briefly);
+commit_to('in doubt, and then gone for good after a refusal', '08007', $no_answer, $few, in_doubt(\&refuse), connections => 4, @briefly);
+commit_to('in doubt, and the next server does not tell its version', '08007', $not_known, $few, in_doubt(\&take), connections => 3);
+commit_to('in doubt, and then stored', '', qr/^$/, $few, in_doubt(\&take));
+
+# Without ids a batch is sent again only if it can't be stored; else the stream is asked, which may answer anything.
+commit_to('without ids, lost before the last member was sent', '', qr/^$/, $much, sub { $_[2] == 1 ? $_[0]->close : take(@_); }, @no_ids);
+foreach my $message ('x', '{"headers":{}}', '{"message":[]}', '{"message":{"hdrs":1}}', '{"message":{"hdrs":"%%%"}}',
+	map { '{"message":{"hdrs":"' . encode_base64("NATS/1.0\r\nNats-Batch-Id: $_\r\n\r\n", '') . '"}}' } 'x', 'x' x 22)
+{
+	commit_to("in doubt without ids, and the message is $message", '08007', $not_known, $few,
+		in_doubt(sub { my ($peer, $command) = @_; $peer->reply($command, $command->{subject} =~ /NAMES$/ ? '{"streams":["A"]}' : $message); }), @no_ids);
+}
+foreach my $streams ('', '[]', '{}', '{"streams":"A"}', '{"streams":[]}', '{"streams":[{}]}', '{"streams":[null]}')
+{
+	commit_to("in doubt without ids, and the streams are '$streams'", '08007', $not_known, $few,
+		in_doubt(sub { my ($peer, $command) = @_; $peer->reply($command, $streams); }), @no_ids);
+}
 
 # The next server of the list is an old one, which would store the members one by one
 
