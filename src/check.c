@@ -232,10 +232,9 @@ np_examine_api(NpExamination *examination, const char *api, const char *body, Js
 {
 	NpSpan		reply;
 
-	if (examination->unreachable != NULL || examination->api_silence != NULL)
+	if (examination->api_silence != NULL)
 	{
-		*failure = np_failure(NP_FAULT_UNKNOWN, "%s", examination->unreachable != NULL ?
-							  examination->unreachable : examination->api_silence);
+		*failure = np_failure(NP_FAULT_UNKNOWN, "%s", examination->api_silence);
 		return false;
 	}
 	if (!ask(examination, psprintf("$JS.API.%s", api), body, &reply, failure))
@@ -346,9 +345,7 @@ np_examine_streams(NpExamination *examination)
 		return;
 	examination->asked_streams = true;
 	examination->stream_unknown = "The stream is not known.";
-	if (examination->unreachable != NULL)
-		examination->stream_unknown = examination->unreachable;
-	else if (examination->bad_subject != NULL)
+	if (examination->bad_subject != NULL)
 		examination->stream_unknown = examination->bad_subject;
 	else if (!np_examine_api(examination, "STREAM.NAMES", subject_as_json(examination->subject), &answer, &failure))
 		examination->stream_unknown = psprintf("JetStream could not be asked for the stream: %s.", failure.text);

@@ -16,6 +16,7 @@
 #include "encoding.h"
 #include "json.h"
 #include "server_info.h"
+#include "session.h"
 #include "settings.h"
 #include "subject.h"
 
@@ -260,7 +261,14 @@ void
 np_check_round_trip(NpExamination *examination, NpFinding *finding)
 {
 	NpTime		times[PINGS];
+	NpFailure	failure;
 
+	if (!np_session_ready(examination->session, true, &failure))
+	{
+		np_find_failure(finding, NP_CHECK_FAILED, &failure);
+		examination->unreachable = "There is no connection to the server.";
+		return;
+	}
 	if (!ping(examination->session->connection, times))
 	{
 		np_find(finding, NP_CHECK_FAILED, "The server does not answer a PING. See that it runs and is not overloaded.");

@@ -45,10 +45,15 @@ is_of_class(const char *sqlstate, const char *class)
 	return strncmp(sqlstate, class, 2) == 0;
 }
 
-/* Is it the row's fault?  Else the connection's, the server's, or an interrupt. */
+/*
+ * Is it the row's fault?  Else the connection's, the server's, or an interrupt.
+ * 54001 is raised by a reply that can't be parsed, of whatever row.
+ */
 static bool
 is_of_row(const char *sqlstate)
 {
+	if (strcmp(sqlstate, "54001") == 0)
+		return false;
 	return is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54") || is_of_class(sqlstate, "0A") ||
 		is_of_class(sqlstate, "42") || is_of_class(sqlstate, "40") || is_of_class(sqlstate, "23") ||
 		is_of_class(sqlstate, "38") || is_of_class(sqlstate, "53");
@@ -238,15 +243,19 @@ send_row(NpOutboxRow *row)
 	np_publish_relayed(session, &row->message);
 }
 
-/* An error came instead of a token: it is the next one's. */
-static void
+/*
+ * An error came instead of a token: it is the next one's.  False: the row is
+ * on its way all the same, and the error is about what was received.
+ */
+static bool
 take_back(NpOutboxRow *row)
 {
 	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
-		return;
+		return false;
 	row->state = NP_ROW_UNSENT;
 	sent_count--;
 	in_flight--;
+	return true;
 }
 
 static const char *
@@ -276,6 +285,7 @@ try_send_row(NpOutboxRow *row, const char **problem)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *error = NULL;
+	bool		is_unsent = false;
 	const char *sqlstate;
 
 	if (!np_session_is_open(session) && !np_relay_connect(session, problem))
@@ -290,13 +300,13 @@ try_send_row(NpOutboxRow *row, const char **problem)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		take_back(row);
+		is_unsent = take_back(row);
 	}
 	PG_END_TRY();
 	if (error == NULL)
 		return true;
 	sqlstate = unpack_sql_state(error->sqlerrcode);
-	if (!is_of_row(sqlstate))
+	if (!is_unsent || !is_of_row(sqlstate))
 	{
 		*problem = with_detail(error->message, error->detail);
 		return false;

@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 
 #include "foreign_server.h"
+#include "publisher.h"
 #include "queue.h"
 #include "report.h"
 #include "sessions.h"
@@ -82,6 +83,7 @@ is_idle(NpSession *session)
 		return false;
 	if (session->window.count > 0)
 		np_connection_receive(session->connection);
+	np_publisher_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
 	return session->window.count == 0;
 }
 

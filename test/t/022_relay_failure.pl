@@ -376,6 +376,33 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $strict_client->stream_message
 	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address");
 }
 
+# A reply that can't be parsed comes while others are being sent, or wait for room: it is no fault of theirs
+
+foreach my $max_pending (undef, 10)
+{
+	my $DEEP = '{"a":' x 50_000;
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command, $number) = @_;
+			my $sequence = ++$peer->{sequence};
+			return $peer->reply($command, $number == 1 && $sequence == 1 ? $DEEP : qq({"stream":"F","seq":$sequence}));
+		});
+	my $counts = 'published, failed, dead';
+	my @before = split /\|/, relay_column($session, $counts);
+	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.ack_timeout' => '5s',
+		'nats_publish.relay_batch_size' => 100_000, 'nats_publish.max_pending' => $max_pending);
+	$session->value(q(SELECT count(nats_publish_outbox('f.deep.' || i % 5000, repeat('x', 1000))) FROM generate_series(1, 10000) i));
+	wait_until_drained($session);
+	my @after = split /\|/, relay_column($session, $counts);
+	is_deeply([ map { $after[$_] - $before[$_] } 0 .. 2 ], [ 10_000, 0, 0 ],
+		'a reply that is nested too deeply fails no message' . (defined $max_pending ? ", with max_pending = $max_pending" : ''));
+	like(relay_column($session, 'last_error'), qr/stack depth/, 'as the view tells');
+	is(relay_pid($session), $worker, 'and the worker goes on');
+}
+reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.ack_timeout' => undef,
+	'nats_publish.relay_batch_size' => undef, 'nats_publish.max_pending' => undef);
+
 # NATS is away, and when it comes back the first message is refused: the relay is not held up by that
 
 $strict->stop;

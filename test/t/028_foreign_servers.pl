@@ -382,6 +382,62 @@ is(established_connections($many->pid, $one), 0, 'closes all connections');
 is(publish($many, 'after_many'), 'T', 'and the session goes on');
 $many->close;
 
+# More of them, and nobody acknowledges: what has messages on their way is not given up
+
+$clients{"one.$_"}->create_stream('SILENT', ['silent.>'], no_ack => \1) foreach qw(app public);
+my $TOO_MANY = qr/this session publishes over 64 connections at once already/;
+
+# A transaction, not ended, in which sixty-four roles publish; all but those that are idle wait for an acknowledgment then.
+sub fill
+{
+	my ($from, $options, @idle) = @_;
+	my %is_idle = map { $_ => 1 } @idle;
+	return $from->value('BEGIN; ' . join ' ',
+		map { "SET LOCAL ROLE r$_; " . calls($is_idle{$_} ? sync('idle') : "nats_publish_async('silent.a', 'x'$options)") } 1 .. 64);
+}
+sub publish_as { my ($from, $role) = @_; return $from->run("SET ROLE r$role; SELECT (nats_publish('t.full', 'x')).stream"); }
+
+{
+	my $full = app_session();
+	fill($full, '');
+	$result = publish_as($full, 65);
+	is($result->{sqlstate}, '54000', 'sixty-four connections wait for acknowledgments: there is no further one');
+	like($result->{error}, $TOO_MANY, 'as the error says');
+	is($full->value('ROLLBACK; SELECT count(*) FROM nats_futures()'), '0', 'ROLLBACK');
+	is(publish_as($full, 65)->{output}, 'T', 'ends the wait: there is one');
+	is(established_connections($full->pid, $one), 64, 'in the place of another');
+	$full->close;
+}
+{
+	my $full = app_session();
+	my $connects = 'SELECT connects FROM nats_session_stats()';
+	fill($full, '', 10, 20);
+	is(publish_as($full, 65)->{output}, 'T', 'two of them wait for nothing: there is a further one');
+	is(publish_as($full, 20)->{output} . $full->value($connects), 'T65', 'for which the first of the two is given up, not the second');
+	is(publish_as($full, 10)->{output} . $full->value($connects), 'T66', 'until it is wanted again');
+	is($full->value(q(SELECT status, count(*) FROM nats_futures() GROUP BY status)), 'pending|62', 'the others are still waited for');
+	$full->close;
+}
+{
+	# acknowledgments that have arrived, and were not read
+	my $full = app_session();
+	$result = $full->run('BEGIN; ' . join ' ', map { "SET LOCAL ROLE r$_; " . calls(async("unread_$_")) } 1 .. 70);
+	is($result->{error}, '', 'seventy roles in one transaction that waits for nothing but its COMMIT');
+	is($full->run('COMMIT')->{error}, '', 'which has all');
+	is(scalar(grep { places("unread_$_") eq user_of($_) } 1 .. 70), 70, 'each from its user');
+	$full->close;
+}
+{
+	my $full = app_session('nats_publish.ack_timeout' => '60s', client_min_messages => 'error');
+	fill($full, ', critical => false');
+	$result = publish_as($full, 65);
+	is($result->{sqlstate}, '54000', 'the same with messages that the transaction does not depend on');
+	like($result->{error}, $TOO_MANY, 'as the error says');
+	$full->value(q(ROLLBACK; SET nats_publish.ack_timeout = '300ms'));
+	ok(eval { wait_for('a connection', sub { publish_as($full, 65)->{output} eq 'T' }, 20) }, 'until they are given up, after ack_timeout');
+	$full->close;
+}
+
 # Triggers
 
 $admin->value(q(CREATE TABLE orders (id int PRIMARY KEY); GRANT ALL ON orders TO PUBLIC;
@@ -477,6 +533,8 @@ $result = $few->run(join ' ', map { "SET ROLE r$_; " . calls(sync("files_$_")) }
 isnt($result->{sqlstate}, '', 'forty connections with 64 files');
 is(places('files_1') . places('files_40'), 'two.owner', 'the first is possible, the last is not');
 like($few->value('SELECT connects FROM nats_session_stats()'), qr/^\d$/, 'nor are ten');
+like($few->error(q(SET ROLE r1; SELECT url FROM nats_server_info())), qr/too many open files/i, 'nor is there one to ask the server for its features');
+is(publish($few, 'files_left'), 'T', 'but those that there are can be used');
 is($few->value('SELECT nats_disconnect()'), 't', 'without them');
 publish($few, 'files_again');
 is(places('files_again'), 'two.owner', 'the next one is');

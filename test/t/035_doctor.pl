@@ -544,6 +544,80 @@ finds(of_stream('full', ['limits'], max_msgs => 10, discard => 'new', before => 
 finds(of_stream('bytes', ['limits'], max_bytes => 400, before => filled(9)), 'limits', 'warning', qr/^Bytes: \d+ of 400/, 'bytes');
 finds(of_stream('small messages', [], max_msg_size => 1000), 'limits', 'ok', qr/messages of 1000 bytes at most, the server of 1048576/, 'small messages');
 
+# ---- A connection that is lost between two checks
+
+my $LAST_PING = 2;    # of ours, behind libnats's own: that of the inbox, and that of the connection
+
+# Answers everything about a stream, and leaves with the answer to a subject (or to the doctor's first PING), or without it.
+# Then it takes connections again, or is gone for good.
+sub leaving
+{
+	my ($last, $how) = @_;
+	my %answers = (
+		%{ api() },
+		'$JS.API.STREAM.INFO.S' => '{"config":{"storage":"file","retention":"interest","discard":"old","duplicate_window":120000000000},"state":{"consumer_count":1}}',
+		'$SYS.REQ.USER.INFO' => '{"data":{"user":"a"}}',
+		'$JS.API.CONSUMER.LIST.S' => '{"total":1,"consumers":[{}]}',
+		's.a' => '{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"},"stream":"S","seq":0}');
+	my $left = PostgreSQL::Test::Utils::tempdir('left') . '/left';
+	return FakeServer->new(
+		sub
+		{
+			my ($peer) = @_;
+			return if $how =~ /for good/ && -e $left;
+			$peer->handshake;
+			$peer->{mute} = 1;
+			my $pings = 0;
+			while (my $command = $peer->next_command)
+			{
+				next unless $command->{verb} =~ /^(PING|PUB)$/;
+				my $what = $command->{subject} // 'PING ' . ++$pings;
+				my $answer = defined $command->{subject} ? $peer->reply_bytes($command, $answers{$what}) : "PONG\r\n";
+				if ($what eq $last && !-e $left)
+				{
+					append_to_file($left, '');
+					return $how =~ /without/ ? undef : $peer->leave($answer);
+				}
+				$peer->send($answer);
+			}
+			return;
+		});
+}
+
+sub loses
+{
+	my ($last, $how, $failed, $unknown) = @_;
+	my $what = "lost $how at $last";
+	my $start = time;
+	my $rows = doctor_at(leaving($last, $how)->url, q('s.a', true), ack_timeout => $how =~ /without/ ? '1s' : '5s');
+	cmp_ok(time - $start, '<', $BOUND, "$what: in bounded time");
+	complains_only_of($rows, $what, @$failed);
+	unknown_are($rows, $what, @$unknown);
+	my @silent = grep { $rows->{$_}{detail} !~ /could not (ask|be (asked|looked at|sent)|connect)|does not answer|no connection|is not known/i } @$failed, @$unknown;
+	is_deeply(\@silent, [], 'as each of them says');
+	return;
+}
+
+{
+	my @stream = @OF_SUBJECT[ 1 .. $#OF_SUBJECT ];
+	my @permissions = ('permissions', @stream);
+	my $PING = "PING $LAST_PING";
+	my @for_good = (
+		[ $PING, ['round_trip'], [ qw(server jetstream), @permissions ] ],
+		[ '$JS.API.INFO', ['round_trip'], \@permissions ],
+		[ '$SYS.REQ.USER.INFO', [], \@stream ],
+		[ '$JS.API.STREAM.NAMES', [], \@stream ],
+		[ '$JS.API.STREAM.INFO.S', [], [qw(stream retention)] ]);
+	loses($_->[0], 'for a moment', [], []) foreach @for_good;
+	loses($_->[0], 'for good', @$_[ 1, 2 ]) foreach @for_good;
+
+	loses($PING, 'for good, without it,', ['connection'], [ qw(server jetstream round_trip), @permissions ]);
+	loses('$JS.API.INFO', 'for good, without it,', ['round_trip'], [ 'jetstream', @permissions ]);
+	loses('$SYS.REQ.USER.INFO', 'for good, without it,', [], \@permissions);
+	loses($_, 'for good, without it,', [], \@stream) foreach '$JS.API.STREAM.NAMES', '$JS.API.STREAM.INFO.S';
+	loses('$JS.API.CONSUMER.LIST.S', 'for good, without it,', [], ['retention']);
+}
+
 # ---- settings
 
 sub settings
