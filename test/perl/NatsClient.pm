@@ -37,7 +37,7 @@ use JSON::PP ();
 use List::Util qw(min);
 use MIME::Base64 qw(decode_base64);
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 my $CRLF = "\015\012";
 my $JSON = JSON::PP->new->utf8->canonical;
@@ -289,8 +289,15 @@ sub js
 sub create_stream
 {
 	my ($self, $name, $subjects, %config) = @_;
-	return $self->js("STREAM.CREATE.$name",
-		{ storage => 'memory', %config, name => $name, subjects => $subjects });
+	my $end = time + 10;
+	while (1)
+	{
+		my $info = eval { $self->js("STREAM.CREATE.$name", { storage => 'memory', %config, name => $name, subjects => $subjects }) };
+		return $info if $info;
+		# the files of a stream of this name that was just deleted are being removed
+		die $@ if $@ !~ /\(10049\)/ || time > $end;
+		sleep 0.05;
+	}
 }
 
 sub delete_stream

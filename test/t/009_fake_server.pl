@@ -57,7 +57,7 @@ sub session_to
 sub goes_on
 {
 	my ($session, $what) = @_;
-	my $result = $session->run(q(ROLLBACK; SET nats_publish.url = ') . $nats->url . q('; SELECT (nats_publish('t.a', 'x')).stream));
+	my $result = $session->run(q(ROLLBACK; SET nats_publish.url = ') . $nats->url . q('; SET nats_publish.connect_timeout = '10s'; SELECT (nats_publish('t.a', 'x')).stream));
 	is($result->{output}, 'T', "$what: the session goes on") or diag $result->{error};
 	return;
 }
