@@ -248,6 +248,8 @@ sub gather
 	$run->committed($column->('SELECT attempt FROM ledger'));
 	$run->waiting($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox)));
 	$run->dead($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox_dead)));
+	# for whoever looks for the reason of a violation
+	append_to_file("$log_dir/dead", $postgres->safe_psql('postgres', 'SELECT subject, attempts, died_at, last_error FROM nats_outbox_dead'));
 	my $client = NatsClient->new(url => $servers[0]->url, timeout => 60);
 	open(my $file, '>', "$log_dir/stored") or die "$log_dir/stored: $!";
 	foreach my $name (map { "CHAOS_\U$_" } @STREAMS)
@@ -255,7 +257,6 @@ sub gather
 		foreach my $message ($client->consume($name))
 		{
 			$run->stored($name, @$message{qw(seq subject payload)});
-			# for whoever looks for the reason of a violation
 			print $file join("\t", $name, @$message{qw(seq subject)}, sprintf('%.3f', $message->{stored_at} / 1e9), substr($message->{payload}, 0, 30)), "\n";
 		}
 	}
