@@ -251,11 +251,13 @@ acknowledges_batch(const NpReply *reply)
 		reply->batch_count == (uint64) member_count;
 }
 
+/* Somebody may have stored members one by one, whatever became of the others. */
 static void
 note_bad_reply(const char *text)
 {
 	NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = {NP_FAULT_UNKNOWN, text, NULL, NULL}};
 
+	refused = refused && refusal.fault == NP_FAULT_UNKNOWN && !refusal_is_transient;
 	note_refusal(&reply);
 }
 
@@ -625,6 +627,12 @@ np_batch_publish(NpSession *on_session)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
+		if (attempt_count > 0)
+		{
+			/* an error that came while answers were waited for */
+			drop_members();
+			in_doubt |= commit_was_sent;
+		}
 		/* a cancel leaves it as open as it leaves other messages */
 		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_OPERATOR_INTERVENTION)
 		{

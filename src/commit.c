@@ -30,6 +30,11 @@
 static NpTime began;			/* to wait for the transaction's messages; 0: it has not, or not any more */
 static NpStatsMode began_for;	/* what */
 
+/* Of the messages that it holds, for an ERROR. */
+static int64 unsent;
+static int64 in_batch;			/* that was tried to be sent */
+static bool reported;			/* the ERROR tells of all messages */
+
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 
 /* ---- Waiting for what was sent --------------------------------------------- */
@@ -66,7 +71,7 @@ fail_awaited(NpSession *session)
  * messages are only told of.
  */
 static void
-finish_futures(int64 unsent)
+finish_futures(void)
 {
 	NpSession  *session;
 
@@ -75,6 +80,7 @@ finish_futures(int64 unsent)
 		if (!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 			fail_awaited(session);
 	}
+	reported = np_futures_failed() > 0;
 	np_futures_raise_failures(unsent);
 }
 
@@ -92,6 +98,7 @@ connect_held(const NpQueueSummary *held)
 		if (np_queue_holds_for(held, i) && !np_session_ready(session, true, &failure))
 		{
 			np_stats_add_unsent(NP_STATS_ON_COMMIT, held->count);
+			finish_futures();
 			np_raise(&failure);
 		}
 	}
@@ -130,6 +137,8 @@ publish_batch(const NpQueueSummary *held)
 
 	if (np_queue_only_session(held, &session))
 	{
+		in_batch = held->count;
+		unsent = 0;
 		np_batch_publish(np_sessions_get(session));
 		return;
 	}
@@ -139,33 +148,31 @@ publish_batch(const NpQueueSummary *held)
 }
 
 /*
- * Send what the transaction holds; returns how many messages were not sent,
- * because another one had failed already.
+ * Send what the transaction holds, until one of its messages has failed.
  */
-static int64
+static void
 send_held(void)
 {
 	NpQueueSummary held = np_queue_summary();
 	NpMessage	message;
 
 	if (held.count == 0)
-		return 0;
+		return;
 	connect_held(&held);
 	/* what was published at once can fail the transaction: then nothing of it is sent */
-	finish_futures(held.count);
+	finish_futures();
 	if (np_commit_batch == NP_COMMIT_ATOMIC)
 	{
 		publish_batch(&held);
-		return 0;
+		return;
 	}
 	check_held(&held);
 	np_queue_rewind();
 	while (np_futures_failed() == 0 && np_queue_next(&message))
 	{
 		np_publish_held(&message);
-		held.count--;
+		unsent--;
 	}
-	return held.count;
 }
 
 /* ---- How long it takes ---------------------------------------------------------- */
@@ -210,20 +217,55 @@ attend_uncritical(void)
 }
 
 /*
+ * An ERROR about something else than a message that was sent: raise it with
+ * what has become of these.  An interrupt leaves them open anyway.
+ */
+static void
+raise_with_others(MemoryContext context)
+{
+	ErrorData  *error;
+	char	   *others;
+
+	if (reported || ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+		return;
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	others = np_futures_describe(in_batch, unsent);
+	FlushErrorState();
+	if (np_futures_awaited() > 0)
+		error->sqlerrcode = ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN;
+	if (others != NULL)
+		error->detail = error->detail != NULL ? psprintf("%s\n%s", error->detail, others) : others;
+	ReThrowError(error);
+}
+
+/*
  * Before the transaction becomes durable: what it holds is sent, and
  * everything critical is acknowledged, or ERROR.
  */
 void
 np_commit_finish_transaction(void)
 {
-	int64		unsent;
+	MemoryContext context = CurrentMemoryContext;
 
 	np_session_set_patience(np_commit_timeout);
 	begin_wait();
-	np_futures_close();
-	unsent = send_held();
-	np_queue_close();
-	finish_futures(unsent);
+	reported = false;
+	unsent = np_queue_summary().count;
+	in_batch = 0;
+	PG_TRY();
+	{
+		np_futures_close();
+		send_held();
+		np_queue_close();
+		finish_futures();
+	}
+	PG_CATCH();
+	{
+		raise_with_others(context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	end_wait();
 	attend_uncritical();
 }
@@ -245,6 +287,7 @@ np_commit_prepare_transaction(void)
 										 "cannot PREPARE a transaction that holds messages for its commit");
 
 		failure.hint = "Publish them with nats_publish_async(), which PREPARE TRANSACTION waits for.";
+		failure.detail = np_futures_describe(0, held);
 		np_raise(&failure);
 	}
 }

@@ -63,6 +63,7 @@ struct NpConnection
 	size_t		input_start;	/* of what is not parsed yet */
 	size_t		input_end;
 	size_t		input_needed;	/* bytes that the operation at input_start has at least */
+	bool		receiving;		/* or a handler has thrown then, and the rest of input is not handled */
 
 	NpCandidates candidates;	/* where to connect to */
 	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
@@ -138,6 +139,7 @@ np_connection_close(NpConnection *connection)
 	np_outbound_clear(&connection->outbound);
 	connection->input_start = connection->input_end = 0;
 	connection->input_needed = 0;
+	connection->receiving = false;
 	connection->pongs_awaited = 0;
 	connection->send_error[0] = '\0';
 	if (connection->wait_set != NULL)
@@ -179,9 +181,14 @@ tell_connected(const NpConnection *connection)
 					"nats_publish is connected to %s", connection->url)));
 }
 
-static void
-lose(NpConnection *connection, const char *reason)
+/*
+ * It can't be used any more: close, and keep the reason.
+ */
+void
+np_connection_lose(NpConnection *connection, const char *reason)
 {
+	bool		was_established = connection->established;
+
 	if (connection->server_error[0] != '\0')
 		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
 				 reason, connection->server_error);
@@ -189,12 +196,12 @@ lose(NpConnection *connection, const char *reason)
 		strlcpy(connection->loss, reason, sizeof(connection->loss));
 	connection->lost_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 	np_stats_of(np_stats_mode)->connections_lost++;
-	if (connection->established)
+	np_connection_close(connection);
+	if (was_established)
 	{
 		connection->was_lost = true;
 		tell_loss(connection);
 	}
-	np_connection_close(connection);
 }
 
 bool
@@ -387,10 +394,10 @@ parse_input(NpConnection *connection)
 			case NP_PARSE_INCOMPLETE:
 				return;
 			case NP_PARSE_TLS:
-				lose(connection, "the server speaks TLS where NATS was expected");
+				np_connection_lose(connection, "the server speaks TLS where NATS was expected");
 				return;
 			case NP_PARSE_INVALID:
-				lose(connection, "the server does not speak the NATS protocol");
+				np_connection_lose(connection, "the server does not speak the NATS protocol");
 				return;
 		}
 	}
@@ -448,7 +455,7 @@ receive_once(NpConnection *connection)
 		strlcpy(reason, "the server closed the connection", sizeof(reason));
 	else
 		snprintf(reason, sizeof(reason), "could not receive: %m");
-	lose(connection, reason);
+	np_connection_lose(connection, reason);
 	return false;
 }
 
@@ -463,11 +470,13 @@ np_connection_receive(NpConnection *connection)
 {
 	bool		more = true;
 
+	connection->receiving = true;
 	parse_input(connection);	/* a handler may have thrown the last time */
 	for (int i = 0; more && i < READS_AT_A_TIME && connection->wire != NULL; i++)
 		more = receive_once(connection);
+	connection->receiving = false;
 	if (!more && connection->wire != NULL && connection->send_error[0] != '\0')
-		lose(connection, connection->send_error);
+		np_connection_lose(connection, connection->send_error);
 }
 
 /*
@@ -486,7 +495,7 @@ np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until)
 		return;
 	}
 	unsent = connection->outbound.sent < connection->outbound.appended;
-	if (np_wire_has_pending(connection->wire) ||
+	if (connection->receiving || np_wire_has_pending(connection->wire) ||
 		np_wait(connection->wait_set, event, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
 		np_connection_receive(connection);
 }
@@ -600,12 +609,12 @@ subscribe(NpConnection *connection, const NpServer *server, NpTime deadline)
 	if (!np_connection_ping(connection, NP_WAIT_CONNECT, deadline))
 	{
 		if (connection->wire != NULL)
-			lose(connection, "no answer in time");
+			np_connection_lose(connection, "no answer in time");
 		return false;
 	}
 	if (strncmp(connection->server_error, "Permissions Violation for Subscription", 38) == 0)
 	{
-		lose(connection, "may not subscribe to the inbox");
+		np_connection_lose(connection, "may not subscribe to the inbox");
 		return false;
 	}
 	return true;
@@ -630,7 +639,7 @@ set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
 			ready = subscribe(connection, server, deadline);
 		}
 		else
-			lose(connection, "too many open files in this backend");
+			np_connection_lose(connection, "too many open files in this backend");
 	}
 	PG_CATCH();
 	{

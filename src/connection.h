@@ -66,6 +66,7 @@ extern bool np_connection_open(NpConnection *connection, const NpServer *server,
 							   NpFailure *failure);
 extern void np_connection_forget_servers(NpConnection *connection);
 extern void np_connection_close(NpConnection *connection);
+extern void np_connection_lose(NpConnection *connection, const char *reason);
 extern bool np_connection_is_open(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);

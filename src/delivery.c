@@ -13,9 +13,10 @@
  *		│		 └ connection lost: on the next one ──► sent again, if it
  *		│											   has an id; else failed
  *
- * Nothing here waits.  Replies are handled in a scratch context; what throws
- * (the ledger of futures, when out of memory or disk) leaves the message in
- * the window, and the end of the transaction removes it.
+ * Nothing here waits.  Replies are handled in a scratch context, by whoever
+ * receives them.  What throws is only the lack of memory or disk: a future
+ * that can't be noted fails its transaction (futures.c) and leaves the window
+ * all the same; any other message is not known to be answered.
  *
  *-------------------------------------------------------------------------
  */
@@ -153,10 +154,12 @@ keep_watched(const NpResult *result)
 void
 np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
 {
-	if (untold_count++ > 0)
-		return;
-	untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
-	untold_first.failure = np_failure_copy(failure, delivery_context);
+	if (untold_count == 0)
+	{
+		untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
+		untold_first.failure = np_failure_copy(failure, delivery_context);
+	}
+	untold_count++;
 }
 
 /* Tell of such failures; elevel is below ERROR. */
@@ -246,10 +249,26 @@ is_message(const NpPending *message)
 	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
 }
 
+/* Its reply will not come again, for a message that no later transaction can know. */
+static void
+complete_future(NpSession *session, NpPending *message, const NpResult *result)
+{
+	PG_TRY();
+	{
+		np_futures_complete(result);
+	}
+	PG_CATCH();
+	{
+		np_delivery_drop(session, message);
+		session->progressed = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 /*
  * A message has come to its end: acknowledged, or failed.  ERROR when out of
- * memory or of disk; then the message is still in the window, to be removed
- * by the end of the transaction.
+ * memory or of disk.
  */
 static void
 complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure)
@@ -267,7 +286,7 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 	if (failure != NULL)
 		result.failure = *failure;
 	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
-		np_futures_complete(&result);
+		complete_future(session, message, &result);
 	if (message->mode == NP_RELAYED && relay_listener != NULL)
 		relay_listener(&result);
 	if (message->token == watch.token)
@@ -353,6 +372,14 @@ np_delivery_add(NpSession *session, const NpPublication *publication, size_t len
 	return pending;
 }
 
+static void
+mark_refused(NpSession *session, NpPending *message, bool refused)
+{
+	if (message->refused != refused)
+		session->window.refused += refused ? 1 : -1;
+	message->refused = refused;
+}
+
 /* Put the message's command at the end of what is to be sent. */
 static void
 send_again(NpSession *session, NpPending *message)
@@ -365,6 +392,7 @@ send_again(NpSession *session, NpPending *message)
 	message->bytes = place;
 	message->position = position;
 	message->retry_at = 0;
+	mark_refused(session, message, false);
 	np_outbound_release(np_session_outbound(session), old);
 }
 
@@ -447,14 +475,13 @@ too_large(const NpPending *message)
 /*
  * The server has ended the connection for a message over a max_payload that
  * it had not told (one lowered by a reload).  The largest of those sent is
- * over it too, so it is not sent again.  It may be stored if another one
- * behind it can have been the cause.
+ * over it too, so it is not sent again.  It may be stored if anything behind it
+ * can have been the cause.
  */
 static void
 fail_largest(NpSession *session, uint64 sent)
 {
 	NpPending  *largest = NULL;
-	NpPending  *last = NULL;
 	NpPending  *message;
 	uint64		next = 0;
 
@@ -464,11 +491,10 @@ fail_largest(NpSession *session, uint64 sent)
 			continue;
 		if (largest == NULL || message->content_length > largest->content_length)
 			largest = message;
-		last = message;
 	}
 	if (largest == NULL)
 		return;
-	largest->in_doubt |= largest != last;
+	largest->in_doubt |= largest->position + largest->length < sent;
 	np_delivery_fail(session, largest, too_large(largest));
 }
 
@@ -491,6 +517,19 @@ np_delivery_fail_with_ttl(NpSession *session)
 		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE,
 													  "the connection was lost, and the next server does not know ttl"));
 	}
+}
+
+static NpFailure
+not_resent(const NpPending *message, bool was_sent)
+{
+	bool		has_id = message->id_length > 0;
+	NpFailure	failure = np_failure(was_sent ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
+									 "the connection was lost, and the message can't be sent again (%s)",
+									 has_id ? "the settings have changed" : "it has no id");
+
+	if (!has_id)
+		failure.hint = "";		/* it could be published with the same one */
+	return failure;
 }
 
 /*
@@ -523,10 +562,7 @@ np_delivery_resend(NpSession *session)
 			np_delivery_fail(session, message, too_large(message));
 		}
 		else if ((was_sent && message->id_length == 0) || !expects_reply_here(session, message))
-			np_delivery_fail(session, message,
-							 np_failure(NP_FAULT_LOST,
-										"the connection was lost, and the message can't be sent again (%s)",
-										message->id_length == 0 ? "it has no id" : "the settings have changed"));
+			np_delivery_fail(session, message, not_resent(message, was_sent));
 		else
 		{
 			send_again(session, message);
@@ -637,47 +673,33 @@ handle_reply(NpSession *session, NpPending *message, const NpOperation *operatio
 	}
 }
 
-/* A reply to a token; that of a message which is not pending any more is ignored. */
-static void
-on_reply(void *owner, uint64 token, const NpOperation *operation)
-{
-	NpSession  *session = owner;
-	NpPending  *message = np_window_find(&session->window, token);
-	MemoryContext previous;
-
-	if (message == NULL)
-		return;
-	np_connection_confirm(session->connection, message->position + message->length);
-	previous = MemoryContextSwitchTo(scratch_context);
-	if (message->mode == NP_REQUEST)
-		handle_request_reply(session, message, operation);
-	else if (message->mode == NP_PROBE)
-		probe_listener(operation);
-	else
-		handle_reply(session, message, operation);
-	MemoryContextSwitchTo(previous);
-	MemoryContextReset(scratch_context);
-}
+/* ---- Refused without a reply ------------------------------------------------ */
 
 /*
- * Is quoted, as the server writes it (Go's %q), the text?  Only quotes and
+ * The text that the server has quoted (Go's %q), palloc'd.  Only quotes and
  * backslashes are escaped in what can be a subject of ours.
  */
-static bool
-equals_quoted(NpSpan quoted, NpSpan text)
+static NpSpan
+unquoted(NpSpan quoted)
 {
-	size_t		place = 0;
+	char	   *text = palloc(quoted.length + 1);
+	size_t		length = 0;
 
 	for (size_t i = 0; i < quoted.length; i++)
 	{
 		if (quoted.data[i] == '"')
-			return place == text.length;
+			return (NpSpan) {text, length};
 		if (quoted.data[i] == '\\' && i + 1 < quoted.length)
 			i++;
-		if (place >= text.length || text.data[place++] != quoted.data[i])
-			return false;
+		text[length++] = quoted.data[i];
 	}
-	return false;
+	return (NpSpan) {NULL, 0};
+}
+
+static bool
+equals(NpSpan a, NpSpan b)
+{
+	return a.length == b.length && memcmp(a.data, b.data, a.length) == 0;
 }
 
 /* What stands behind a prefix; absent when the text does not begin with it. */
@@ -703,9 +725,119 @@ fail_not_permitted(NpSession *session, NpPending *message, bool reply_subject)
 	np_delivery_fail(session, message, failure);
 }
 
+/* The next message to a subject, from a token on, that is on its way and not marked. */
+static NpPending *
+next_unrefused(NpSession *session, NpSpan subject, uint64 next)
+{
+	NpPending  *message;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (!message->refused && message->retry_at == 0 &&
+			message->position + message->length <= np_session_outbound(session)->sent &&
+			equals(np_pending_subject(message), subject))
+			return message;
+	return NULL;
+}
+
+/* Errors come in the order of the messages, so the next one is likely behind the last. */
+static NpPending *
+find_unrefused(NpSession *session, NpSpan subject)
+{
+	NpPending  *message = next_unrefused(session, subject, session->window.last_refused);
+
+	return message != NULL ? message : next_unrefused(session, subject, 0);
+}
+
+static void
+mark_next_refused(NpSession *session, NpSpan subject)
+{
+	NpPending  *message = find_unrefused(session, subject);
+
+	if (message == NULL)
+		return;
+	mark_refused(session, message, true);
+	session->window.last_refused = message->token;
+}
+
+/* If all messages to a subject that are on their way are refused, they have failed. */
+static void
+fail_refused(NpSession *session, NpSpan subject)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (find_unrefused(session, subject) != NULL)
+		return;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (message->refused && equals(np_pending_subject(message), subject))
+			fail_not_permitted(session, message, false);
+}
+
+/* The message has a reply: if one to its subject is refused, that is another one. */
+static void
+note_reply(NpSession *session, NpPending *message)
+{
+	if (!message->refused)
+		return;
+	mark_next_refused(session, np_pending_subject(message));
+	mark_refused(session, message, false);
+}
+
+/* Here it is known which one. */
+static void
+fail_refused_reply(NpSession *session, NpSpan reply)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		NpSpan		own = {message->bytes + message->subject_offset + message->subject_length + 1, 0};
+
+		while (own.data[own.length] != ' ')
+			own.length++;
+		if (equals(reply, own))
+			fail_not_permitted(session, message, true);
+	}
+}
+
+/* ---- What arrives ------------------------------------------------------------ */
+
+/* A reply to a token; that of a message which is not pending any more is ignored. */
+static void
+on_reply(void *owner, uint64 token, const NpOperation *operation)
+{
+	NpSession  *session = owner;
+	NpPending  *message = np_window_find(&session->window, token);
+	NpSpan		subject = {NULL, 0};
+	MemoryContext previous;
+
+	if (message == NULL)
+		return;
+	np_connection_confirm(session->connection, message->position + message->length);
+	previous = MemoryContextSwitchTo(scratch_context);
+	if (session->window.refused > 0)
+	{
+		subject = copy_span(np_pending_subject(message), scratch_context);
+		note_reply(session, message);
+	}
+	if (message->mode == NP_REQUEST)
+		handle_request_reply(session, message, operation);
+	else if (message->mode == NP_PROBE)
+		probe_listener(operation);
+	else
+		handle_reply(session, message, operation);
+	if (session->window.refused > 0 && subject.data != NULL)
+		fail_refused(session, subject);
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}
+
 /*
  * A refused publish has no reply, only this error with its subject (and
- * a refused reply subject one with that).
+ * a refused reply subject one with that).  Which of the messages to the subject
+ * it is about is not said, and some may be stored, when a permission has just
+ * changed: one is marked for each error.
  */
 static void
 on_server_error(void *owner, NpSpan text)
@@ -714,23 +846,17 @@ on_server_error(void *owner, NpSpan text)
 	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
 	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
 	MemoryContext previous;
-	NpPending  *message;
-	uint64		next = 0;
 
 	if (subject.data == NULL && reply.data == NULL)
 		return;
 	previous = MemoryContextSwitchTo(scratch_context);
-	while ((message = np_window_next(&session->window, &next)) != NULL)
+	if (subject.data != NULL && (subject = unquoted(subject)).data != NULL)
 	{
-		NpSpan		own_reply = {message->bytes + message->subject_offset + message->subject_length + 1, 0};
-
-		while (own_reply.data[own_reply.length] != ' ')
-			own_reply.length++;
-		if (subject.data != NULL && equals_quoted(subject, np_pending_subject(message)))
-			fail_not_permitted(session, message, false);
-		else if (reply.data != NULL && equals_quoted(reply, own_reply))
-			fail_not_permitted(session, message, true);
+		mark_next_refused(session, subject);
+		fail_refused(session, subject);
 	}
+	if (reply.data != NULL && (reply = unquoted(reply)).data != NULL)
+		fail_refused_reply(session, reply);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
 }

@@ -13,6 +13,10 @@
  * in a tuplestore, which spills to disk beyond work_mem.  All is allocated in
  * the transaction's context; nothing that is called at its end throws.
  *
+ * A tuplestore that has thrown can't even be closed, and what was not noted is
+ * known to nobody.  So a transaction of which a result could not be noted
+ * can't commit, though a savepoint may have caught the error.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -74,6 +78,7 @@ static int64 awaited;			/* in all levels */
 
 static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
 static bool closed;				/* the transaction ends: nobody reads it any more */
+static bool incomplete;			/* a result could not be noted */
 static TupleDesc ledger_columns;
 
 /* Futures of rolled-back subtransactions, in order, with room for all levels. */
@@ -302,20 +307,11 @@ put_in_ledger(const NpResult *result)
 	tuplestore_putvalues(ledger, ledger_columns, values, nulls);
 }
 
-/*
- * Note what has become of a message.  Allocates in the current context.
- *
- * Messages of other transactions (with critical => false) are none of ours.
- * ERROR when out of memory or of disk.
- */
-void
-np_futures_complete(const NpResult *result)
+static void
+note(const NpResult *result)
 {
-	Level	   *level;
+	Level	   *level = level_of(result->token);
 
-	if (!np_futures_contain(result->token))
-		return;
-	level = level_of(result->token);
 	if (result->critical)
 	{
 		level->awaited--;
@@ -327,6 +323,32 @@ np_futures_complete(const NpResult *result)
 	}
 	if (!closed)
 		put_in_ledger(result);
+}
+
+/*
+ * Note what has become of a message.  Allocates in the current context.
+ *
+ * Messages of other transactions (with critical => false) are none of ours.
+ * ERROR when out of memory or of disk.
+ */
+void
+np_futures_complete(const NpResult *result)
+{
+	if (incomplete || !np_futures_contain(result->token))
+		return;
+	incomplete = true;			/* should it throw */
+	note(result);
+	incomplete = false;
+}
+
+static void
+raise_if_incomplete(void)
+{
+	if (incomplete)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("what became of the transaction's messages is not known any more"),
+				 errdetail("There was no room to note it, in memory or on disk.")));
 }
 
 static NpSpan
@@ -393,6 +415,7 @@ np_futures_find(uint64 token, NpResult *result)
 	TupleTableSlot *slot;
 	bool		found = false;
 
+	raise_if_incomplete();
 	if (ledger == NULL || !np_futures_contain(token))
 		return false;
 	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
@@ -418,6 +441,7 @@ np_futures_each(void (*visit) (const NpResult *result, void *argument), void *ar
 	MemoryContext previous;
 	TupleTableSlot *slot;
 
+	raise_if_incomplete();
 	if (ledger == NULL)
 		return;
 	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
@@ -465,6 +489,26 @@ np_futures_failed(void)
 }
 
 /*
+ * What has become of the messages, for an ERROR that is not about one of them.
+ * What is awaited may be stored; more_failed and unsent are not among them.
+ * palloc'd; NULL: none was sent.
+ */
+char *
+np_futures_describe(int64 more_failed, int64 unsent)
+{
+	NpTransactionReport report = {.failed = more_failed,.unsent = unsent};
+
+	if (!np_futures_are_critical())
+		return NULL;
+	for (Level *level = top; level != NULL; level = level->upper)
+	{
+		report.acked += level->acked;
+		report.failed += level->awaited + level->failed;
+	}
+	return np_describe_transaction(&report);
+}
+
+/*
  * Raise the ERROR of the critical messages that failed, if there are any.
  * unsent is how many the transaction holds that were not sent because of it.
  */
@@ -474,6 +518,7 @@ np_futures_raise_failures(int64 unsent)
 	Level		all = {0};
 	NpTransactionReport report = {.unsent = unsent};
 
+	raise_if_incomplete();
 	for (Level *level = top; level != NULL; level = level->upper)
 		merge_results(&all, level);
 	if (all.failed == 0)
@@ -540,11 +585,12 @@ np_futures_subabort(int nest_level, uint64 next_token)
 
 /*
  * The transaction begins to end: free what a successful one must not leave to
- * its resource owner.
+ * its resource owner.  ERROR when it can't be successful.
  */
 void
 np_futures_close(void)
 {
+	raise_if_incomplete();
 	closed = true;
 	if (ledger != NULL)
 		tuplestore_end(ledger);
@@ -558,7 +604,7 @@ np_futures_forget(void)
 	top = NULL;
 	depth = 0;
 	awaited = 0;
-	closed = false;
+	closed = incomplete = false;
 	ledger = NULL;
 	dead = NULL;
 	dead_count = dead_room = 0;

@@ -34,6 +34,7 @@ extern bool np_futures_contain(uint64 token);
 extern bool np_futures_find(uint64 token, NpResult *result);
 extern void np_futures_each(void (*visit) (const NpResult *result, void *argument), void *argument);
 extern int64 np_futures_failed(void);
+extern char *np_futures_describe(int64 more_failed, int64 unsent);
 extern void np_futures_raise_failures(int64 unsent);
 extern void np_futures_subcommit(int nest_level);
 extern uint64 np_futures_subabort(int nest_level, uint64 next_token);

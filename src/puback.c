@@ -4,8 +4,8 @@
  *	  What JetStream answers to a message.
  *
  * The plain acknowledgment is parsed by protocol.c; everything else here,
- * with PostgreSQL's JSON parser.  That throws only for what no server answers
- * (a thousand levels of nesting), and the call then fails with its error.
+ * with PostgreSQL's JSON parser.  Nothing that is answered is an ERROR: that
+ * would hit whoever receives it, and he need not have sent the message.
  *
  *-------------------------------------------------------------------------
  */
@@ -116,6 +116,28 @@ on_scalar(void *state, char *value, JsonTokenType type)
 	NP_JSON_ACTION_RETURN;
 }
 
+/* False: it is no JSON, or nested so deeply that the parser throws, as nothing is that JetStream answers. */
+static bool
+try_parse(NpSpan json, JsonSemAction *actions)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool parsed = false;
+
+	PG_TRY();
+	{
+		parsed = pg_parse_json(np_compat_json_lexer(json.data, json.length), actions) == JSON_SUCCESS;
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return parsed;
+}
+
 /* False: it is not a JSON object. */
 static bool
 parse_answer(NpSpan json, Answer *answer)
@@ -133,7 +155,7 @@ parse_answer(NpSpan json, Answer *answer)
 	memset(answer, 0, sizeof(*answer));
 	return json.length > 0 && json.data[0] == '{' &&
 		pg_verify_mbstr(PG_UTF8, json.data, json.length, true) &&
-		pg_parse_json(np_compat_json_lexer(json.data, json.length), &actions) == JSON_SUCCESS;
+		try_parse(json, &actions);
 }
 
 static NpSpan

@@ -218,22 +218,32 @@ count_unsent(const NpMessage *message, const NpFailure *failure)
 	np_stats_note_failure(np_stats_mode, message->subject, failure);
 }
 
+/* Is it an ERROR of the call that there is no way to send a message?  Else of COMMIT, or none. */
+static bool
+fails_call(NpMode mode)
+{
+	return mode != NP_UNCRITICAL && np_stats_mode != NP_STATS_ON_COMMIT;
+}
+
 /*
  * Publish a message that needs no answer before it is told that there was no
  * way to send it.
  */
 static uint64
-fail_unsent(const NpMessage *message, const NpFailure *failure)
+fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 {
 	NpResult	result = {
 		.token = np_delivery_take_token(),
+		.critical = mode == NP_CRITICAL,
 		.subject = message->subject,
 		.id = message->id,
 		.failure = *failure
 	};
 
-	np_futures_add(result.token, false);
+	np_futures_add(result.token, result.critical);
 	np_futures_complete(&result);
+	if (result.critical)
+		return result.token;
 	np_delivery_note_untold(message->subject, failure);
 	np_stats_of(np_stats_mode)->failed_uncritical++;
 	np_delivery_tell_untold(WARNING);
@@ -261,8 +271,8 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
 	{
 		count_unsent(message, &failure);
-		if (mode == NP_UNCRITICAL)
-			return fail_unsent(message, &failure);
+		if (!fails_call(mode))
+			return fail_unsent(message, mode, &failure);
 		if (failure.fault == NP_FAULT_LOST)
 			np_raise_message(&failure, np_from_utf8(message->subject));
 		np_raise(&failure);
@@ -276,8 +286,8 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	if (!make_room(session, length, &failure))
 	{
 		count_unsent(message, &failure);
-		if (mode == NP_UNCRITICAL)
-			return fail_unsent(message, &failure);
+		if (!fails_call(mode))
+			return fail_unsent(message, mode, &failure);
 		np_raise_message(&failure, np_from_utf8(message->subject));
 	}
 

@@ -45,15 +45,10 @@ is_of_class(const char *sqlstate, const char *class)
 	return strncmp(sqlstate, class, 2) == 0;
 }
 
-/*
- * Is it the row's fault?  Else the connection's, the server's, or an interrupt.
- * 54001 is raised by a reply that can't be parsed, of whatever row.
- */
+/* Is it the row's fault?  Else the connection's, the server's, or an interrupt. */
 static bool
 is_of_row(const char *sqlstate)
 {
-	if (strcmp(sqlstate, "54001") == 0)
-		return false;
 	return is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54") || is_of_class(sqlstate, "0A") ||
 		is_of_class(sqlstate, "42") || is_of_class(sqlstate, "40") || is_of_class(sqlstate, "23") ||
 		is_of_class(sqlstate, "38") || is_of_class(sqlstate, "53");

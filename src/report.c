@@ -258,8 +258,8 @@ np_raise_message(const NpFailure *failure, const char *subject)
 }
 
 /* What a failed COMMIT leaves with JetStream; NULL: nothing. */
-static char *
-describe_others(const NpTransactionReport *report)
+char *
+np_describe_transaction(const NpTransactionReport *report)
 {
 	if (report->acked == 0 && report->unsent == 0)
 		return NULL;
@@ -275,7 +275,7 @@ void
 np_raise_transaction(const NpTransactionReport *report)
 {
 	const NpFailure *first = &report->list[0].failure;
-	char	   *others = describe_others(report);
+	char	   *others = np_describe_transaction(report);
 	StringInfoData detail;
 
 	initStringInfo(&detail);

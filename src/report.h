@@ -31,7 +31,7 @@ typedef enum NpFault
 	NP_FAULT_CONFLICT,			/* an expected stream or sequence did not hold */
 	NP_FAULT_STREAM_FULL,
 	NP_FAULT_RESOURCES,			/* of the account or of the server */
-	NP_FAULT_LOST,				/* the connection, before the message was sent, or no id */
+	NP_FAULT_LOST,				/* the connection, before the message was sent */
 	NP_FAULT_UNKNOWN,			/* sent, and no ack in time: stored or not */
 	NP_FAULT_WINDOW_FULL,
 	NP_FAULT_JETSTREAM			/* any other JetStream error */
@@ -72,6 +72,8 @@ extern NpFailure np_failure_from_server(int code, int error_code, const char *de
 extern NpFailure np_failure_copy(const NpFailure *failure, MemoryContext context);
 extern void np_failure_free(NpFailure *failure);
 extern const char *np_failure_sqlstate(const NpFailure *failure);
+
+extern char *np_describe_transaction(const NpTransactionReport *report);
 
 NP_NORETURN extern void np_raise(const NpFailure *failure);
 NP_NORETURN extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2);

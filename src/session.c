@@ -111,6 +111,44 @@ show_server(const NpSession *session)
 /* ---- Waiting -------------------------------------------------------------- */
 
 /*
+ * On a new connection, send what is pending again.  False: it could not be
+ * found out whether the server knows what is asked of it, and the connection
+ * is closed again, as it is by whatever is raised.
+ */
+static bool
+resend(NpSession *session, NpFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool resent = false;
+
+	PG_TRY();
+	{
+		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
+			np_delivery_fail_with_ttl(session);
+		np_delivery_resend(session);
+		resent = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (geterrcode() != ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION)
+		{
+			np_connection_close(session->connection);
+			PG_RE_THROW();
+		}
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		np_connection_lose(session->connection, error->message);
+		*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
+		failure->detail = error->detail;
+	}
+	PG_END_TRY();
+	return resent;
+}
+
+/*
  * Try to connect once; what is pending goes out again.
  *
  * The next time is put off longer and longer, until a message has come to its
@@ -125,12 +163,9 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	opened = np_connection_open(session->connection, &session->server, deadline, failure);
 	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
-	if (opened)
+	if (opened && resend(session, failure))
 	{
 		show_server(session);
-		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
-			np_delivery_fail_with_ttl(session);
-		np_delivery_resend(session);
 		return true;
 	}
 	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
@@ -237,14 +272,17 @@ np_session_patience(void)
 	return patience > 0 ? patience : np_ack_timeout;
 }
 
-/* Has the server answered "not now" to the last copy that it was sent? */
+/*
+ * Has the server answered "not now" to the last copy that it will see?  What is
+ * unsent still goes out while the connection is open.
+ */
 static bool
 was_put_off(const NpSession *session, const NpPending *message)
 {
-	uint64		sent = np_connection_is_open(session->connection) ?
-	np_session_outbound(session)->sent : np_connection_sent_before_loss(session->connection);
+	bool		is_unsent = !np_connection_is_open(session->connection) &&
+	message->position >= np_connection_sent_before_loss(session->connection);
 
-	return message->cause != NULL && (message->retry_at != 0 || message->position >= sent);
+	return message->cause != NULL && (message->retry_at != 0 || is_unsent);
 }
 
 /* Why a message that was waited for in vain has failed; palloc'd. */

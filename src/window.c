@@ -113,6 +113,8 @@ np_window_remove(NpWindow *window, NpPending *pending)
 		window->uncritical--;
 	if (pending->has_ttl)
 		window->with_ttl--;
+	if (pending->refused)
+		window->refused--;
 	if (pending->cause != NULL)
 	{
 		np_failure_free(pending->cause);

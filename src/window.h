@@ -46,6 +46,7 @@ typedef struct NpPending
 	bool		expects_stream; /* the ack must name that of its header */
 	bool		has_ttl;		/* must not go to a server that would ignore it */
 	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
+	bool		refused;		/* it, or another one to its subject */
 } NpPending;
 
 /* A ring, in which a token's place is found without searching. */
@@ -57,7 +58,9 @@ typedef struct NpWindow
 	int			count;			/* of used slots */
 	int			critical;		/* of these, those that the transaction waits for, ... */
 	int			uncritical;		/* ... those that nobody waits for ... */
-	int			with_ttl;		/* ... and those with a TTL */
+	int			with_ttl;		/* ... those with a TTL ... */
+	int			refused;		/* ... and those that are marked so */
+	uint64		last_refused;	/* that was marked */
 	uint64		first;			/* no used slot is before this token ... */
 	uint64		next;			/* ... or from this one on */
 } NpWindow;

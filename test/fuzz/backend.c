@@ -135,6 +135,27 @@ errcode(int sqlstate)
 	return 0;
 }
 
+/* For a PG_TRY around what does not throw here. */
+sigjmp_buf *PG_exception_stack;
+ErrorContextCallback *error_context_stack;
+
+void
+pg_re_throw(void)
+{
+	abort();
+}
+
+int
+geterrcode(void)
+{
+	return 0;
+}
+
+void
+FlushErrorState(void)
+{
+}
+
 char *
 unpack_sql_state(int sqlstate)
 {

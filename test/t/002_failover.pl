@@ -188,7 +188,7 @@ $session->begin('COMMIT');
 $session->wait_until_waiting;
 $nats->restart(stop => 'kill9');
 $result = $session->finish;
-is($result->{sqlstate}, '08006', 'without an id a message is not sent again');
+is($result->{sqlstate}, '08007', 'without an id a message is not sent again');
 like($result->{error}, qr/"f\.noid"/, 'it is named');
 is(rows(), 0, 'and COMMIT fails');
 cmp_ok(scalar stored('f.noid'), '<=', 1, 'it is stored once at most');
@@ -196,7 +196,7 @@ $nats->stall;
 $session->begin(q(SELECT nats_publish('f.noid', '2')));
 $session->wait_until_waiting;
 $nats->restart(stop => 'kill9');
-is($session->finish->{sqlstate}, '08006', 'likewise for nats_publish()');
+is($session->finish->{sqlstate}, '08007', 'likewise for nats_publish()');
 is($session->value(q(SELECT (nats_publish('f.noid', '3')).stream)), 'F', 'the session goes on');
 
 # Two servers, of which the second takes over

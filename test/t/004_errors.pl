@@ -8,6 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use FakeServer;
 use NatsClient;
 use NatsServer;
 use PsqlSession;
@@ -294,5 +295,158 @@ is($result->{sqlstate}, '54000', 'whose max_payload was lowered while the sessio
 $shrinking->set_config('max_payload: 3000', reload => 1);
 $result = $session->run(q(SELECT nats_publish('t.a', repeat('x', 2000))));
 is($result->{sqlstate}, '', 'or raised') or diag $result->{error};
+
+# What is told for certain is true: nothing is stored of a message that COMMIT has told to be refused or not sent. The
+# servers here are fakes, which hold back what real ones are just slow with.
+
+my %BRIEFLY = ('nats_publish.ack_timeout' => '700ms', 'nats_publish.commit_timeout' => '700ms', 'nats_publish.connect_timeout' => '2s');
+
+sub stores { my ($peer, $command) = @_; return $peer->reply($command, '{"stream":"T","seq":' . ++$peer->{stored} . '}'); }
+
+# COMMIT at such a server: its SQLSTATE and the counts that it tells, what it says, the session.
+sub commit_at
+{
+	my ($fake, $sql, %settings) = @_;
+	my $at = session_to($fake->url, %BRIEFLY, %settings);
+	my $failed = $at->run("BEGIN; $sql; COMMIT");
+	my ($counts) = $failed->{error} =~ /Of the transaction's messages: (.*)\.$/m;
+	note($failed->{error});
+	return ("$failed->{sqlstate}, " . ($counts // 'no counts'), $failed->{error}, $at);
+}
+sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering($on_publish), @more))[0]; }
+
+# A second attempt waits behind others in the backend, and goes out when the server reads on.
+{
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			$peer->note($command->{subject});
+			return stores(@_) if $command->{subject} ne 't.again' || $peer->{again}++;
+			$peer->reply($command, '', ' 503');
+			sleep 3;
+			return;
+		});
+	my ($told, $error, $at) = commit_at($fake, q(SELECT nats_publish_async('t.again', 'x') \g /dev/null
+		SELECT count(nats_publish_async('t.much', repeat('x', 1000000))) FROM generate_series(1, 40)));
+	like($told, qr/^08007/, 'a message that is to be sent again to a server that does not read: it may be stored');
+	$at->run(q(SET nats_publish.ack_timeout = '30s'; SELECT nats_publish('t.next', 'x')));
+	my $sent = 0;
+	while (($_ = $fake->next_event // 't.next') ne 't.next') { $sent++ if $_ eq 't.again'; }
+	is($sent, 2, 'as it is sent then');
+}
+
+# The server refuses one of two messages to a subject before it acknowledges the other one.
+{
+	my $deny = sub { my ($peer, $command) = @_; return $peer->send(qq(-ERR 'Permissions Violation for Publish to "$command->{subject}"'\r\n)); };
+	foreach my $stored (0, 1)
+	{
+		my @published;
+		my $one_of_two = sub
+		{
+			my ($peer, $command) = @_;
+			return if push(@published, $command) < 2;
+			$deny->($peer, $command);
+			sleep 0.2;
+			return stores($peer, $published[$stored]);
+		};
+		is(told($one_of_two, q(SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 2))),
+			'42501, 1 stored, 1 failed, 0 not sent', "of two messages to a subject one is not permitted, and message $stored is stored");
+	}
+	my (undef, $error) = commit_at(FakeServer->answering($deny), q(SELECT count(nats_publish_async('t.' || i % 2, 'x')) FROM generate_series(1, 4000) i));
+	like($error, qr/42501: could not publish 4000 messages/, 'and none of many, to two subjects');
+}
+
+# A message that was sent, and can't be sent again
+{
+	my $leave = sub { my ($peer, $command, $number) = @_; return $number == 1 ? $peer->close : stores($peer, $command); };
+	is(told($leave, q(SELECT nats_publish_async('t.a', 'x')), 'nats_publish.auto_msg_id' => 'off'),
+		'08007, no counts', 'a lost connection, and a message without an id: it may be stored');
+	is(told($leave, q(SELECT nats_publish_async('t.a', 'x'); SET LOCAL nats_publish.inbox_prefix = '_OTHER'; SELECT nats_publish_async('t.b', 'x'))),
+		'08007, 1 stored, 1 failed, 0 not sent', 'a lost connection, and then another inbox: likewise');
+}
+
+# The largest message was stored before the limit was lowered, and the connection is lost for one that is sent again.
+{
+	my $limit = sub
+	{
+		my ($peer, $command, $number) = @_;
+		return stores($peer, $command) if $number > 1;
+		return if $command->{subject} eq 't.large';
+		return $peer->{again}++ ? $peer->leave("-ERR 'Maximum Payload Violation'\r\n") : $peer->reply($command, '', ' 503');
+	};
+	is(told($limit, q(SELECT nats_publish_async('t.small', repeat('x', 500)), nats_publish_async('t.large', repeat('x', 1000)))),
+		'08007, 1 stored, 1 failed, 0 not sent', 'a message over max_payload that is not the last one sent: it may be stored');
+}
+
+# The next server does not tell whether it knows TTLs: it takes no third connection, nor any after that.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number > 3;
+			$peer->handshake(version => '"2.11.0"');
+			while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; }
+			return;
+		});
+	is((commit_at($fake, q(SELECT nats_publish_async('t.a', 'x', ttl => '1 h'))))[0], '08007, no counts',
+		'a lost connection, a TTL, and a server that does not tell its version: it may be stored');
+}
+
+# A member of an atomic batch is refused; another one is stored by itself, by the leader of a stream that knows no batches.
+{
+	my $mixed = sub
+	{
+		my ($peer, $command) = @_;
+		return stores($peer, $command) if $command->{batch}{commit};
+		return $peer->reply($command, '{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"},"stream":"T","seq":0}');
+	};
+	is((commit_at(FakeServer->answering($mixed, version => '"2.12.0"'),
+			q(SELECT nats_publish_on_commit('t.a', 'x', expect_last_seq => 1), nats_publish_on_commit('t.b', 'x')),
+			'nats_publish.commit_batch' => 'atomic'))[0],
+		'08007, no counts', 'a batch of which a part may be stored');
+}
+
+# An error of COMMIT about something else than what was sent
+{
+	my $lose = sub { my ($peer, $command, $number) = @_; return ++$peer->{count} == 10 || $number > 1 ? $peer->close : 0; };
+	my @thirty = (q(SELECT count(nats_publish_on_commit('t.a', 'x')) FROM generate_series(1, 30)), 'nats_publish.max_pending' => 10);
+	is(told($lose, @thirty), '08007, 0 stored, 11 failed, 19 not sent', 'a connection that is lost again and again, and a full window: some may be stored');
+	my $wait = sub { my ($peer, $command) = @_; push @{ $peer->{waiting} }, $command; return if @{ $peer->{waiting} } < 10; sleep 0.2; stores($peer, $_) foreach @{ $peer->{waiting} }; return; };
+	is(told($wait, @thirty, 'nats_publish.on_full' => 'error'), '53000, 10 stored, 1 failed, 19 not sent', 'a window that is full');
+
+	$node->safe_psql('postgres', q(CREATE SERVER nowhere FOREIGN DATA WRAPPER nats OPTIONS (url 'nats://127.0.0.1:1');
+		CREATE USER MAPPING FOR PUBLIC SERVER nowhere));
+	my $two = q(SELECT nats_publish_async('t.a', 'x'); SET LOCAL nats_publish.server = 'nowhere'; SELECT nats_publish_on_commit('t.b', 'x'));
+	is(told(\&stores, $two), '08001, 1 stored, 0 failed, 1 not sent', 'the second of two servers is not there');
+	is(told(sub { }, $two), '08007, 0 stored, 1 failed, 1 not sent', 'and the first one does not answer');
+	my $large = q(SELECT nats_publish_async('t.a', 'x'), nats_publish_on_commit('t.b', repeat('x', 1000), ttl => '1 h'));
+	is(told(\&stores, $large), '0A000, 1 stored, 0 failed, 1 not sent', 'a server that lacks a feature');
+	is(told(\&stores, $large, 'nats_publish.commit_batch' => 'atomic'), '0A000, 1 stored, 1 failed, 0 not sent', 'or knows no batches');
+}
+
+# An acknowledgment that can't be noted is not counted again when the message is sent again.
+{
+	my $again = sub
+	{
+		my ($peer, $command, $number) = @_;
+		return stores($peer, $command) if $number > 1;
+		return if push(@{ $peer->{waiting} }, $command) < 30;
+		$peer->reply($_, '{"stream":"' . 'T' x 10000 . '","seq":1}') foreach @{ $peer->{waiting} };
+		sleep 1.5;
+		return $peer->close;
+	};
+	my ($fake, $silent) = (FakeServer->answering($again), FakeServer->answering(sub { }));
+	my $url = $silent->url;
+	$node->safe_psql('postgres', "CREATE SERVER silent FOREIGN DATA WRAPPER nats OPTIONS (url '$url'); CREATE USER MAPPING FOR PUBLIC SERVER silent");
+	my $failed = session_to($fake->url, %BRIEFLY, 'nats_publish.commit_timeout' => '4s', temp_file_limit => 0, work_mem => '64kB')
+		->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 30) \g /dev/null
+			SAVEPOINT s; SELECT nats_flush() \g /dev/null
+			ROLLBACK TO s; SET temp_file_limit = -1; SET LOCAL nats_publish.server = 'silent'; SELECT nats_publish_async('t.b', 'x') \g /dev/null
+			COMMIT));
+	my @states = $failed->{error} =~ /^ERROR:  (\w{5})/mg;
+	is("@states", '53400 08007', 'the message that nobody acknowledges is waited for') or diag($failed->{error});
+}
 
 done_testing();

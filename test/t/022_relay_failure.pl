@@ -397,8 +397,20 @@ foreach my $max_pending (undef, 10)
 	my @after = split /\|/, relay_column($session, $counts);
 	is_deeply([ map { $after[$_] - $before[$_] } 0 .. 2 ], [ 10_000, 0, 0 ],
 		'a reply that is nested too deeply fails no message' . (defined $max_pending ? ", with max_pending = $max_pending" : ''));
-	like(relay_column($session, 'last_error'), qr/stack depth/, 'as the view tells');
+	like(relay_column($session, 'last_error'), qr/the reply is not an acknowledgment of JetStream/, 'as the view tells');
 	is(relay_pid($session), $worker, 'and the worker goes on');
+}
+
+# And when it comes each time, it holds up nothing else
+{
+	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $command->{subject} eq 'f.deep' ? '{"a":' x 50_000 : '{"stream":"F","seq":1}'); });
+	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.max_pending' => undef);
+	my $bad = $session->value(q(SELECT nats_publish_outbox('f.deep', 'x')));
+	$session->value(q(SELECT count(nats_publish_outbox('f.good', 'x')) FROM generate_series(1, 100)));
+	wait_for('the others', sub { $session->value('SELECT min(id) = max(id) FROM nats_outbox') eq 't' }, 60);
+	is(outbox_column($session, 'subject', $bad), 'f.deep', 'a message whose reply can never be parsed stays alone');
+	is(relay_pid($session), $worker, 'and the worker goes on');
+	$session->value('DELETE FROM nats_outbox');
 }
 reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.ack_timeout' => undef,
 	'nats_publish.relay_batch_size' => undef, 'nats_publish.max_pending' => undef);

@@ -452,6 +452,134 @@ foreach my $bad ("\xff\xc0\x80", "\xed\xa0\x80", "\x01", '\u0000', '\ud800')
 		map { "SELECT * FROM nats_get_message('T', $_)" } 1 .. 4);
 }
 
+# ---- A reply is received by whoever waits for another one, and is not his fault
+
+my $DEEP = '{"a":' x 50_000;    # the parser throws
+my $NO_ANSWER = qr/the reply is not an acknowledgment of JetStream/;
+my $deep_for_bad = FakeServer->answering(sub { $_[0]->reply($_[1], $_[1]{payload} eq 'bad' ? $DEEP : ack()); });
+my @deep_settings = ('nats_publish.url' => $deep_for_bad->url, map { ("nats_publish.${_}_timeout" => '10s') } qw(ack commit));
+my %receivers = (
+	nats_publish => q(SELECT nats_publish('t.a', 'x')),
+	nats_publish_async => q(SELECT nats_publish_async('t.a', 'x')),
+	'nats_publish_async with a full window' => q(SET LOCAL nats_publish.max_pending = 1; SELECT nats_publish_async('t.a', 'x')),
+	nats_publish_on_commit => q(SELECT nats_publish_on_commit('t.a', 'x')),
+	nats_await => q(SELECT nats_await(nats_publish_async('t.a', 'x'))),
+	nats_flush => q(SELECT nats_flush()),
+	nats_disconnect => q(SELECT nats_disconnect()),
+	'a change of the server' => q(SET LOCAL nats_publish.inbox_prefix = '_PG'; SELECT nats_publish_async('t.a', 'x')),
+	'a request' => q(SELECT nats_jetstream('INFO')),
+	nats_server_info => q(SELECT nats_server_info()),
+	'a savepoint' => q(SAVEPOINT s; SELECT nats_publish_async('t.a', 'x'); ROLLBACK TO s; SELECT nats_publish('t.a', 'x')));
+foreach my $what (sort keys %receivers)
+{
+	my $session = PsqlSession->new($node, settings => {@deep_settings});
+	my $transaction = "BEGIN; INSERT INTO t VALUES ('%s', -1); SELECT nats_publish_async('t.a', 'bad', critical => %s); $receivers{$what}; COMMIT";
+	$session->value('TRUNCATE t');
+	my $result = $session->run(sprintf("$transaction; SELECT nats_flush()", 'uncritical', 'false'));
+	is($result->{sqlstate}, '', "a reply that can't be parsed, to a message that nobody waits for: $what") or diag $result->{error};
+	like($result->{error}, qr/^WARNING:  08007: .*$NO_ANSWER/m, 'tells of it');
+	$result = $session->run(sprintf($transaction, 'critical', 'true'));
+	is($result->{sqlstate}, '08007', "and to one that the transaction waits for: $what") or diag $result->{error};
+	like($result->{error}, $NO_ANSWER, 'says why');
+	is($session->value(q(ROLLBACK; SELECT string_agg(mode, ' ') FROM t)), 'uncritical', 'what was committed');
+	is($session->value(q(SELECT seq FROM nats_publish('t.a', 'x'))), '1', 'and the session goes on');
+}
+
+# A member of a batch
+foreach my $bad (1, 3)
+{
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my %member = %{ $command->{batch} };
+			$peer->reply($command, $member{number} == $bad ? $DEEP : $member{commit} ? qq({"stream":"T","seq":3,"batch":"$member{id}","count":3}) : '');
+		},
+		version => '"2.12.0"');
+	my $session = PsqlSession->new($node,
+		settings => { @deep_settings, 'nats_publish.url' => $fake->url, 'nats_publish.commit_batch' => 'atomic' });
+	my $result = $session->run(q(BEGIN; SELECT count(nats_publish_on_commit('t.a', i::text)) FROM generate_series(1, 3) i; COMMIT));
+	is($result->{sqlstate}, $bad == 3 ? '08007' : '', "a reply that can't be parsed, to member $bad of 3") or diag $result->{error};
+}
+
+# ---- The next server does not tell what it knows
+
+# The first connection is lost with a message that has a TTL, and with the last one. Of the others every second one is to
+# ask for the version: these fail, up to this one.
+sub server_of_few_words
+{
+	my ($last_bad) = @_;
+	return FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number % 2 == 0 && $number > 2 && $number <= $last_bad;
+			$peer->handshake(version => '"2.12.0"');
+			while (my $command = $peer->next_command)
+			{
+				next if $command->{verb} ne 'PUB';
+				$peer->close if $number == 1 && $command->{payload} eq 'last';
+				$peer->reply($command, ack()) if $number > 1;
+			}
+		});
+}
+
+my $ask_in_vain = qr/connection was lost before .*could not ask the NATS server for its features/;
+my $in_vain = qr/as one batch: no acknowledgment arrived within 1000 ms/;
+foreach my $case (
+	[ 'once', 4, '', qr/^$/, q(nats_publish_async('t.a', 'last')) ], [ 'ever', 1e6, '08007', $ask_in_vain, q(nats_publish_async('t.a', 'last')) ],
+	[ 'ever, to a batch', 1e6, '08007', $in_vain, q(nats_publish_on_commit('t.a', 'last')) ])
+{
+	my ($how, $last_bad, $expected, $text, $call) = @$case;
+	my $fake = server_of_few_words($last_bad);
+	my $session = PsqlSession->new($node,
+		settings => { 'nats_publish.url' => $fake->url, 'nats_publish.commit_batch' => 'atomic', 'nats_publish.commit_timeout' => $expected ? '1s' : '30s' });
+	my $result = $session->run(qq(BEGIN; SELECT nats_publish_async('t.a', 'x', ttl => '1 min', critical => false); SELECT $call; COMMIT));
+	is($result->{sqlstate}, $expected, "a message may be stored, and the next server does not tell its version $how") or diag $result->{error};
+	like($result->{error}, $text, 'what is told');
+}
+
+# ---- There is no room on disk for what became of the messages: whoever receives that gets the error
+
+# It answers when it has all messages.
+my $last_first = FakeServer->answering(
+	sub
+	{
+		my ($peer, $command) = @_;
+		$peer->{replies} .= $peer->reply_bytes($command, ack());
+		$peer->send(delete $peer->{replies}) if $command->{payload} eq 'last';
+	});
+
+# Of a transaction that has not ended; what is told of its last flush.
+sub fill_ledger
+{
+	my ($session, $critical) = @_;
+	$session->value(qq(BEGIN; INSERT INTO t VALUES ('full', -1);
+		SELECT count(nats_publish_async('t.a', 'x', critical => $critical)) FROM (SELECT generate_series(1, 1000)) AS s; SAVEPOINT s));
+	return $session->sqlstate(qq(SELECT nats_publish_async('t.a', 'last', critical => $critical); SELECT nats_flush()));
+}
+
+my @small = (work_mem => '64kB', temp_file_limit => '16kB', 'nats_publish.url' => $last_first->url,
+	map { ("nats_publish.${_}_timeout" => '60s') } qw(ack commit));
+foreach my $sql ('SELECT count(*) FROM nats_futures()', 'SELECT nats_await(1)', 'SELECT nats_flush()', 'COMMIT')
+{
+	my $session = PsqlSession->new($node, settings => {@small});
+	is(fill_ledger($session, 'true'), '53400', 'there is no room for what became of the messages');
+	my $result = $session->run("ROLLBACK TO s; SET LOCAL temp_file_limit = -1; $sql");
+	# COMMIT also tells of those that were sent
+	is($result->{sqlstate}, $sql eq 'COMMIT' ? '08007' : '53000', "a savepoint does not hide it from $sql") or diag $result->{error};
+	is($session->value(q(ROLLBACK; SELECT count(*) FROM t WHERE mode = 'full')), '0', 'nor is it committed');
+	is($session->value(q(SELECT seq FROM nats_publish('t.a', 'last'))), '1', 'the session goes on');
+}
+{
+	# the acknowledgments of the others have been read, and are not handled yet
+	my $session = PsqlSession->new($node, settings => {@small});
+	is(fill_ledger($session, 'false'), '53400', 'the same with messages that nobody waits for');
+	my $result = $session->run('ROLLBACK; SELECT nats_flush()');
+	is($result->{error}, '', 'the next transaction does not wait for one of them in vain');
+	cmp_ok($result->{seconds}, '<', 30, 'nor for long');
+}
+
 is($node->safe_psql('postgres', q(SELECT pg_postmaster_start_time() < now())), 't', 'PostgreSQL lives');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP|server process|: XX\d\d\d:/, 'and no backend has crashed');
 

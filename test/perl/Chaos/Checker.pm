@@ -82,7 +82,7 @@ sub read_log
 		my (undef, $event, @fields) = split /\t/, $line, -1;
 		if ($event eq 'begin')
 		{
-			$attempt = $self->{attempts}{ $fields[0] } = { name => $fields[0], anonymous => $fields[1] ne '', calls => [] };
+			$attempt = $self->{attempts}{ $fields[0] } = { name => $fields[0], calls => [] };
 			%call = ();
 		}
 		elsif ($event eq 'call')
@@ -319,7 +319,7 @@ sub _refused
 		my $calls = $self->{calls}{$message};
 		next unless $calls->[0]{mode} =~ /^(sync|async|uncritical|change_sync)$/;
 		my @told = map { $_->{awaited} // $_->{told} // 'lost' } @$calls;
-		next if grep { $_ eq 'ok' || $EITHER{$_} || ($_ eq '08006' && $calls->[0]{attempt}{anonymous}) } @told;
+		next if grep { $_ eq 'ok' || $EITHER{$_} } @told;
 		$self->_hold(!$self->_is_stored($message), "$calls->[0]{mode} $message is stored, but was told @told: $calls->[0]{text}");
 	}
 	return;
@@ -337,8 +337,7 @@ sub _told_counts
 	my ($stored, $failed, $unsent) = $detail =~ /transaction's messages: (\d+) stored, (\d+) failed, (\d+) not sent/;
 	($stored, $failed, $unsent) = (0, $several // 1, 0) unless defined $stored;
 	# the first few of several are told
-	my $certain = defined $several ? () = $detail =~ /$REFUSED/g
-		: !$either && !($attempt->{done} eq '08006' && $attempt->{anonymous});
+	my $certain = defined $several ? () = $detail =~ /$REFUSED/g : !$either;
 	return ($stored, $failed, $unsent, $certain || 0);
 }
 
