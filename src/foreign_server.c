@@ -14,7 +14,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/reloptions.h"
+#include "access/table.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
@@ -22,7 +25,9 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -292,11 +297,24 @@ read_mapping(Oid server_id, Oid role, NpServer *server)
 	ReleaseSysCache(tuple);
 }
 
-/* Or was it dropped? */
+/*
+ * Or was it dropped?  Read by the index: the syscache would remember each one
+ * that is not there for as long as the session lives (catcache.c).
+ */
 bool
 np_foreign_server_exists(Oid server_id)
 {
-	return SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server_id));
+	Relation	servers = table_open(ForeignServerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		exists;
+
+	ScanKeyInit(&key, Anum_pg_foreign_server_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(server_id));
+	scan = systable_beginscan(servers, ForeignServerOidIndexId, true, NULL, 1, &key);
+	exists = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(servers, AccessShareLock);
+	return exists;
 }
 
 /*

@@ -552,6 +552,17 @@ is(places('files_again'), 'two.owner', 'the next one is');
 		push @left, [ process_files($dropping->pid), $dropping->value('SELECT count(*) FROM pg_backend_memory_contexts') ];
 	}
 	is_deeply($left[5], $left[1], 'no file and no memory context is left of dropped servers');
+
+	my $round = qq(CREATE SERVER dropped FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $one->url}');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER dropped;
+		SET nats_publish.server = dropped; SELECT nats_publish('t.dropped', 'x') \\g /dev/null
+		DROP SERVER dropped CASCADE; SET nats_publish.server = two; SELECT nats_publish('t.dropped', 'x') \\g /dev/null
+		);
+	my $used = q(SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'CacheMemoryContext');
+	$dropping->value("SET client_min_messages = warning;\n" . "$round\n" x 50);
+	my $before = $dropping->value($used);
+	$dropping->value("$round\n" x 200);
+	cmp_ok($dropping->value($used) - $before, '<', 200 * 50, "nor is it in PostgreSQL's caches that they are not there");
 	$dropping->close;
 }
 
