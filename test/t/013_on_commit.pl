@@ -161,16 +161,17 @@ foreach my $stop ('kill9', 'stop')
 
 foreach my $end ('cancel', 'terminate', 'timeout')
 {
-	my $session = session($end eq 'timeout' ? ('nats_publish.commit_timeout' => '1s', statement_timeout => '100ms') : ());
+	my $session = session($end eq 'timeout' ? ('nats_publish.commit_timeout' => '1s') : ());
 	my $pid = $session->pid;
 	clean();
 	$session->value(q(SELECT nats_publish('h.warm', '')));
 	hold($session, 100);
 	cmp_ok(temporary_files(), '==', 0, "$end: in memory");
 	$session->value(q(SELECT count(nats_publish_on_commit('h.more', 'x')) FROM generate_series(1, 20000))) if $end ne 'timeout';
+	$session->value(q(SET LOCAL statement_timeout = '100ms')) if $end eq 'timeout';
 	$nats->stall;
 	$session->begin('COMMIT');
-	$session->wait_until_waiting;
+	$session->wait_until_waiting if $end ne 'timeout';
 	my $started = time;
 	kill 'INT', $pid if $end eq 'cancel';
 	kill 'TERM', $pid if $end eq 'terminate';
