@@ -169,8 +169,7 @@ same_place(NpSpan url, const NpServerUrl *place)
 	NpServerUrl other;
 
 	return np_url_parse(url, &other) == NULL && other.port == place->port &&
-		other.host.length == place->host.length &&
-		memcmp(other.host.data, place->host.data, place->host.length) == 0;
+		np_span_equals(other.host, place->host);
 }
 
 /* Add a server that another one has told of, if it is new. */

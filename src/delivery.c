@@ -460,9 +460,8 @@ static bool
 expects_reply_here(NpSession *session, const NpPending *message)
 {
 	NpSpan		inbox = np_connection_inbox(session->connection);
-	const char *reply = message->bytes + message->subject_offset + message->subject_length + 1;
 
-	return memcmp(reply, inbox.data, inbox.length) == 0;
+	return memcmp(np_pending_reply(message).data, inbox.data, inbox.length) == 0;
 }
 
 static NpFailure
@@ -614,8 +613,7 @@ handle_ack(NpSession *session, NpPending *message, const NpPubAck *ack)
 	if (message->expects_stream)
 		expected = np_message_header((NpSpan) {message->bytes, message->length},
 									 "Nats-Expected-Stream");
-	if (expected.data != NULL && (expected.length != ack->stream.length ||
-								  memcmp(expected.data, ack->stream.data, expected.length) != 0))
+	if (expected.data != NULL && !np_span_equals(expected, ack->stream))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
 										 np_from_utf8(ack->stream));
@@ -696,12 +694,6 @@ unquoted(NpSpan quoted)
 	return (NpSpan) {NULL, 0};
 }
 
-static bool
-equals(NpSpan a, NpSpan b)
-{
-	return a.length == b.length && memcmp(a.data, b.data, a.length) == 0;
-}
-
 /* What stands behind a prefix; absent when the text does not begin with it. */
 static NpSpan
 behind(NpSpan text, const char *prefix)
@@ -734,7 +726,7 @@ next_unrefused(NpSession *session, NpSpan subject, uint64 next)
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 		if (!message->refused && message->retry_at == 0 &&
 			message->position + message->length <= np_session_outbound(session)->sent &&
-			equals(np_pending_subject(message), subject))
+			np_span_equals(np_pending_subject(message), subject))
 			return message;
 	return NULL;
 }
@@ -769,7 +761,7 @@ fail_refused(NpSession *session, NpSpan subject)
 	if (find_unrefused(session, subject) != NULL)
 		return;
 	while ((message = np_window_next(&session->window, &next)) != NULL)
-		if (message->refused && equals(np_pending_subject(message), subject))
+		if (message->refused && np_span_equals(np_pending_subject(message), subject))
 			fail_not_permitted(session, message, false);
 }
 
@@ -791,14 +783,8 @@ fail_refused_reply(NpSession *session, NpSpan reply)
 	uint64		next = 0;
 
 	while ((message = np_window_next(&session->window, &next)) != NULL)
-	{
-		NpSpan		own = {message->bytes + message->subject_offset + message->subject_length + 1, 0};
-
-		while (own.data[own.length] != ' ')
-			own.length++;
-		if (equals(reply, own))
+		if (np_span_equals(np_pending_reply(message), reply))
 			fail_not_permitted(session, message, true);
-	}
 }
 
 /* ---- What arrives ------------------------------------------------------------ */

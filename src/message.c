@@ -539,7 +539,7 @@ append_values(StringInfo json, NpSpan headers, NpSpan name)
 
 	while (np_header_next(&headers, &found, &value))
 	{
-		if (found.length != name.length || memcmp(found.data, name.data, name.length) != 0)
+		if (!np_span_equals(found, name))
 			continue;
 		if (count == 0 && found.data != name.data)
 			return 0;			/* written already, with its first */

@@ -96,8 +96,9 @@ np_publisher_expire_uncritical(NpSession *session, NpTime before)
 	}
 }
 
-static void
-expire_overdue(NpSession *session)
+/* And those that have waited for ack_timeout. */
+void
+np_publisher_expire_overdue(NpSession *session)
 {
 	np_publisher_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
 }
@@ -124,7 +125,7 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 	}
 	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, np_session_patience(), NP_FOREVER))
 		return true;
-	expire_overdue(session);
+	np_publisher_expire_overdue(session);
 	if (np_session_is_open(session) && window_has_room(session))
 		return true;
 	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
@@ -523,7 +524,7 @@ np_publisher_tell(void)
 	NpSession  *session;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		expire_overdue(session);
+		np_publisher_expire_overdue(session);
 	np_delivery_tell_untold(WARNING);
 }
 

@@ -113,10 +113,7 @@ compare_subjects(const void *a, const void *b)
 static bool
 same_subject(int a, int b)
 {
-	NpSpan		first = batch->rows[a].message.subject;
-	NpSpan		second = batch->rows[b].message.subject;
-
-	return first.length == second.length && memcmp(first.data, second.data, first.length) == 0;
+	return np_span_equals(batch->rows[a].message.subject, batch->rows[b].message.subject);
 }
 
 /* What can't become a message has failed when it was read. */

@@ -83,7 +83,7 @@ is_idle(NpSession *session)
 		return false;
 	if (session->window.count > 0)
 		np_connection_receive(session->connection);
-	np_publisher_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
+	np_publisher_expire_overdue(session);
 	return session->window.count == 0;
 }
 

@@ -163,8 +163,7 @@ np_pattern_matches(NpSpan pattern, NpSpan subject)
 			return false;
 		if (is_byte(wanted, '>'))
 			return true;
-		if (!is_byte(wanted, '*') &&
-			(wanted.length != token.length || memcmp(wanted.data, token.data, token.length) != 0))
+		if (!is_byte(wanted, '*') && !np_span_equals(wanted, token))
 			return false;
 	}
 	return subject.data == NULL;

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Bytes that belong to somebody else; not NUL-terminated. */
 typedef struct NpSpan
@@ -21,5 +22,12 @@ typedef struct NpSpan
 	const char *data;			/* NULL: absent, which is not the same as empty */
 	size_t		length;
 } NpSpan;
+
+/* The same bytes?  An absent one equals an empty one. */
+static inline bool
+np_span_equals(NpSpan a, NpSpan b)
+{
+	return a.length == b.length && (a.length == 0 || memcmp(a.data, b.data, a.length) == 0);
+}
 
 #endif							/* NP_TYPES_H */

@@ -133,6 +133,15 @@ np_pending_subject(const NpPending *pending)
 	return (NpSpan) {pending->bytes + pending->subject_offset, pending->subject_length};
 }
 
+/* The subject that its reply comes to: that of this message alone. */
+NpSpan
+np_pending_reply(const NpPending *pending)
+{
+	const char *begin = pending->bytes + pending->subject_offset + pending->subject_length + 1;
+
+	return (NpSpan) {begin, strcspn(begin, " ")};
+}
+
 /* Its Nats-Msg-Id, in UTF-8; absent when it has none. */
 NpSpan
 np_pending_id(const NpPending *pending)

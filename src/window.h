@@ -71,6 +71,7 @@ extern NpPending *np_window_find(NpWindow *window, uint64 token);
 extern NpPending *np_window_next(NpWindow *window, uint64 *next);
 extern void np_window_remove(NpWindow *window, NpPending *pending);
 extern NpSpan np_pending_subject(const NpPending *pending);
+extern NpSpan np_pending_reply(const NpPending *pending);
 extern NpSpan np_pending_id(const NpPending *pending);
 
 #endif							/* NP_WINDOW_H */
