@@ -49,6 +49,10 @@ my @servers;
 # blocks a plain signal would skip too.
 $SIG{INT} = $SIG{TERM} = sub { die "interrupted\n" };
 
+# PostgreSQL::Test::Utils since 17 handles SIGCHLD, if nothing is set here, for the sake of an old IPC::Run. Each psql that
+# ends and each nats-server that is resumed would then cut short a sleep or a wait for an answer.
+$SIG{CHLD} = 'DEFAULT';
+
 END
 {
 	my $status = $?;

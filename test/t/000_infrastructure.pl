@@ -8,7 +8,7 @@ use warnings FATAL => 'all';
 use PostgreSQL::Test::Utils;
 use Socket qw(MSG_PEEK);
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 use ByteProxy;
 use Certificates;
@@ -81,6 +81,13 @@ $nats->resume;
 $client->{timeout} = 30;
 $client->flush;
 is($client->stream_info('T')->{state}{messages}, 3, 'after resume it has taken what was sent');
+
+$started = time;
+my $child = fork // die "cannot fork: $!";
+exec 'sleep', '0.1' if $child == 0;
+sleep 0.5;
+cmp_ok(time - $started, '>', 0.45, 'a child that ends does not cut a sleep short');
+waitpid $child, 0;
 
 # A killed, a stopped and a restarted server
 
