@@ -3,7 +3,7 @@
  * connection.c
  *	  A backend's connection to NATS.
  *
- * wire.c makes the connection, this file moves the bytes on it and takes the
+ * attempt.c makes the connection, this file moves the bytes on it and takes the
  * server's operations apart.  Sending and receiving never block and never
  * throw by themselves; they find out that the connection is lost, and then it
  * is closed, which np_connection_is_open tells.  Only opening and waiting

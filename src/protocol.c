@@ -4,7 +4,7 @@
  *	  The NATS client protocol: commands that we write, operations that the
  *	  server sends, and JetStream's PubAck.
  *
- * libnats makes the connection (wire.c); the traffic on it is ours, because
+ * libnats makes the connection (handshake.c); the traffic on it is ours, because
  * only so every reply, error and 503 is seen with the message it belongs to,
  * and because a publish costs a copy into a buffer instead of a message
  * object with a hash table of headers.  The protocol is documented at

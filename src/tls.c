@@ -16,7 +16,7 @@
  * Reading and writing never block, so a record that arrives in part keeps
  * nobody waiting: the library's own read would wait for its rest.
  *
- * Plain C; runs in the helper thread of wire.c too.
+ * Plain C; runs in the helper thread of attempt.c too.
  *
  *-------------------------------------------------------------------------
  */

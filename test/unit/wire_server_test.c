@@ -4,7 +4,7 @@
  *		and over; being refused; giving up at any moment; servers that die, stop and come back. It checks what
  *		comes of it, and above all it is what the sanitizers look at.
  *
- * Skipped where there is no nats-server. The threads are those of wire.c and libnats: this file has none.
+ * Skipped where there is no nats-server. The threads are those of attempt.c and libnats: this file has none.
  */
 #include "wire_client.h"
 

@@ -2,7 +2,7 @@
  * wire_test.c
  *		Connecting by way of libnats, giving up, closing: to servers of all kinds of ill will.
  *
- * The servers are child processes, not threads: wire.c looks at all threads' sockets, as they are
+ * The servers are child processes, not threads: attempt.c looks at all threads' sockets, as they are
  * its own process's. wire_server_test.c is for a real one.
  */
 #include "wire_client.h"
