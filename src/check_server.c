@@ -75,6 +75,7 @@ find_no_connection(NpExamination *examination, NpFinding *finding, const NpFailu
 {
 	const NpSession *session = examination->session;
 
+	examination->unreachable = "There is no connection to the server.";
 	if (session != NULL && !np_connection_is_open(session->connection) &&
 		np_connection_tries(session->connection) != NIL)
 	{
@@ -98,7 +99,6 @@ np_check_connection(NpExamination *examination, NpFinding *finding)
 	np_examine_subject(examination);
 	if (!connected)
 	{
-		examination->unreachable = "There is no connection to the server.";
 		find_no_connection(examination, finding, &failure);
 		return;
 	}
@@ -265,8 +265,7 @@ np_check_round_trip(NpExamination *examination, NpFinding *finding)
 
 	if (!np_session_ready(examination->session, true, &failure))
 	{
-		np_find_failure(finding, NP_CHECK_FAILED, &failure);
-		examination->unreachable = "There is no connection to the server.";
+		find_no_connection(examination, finding, &failure);
 		return;
 	}
 	if (!ping(examination->session->connection, times))
