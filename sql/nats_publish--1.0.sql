@@ -374,8 +374,11 @@ FROM @extschema@.nats_publish_times() AS t JOIN pg_catalog.pg_database AS d ON d
 COMMENT ON VIEW nats_publish_histogram
 IS 'how often an acknowledgment (ack) or a commit (commit_wait) took how long';
 
+-- In the schema of the extension anybody may have put operators that fit better: those of the views are PostgreSQL's.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- A time in a bucket is taken to lie where it does if the bucket's are spread evenly; in the last, at its beginning.
-CREATE VIEW nats_publish_latency AS
+CREATE VIEW @extschema@.nats_publish_latency AS
 WITH bucket AS (
     SELECT *, sum(count) OVER (PARTITION BY database, mode, measure ORDER BY from_ms) AS seen,
            sum(count) OVER (PARTITION BY database, mode, measure) AS total
@@ -400,8 +403,10 @@ FROM total AS t
      LEFT JOIN quantile AS p50 ON (p50.database, p50.mode, p50.measure, p50.q) = (t.database, t.mode, t.measure, 0.5)
      LEFT JOIN quantile AS p90 ON (p90.database, p90.mode, p90.measure, p90.q) = (t.database, t.mode, t.measure, 0.9)
      LEFT JOIN quantile AS p99 ON (p99.database, p99.mode, p99.measure, p99.q) = (t.database, t.mode, t.measure, 0.99);
-COMMENT ON VIEW nats_publish_latency
+COMMENT ON VIEW @extschema@.nats_publish_latency
 IS 'how long an acknowledgment (ack) or a commit (commit_wait) takes, from nats_publish_histogram';
+
+SET LOCAL search_path = @extschema@, pg_temp;
 
 CREATE FUNCTION nats_publish_stats_reset()
 RETURNS void
@@ -517,7 +522,9 @@ AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
 IS 'the options of a trigger that calls nats_publish_change(), or the error that they are';
 
-CREATE VIEW nats_published_tables AS
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE VIEW @extschema@.nats_published_tables AS
 SELECT t.tgrelid::regclass AS relation,
        t.tgname AS trigger_name,
        CASE WHEN t.tgtype & 1 = 1 THEN 'row' ELSE 'statement' END AS level,
@@ -531,8 +538,10 @@ SELECT t.tgrelid::regclass AS relation,
            AS enabled
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
-COMMENT ON VIEW nats_published_tables
+COMMENT ON VIEW @extschema@.nats_published_tables
 IS 'the tables whose changes are published: by which triggers, how, and to where';
+
+SET LOCAL search_path = @extschema@, pg_temp;
 
 -- ---------------------------------------------------------------------------
 -- Privileges: nobody publishes who was not granted it

@@ -461,19 +461,31 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 					 ops[change->op], milliseconds_since_1970(GetCurrentTimestamp()));
 }
 
-/* A column alone: bytea as it is, anything else as text. */
+/* A column alone: bytea and JSON as they are, anything else as text. */
 static NpSpan
 payload_of_column(const NpColumn *column, TupleTableSlot *row)
 {
+	Datum		value;
 	bool		isnull;
 	bytea	   *bytes;
+	char	   *text;
 
 	if (row == NULL || slot_attisnull(row, column->index + 1))
 		return (NpSpan) {NULL, 0};
-	if (column->base_type != BYTEAOID)
-		return column_text(column, row);
-	bytes = DatumGetByteaPP(slot_getattr(row, column->index + 1, &isnull));
-	return (NpSpan) {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)};
+	value = slot_getattr(row, column->index + 1, &isnull);
+	switch (column->base_type)
+	{
+		case BYTEAOID:
+			bytes = DatumGetByteaPP(value);
+			return (NpSpan) {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)};
+		case JSONOID:
+		case JSONBOID:
+			/* where a string has quotes, and may have escapes that no text can */
+			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
+			return np_to_utf8(text, strlen(text));
+		default:
+			return column_text(column, row);
+	}
 }
 
 static NpSpan

@@ -22,6 +22,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
@@ -247,24 +248,36 @@ require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
 	np_raise(&failure);
 }
 
+static void
+refuse_statement_trigger(const Source *source, const char *changes, const char *detail)
+{
+	NpFailure	failure = np_failure(NP_FAULT_FEATURE, "%s of the partitioned table \"%s\" cannot be published by a statement trigger",
+									 changes, RelationGetRelationName(source->relation));
+
+	failure.detail = detail;
+	failure.hint = psprintf("Publish the table at level row, or without its %s.", changes);
+	np_raise(&failure);
+}
+
 /*
- * A MERGE into a partitioned table gives its statement triggers wrong rows: for
+ * A partitioned table shows its statement triggers wrong rows.  Of a MERGE: for
  * what is updated after an insert, the inserted row (ExecUpdate does not reset
  * tcs_original_insert_tuple; seen in 17 and 18), and none for rows that move.
+ * Of what is inserted into a partition that has its columns in other places:
+ * the row before its generated columns were computed (ExecPrepareTupleRouting;
+ * seen in 15 to 18).
  */
 static void
 require_true_rows(const Source *source, int16 trigger_type)
 {
-	NpFailure	failure;
+	const TupleConstr *constraints = source->columns->constr;
 
-	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type) ||
-		!TRIGGER_FOR_UPDATE(trigger_type))
+	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
 		return;
-	failure = np_failure(NP_FAULT_FEATURE, "updates of the partitioned table \"%s\" cannot be published by a statement trigger",
-						 RelationGetRelationName(source->relation));
-	failure.detail = "PostgreSQL does not show it all rows that a MERGE updates.";
-	failure.hint = "Publish the table at level row, or without its updates.";
-	np_raise(&failure);
+	if (TRIGGER_FOR_UPDATE(trigger_type))
+		refuse_statement_trigger(source, "updates", "PostgreSQL does not show it all rows that a MERGE updates.");
+	if (TRIGGER_FOR_INSERT(trigger_type) && constraints != NULL && constraints->has_generated_stored)
+		refuse_statement_trigger(source, "inserts", "PostgreSQL does not show it the generated columns of each partition.");
 }
 
 static const char *
@@ -494,9 +507,23 @@ append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
 	appendStringInfoString(lines, "\r\nce-datacontenttype: application/json\r\nContent-Type: application/json\r\n");
 }
 
+/* As it is quoted where it must be, whatever the session prefers. */
+static char *
+quoted_name(const Source *source)
+{
+	int			nest_level = NewGUCNestLevel();
+	char	   *name;
+
+	(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	name = quote_qualified_identifier(source->schema, source->table);
+	AtEOXact_GUC(true, nest_level);
+	return name;
+}
+
 static void
 write_constants(const Source *source, NpChangePlan *plan)
 {
+	const char *name = quoted_name(source);
 	const char *schema = json_string(source->schema);
 	const char *table = json_string(source->table);
 	const char *database = json_string(get_database_name(MyDatabaseId));
@@ -509,7 +536,7 @@ write_constants(const Source *source, NpChangePlan *plan)
 
 		initStringInfo(&lines);
 		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", op_names[op]);
-		append_encoded(&lines, np_encode_header, quote_qualified_identifier(source->schema, source->table));
+		append_encoded(&lines, np_encode_header, name);
 		appendStringInfoString(&lines, "\r\n");
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
 			append_cloudevents(&lines, source, op);

@@ -274,13 +274,14 @@ static List *
 make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
 {
 	Oid			function = trigger_function(fcinfo);
+	const char *table = qualified_name(relation);	/* a look at the catalog can free the triggers */
 	List	   *commands = NIL;
 
 	for (int i = 0; relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
 		if (is_ours(&relation->trigdesc->triggers[i], function))
 			commands = lappend(commands, psprintf("DROP TRIGGER %s ON %s",
 												  quote_identifier(relation->trigdesc->triggers[i].tgname),
-												  qualified_name(relation)));
+												  table));
 	return commands;
 }
 

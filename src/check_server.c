@@ -22,6 +22,8 @@
 
 #define PINGS			5
 
+#define NO_CONNECTION	"There is no connection to the server."
+
 /* Each COMMIT waits for a round trip at least. */
 #define SLOW_ROUND_TRIP	NP_MILLISECONDS(10)
 
@@ -75,7 +77,6 @@ find_no_connection(NpExamination *examination, NpFinding *finding, const NpFailu
 {
 	const NpSession *session = examination->session;
 
-	examination->unreachable = "There is no connection to the server.";
 	if (session != NULL && !np_connection_is_open(session->connection) &&
 		np_connection_tries(session->connection) != NIL)
 	{
@@ -99,6 +100,7 @@ np_check_connection(NpExamination *examination, NpFinding *finding)
 	np_examine_subject(examination);
 	if (!connected)
 	{
+		examination->unreachable = NO_CONNECTION;
 		find_no_connection(examination, finding, &failure);
 		return;
 	}
@@ -265,7 +267,8 @@ np_check_round_trip(NpExamination *examination, NpFinding *finding)
 
 	if (!np_session_ready(examination->session, true, &failure))
 	{
-		find_no_connection(examination, finding, &failure);
+		np_find_failure(finding, NP_CHECK_FAILED, &failure);
+		examination->unreachable = NO_CONNECTION;
 		return;
 	}
 	if (!ping(examination->session->connection, times))

@@ -133,11 +133,11 @@
 	(pg_foreign_server_aclcheck((server), (role), ACL_USAGE) == ACLCHECK_OK)
 #endif
 
-/* Intervals can be infinite since 17. */
+/* Intervals can be infinite since 17: is it the positive one? */
 #if PG_VERSION_NUM >= 170000
-#define np_compat_interval_is_finite(span)	(!INTERVAL_NOT_FINITE(span))
+#define np_compat_interval_is_endless(span)	INTERVAL_IS_NOEND(span)
 #else
-#define np_compat_interval_is_finite(span)	true
+#define np_compat_interval_is_endless(span)	false
 #endif
 
 /* All settings; utils/guc_tables.h must have been included. */

@@ -345,7 +345,7 @@ append_ttl(HeaderBlock *block, const Interval *ttl)
 	char		number[32] = "never";
 	double		seconds;
 
-	if (np_compat_interval_is_finite(ttl))
+	if (!np_compat_interval_is_endless(ttl))
 	{
 		seconds = ttl->time / (double) USECS_PER_SEC +
 			ttl->day * (double) SECS_PER_DAY +

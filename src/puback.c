@@ -116,7 +116,18 @@ on_scalar(void *state, char *value, JsonTokenType type)
 	NP_JSON_ACTION_RETURN;
 }
 
-/* False: it is no JSON, or nested so deeply that the parser throws, as nothing is that JetStream answers. */
+/*
+ * What the parser throws about JSON: it is nested too deeply, or (before 16)
+ * has escapes of characters that the database's encoding does not have.
+ */
+static bool
+is_about_json(int sqlstate)
+{
+	return sqlstate == ERRCODE_STATEMENT_TOO_COMPLEX || sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
+		sqlstate == ERRCODE_FEATURE_NOT_SUPPORTED;
+}
+
+/* False: it is no JSON, or none that JetStream would answer. */
 static bool
 try_parse(NpSpan json, JsonSemAction *actions)
 {
@@ -129,7 +140,7 @@ try_parse(NpSpan json, JsonSemAction *actions)
 	}
 	PG_CATCH();
 	{
-		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
+		if (!is_about_json(geterrcode()))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();

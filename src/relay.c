@@ -360,6 +360,8 @@ start(const char *database)
 	StartTransactionCommand();
 	(void) np_shared_stats_attach();
 	(void) np_activity_attach();
+	/* outside of a transaction, text can be converted to and from this one only (mbutils.c) */
+	SetConfigOption("client_encoding", "UTF8", PGC_USERSET, PGC_S_OVERRIDE);
 	CommitTransactionCommand();
 	np_stats_mode = NP_STATS_OUTBOX;
 	np_connection_log_to(LOG);

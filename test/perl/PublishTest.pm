@@ -40,7 +40,7 @@ our @EXPORT = qw(publishing_node publishing_database publishing_session stream_t
 
 =item publishing_node($name, %settings)
 
-A started PostgreSQL with the extension in database postgres.
+A started PostgreSQL with the extension in database postgres, whose C<connect_timeout> is longer than the default.
 
 =item publishing_database($node, $name)
 
@@ -97,6 +97,8 @@ sub publishing_node
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	push @nodes, $node;
 	$node->init;
+	# a machine that stands still for a moment is not a server that is away
+	$settings{'nats_publish.connect_timeout'} //= '30s';
 	$node->append_conf('postgresql.conf', join '', map { "$_ = '$settings{$_}'\n" } sort keys %settings);
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');

@@ -197,6 +197,14 @@ SELECT options -> 'payload' AS payload FROM nats_published_tables WHERE relation
 SELECT error_of($$SELECT nats_publish_table('events', payload => 'nothing')$$),
     error_of($$SELECT nats_publish_table('events', payload => 'body', format => 'debezium')$$),
     error_of($$SELECT nats_publish_table('events', payload => '')$$) \gx
+-- JSON is what it is, also a string or what no text can have.
+CREATE TABLE documents (id int PRIMARY KEY, j json, jb jsonb);
+SELECT nats_publish_table('documents', 'change_formats.json.{id}', payload => 'j', events => '{insert}');
+INSERT INTO documents (id, j) VALUES (1, '"text"'), (2, '"null"'), (3, 'null'), (4, '{"zero":  "\u0000", "half": "\ud800"}');
+SELECT nats_publish_table('documents', 'change_formats.jsonb.{id}', payload => 'jb', events => '{insert}');
+INSERT INTO documents (id, jb) VALUES (5, '"text"'), (6, '"null"'), (7, 'null'), (8, '1.50'), (9, '"\"ü\""');
+SELECT subject, payload FROM stream_messages('CHANGE_FORMATS') WHERE subject LIKE '%.json%';
+DROP TABLE documents;
 CREATE TRIGGER two AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION nats_publish_change('payload=body, words');
 SELECT error_of('INSERT INTO events VALUES (6)');
 DROP TABLE events;

@@ -145,6 +145,23 @@ CREATE TRIGGER updated AFTER UPDATE ON sales REFERENCING OLD TABLE AS old_rows N
     FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change();
 SELECT error_of('UPDATE sales SET amount = 2');
 DROP TRIGGER updated ON sales;
+-- ... nor what a partition with another order of columns computes, so they are for inserts into such a table, ...
+CREATE TABLE computed (id int PRIMARY KEY, n int, double int GENERATED ALWAYS AS (n * 2) STORED) PARTITION BY RANGE (id);
+CREATE TABLE computed_low PARTITION OF computed FOR VALUES FROM (0) TO (10);
+CREATE TABLE computed_high (double int GENERATED ALWAYS AS (n * 2) STORED, n int, id int NOT NULL);
+ALTER TABLE computed ATTACH PARTITION computed_high FOR VALUES FROM (10) TO (20);
+SELECT error_of($$SELECT nats_publish_table('computed', level => 'statement', events => '{insert}')$$);
+CREATE TRIGGER inserted AFTER INSERT ON computed REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION nats_publish_change();
+SELECT left(error_of('INSERT INTO computed VALUES (1, 1), (11, 11)'), 5);
+DROP TRIGGER inserted ON computed;
+SELECT nats_publish_table('computed');
+INSERT INTO computed VALUES (1, 1), (11, 11);
+SELECT what, new FROM sent;
+SELECT nats_publish_table('computed', level => 'statement', events => '{delete}', old => true);
+DELETE FROM computed;
+SELECT what, old FROM sent;
+DROP TABLE computed;
 -- ... and for nothing else.
 SELECT nats_publish_table('sales', level => 'statement', old => true, events => '{insert,delete,truncate}');
 TRUNCATE sales;

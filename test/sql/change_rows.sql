@@ -46,6 +46,15 @@ SELECT payload::json ->> 'op' AS op, json_typeof(payload::json -> 'xid'), (paylo
 FROM stream_messages('CHANGE_ROWS');
 SELECT count(*) FROM changes('CHANGE_ROWS');
 
+-- Nor does what names look like depend on the session.
+SET quote_all_identifiers = on;
+SELECT nats_publish_table('items');
+INSERT INTO items VALUES (1, 'pen', 1);
+RESET quote_all_identifiers;
+DELETE FROM items;
+SELECT subject, headers ->> 'Pg-Table' AS pg_table FROM stream_messages('CHANGE_ROWS');
+SELECT count(*) FROM changes('CHANGE_ROWS');
+
 -- A key that changes: old has what it was, and nothing else.
 INSERT INTO items VALUES (4, 'bag', 4);
 UPDATE items SET id = 5;

@@ -66,6 +66,42 @@ REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigin
 DROP ROLE regress_nats_nobody;
 SELECT nats_jetstream('STREAM.DELETE.INSTALL') ->> 'success' AS deleted;
 
+-- Whoever could put operators and functions into its schema before it was created, has no part in its views.
+CREATE ROLE regress_nats_trickster;
+CREATE DATABASE regress_nats_tricked TEMPLATE template0;
+SELECT current_database() AS before \gset
+\c regress_nats_tricked
+GRANT CREATE ON SCHEMA public TO regress_nats_trickster;
+SET ROLE regress_nats_trickster;
+CREATE TABLE tricked (how text);
+CREATE FUNCTION trick(how text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.tricked VALUES (how || ' by ' || current_user);
+    RETURN true;
+END
+$$;
+CREATE FUNCTION minus(numeric, bigint) RETURNS numeric LANGUAGE sql AS $$SELECT 1::numeric FROM public.trick('numeric - bigint')$$;
+CREATE OPERATOR - (LEFTARG = numeric, RIGHTARG = bigint, FUNCTION = minus);
+CREATE FUNCTION bits(smallint, int) RETURNS int LANGUAGE sql AS $$SELECT 1 FROM public.trick('smallint & int')$$;
+CREATE OPERATOR & (LEFTARG = smallint, RIGHTARG = int, FUNCTION = bits);
+CREATE FUNCTION same(oid, regprocedure) RETURNS boolean LANGUAGE sql AS $$SELECT $1 = $2::oid FROM public.trick('oid = regprocedure')$$;
+CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = same);
+CREATE FUNCTION array_remove(text[], text) RETURNS text[] LANGUAGE sql AS $$SELECT $1 FROM public.trick('array_remove')$$;
+RESET ROLE;
+CREATE EXTENSION nats_publish;
+CREATE TABLE items (id int PRIMARY KEY);
+SELECT nats_publish_table('items', 'install.items');
+SELECT count(*) FROM nats_published_tables;
+SELECT DISTINCT how FROM tricked ORDER BY how;
+-- Of what is PostgreSQL's own, there are no dependencies.
+SELECT DISTINCT ev_class::regclass AS view, pg_describe_object(refclassid, refobjid, 0) AS uses
+FROM pg_class JOIN pg_rewrite ON ev_class = pg_class.oid JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = pg_rewrite.oid
+WHERE relnamespace = 'public'::regnamespace AND refclassid IN ('pg_operator'::regclass, 'pg_proc'::regclass) AND NOT EXISTS (SELECT FROM pg_depend AS member
+    WHERE member.classid = d.refclassid AND member.objid = d.refobjid AND member.deptype = 'e');
+\c :before
+DROP DATABASE regress_nats_tricked;
+DROP ROLE regress_nats_trickster;
+
 -- It can be created in a schema of its own, and again.
 CREATE SCHEMA nats;
 BEGIN;

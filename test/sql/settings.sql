@@ -3,7 +3,7 @@
 LOAD 'nats_publish';
 
 \pset format unaligned
-SELECT name, setting, unit, context, vartype, min_val, max_val, enumvals, boot_val
+SELECT name, unit, context, vartype, min_val, max_val, enumvals, boot_val
 FROM pg_settings
 WHERE name LIKE 'nats\_publish.%' AND name <> 'nats_publish.url' ORDER BY name COLLATE "C";
 \pset format aligned
@@ -28,7 +28,7 @@ SET nats_publish.on_full = error;
 SHOW nats_publish.on_full;
 SET nats_publish.auto_msg_id = off;
 RESET ALL;
-SHOW nats_publish.connect_timeout;
+SHOW nats_publish.commit_timeout;
 SHOW nats_publish.max_pending_bytes;
 
 -- Bounds, in an error whose words differ between versions.

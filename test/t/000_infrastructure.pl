@@ -76,7 +76,7 @@ $nats->stall;
 my $started = time;
 $client->publish('t.three', 'while it is stalled');
 ok(!eval { $client->{timeout} = 0.2; $client->flush; 1 }, 'a stalled server does not answer');
-cmp_ok(time - $started, '<', 5, 'and the client does not wait for ever');
+cmp_ok(time - $started, '<', 60, 'and the client does not wait for ever');
 $nats->resume;
 $client->{timeout} = 30;
 $client->flush;

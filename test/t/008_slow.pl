@@ -175,24 +175,24 @@ my $slow = FakeServer->new(
 		my @published;
 		while (1)
 		{
-			my $command = $peer->next_command(0.3);
+			my $command = $peer->next_command(0.5);
 			push @published, $command if $command && $command->{verb} eq 'PUB';
 			next if $command;
 			$peer->reply(shift @published, sprintf('{"stream":"T","seq":%d}', ++$seq)) if @published;
 		}
 	});
 $session = PsqlSession->new($node, settings => {
-	'nats_publish.url' => $slow->url, 'nats_publish.commit_timeout' => '1s', 'nats_publish.ack_timeout' => '1s',
-	'nats_publish.max_pending' => 4 });
-$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 4); COMMIT));
-is($result->{output} . $result->{error}, '4', 'COMMIT of messages that are acknowledged one by one');
-cmp_ok($result->{seconds}, '>', 1.1, 'takes longer than commit_timeout');
-$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 4); SELECT nats_flush(); COMMIT));
-is($result->{output} . $result->{error}, "4\n4", 'likewise nats_flush() and ack_timeout');
-cmp_ok($result->{seconds}, '>', 1.1, 'takes longer than that');
+	'nats_publish.url' => $slow->url, 'nats_publish.commit_timeout' => '3s', 'nats_publish.ack_timeout' => '3s',
+	'nats_publish.max_pending' => 8 });
 $result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 8); COMMIT));
-is($result->{output} . $result->{error}, '8', 'likewise a call that finds the window full');
-$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 4); SELECT nats_flush('700 ms')));
+is($result->{output} . $result->{error}, '8', 'COMMIT of messages that are acknowledged one by one');
+cmp_ok($result->{seconds}, '>', 3.1, 'takes longer than commit_timeout');
+$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 8); SELECT nats_flush(); COMMIT));
+is($result->{output} . $result->{error}, "8\n8", 'likewise nats_flush() and ack_timeout');
+cmp_ok($result->{seconds}, '>', 3.1, 'takes longer than that');
+$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 16); COMMIT));
+is($result->{output} . $result->{error}, '16', 'likewise a call that finds the window full');
+$result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 8); SELECT nats_flush('700 ms')));
 is($result->{sqlstate}, '08007', 'a timeout of a call is for the whole call');
 cmp_ok($result->{seconds}, '<', $BOUND, 'and kept');
 

@@ -12,6 +12,7 @@ use Time::HiRes qw(sleep time);
 use FakeServer;
 use NatsClient;
 use NatsServer;
+use PsqlSession;
 use PublishTest;
 
 my $CRLF = "\r\n";
@@ -130,6 +131,19 @@ check('a long error', '38000', replies('{"error":{"code":400,"err_code":1,"descr
 check('an error with NUL', '(38000|08007)', replies('{"error":{"code":400,"err_code":1,"description":"a\u0000b"}}'));
 check('an error with a format', '38000', replies('{"error":{"code":400,"err_code":1,"description":"%s%n%d"}}'));
 check('an error with an acknowledgment', '40001', replies('{"stream":"T","seq":5,"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}'));
+
+# Escapes that the database's encoding does not have
+foreach my $encoding ('LATIN1', 'SQL_ASCII')
+{
+	my $database = lc $encoding;
+	$node->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE template0 ENCODING '$encoding' LOCALE 'C'");
+	$node->safe_psql($database, 'CREATE EXTENSION nats_publish');
+	my $fake = fake(replies('{"error":{"code":400,"err_code":10999,"description":"\u4e16"}}'));
+	my $session = PsqlSession->new($node, dbname => $database, settings => { 'nats_publish.url' => $fake->url });
+	my $result = $session->run(q(SELECT nats_publish('t.a', 'x')));
+	is($result->{sqlstate}, '08007', "an error with a character that is not in $encoding") or diag $result->{error};
+	goes_on($session, 'after it');
+}
 
 # Replies that are not for this message
 

@@ -65,12 +65,10 @@ cmp_ok($after - $before, '<', 16 * 1024, 'and so is the memory') or note("$after
 $last = $state->{last_seq};
 $session->value(q(BEGIN; SELECT nats_publish_on_commit('m.a', 'first'); SAVEPOINT s));
 report('holding 1,000,000 messages in a savepoint', peak_memory($session, hold(1_000_000)));
-my ($peak, $seconds) = peak_memory($session, 'ROLLBACK TO s');
-cmp_ok($seconds, '<', 1, 'they are rolled back at once');
+report('rolling them back', peak_memory($session, 'ROLLBACK TO s'));
 $session->value(q(SELECT nats_publish_on_commit('m.a', 'last')));
-($peak, $seconds) = peak_memory($session, 'COMMIT');
-cmp_ok($seconds, '<', 1, 'and cost nothing at COMMIT');
-is($client->stream_info('M')->{state}{last_seq}, $last + 2, 'nor are they sent');
+report('the COMMIT', peak_memory($session, 'COMMIT'));
+is($client->stream_info('M')->{state}{last_seq}, $last + 2, 'they are not sent');
 is_deeply([ map { $client->get_message('M', $last + $_)->{payload} } 1, 2 ], [ 'first', 'last' ], 'but what came before and after');
 is(temporary_files(), 0, 'the file is gone');
 

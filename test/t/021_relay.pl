@@ -117,6 +117,13 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $client->stream_messages('R') 
 	is_deeply([ map { [ @$_{ 'subject', 'payload' }, $_->{headers} ] } grep { $_->{subject} =~ /gr\xfc/ } $client->stream_messages('R') ],
 		# the subject comes as JSON, as characters
 		[ [ "r.gr\xfcn", "gr\xc3\xbcn", { 'Farbe' => ["gr\xc3\xbcn"], 'Nats-Msg-Id' => ["gr\xc3\xbcn"] } ] ], 'in UTF-8');
+	# one for which the server is asked for its version; the stream does not take it
+	$latin->value(q(SELECT nats_publish_outbox('r.ttl', 'x', headers => '{"Nats-TTL": "1h"}')));
+	$latin->value(q(SELECT nats_publish_outbox('r.after', 'x')));
+	ok(eval { wait_for('the message', sub { stored('r.after') }, 20) }, 'what needs a newer server does not keep others from being published')
+		or diag(join "\n", log_lines($node, $offset, qr/cannot publish/));
+	like(eval { wait_for('its error', sub { $latin->value(q(SELECT last_error FROM nats_outbox WHERE subject = 'r.ttl')) }, 20) } // '', qr/^0A000: /, 'and waits');
+	$latin->value(q(DELETE FROM nats_outbox WHERE subject = 'r.ttl'));
 	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
 	wait_for('the worker to end', sub { workers() eq 'postgres' });
 }

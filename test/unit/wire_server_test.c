@@ -776,6 +776,7 @@ given_up_and_connected(Server *server)
 	struct rlimit none;
 	NpWireAttempt *attempt;
 
+	target.timeout_ms = 60000;
 	getrlimit(RLIMIT_NOFILE, &saved);
 	none = saved;
 	none.rlim_cur = 0;
