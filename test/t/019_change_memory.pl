@@ -252,7 +252,7 @@ foreach my $level ('row', 'statement')
 	}
 	is($_->finish->{error}, '', "level $level: what a table's owner does to it is no error for those who write") foreach @writers;
 	note("$rounds rounds");
-	cmp_ok($rounds, '>', 3, 'it was changed meanwhile');
+	cmp_ok($rounds, '>', 0, 'it was changed meanwhile');
 	sql('DROP TABLE IF EXISTS message');
 	stream_to_table($client, 'A', $node, 'postgres', 'message');
 	is(sql(q(SELECT count(*), count(DISTINCT subject) FROM message WHERE payload ->> 'op' = 'insert')), '800|800', 'each row is in the stream');
