@@ -25,11 +25,6 @@
 /* A dot is in no stream's name. */
 #define HEADERS			"NATS/1.0\r\nNats-Expected-Stream: nats_check.probe\r\n\r\n"
 
-#define ERROR_OTHER_STREAM	10060
-
-/* How long others have to answer, once one has. */
-#define OTHERS_TIME		NP_MILLISECONDS(500)
-
 #define MAX_ANSWERS		8
 #define NAME_LENGTH		256
 
@@ -58,7 +53,7 @@ on_answer(const NpOperation *operation)
 	np_reply_parse(operation, &reply);
 	if (reply.kind == NP_REPLY_NO_RESPONDERS)
 		nobody = true;
-	else if (reply.stream.data != NULL && reply.error_code == ERROR_OTHER_STREAM)
+	else if (reply.stream.data != NULL && reply.error_code == NP_ERROR_OTHER_STREAM)
 		note_stream(reply.stream);
 	else if (reply.stream.data != NULL && reply.error_code != 0)
 	{
@@ -119,7 +114,7 @@ run_probe(NpSession *session, NpSpan subject)
 	PG_TRY();
 	{
 		if (np_session_wait(session, NP_WAIT_ACK, is_answered, np_ack_timeout, NP_FOREVER))
-			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, INT_MAX, np_now() + OTHERS_TIME);
+			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, INT_MAX, np_now() + NP_OTHERS_TIME);
 	}
 	PG_FINALLY();
 	{

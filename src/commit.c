@@ -77,7 +77,9 @@ finish_futures(void)
 
 	for (int i = 0; np_futures_awaited() > 0 && (session = np_sessions_get(i)) != NULL; i++)
 	{
-		if (!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+		/* a wait would connect one that is not needed */
+		if (!nothing_is_awaited(session) &&
+			!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
 			fail_awaited(session);
 	}
 	reported = np_futures_failed() > 0;
@@ -104,9 +106,14 @@ connect_held(const NpQueueSummary *held)
 	}
 }
 
+/* They are those of the connected server, and it can have been lost since. */
 static void
 check_limits(NpSession *session, size_t largest, bool has_ttl)
 {
+	NpFailure	failure;
+
+	if (!np_session_is_open(session) && !np_session_ready(session, true, &failure))
+		np_raise(&failure);
 	np_publisher_check_length(session, largest);
 	if (has_ttl)
 		np_server_require(session->connection, 2, 11, "ttl");

@@ -338,22 +338,16 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 NpPending *
 np_delivery_add(NpSession *session, const NpPublication *publication, size_t length, NpMode mode)
 {
-	NpChunk    *chunk;
 	uint64		position = np_session_outbound(session)->appended;
-	char	   *place = np_outbound_append(np_session_outbound(session), length, &chunk);
+	NpChunk    *chunk;
+	char	   *place;
 	NpPending  *pending;
 
+	/* first, for what is appended goes out */
+	np_window_make_room(&session->window, publication->token);
+	place = np_outbound_append(np_session_outbound(session), length, &chunk);
 	np_publication_encode(publication, place);
-	PG_TRY();
-	{
-		pending = np_window_add(&session->window, publication->token);
-	}
-	PG_CATCH();
-	{
-		np_outbound_release(np_session_outbound(session), chunk);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	pending = np_window_add(&session->window, publication->token);
 	last_token = publication->token;
 	pending->bytes = place;
 	pending->chunk = chunk;
@@ -392,6 +386,7 @@ send_again(NpSession *session, NpPending *message)
 	message->bytes = place;
 	message->position = position;
 	message->retry_at = 0;
+	message->turned_down = false;
 	mark_refused(session, message, false);
 	np_outbound_release(np_session_outbound(session), old);
 }
@@ -425,6 +420,14 @@ np_delay_after(int attempts)
 	return np_jittered(attempts > 4 ? NP_LAST_DELAY : NP_FIRST_DELAY << attempts);
 }
 
+/* Nobody else has answered; where the connection is lost, nobody can have been heard. */
+static void
+end_turned_down(NpSession *session, NpPending *message)
+{
+	message->in_doubt |= !np_connection_is_open(session->connection);
+	np_delivery_fail(session, message, *message->cause);
+}
+
 /*
  * Send again what is due; returns when the next one is.
  */
@@ -443,6 +446,8 @@ np_delivery_send_due(NpSession *session, NpTime now)
 			continue;
 		if (message->retry_at > now)
 			session->next_retry = Min(session->next_retry, message->retry_at);
+		else if (message->turned_down)
+			end_turned_down(session, message);
 		else
 		{
 			send_again(session, message);
@@ -497,6 +502,13 @@ fail_largest(NpSession *session, uint64 sent)
 	np_delivery_fail(session, largest, too_large(largest));
 }
 
+/* On the connection that was lost.  One that waits for its retry was answered: it is not stored. */
+static bool
+was_sent(const NpPending *message, uint64 sent)
+{
+	return message->position < sent && (message->retry_at == 0 || message->turned_down);
+}
+
 /*
  * On a new connection to a server that does not know TTLs: what has one is
  * not sent to it.
@@ -512,7 +524,7 @@ np_delivery_fail_with_ttl(NpSession *session)
 	{
 		if (!message->has_ttl)
 			continue;
-		message->in_doubt |= message->position < sent && message->retry_at == 0;
+		message->in_doubt |= was_sent(message, sent);
 		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE,
 													  "the connection was lost, and the next server does not know ttl"));
 	}
@@ -549,23 +561,22 @@ np_delivery_resend(NpSession *session)
 		fail_largest(session, sent);
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		/* one that waits for its retry was answered: it is not stored */
-		bool		was_sent = message->position < sent && message->retry_at == 0;
+		bool		is_sent = was_sent(message, sent);
 
 		if (message->mode == NP_BATCH)
-			answer_member(session, message, NULL, was_sent);
+			answer_member(session, message, NULL, is_sent);
 		else if (message->content_length > np_connection_max_payload(session->connection))
 		{
 			/* a lower limit than before: the old server may have stored it */
-			message->in_doubt |= was_sent;
+			message->in_doubt |= is_sent;
 			np_delivery_fail(session, message, too_large(message));
 		}
-		else if ((was_sent && message->id_length == 0) || !expects_reply_here(session, message))
-			np_delivery_fail(session, message, not_resent(message, was_sent));
+		else if ((is_sent && message->id_length == 0) || !expects_reply_here(session, message))
+			np_delivery_fail(session, message, not_resent(message, is_sent));
 		else
 		{
 			send_again(session, message);
-			if (was_sent)
+			if (is_sent)
 			{
 				message->in_doubt = true;
 				np_stats_of(message->counted_as)->resent++;
@@ -625,6 +636,16 @@ handle_ack(NpSession *session, NpPending *message, const NpPubAck *ack)
 		complete(session, message, ack, NULL);
 }
 
+/* With two JetStream domains the expected stream may take it too, and be slower to answer. */
+static void
+handle_other_stream(NpSession *session, NpPending *message, const NpFailure *failure)
+{
+	if (message->turned_down)
+		return;
+	schedule_retry(session, message, NP_OTHERS_TIME, failure);
+	message->turned_down = true;
+}
+
 static void
 handle_request_reply(NpSession *session, NpPending *message, const NpOperation *operation)
 {
@@ -666,7 +687,10 @@ handle_reply(NpSession *session, NpPending *message, const NpOperation *operatio
 			handle_retry(session, message, &reply.failure);
 			break;
 		case NP_REPLY_FAILURE:
-			np_delivery_fail(session, message, reply.failure);
+			if (reply.error_code == NP_ERROR_OTHER_STREAM)
+				handle_other_stream(session, message, &reply.failure);
+			else
+				np_delivery_fail(session, message, reply.failure);
 			break;
 	}
 }

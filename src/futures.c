@@ -92,34 +92,44 @@ static int	dead_room;
 static void
 make_dead_room(void)
 {
+	int			room = Max(8, dead_room * 2);
+
 	if (dead_room >= dead_count + depth + 1)
 		return;
-	dead_room = Max(8, dead_room * 2);
 	if (dead == NULL)
-		dead = MemoryContextAlloc(TopTransactionContext, dead_room * sizeof(Range));
+		dead = MemoryContextAlloc(TopTransactionContext, room * sizeof(Range));
 	else
-		dead = repalloc_huge(dead, dead_room * sizeof(Range));
+		dead = repalloc_huge(dead, room * sizeof(Range));
+	dead_room = room;
 }
 
 /*
- * Note a future of the current subtransaction, just before it is sent.
+ * Have a level for a future of the current subtransaction, before its message
+ * can be sent: if there is no room for it, nobody must know of the future.
  */
 void
-np_futures_add(uint64 token, bool critical)
+np_futures_enter_level(uint64 token)
 {
 	int			nest_level = GetCurrentTransactionNestLevel();
+	Level	   *level;
 
-	if (top == NULL || top->nest_level < nest_level)
-	{
-		Level	   *level = MemoryContextAllocZero(TopTransactionContext, sizeof(Level));
+	if (top != NULL && top->nest_level >= nest_level)
+		return;
+	make_dead_room();
+	level = MemoryContextAllocZero(TopTransactionContext, sizeof(Level));
+	level->upper = top;
+	level->nest_level = nest_level;
+	level->first = token;
+	top = level;
+	depth++;
+}
 
-		make_dead_room();
-		level->upper = top;
-		level->nest_level = nest_level;
-		level->first = token;
-		top = level;
-		depth++;
-	}
+/*
+ * Note a future of the current subtransaction, which has a level.  Never throws.
+ */
+void
+np_futures_add(bool critical)
+{
 	if (critical)
 	{
 		top->awaited++;

@@ -26,7 +26,8 @@ typedef struct NpResult
 	NpFailure	failure;		/* when not */
 } NpResult;
 
-extern void np_futures_add(uint64 token, bool critical);
+extern void np_futures_enter_level(uint64 token);
+extern void np_futures_add(bool critical);
 extern void np_futures_complete(const NpResult *result);
 extern bool np_futures_are_critical(void);
 extern int64 np_futures_awaited(void);

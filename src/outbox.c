@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -262,8 +263,13 @@ enum
 	READ_PAYLOAD,
 	READ_HEADERS,
 	READ_MSG_ID,
-	READ_ATTEMPTS
+	READ_ATTEMPTS,
+	READ_IN_DOUBT,
+	READ_TABLE
 };
+
+/* The SQLSTATE with which the last_error of a row begins for good once it may be stored. */
+#define IN_DOUBT	"08007"
 
 /* How many rows are fetched at a time: all of them are in memory before it is known how large they are. */
 #define FETCH_ROWS	10
@@ -276,7 +282,8 @@ enum
  * of its subject that is to be tried again, whether its time has come or not.
  */
 #define READ \
-	"SELECT id, subject, payload, headers, msg_id, attempts FROM %s.nats_outbox AS o" \
+	"SELECT id, subject, payload, headers, msg_id, attempts, coalesce(starts_with(last_error, '" IN_DOUBT "'), false)," \
+	" tableoid FROM %s.nats_outbox AS o" \
 	" WHERE id > $1 AND (next_attempt_at IS NULL OR next_attempt_at <= now())"
 
 static Statement read_any = {
@@ -287,7 +294,8 @@ static Statement read_any = {
 
 static Statement read_ordered = {
 	.text = READ " AND NOT EXISTS (SELECT FROM %s.nats_outbox AS earlier"
-	" WHERE earlier.next_attempt_at IS NOT NULL AND earlier.subject = o.subject AND earlier.id < o.id"
+	" WHERE earlier.next_attempt_at IS NOT NULL AND left(earlier.subject, 500) = left(o.subject, 500)"
+	" AND earlier.subject = o.subject AND earlier.id < o.id"
 	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1)) ORDER BY id",
 	.argument_count = 1,
 	.types = {INT8OID}
@@ -433,6 +441,7 @@ copy_row(HeapTuple tuple, NpOutboxRow *row)
 	memset(row, 0, sizeof(*row));
 	row->id = DatumGetInt64(SPI_getbinval(tuple, columns, READ_ID, &isnull));
 	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
+	row->in_doubt = DatumGetBool(SPI_getbinval(tuple, columns, READ_IN_DOUBT, &isnull));
 	PG_TRY();
 	{
 		build_message(tuple, &row->message);
@@ -447,16 +456,18 @@ copy_row(HeapTuple tuple, NpOutboxRow *row)
 		np_relay_row_refuse(row, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message);
 	}
 	PG_END_TRY();
-	return row->message.payload.length;
+	return row->message.payload.length + row->message.headers.length;
 }
 
-/* Take the fetched rows; returns their size. */
+/* Take the fetched rows, of which there are some; returns their size. */
 static size_t
 copy_rows(NpOutboxBatch *batch)
 {
 	MemoryContext previous = MemoryContextSwitchTo(batch->context);
 	size_t		bytes = 0;
+	bool		isnull;
 
+	batch->table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, READ_TABLE, &isnull));
 	for (uint64 i = 0; i < SPI_processed; i++)
 		bytes += copy_row(SPI_tuptable->vals[i], &batch->rows[batch->count++]);
 	MemoryContextSwitchTo(previous);
@@ -481,6 +492,20 @@ fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
 		bytes += copy_rows(batch);
 	}
 	SPI_cursor_close(cursor);
+}
+
+/* InvalidOid: there is no such table. */
+static Oid
+file_of(Oid table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			file;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	file = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
+	ReleaseSysCache(tuple);
+	return file;
 }
 
 static bool
@@ -537,6 +562,8 @@ np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
 			state = read_in_order(batch, after);
 		else
 			fetch_batch(batch, after, false);
+		if (batch->count > 0)
+			batch->file = file_of(batch->table);
 	}
 	end_transaction(previous);
 	return state;
@@ -555,6 +582,12 @@ static Statement put_off_row = {
 	" next_attempt_at = pg_catalog.now() + $3 * interval '1 second' WHERE id = $1",
 	.argument_count = 3,
 	.types = {INT8OID, TEXTOID, FLOAT8OID}
+};
+
+static Statement note_doubt = {
+	.text = "UPDATE %s.nats_outbox SET last_error = $2 WHERE id = $1",
+	.argument_count = 2,
+	.types = {INT8OID, TEXTOID}
 };
 
 static Statement bury_row = {
@@ -590,22 +623,65 @@ delete_stored(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
 	execute(&delete_rows, values);
 }
 
-/* A row that failed: when it is tried again, or where it ends. */
+/* The last_error of a row, palloc'd. */
+static char *
+describe(const NpOutboxRow *row)
+{
+	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
+		return psprintf("%s: %s; an earlier attempt may have stored it", IN_DOUBT, row->error);
+	return psprintf("%s: %s", row->sqlstate, row->error);
+}
+
+static Statement *
+statement_for(const NpOutboxRow *row)
+{
+	if (row->state != NP_ROW_FAILED)
+		return &note_doubt;
+	return row->is_hopeless ? &bury_row : &put_off_row;
+}
+
+/* A row that failed: when it is tried again, or where it ends.  One that came into doubt: that it has. */
 static void
-settle_failed(const NpOutboxRow *row)
+settle_row(const NpOutboxRow *row)
 {
 	Datum		values[3];
 	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
 
 	values[0] = Int64GetDatum(row->id);
-	values[1] = CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
+	values[1] = CStringGetTextDatum(describe(row));
 	values[2] = Float8GetDatum(np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC);
-	execute(row->is_hopeless ? &bury_row : &put_off_row, values);
+	execute(statement_for(row), values);
+}
+
+static void
+settle_rows(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
+{
+	delete_stored(batch, outcome);
+	for (int i = 0; i < batch->count; i++)
+	{
+		const NpOutboxRow *row = &batch->rows[i];
+
+		if (row->error == NULL)
+			continue;
+		settle_row(row);
+		if (row->state != NP_ROW_FAILED)
+			continue;
+		if (row->is_hopeless)
+			outcome->dead++;
+		else
+			outcome->failed++;
+		if (outcome->error == NULL)
+			outcome->error = row->error;
+	}
 }
 
 /*
  * Write down what became of a batch, in a transaction of its own: stored rows
  * are deleted, failed ones wait or are dead.
+ *
+ * Only while the table is the one that they were read from: after DROP and
+ * CREATE EXTENSION, or TRUNCATE RESTART IDENTITY, their ids are those of other
+ * messages.
  *
  * Raises what writing a table raises; the transaction is then the caller's to abort.
  */
@@ -615,21 +691,9 @@ np_outbox_settle(const NpOutboxBatch *batch)
 	NpOutboxOutcome outcome = {0};
 	MemoryContext previous = begin_transaction();
 
-	delete_stored(batch, &outcome);
-	for (int i = 0; i < batch->count; i++)
-	{
-		const NpOutboxRow *row = &batch->rows[i];
-
-		if (row->state != NP_ROW_FAILED)
-			continue;
-		settle_failed(row);
-		if (row->is_hopeless)
-			outcome.dead++;
-		else
-			outcome.failed++;
-		if (outcome.error == NULL)
-			outcome.error = row->error;
-	}
+	LockRelationOid(batch->table, RowExclusiveLock);
+	if (file_of(batch->table) == batch->file)
+		settle_rows(batch, &outcome);
 	end_transaction(previous);
 	return outcome;
 }

@@ -11,6 +11,12 @@
 #include "protocol.h"
 #include "report.h"
 
+/* Of JetStream: the message names another stream. */
+#define NP_ERROR_OTHER_STREAM	10060
+
+/* How long others may take to answer, once one has. */
+#define NP_OTHERS_TIME			NP_MILLISECONDS(500)
+
 typedef enum NpReplyKind
 {
 	NP_REPLY_ACK,				/* stored: see ack */

@@ -241,7 +241,8 @@ fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 		.failure = *failure
 	};
 
-	np_futures_add(result.token, result.critical);
+	np_futures_enter_level(result.token);
+	np_futures_add(result.critical);
 	np_futures_complete(&result);
 	if (result.critical)
 		return result.token;
@@ -292,11 +293,15 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 		np_raise_message(&failure, np_from_utf8(message->subject));
 	}
 
-	/* a wait may have lost the connection, but not the inbox */
+	/* a wait may have changed the connection, but not the inbox */
+	if (message->has_ttl && np_session_is_open(session))
+		np_server_require(session->connection, 2, 11, "ttl");
+	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
+		np_futures_enter_level(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);
 	note_message(session, pending, message);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
-		np_futures_add(publication.token, mode == NP_CRITICAL);
+		np_futures_add(mode == NP_CRITICAL);
 	send_or_gather(session, pending->published_at);
 	return publication.token;
 }

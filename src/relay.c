@@ -62,6 +62,7 @@ static int64 floor_id;			/* up to this one, all are published or wait to be trie
 static MemoryContext round_context; /* of what a round needs beside its batch */
 static NpOutboxBatch batches[2];
 static NpOutboxBatch *stored;	/* published as a whole, and still to be deleted; NULL: none */
+static NpOutboxBatch *unsettled;	/* that is being published, or was when an error came; NULL: none */
 
 static bool
 is_connected(void)
@@ -150,15 +151,21 @@ settle(NpOutboxBatch *batch)
 	MemoryContextReset(batch->context);
 }
 
-/* What can't be deleted is found again, and published under the same id. */
+/* Once: what can't be deleted is found again, and published under the same id. */
+static void
+settle_kept(NpOutboxBatch **kept)
+{
+	NpOutboxBatch *batch = *kept;
+
+	*kept = NULL;
+	if (batch != NULL)
+		settle(batch);
+}
+
 static void
 settle_stored(void)
 {
-	NpOutboxBatch *batch = stored;
-
-	stored = NULL;
-	if (batch != NULL)
-		settle(batch);
+	settle_kept(&stored);
 }
 
 static bool
@@ -176,6 +183,7 @@ publish_batch(NpOutboxBatch *batch)
 	const char *problem = NULL;
 	bool		complete;
 
+	unsettled = batch;
 	np_relay_slot_set(slot, NP_RELAY_PUBLISHING);
 	pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
 	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, settle_stored, &problem);
@@ -189,6 +197,7 @@ publish_batch(NpOutboxBatch *batch)
 		stored = batch;
 	else
 		settle(batch);
+	unsettled = NULL;
 	pgstat_report_stat(false);
 }
 
@@ -238,6 +247,7 @@ run_round(void)
 	int64		floor = next_floor();
 	NpOutboxBatch *batch;
 
+	settle_kept(&unsettled);
 	if (would_find_stored(floor) || np_publishing != NP_PUBLISHING_ON)
 		settle_stored();
 	if (np_publishing != NP_PUBLISHING_ON)
@@ -369,6 +379,8 @@ start(const char *database)
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_OVERRIDE);
+	/* what is stored is deleted as soon as it can be, not published again meanwhile */
+	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
 	/* the statistics of a queue are never right: always by the index, in its order */
 	SetConfigOption("enable_seqscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);

@@ -5,7 +5,8 @@
  *
  * No transaction is open here.  A row is stored, or has failed for a reason
  * of its own (its headers, its size, its subject's stream), or nothing is
- * known of it: then it is published again, under the same id.
+ * known of it: then it is published again, under the same id.  If it was sent
+ * all the same, it is in doubt from then on, whatever becomes of it later.
  *
  * In order, at most one row of a subject is in flight: the next one goes out
  * when JetStream has stored it, or when it has failed for good.  One that
@@ -93,6 +94,17 @@ static void
 fail_row(NpOutboxRow *row, const char *sqlstate, const char *error)
 {
 	set_failed(row, MemoryContextStrdup(batch->context, sqlstate), MemoryContextStrdup(batch->context, error));
+}
+
+/* It may be stored, and nothing more will be heard of this attempt; the first such one is told. */
+static void
+put_in_doubt(NpOutboxRow *row, const NpFailure *failure)
+{
+	if (row->in_doubt)
+		return;
+	row->in_doubt = true;
+	row->sqlstate = MemoryContextStrdup(batch->context, np_failure_sqlstate(failure));
+	row->error = MemoryContextStrdup(batch->context, failure->text);
 }
 
 /* ---- Order ---------------------------------------------------------------------------- */
@@ -217,6 +229,8 @@ on_result(const NpResult *result)
 		{
 			row->state = NP_ROW_UNSENT;
 			doubt = MemoryContextStrdup(batch->context, result->failure.text);
+			if (result->failure.fault == NP_FAULT_UNKNOWN)
+				put_in_doubt(row, &result->failure);
 		}
 	}
 	if (row->state == NP_ROW_STORED || row->is_hopeless)
@@ -336,7 +350,7 @@ give_up_unanswered(const char **problem)
 	giving_up = true;
 	next = 0;
 	while ((pending = np_window_next(&session->window, &next)) != NULL)
-		np_delivery_fail(session, pending, np_failure(NP_FAULT_UNKNOWN, "nobody acknowledges this message"));
+		np_delivery_fail(session, pending, np_session_explain(session, pending));
 	giving_up = false;
 	return true;
 }
@@ -371,6 +385,16 @@ send_all(void (*meanwhile) (void), const char **problem)
 	}
 }
 
+static void
+forget_row(NpOutboxRow *row, const NpPending *pending)
+{
+	NpFailure	failure = np_session_explain(session, pending);
+
+	row->state = NP_ROW_UNSENT;
+	if (pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN)
+		put_in_doubt(row, &failure);
+}
+
 /* What is still in the window is published again with another batch. */
 static void
 forget_in_flight(void)
@@ -384,7 +408,7 @@ forget_in_flight(void)
 		NpOutboxRow *row = find_sent(pending->token);
 
 		if (row != NULL)
-			row->state = NP_ROW_UNSENT;
+			forget_row(row, pending);
 		if (pending->mode == NP_RELAYED)
 			np_delivery_drop(session, pending);
 	}
@@ -396,7 +420,7 @@ forget_in_flight(void)
  * wait, when the server has something to do, `meanwhile` is called.
  *
  * False: *problem (palloc'd) kept rows from being sent or answered.  Raises what an
- * interrupt or `meanwhile` raises.
+ * interrupt or `meanwhile` raises; the states are right then, too.
  */
 bool
 np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, void (*meanwhile) (void), const char **problem)

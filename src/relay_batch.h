@@ -26,9 +26,10 @@ typedef struct NpOutboxRow
 	NpMessage	message;		/* in the batch's memory */
 
 	NpRowState	state;
-	const char *sqlstate;		/* of one that failed ... */
-	const char *error;
-	bool		is_hopeless;	/* ... and will not be tried again */
+	bool		in_doubt;		/* this attempt or an earlier one may have stored it */
+	const char *sqlstate;		/* why it failed, or came into doubt ... */
+	const char *error;			/* ... in this attempt; NULL: neither */
+	bool		is_hopeless;	/* it will not be tried again */
 	uint64		token;			/* of one that was sent */
 	int			next;			/* of the same subject in the batch; 0: none */
 } NpOutboxRow;
@@ -36,6 +37,8 @@ typedef struct NpOutboxRow
 typedef struct NpOutboxBatch
 {
 	MemoryContext context;		/* of the rows and what belongs to them */
+	Oid			table;			/* they were read from this ... */
+	Oid			file;			/* ... while it was in this file */
 	NpSession  *session;		/* on which they go out */
 	NpOutboxRow *rows;			/* by their ids */
 	int			count;

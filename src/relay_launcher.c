@@ -156,8 +156,9 @@ start_worker(int slot, const char *database, NpTime now)
 	relay->is_missing = true;
 }
 
+/* A database whose place is not free yet gets it when this is called again. */
 static void
-mark_wanted(void)
+mark_wanted(bool is_new_list)
 {
 	List	   *names;
 	ListCell   *cell;
@@ -173,7 +174,7 @@ mark_wanted(void)
 
 		if (slot >= 0)
 			relays[slot].wanted = true;
-		else
+		else if (is_new_list && foreach_current_index(cell) >= NP_MAX_RELAYS)
 			ereport(LOG,
 					(errmsg("nats_publish.relay_databases has more than %d databases: none is relayed for \"%s\"",
 							NP_MAX_RELAYS, (char *) lfirst(cell))));
@@ -227,21 +228,23 @@ np_launcher_main(Datum argument)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "nats_publish launcher",
 												  ALLOCSET_DEFAULT_SIZES);
+	bool		is_new_list = true;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	MemoryContextSwitchTo(context);
-	mark_wanted();
 	for (;;)
 	{
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			mark_wanted();
+			is_new_list = true;
 		}
+		mark_wanted(is_new_list);
+		is_new_list = false;
 		np_sleep(NP_WAIT_RELAY, keep_workers());
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);

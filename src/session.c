@@ -21,6 +21,7 @@
 
 #include "activity.h"
 #include "delivery.h"
+#include "publisher.h"
 #include "server_info.h"
 #include "session.h"
 #include "sessions.h"
@@ -223,6 +224,9 @@ wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *se
 		}
 		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
 		keep_connected(session, deadline);
+		/* what is due may have been answered since it was read last */
+		if (now >= session->next_retry && np_session_is_open(session))
+			np_connection_receive(session->connection);
 		/* not just to give it up: then nobody would know what became of it */
 		if (now < deadline || !waited)
 			next_retry = np_delivery_send_due(session, now);
@@ -279,9 +283,11 @@ np_session_patience(void)
 static bool
 was_put_off(const NpSession *session, const NpPending *message)
 {
-	bool		is_unsent = !np_connection_is_open(session->connection) &&
-	message->position >= np_connection_sent_before_loss(session->connection);
+	bool		is_open = np_connection_is_open(session->connection);
+	bool		is_unsent = !is_open && message->position >= np_connection_sent_before_loss(session->connection);
 
+	if (message->turned_down)
+		return is_open;
 	return message->cause != NULL && (message->retry_at != 0 || is_unsent);
 }
 
@@ -319,6 +325,8 @@ static void
 leave_connection(NpSession *session)
 {
 	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, np_session_patience(), NP_FOREVER))
+		np_publisher_expire_uncritical(session, np_now());
+	if (session->window.count > 0)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
 										 "could not change the NATS connection: %d messages are not acknowledged",

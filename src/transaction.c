@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -66,7 +67,7 @@ on_transaction_event(XactEvent event, void *argument)
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			break;				/* our functions do not run in workers */
+			break;				/* our functions refuse to run in workers */
 	}
 }
 
@@ -89,13 +90,19 @@ on_backend_exit(int code, Datum argument)
 }
 
 /*
- * To be called by each SQL function before it uses the publisher.
+ * To be called by each SQL function before it uses the publisher.  Raises
+ * 25000 in a parallel worker, whose messages no COMMIT would know.
  */
 void
 np_transaction_join(void)
 {
 	static bool registered = false;
 
+	if (IsParallelWorker())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot use NATS in a parallel worker"),
+				 errhint("Mark the function that does PARALLEL UNSAFE.")));
 	joined = true;
 	if (registered)
 		return;

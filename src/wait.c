@@ -58,7 +58,8 @@ np_wait_set_create(int fd)
 	{
 		set->events = np_compat_create_wait_event_set(3);
 		AddWaitEventToSet(set->events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-		AddWaitEventToSet(set->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		if (IsUnderPostmaster)
+			AddWaitEventToSet(set->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 		set->position = AddWaitEventToSet(set->events, WL_SOCKET_READABLE, fd, NULL, NULL);
 		set->registered = NP_READABLE;
 	}

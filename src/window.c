@@ -48,21 +48,29 @@ grow(NpWindow *window)
 }
 
 /*
- * A slot for a token higher than all before it, zeroed but for the token.
+ * Have room for a token higher than all before it.
  *
  * Invalidates pointers to slots.  ERROR when out of memory.
  */
-NpPending *
-np_window_add(NpWindow *window, uint64 token)
+void
+np_window_make_room(NpWindow *window, uint64 token)
 {
-	NpPending  *slot;
-
 	Assert(token >= window->next);
 	if (window->count == 0)
 		window->first = token;
 	while (token - window->first >= window->size)
 		grow(window);
-	slot = slot_of(window, token);
+}
+
+/*
+ * A slot for a token for which there is room, zeroed but for the token.  Never
+ * throws.
+ */
+NpPending *
+np_window_add(NpWindow *window, uint64 token)
+{
+	NpPending  *slot = slot_of(window, token);
+
 	memset(slot, 0, sizeof(*slot));
 	slot->token = token;
 	window->next = token + 1;

@@ -46,6 +46,7 @@ typedef struct NpPending
 	bool		expects_stream; /* the ack must name that of its header */
 	bool		has_ttl;		/* must not go to a server that would ignore it */
 	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
+	bool		turned_down;	/* by another stream than the expected one, which may answer until retry_at */
 	bool		refused;		/* it, or another one to its subject */
 } NpPending;
 
@@ -66,6 +67,7 @@ typedef struct NpWindow
 } NpWindow;
 
 extern void np_window_init(NpWindow *window, MemoryContext context);
+extern void np_window_make_room(NpWindow *window, uint64 token);
 extern NpPending *np_window_add(NpWindow *window, uint64 token);
 extern NpPending *np_window_find(NpWindow *window, uint64 token);
 extern NpPending *np_window_next(NpWindow *window, uint64 *next);

@@ -367,6 +367,34 @@ check('another stream without expectation', 'success', replies('{"stream":"OTHER
 	goes_on($session, 'another stream');
 }
 
+# A stream of another JetStream domain, which refuses what is not for it, and is faster than the expected one
+{
+	my $other = '{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"},"stream":"OTHER","seq":0}';
+	my $fake = fake(
+		sub
+		{
+			my ($peer, $command, $count, $number) = @_;
+			$peer->reply($command, $other) foreach 1 .. 2;
+			return 'close' if $command->{payload} eq 'lost' && $number == 1;
+			return if $command->{payload} ne 'both';
+			sleep 0.1;
+			$peer->reply($command, ack($count));
+			return;
+		});
+	my $session = session_to($fake, ack_timeout => '20s', commit_timeout => '20s');
+	my $call = q(nats_publish_async('t.a', '%s', expect_stream => 'T', msg_id => '%s'));
+	foreach my $case ([ 'both', '', 'both refuse or take it' ], [ 'alone', '40001', 'nobody takes it' ], [ 'lost', '08007', 'the connection is lost before anybody can have taken it' ])
+	{
+		my ($payload, $sqlstate, $what) = @$case;
+		my $async = sprintf($call, $payload, $payload);
+		is($session->sqlstate($async =~ s/.*?\(/SELECT nats_publish(/r), $sqlstate, "a stream of another domain refuses the message, $what: nats_publish()");
+		is($session->sqlstate("BEGIN; SELECT $async; COMMIT"), $sqlstate, 'COMMIT') if $payload ne 'lost';
+	}
+	my $both = sprintf($call, 'both', 'both');
+	is($session->sqlstate("BEGIN; SELECT $both; SELECT pg_sleep(1); SELECT $both, $both; COMMIT"), '', 'an acknowledgment that was not read for long');
+	goes_on($session, 'a stream of another domain');
+}
+
 # Connections that end
 
 check('closes after PUB', '0800[67]', sub { return 'close'; });
@@ -414,6 +442,36 @@ check('closes after the acknowledgment', 'success', sub { my ($peer, $command) =
 	is_deeply(\@second, [ sort { $a <=> $b } @second ], 'on the second connection in order');
 	is($session->value('SELECT acked, failed, connections_lost FROM nats_session_stats()'), '50|0|1', 'and acknowledged');
 	goes_on($session, 'a connection that ends in the middle');
+}
+
+# A server that has stopped to answer, from which an administrator takes all sessions away
+{
+	my $fake = fake(sub { });
+	my $session = session_to($fake);
+	$session->value(q(SELECT nats_publish_async('t.a', 'x', critical => false)));
+	goes_on($session, 'what nobody waits for does not keep it');
+	is($session->value('SELECT failed_uncritical FROM nats_session_stats()'), 1, 'and is counted');
+}
+
+# A server that was lost, does not greet any more, and is not needed by the COMMIT
+{
+	my $lost = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return $peer->hold if $number > 1;
+			$peer->handshake;
+			while (my $command = $peer->next_command) { return $peer->reply($command, ack(1)) if $command->{verb} eq 'PUB'; }
+			return;
+		});
+	$node->safe_psql('postgres', sprintf(q(CREATE SERVER lost FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $lost->url));
+	my $session = session_to($nats, server => 'lost', connect_timeout => '300ms', commit_timeout => '60s');
+	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '', 'a message to one server');
+	wait_for('its end', sub { $session->sqlstate(q(SELECT nats_publish('t.a', 'x'))) eq '08001' });
+	my $result = $session->run(q(SET nats_publish.server = ''; SET nats_publish.connect_timeout = '60s'; BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
+		SELECT pg_sleep(0.5); COMMIT));
+	is($result->{error}, '', 'a COMMIT that needs another server');
+	cmp_ok($result->{seconds}, '<', $BOUND, 'does not connect to the lost one');
 }
 
 # Limits that change on an open connection

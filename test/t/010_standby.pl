@@ -60,6 +60,15 @@ $session->value(q(SET work_mem = '64kB'));
 is($session->value(q(BEGIN; SELECT count(nats_publish_async('t.d', 'x')) FROM generate_series(1, 20000); SELECT nats_flush() >= 0;
 	SELECT count(seq) FROM nats_futures(); COMMIT)), "20000\nt\n20000", 'a large transaction on a standby');
 
+# Without a postmaster
+$primary->stop;
+{
+	my $sql = "SELECT nats_publish('t.single', 'x')\nSELECT nats_publish_on_commit('t.single', 'x')\n";
+	run_log([ 'postgres', '--single', '-F', '-D', $primary->data_dir, 'postgres' ], '<', \$sql, '>', \my $output, '2>', \my $errors);
+	unlike($errors, qr/ERROR|FATAL|PANIC/, 'in single-user mode');
+	is($client->js('STREAM.INFO.T', { subjects_filter => 't.single' })->{state}{subjects}{'t.single'}, 2, 'the messages are there');
+}
+
 # A promotion under a live session
 $standby->promote;
 is($session->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'T', 'the session goes on over a promotion');

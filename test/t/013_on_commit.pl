@@ -264,6 +264,25 @@ foreach my $end ('exit', 'terminate', 'error', 'failed COMMIT')
 }
 unlike(slurp_file($node->logfile), qr/leak/, 'nothing has leaked');
 
+# A parallel worker, into which a function gets only by a false mark: no COMMIT would know of its messages
+
+{
+	clean();
+	$node->safe_psql('postgres', <<'END');
+CREATE FUNCTION hold_in_worker(i int) RETURNS int PARALLEL SAFE LANGUAGE plpgsql AS
+	$$BEGIN PERFORM nats_publish_on_commit('h.worker', i::text); RETURN i; END$$;
+CREATE TABLE many AS SELECT generate_series(1, 10000) AS i;
+ALTER TABLE many SET (parallel_workers = 2);
+ANALYZE many;
+END
+	my $session = session(parallel_setup_cost => 0, parallel_tuple_cost => 0, min_parallel_table_scan_size => 0, parallel_leader_participation => 'off');
+	my $result = $session->run('SELECT count(*) FROM many WHERE hold_in_worker(i) > 0');
+	is($result->{sqlstate}, '25000', 'a parallel worker holds nothing');
+	like($result->{error}, qr/^HINT: .*PARALLEL UNSAFE/m, 'as a hint says');
+	is($session->value('SET max_parallel_workers_per_gather = 0; SELECT count(*) FROM many WHERE hold_in_worker(i) > 0'), '10000', 'without a worker');
+	is(stored(), 10000, 'all are stored');
+}
+
 # Phantoms: what fails after the acknowledgments and before the commit record. PostgreSQL looks for read/write
 # dependencies last ...
 

@@ -365,6 +365,16 @@ foreach my $pending (undef, '4MB')
 	cmp_ok($after - $before, '<', 20 * 1024, 'which are given back');
 }
 
+{
+	reconfigure($node, 'nats_publish.max_pending_bytes' => '4MB');
+	clean(max_msgs => 10, duplicate_window => 1_000_000_000);
+	pause();
+	$session->value(q(SELECT count(nats_publish_outbox('o.headers.' || i, 'x', headers => jsonb_build_object('H', repeat('x', 60000)))) FROM generate_series(1, 1000) i));
+	($before, $peak, $after) = peak_while_draining();
+	is(in_stream(), 1000, '1,000 messages with headers of 60 kB are published');
+	cmp_ok($peak - $before, '<', 2 * 4096 + 20 * 1024, 'within twice max_pending_bytes = 4MB, too');
+}
+
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
 
 done_testing();

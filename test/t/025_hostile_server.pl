@@ -539,6 +539,116 @@ foreach my $case (
 	like($result->{error}, $text, 'what is told');
 }
 
+# While COMMIT waits for room another server takes over, which would ignore the TTL of the next message. Of the connections
+# every second one asks for the version.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->handshake(version => $number <= 2 ? '"2.12.0"' : '"2.10.0"');
+			while (my $command = $peer->next_command($number == 1 ? 1 : undef))
+			{
+				next if $command->{verb} ne 'PUB';
+				$peer->note("$number $command->{payload}");
+				$peer->reply($command, ack()) if $number > 1;
+			}
+		});
+	my $session = PsqlSession->new($node,
+		settings => { 'nats_publish.url' => $fake->url, 'nats_publish.max_pending' => 1, map { ("nats_publish.${_}_timeout" => '30s') } qw(ack commit) });
+	my $result = $session->run(q(SELECT nats_publish_async('t.a', 'first', ttl => '1 h', critical => false); SELECT nats_publish('t.a', 'second', ttl => '1 h')));
+	is($result->{sqlstate}, '0A000', 'a message with a TTL has waited for room, and the next server does not know TTLs') or diag $result->{error};
+	is($fake->next_event, '1 first', 'the first message');
+	is($fake->next_event(1), undef, 'and no other one to the old server');
+}
+
+# ---- The connection ends with the last acknowledgment that COMMIT waits for, before it sends what is held
+
+{
+	my %held = (
+		'a ttl' => q(nats_publish_on_commit('t.a', 'held', ttl => '1 h')),
+		'a message over max_payload' => q(nats_publish_on_commit('t.a', repeat('x', 3000))));
+	foreach my $what (sort keys %held)
+	{
+		my $fake = FakeServer->answering(
+			sub
+			{
+				my ($peer, $command, $number) = @_;
+				$peer->send($peer->reply_bytes($command, ack()) . ($number > 1 ? '' : $peer->info_line(max_payload => 2000) . "WHAT$CRLF"));
+			},
+			version => '"2.12.0"');
+		my $session = PsqlSession->new($node, settings => { 'nats_publish.url' => $fake->url, 'nats_publish.commit_timeout' => '10s' });
+		my $result = $session->run("BEGIN; SELECT $held{$what}; SELECT nats_publish_async('t.a', 'x'); COMMIT");
+		is($result->{error}, '', "the connection ends before the server is asked about $what");
+	}
+}
+
+# ---- There is no room in memory: what is not in the window must not go out, and what goes out must be known
+
+# Runs a command in a backend that gets no more memory, and keeps what it has free for others.
+sub without_memory
+{
+	my ($session, $sql) = @_;
+	my $pid = $session->pid;
+	my ($size) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
+	system_or_bail('prlimit', '--pid', $pid, '--as=' . ($size + 256) * 1024 . ':');
+	$session->value(<<'SQL');
+DO $$
+DECLARE
+	size int := 8 * 1024 * 1024;
+	number int := 0;
+BEGIN
+	WHILE size >= 64 * 1024 LOOP
+		BEGIN
+			number := number + 1;
+			PERFORM set_config('fill.n' || number, repeat('x', size), false);
+		EXCEPTION WHEN out_of_memory THEN
+			size := size / 2;
+		END;
+	END LOOP;
+END
+$$
+SQL
+	my $result = $session->run($sql);
+	system_or_bail('prlimit', '--pid', $pid, '--as=unlimited:');
+	return $result;
+}
+
+# It never answers the last message, and the others when that has come.
+my $all_but_last = FakeServer->answering(
+	sub
+	{
+		my ($peer, $command) = @_;
+		$peer->{replies} .= $peer->reply_bytes($command, ack()) if $command->{payload} ne 'last';
+		$peer->send(delete $peer->{replies}) if $command->{payload} eq 'last';
+	});
+$node->safe_psql('postgres', <<'END');
+CREATE FUNCTION publish_and_roll_back(times int) RETURNS void LANGUAGE plpgsql AS $$BEGIN
+	FOR i IN 1 .. times LOOP
+		PERFORM nats_publish_async('t.a', 'x');
+		BEGIN
+			PERFORM nats_publish_async('t.a', 'x');
+			RAISE division_by_zero;
+		EXCEPTION WHEN division_by_zero THEN
+		END;
+	END LOOP;
+END$$;
+END
+# With the next message the window doubles, or what is kept of rolled-back savepoints.
+foreach my $case (
+	[ 'the window', q(SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 65536)) ],
+	[ 'rolled-back savepoints', q(SELECT publish_and_roll_back(65535); SELECT nats_publish_async('t.a', 'x')) ])
+{
+	my ($what, $sql) = @$case;
+	my $session = PsqlSession->new($node,
+		settings => { 'nats_publish.url' => $all_but_last->url, 'nats_publish.max_pending' => 200_000, 'nats_publish.commit_timeout' => '3s' });
+	$session->value("BEGIN; $sql; SAVEPOINT s");
+	is(without_memory($session, q(SELECT nats_publish_async('t.a', 'no room')))->{sqlstate}, '53200', "no memory for $what");
+	$session->value('ROLLBACK TO s; SELECT publish_and_roll_back(5000)');
+	my $result = $session->run(q(SELECT nats_publish_async('t.a', 'last'); COMMIT));
+	is($result->{sqlstate}, '08007', 'COMMIT fails without the last acknowledgment') or diag $result->{error};
+}
+
 # ---- There is no room on disk for what became of the messages: whoever receives that gets the error
 
 # It answers when it has all messages.

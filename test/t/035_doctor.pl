@@ -397,6 +397,7 @@ leafnodes { remotes: [ { url: "nats://127.0.0.1:$leaf_port" } ] }))->start;
 	finds($rows, 'stream', 'warning', qr/2 streams answer the probe: ("HUB", "LEAF"|"LEAF", "HUB")\. Two streams or two domains/, 'two domains');
 	finds($rows, 'jetstream', 'ok', qr/in the domain "leaf"/, 'two domains');
 	complains_only_of($rows, 'two domains', 'stream');
+	is($session->value("SELECT stream FROM nats_publish('two.a', 'x', expect_stream => '$_')"), $_, 'publishing with expect_stream works') foreach 'HUB', 'LEAF';
 }
 
 # A cluster, whose servers go one after the other

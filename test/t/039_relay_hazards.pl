@@ -1,0 +1,228 @@
+
+# What happens around the relay while it works must not make it lose a message, publish it again and again, hold up others,
+# or tell what is not true of it: messages in doubt, servers that ask for patience, tables that are replaced or locked.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use FakeServer;
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my $nats = NatsServer->new(jetstream => 1)->start;
+my $client = NatsClient->new(url => $nats->url);
+$client->create_stream('H', ['h.>']);
+my $node = relay_node('main',
+	'nats_publish.url' => $nats->url,
+	'nats_publish.connect_timeout' => '500ms',
+	'nats_publish.ack_timeout' => '500ms',
+	'nats_publish.relay_max_attempts' => 2);
+my $session = PsqlSession->new($node);
+
+sub write_message
+{
+	my ($subject) = @_;
+	return $session->value("SELECT nats_publish_outbox('$subject', 'x')");
+}
+
+sub publish_to { reconfigure($node, 'nats_publish.url' => $_[0]->url); return; }
+
+sub stored
+{
+	my ($stream, $subject) = @_;
+	return scalar grep { $_->{subject} =~ $subject } $client->stream_messages($stream);
+}
+
+# Attempts and error of a message, once it is dead.
+sub dead
+{
+	my ($id) = @_;
+	return wait_for('a message to be dead', sub { $session->value("SELECT attempts, last_error FROM nats_outbox_dead WHERE id = $id") });
+}
+
+sub is_in_doubt
+{
+	my ($id, $what) = @_;
+	return ok(eval { wait_for('doubt', sub { outbox_column($session, 'last_error', $id) =~ /^08007: / }, 20) }, $what);
+}
+
+# ---- Messages in doubt
+
+my $DOUBT = qr/; an earlier attempt may have stored it$/;
+my $refusal = '{"error":{"code":400,"err_code":1,"description":"refused"}}';
+
+my $losing = FakeServer->new(sub { my ($peer) = @_; $peer->handshake; while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; } return; });
+my $refusing = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $refusal); });
+my $small = FakeServer->answering(sub { }, max_payload => 10);
+
+# whatever comes later, and whichever process sees it
+{
+	publish_to($losing);
+	my $id = write_message('h.size');
+	is_in_doubt($id, 'a message whose acknowledgment never arrived is noted');
+	$session->value("ALTER SYSTEM SET nats_publish.url = '" . $small->url . "'");
+	$node->restart;
+	$session = PsqlSession->new($node);
+	like(dead($id), qr/^1\|08007: message is .* max_payload is 10$DOUBT/, 'when it is too large after a restart, it is dead, and may be stored');
+
+	publish_to($losing);
+	$id = write_message('h.refused');
+	is_in_doubt($id, 'another one');
+	publish_to($refusing);
+	like(dead($id), qr/^2\|08007: refused .*$DOUBT/, 'refused as often as it may be');
+	$session->value("SELECT nats_outbox_retry($id)");
+	like(dead($id), qr/^2\|08007: refused .*$DOUBT/, 'it stays so when it is brought back');
+	publish_to($nats);
+	$session->value("SELECT nats_outbox_retry($id)");
+	wait_until_drained($session);
+	is(stored('H', qr/^h\.refused$/), 1, 'until it is stored');
+}
+
+# as one that was never sent does not become
+{
+	reconfigure($node, 'nats_publish.url' => 'nats://127.0.0.1:1');
+	my $id = write_message('h.unsent');
+	wait_for_state($session, 'waiting');
+	publish_to($refusing);
+	like(dead($id), qr/^2\|38000: refused \(JetStream error 1\)$/, 'a message that was not sent is not in doubt');
+}
+
+# in one delivery
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->handshake;
+			while (my $command = $peer->next_command)
+			{
+				next unless $command->{verb} eq 'PUB';
+				return if $number == 1;
+				$peer->reply($command, $refusal);
+			}
+			return;
+		});
+	publish_to($fake);
+	like(dead(write_message('h.resent')), qr/^2\|08007: refused .*$DOUBT/, 'a message that was lost, and then refused each time, is dead and in doubt');
+}
+
+# and when the relay's wait is cancelled
+{
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			return $peer->reply($command, '{"stream":"H","seq":1}') if $command->{subject} eq 'h.answered';
+			$peer->note($command->{subject});
+			return $peer->hold;
+		});
+	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.ack_timeout' => '1min');
+	my ($answered, $id) = split /\n/, $session->value(q(BEGIN; SELECT nats_publish_outbox('h.answered', 'x'); SELECT nats_publish_outbox('h.cancelled', 'x'); COMMIT));
+	is($fake->next_event, 'h.cancelled', 'a message is on its way');
+	reconfigure($node, 'nats_publish.url' => $small->url, 'nats_publish.ack_timeout' => undef);
+	$session->value('SELECT pg_cancel_backend(' . relay_pid($session) . ')');
+	like(dead($id), qr/^1\|08007: message is .*$DOUBT/, 'one that was on its way when the relay was cancelled may be stored');
+	is($session->value("SELECT count(*) FROM nats_outbox_messages WHERE id = $answered"), '0', 'one that was answered is not published again');
+	reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
+}
+$session->value('TRUNCATE nats_outbox_dead');
+
+# ---- A server that asks for patience, and not just once
+
+{
+	my $busy = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"error":{"code":429,"err_code":10167,"description":"too many requests"}}'); });
+	publish_to($busy);
+	my $id = write_message('h.busy');
+	ok(eval { wait_for('more attempts than are allowed', sub { (outbox_column($session, 'attempts', $id) || 0) > 2 }, 30) }, 'too many requests: the message waits')
+		or diag(dead($id));
+	like(outbox_column($session, 'last_error', $id), qr/^53000: too many requests/, 'as it tells');
+	publish_to($nats);
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_until_drained($session);
+	is(stored('H', qr/^h\.busy$/), 1, 'until it is taken');
+}
+
+# ---- A subject that is too long for an index
+
+{
+	my $long = 'nowhere.' . join '', map { ('a' .. 'z', 'A' .. 'Z', 0 .. 9, '_', '-')[ rand 64 ] } 1 .. 3900;
+	my $id = write_message($long);
+	write_message('h.beside');
+	ok(eval { wait_for('other messages', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'h.beside')) eq '0' }, 20) },
+		'a message with a long subject that nobody takes does not hold up others')
+		or diag(relay_column($session, 'last_error'));
+	is(outbox_column($session, 'attempts > 0 AND last_error LIKE $$42704: %$$', $id), 't', 'it waits');
+	write_message($long);
+	$session->value("INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1000000, '$long', 'dead', now(), 1)");
+	is($session->run('SELECT nats_outbox_retry_all()')->{output}, '2', 'is tried again when it is told to, as is one that was dead');
+	wait_for('attempts', sub { $session->value('SELECT string_agg((attempts > 0)::text, $$ $$ ORDER BY id) FROM nats_outbox') eq 'true false false' });
+	pass('and holds up those of its subject');
+	$session->value('DELETE FROM nats_outbox');
+}
+
+# ---- Another table, in which the ids begin anew, while messages are on their way
+
+reconfigure($node, 'nats_publish.ack_timeout' => '20s');
+foreach my $how ('DROP EXTENSION nats_publish; CREATE EXTENSION nats_publish', 'TRUNCATE nats_outbox RESTART IDENTITY')
+{
+	my ($name) = $how =~ /^(\w+)/;
+	my $write_many = sub { $session->value("SELECT count(nats_publish_outbox('h.$name.$_[0].' || i, 'x')) FROM generate_series(1, 10) i") };
+	$session->value('TRUNCATE nats_outbox RESTART IDENTITY');
+	$nats->stall;
+	$write_many->('old');
+	wait_for_state($session, 'publishing');
+	$session->value($how);
+	$write_many->('new');
+	is($session->value('SELECT min(id), max(id) FROM nats_outbox'), '1|10', "$name: other messages have the ids of those on their way");
+	$nats->resume;
+	wait_until_drained($session);
+	is(stored('H', qr/^h\.$name\.new/), 10, 'and are published');
+}
+reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
+
+# ---- A table that is locked for longer than lock_timeout, and than the stream knows ids
+
+{
+	my $other = PsqlSession->new($node);
+	my $old = relay_pid($session);
+	$client->create_stream('D', ['d.>'], duplicate_window => 200_000_000);
+	$session->value(q(SELECT nats_relay_pause(); ALTER DATABASE postgres SET lock_timeout = '100ms'));
+	$session->value("SELECT pg_terminate_backend($old)");
+	wait_for('another worker', sub { relay_column($session, "state = 'paused' AND pid <> $old") eq 't' });
+	write_message('d.locked');
+	$other->value('BEGIN; LOCK TABLE nats_outbox IN SHARE MODE');
+	$session->value('SELECT nats_relay_resume()');
+	wait_for('the message', sub { stored('D', qr/^d\.locked$/) });
+	sleep 2;
+	$other->value('COMMIT');
+	wait_until_drained($session);
+	is(stored('D', qr/^d\.locked$/), 1, 'a message is stored once, however long it takes until it can be deleted');
+	$session->value('ALTER DATABASE postgres RESET lock_timeout');
+}
+
+# ---- As many databases as there can be, of which one is replaced
+
+{
+	publishing_database($node, 'last');
+	my $offset = log_length($node);
+	reconfigure($node, 'nats_publish.relay_databases' => join ', ', 'postgres', map { "absent_$_" } 1 .. 63);
+	wait_for('all', sub { $session->value(q(SELECT count(*) FROM nats_relay WHERE state = 'no database')) eq '63' });
+	reconfigure($node, 'nats_publish.relay_databases' => join ', ', 'postgres', 'last', map { "absent_$_" } 1 .. 62);
+	ok(eval { wait_for('the relay', sub { relay_column($session, 'pid', 'last') =~ /\d/ }, 30) }, 'a database that takes the place of another one has a relay');
+	is_deeply([ log_lines($node, $offset, qr/more than/) ], [], 'and there are not too many');
+	reconfigure($node, 'nats_publish.relay_databases' => join ', ', 'postgres', map { "absent_$_" } 1 .. 64);
+	ok(wait_for('a line', sub { log_lines($node, $offset, qr/more than 64 databases: none is relayed for "absent_64"/) == 1 }), 'unless there are');
+	sleep 6;    # longer than the launcher sleeps
+	is(scalar(log_lines($node, $offset, qr/more than/)), 1, 'which is one line');
+}
+
+is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
+
+done_testing();
