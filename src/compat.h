@@ -140,6 +140,14 @@
 #define np_compat_interval_is_endless(span)	false
 #endif
 
+/* Since 17 a database can end its transactions that take too long. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_no_transaction_timeout() \
+	SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE)
+#else
+#define np_compat_no_transaction_timeout()	((void) 0)
+#endif
+
 /* All settings; utils/guc_tables.h must have been included. */
 #if PG_VERSION_NUM >= 160000
 #define np_compat_settings(count) get_guc_variables(count)

@@ -285,8 +285,6 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		result.ack = *ack;
 	if (failure != NULL)
 		result.failure = *failure;
-	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
-		complete_future(session, message, &result);
 	if (message->mode == NP_RELAYED && relay_listener != NULL)
 		relay_listener(&result);
 	if (message->token == watch.token)
@@ -297,6 +295,9 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		count_ack(session, message, ack->duplicate);
 	else if (is_message(message))
 		count_failure(message, failure);
+	/* last: a message that stays because something above threw must not be counted twice */
+	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
+		complete_future(session, message, &result);
 	np_delivery_drop(session, message);
 	session->progressed = true;
 }

@@ -189,8 +189,6 @@ publish_batch(NpOutboxBatch *batch)
 	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, settle_stored, &problem);
 	if (!complete)
 		tell_problem(problem);
-	else if (is_connected())
-		tell_success();
 	settle_stored();
 	note_floor(batch, complete);
 	if (complete && is_full(batch) && is_stored(batch))
@@ -198,6 +196,9 @@ publish_batch(NpOutboxBatch *batch)
 	else
 		settle(batch);
 	unsettled = NULL;
+	/* not before it is written down: what fails each time is to be tried less and less often */
+	if (complete && is_connected())
+		tell_success();
 	pgstat_report_stat(false);
 }
 
@@ -381,6 +382,7 @@ start(const char *database)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_OVERRIDE);
 	/* what is stored is deleted as soon as it can be, not published again meanwhile */
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+	np_compat_no_transaction_timeout();
 	/* the statistics of a queue are never right: always by the index, in its order */
 	SetConfigOption("enable_seqscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);

@@ -149,7 +149,7 @@ $client{$_}->create_stream('T', ['t.>'], storage => 'file') foreach qw(old new);
 	finds($rows, 'retention', 'ok', qr/^limits/, 'a healthy stream');
 	finds($rows, 'no_ack', 'ok', qr/acknowledges/, 'a healthy stream');
 	finds($rows, 'discard', 'ok', qr/^old, without a limit/, 'a healthy stream');
-	finds($rows, 'duplicate_window', 'ok', qr/^120\.0 s; a message can be sent again for 12\.0 s\.$/, 'a healthy stream');
+	finds($rows, 'duplicate_window', 'ok', qr/^120\.0 s; a message can be sent again for 40\.0 s\.$/, 'a healthy stream');
 	finds($rows, 'persist_mode', 'ok', qr/^default/, 'a healthy stream');
 	finds($rows, 'limits', 'ok', qr/Neither/, 'a healthy stream');
 
@@ -526,10 +526,10 @@ finds(of_stream('new with a limit', [], discard => 'new', max_msgs => 10), 'disc
 finds(of_stream('new with an age', [], discard => 'new', max_age => 3600 * 1e9), 'discard', 'ok', qr/53400.*max_age/, 'new with an age');
 
 my $SECOND = 1e9;
-finds(of_stream('a short window', ['duplicate_window'], duplicate_window => 11 * $SECOND), 'duplicate_window', 'warning', qr/^11\.0 s, but a message can be sent again for 12\.0 s\. Make/, 'a short window');
-finds(of_stream('long enough', [], duplicate_window => 12 * $SECOND), 'duplicate_window', 'ok', qr/^12\.0 s;/, 'long enough');
-finds(of_stream('longer timeouts', ['duplicate_window'], settings => { commit_timeout => '200s' }), 'duplicate_window', 'warning', qr/again for 202\.0 s/, 'longer timeouts');
-finds(of_fake({ config => ',"duplicate_window":0' }), 'duplicate_window', 'warning', qr/does not look for duplicates.* 12 s or more/, 'no window');
+finds(of_stream('a short window', ['duplicate_window'], duplicate_window => 39 * $SECOND), 'duplicate_window', 'warning', qr/^39\.0 s, but a message can be sent again for 40\.0 s\. Make/, 'a short window');
+finds(of_stream('long enough', [], duplicate_window => 40 * $SECOND), 'duplicate_window', 'ok', qr/^40\.0 s;/, 'long enough');
+finds(of_stream('longer timeouts', ['duplicate_window'], settings => { commit_timeout => '200s' }), 'duplicate_window', 'warning', qr/again for 230\.0 s/, 'longer timeouts');
+finds(of_fake({ config => ',"duplicate_window":0' }), 'duplicate_window', 'warning', qr/does not look for duplicates.* 40 s or more/, 'no window');
 
 finds(of_stream('asynchronous', ['persist_mode'], server => $new, persist_mode => 'async'), 'persist_mode', 'warning', qr/^async: messages are acknowledged before they are written/, 'asynchronous');
 

@@ -194,8 +194,11 @@ reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
 	my $old = relay_pid($session);
 	$client->create_stream('D', ['d.>'], duplicate_window => 200_000_000);
 	$session->value(q(SELECT nats_relay_pause(); ALTER DATABASE postgres SET lock_timeout = '100ms'));
+	my $transaction_timeout = $session->value(q(SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout')) eq '1';
+	$session->value(q(ALTER DATABASE postgres SET transaction_timeout = '300ms')) if $transaction_timeout;
 	$session->value("SELECT pg_terminate_backend($old)");
 	wait_for('another worker', sub { relay_column($session, "state = 'paused' AND pid <> $old") eq 't' });
+	my $new = relay_pid($session);
 	write_message('d.locked');
 	$other->value('BEGIN; LOCK TABLE nats_outbox IN SHARE MODE');
 	$session->value('SELECT nats_relay_resume()');
@@ -204,7 +207,26 @@ reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
 	$other->value('COMMIT');
 	wait_until_drained($session);
 	is(stored('D', qr/^d\.locked$/), 1, 'a message is stored once, however long it takes until it can be deleted');
+	is(relay_pid($session), $new, 'by the same worker');
 	$session->value('ALTER DATABASE postgres RESET lock_timeout');
+	$session->value('ALTER DATABASE postgres RESET transaction_timeout') if $transaction_timeout;
+}
+
+# ---- A result that can't be written down
+
+{
+	publish_to($small);
+	my $offset = log_length($node);
+	$session->value(q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON nats_outbox_dead FOR EACH ROW EXECUTE FUNCTION refuse()));
+	my $id = $session->value(q(SELECT nats_publish_outbox('h.large', repeat('x', 100))));
+	sleep 3;
+	is_deeply([ log_lines($node, $offset, qr/publishes again/) ], [], 'while what became of a message cannot be written down, the relay is not well');
+	like(relay_column($session, 'last_error'), qr/not here/, 'as it tells');
+	$session->value('DROP TRIGGER refuse ON nats_outbox_dead');
+	reconfigure($node, 'nats_publish.ack_timeout' => '501ms');
+	like(dead($id), qr/^1\|54000: /, 'and then it can be');
+	publish_to($nats);
 }
 
 # ---- As many databases as there can be, of which one is replaced
