@@ -277,8 +277,9 @@ np_session_patience(void)
 }
 
 /*
- * Has the server answered "not now" to the last copy that it will see?  What is
- * unsent still goes out while the connection is open.
+ * Has the server answered "not now" to the last copy that it will see, or "not
+ * here" and nobody else anything in time?  What is unsent still goes out while
+ * the connection is open.
  */
 static bool
 was_put_off(const NpSession *session, const NpPending *message)
@@ -287,7 +288,7 @@ was_put_off(const NpSession *session, const NpPending *message)
 	bool		is_unsent = !is_open && message->position >= np_connection_sent_before_loss(session->connection);
 
 	if (message->turned_down)
-		return is_open;
+		return is_open && np_now() >= message->retry_at;
 	return message->cause != NULL && (message->retry_at != 0 || is_unsent);
 }
 

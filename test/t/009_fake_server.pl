@@ -393,6 +393,9 @@ check('another stream without expectation', 'success', replies('{"stream":"OTHER
 	my $both = sprintf($call, 'both', 'both');
 	is($session->sqlstate("BEGIN; SELECT $both; SELECT pg_sleep(1); SELECT $both, $both; COMMIT"), '', 'an acknowledgment that was not read for long');
 	goes_on($session, 'a stream of another domain');
+	$session = session_to($fake, ack_timeout => '100ms');
+	ok((grep { $session->sqlstate(q(SELECT nats_publish('t.a', 'alone', expect_stream => 'T', msg_id => 'alone'))) eq '08007' } 1 .. 5),
+		'it is not known that nobody takes it when there was no time for that');
 }
 
 # Connections that end
