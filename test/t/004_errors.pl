@@ -29,7 +29,7 @@ authorization {
 END
 my $admin = NatsClient->new(url => $nats->url, user => 'admin', pass => 'a');
 $admin->create_stream('T', [ 't.>', 'x.>' ]);
-my $node = publishing_node('main', 'nats_publish.ack_timeout' => '60s');
+my $node = publishing_node('main');
 $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 
 sub session_as
@@ -52,7 +52,7 @@ sub connects { return $_[0]->value('SELECT connects, connections_lost FROM nats_
 
 # Subjects that the NATS user may not publish to
 
-my $session = session_as('any_inbox');
+my $session = session_as('any_inbox', 'nats_publish.ack_timeout' => '60s');
 is($session->value($GOES_ON), 'T', 'what is permitted');
 foreach my $subject ('x.a', 'x.qu"ote', 'x.back\\slash', "x.ap'o", 'x.%s%n', "x.\xc3\xa4", 'x.a', 'x.' . 'y' x 200, 'x.*a')
 {

@@ -93,7 +93,7 @@ sub failing_growth
 my @failing = (
 	q(SELECT nats_publish('t.a', 'x', expect_last_seq => 1);),
 	q(SELECT nats_publish_async('t.a', 'x', expect_last_seq => 1);),
-	q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('t.a', 'x', expect_stream => 'NO') \g /dev/null
+	q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('t.a', 'x', expect_last_subject_seq => 1) \g /dev/null
 	COMMIT;),
 	q(BEGIN; SELECT nats_publish_async('full.a', 'x') FROM generate_series(1, 3) \g /dev/null
 	SELECT nats_flush(); ROLLBACK;));
