@@ -239,6 +239,17 @@ sub check_promises
 	return;
 }
 
+# A cluster that has just been healed may be looking for a leader, or lose one.
+sub messages_of
+{
+	my ($name) = @_;
+	my @messages;
+	wait_for("the messages of $name", sub {
+		eval { @messages = NatsClient->new(url => $servers[0]->url, timeout => 60)->consume($name); 1 } || (diag($@), 0)[1];
+	}, 300);
+	return @messages;
+}
+
 sub gather
 {
 	my $run = Chaos::Checker->new(strict => $STRICT);
@@ -250,11 +261,10 @@ sub gather
 	$run->dead($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox_dead)));
 	# for whoever looks for the reason of a violation
 	append_to_file("$log_dir/dead", $postgres->safe_psql('postgres', 'SELECT subject, attempts, died_at, last_error FROM nats_outbox_dead'));
-	my $client = NatsClient->new(url => $servers[0]->url, timeout => 60);
 	open(my $file, '>', "$log_dir/stored") or die "$log_dir/stored: $!";
 	foreach my $name (map { "CHAOS_\U$_" } @STREAMS)
 	{
-		foreach my $message ($client->consume($name))
+		foreach my $message (messages_of($name))
 		{
 			$run->stored($name, @$message{qw(seq subject payload)});
 			print $file join("\t", $name, @$message{qw(seq subject)}, sprintf('%.3f', $message->{stored_at} / 1e9), substr($message->{payload}, 0, 30)), "\n";
