@@ -6,6 +6,7 @@
 #	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
 #	copy_checkout        the checkout without what tests have left there, in $work/tree, the tester's own
 #	export_newer_server  $NATS_SERVER_NEW: a nats-server of version 2.12 or later, where the tester can run it
+#	show_tap_log NAME    what the TAP program of that name has come to, which died or failed: the end of its own log
 #	count_tap LOG STATUS of a TAP program: $passed and $failed, which is 1 at least unless the status is 0
 #	in_group CMD...      runs CMD so that the clean-up also ends everything below it
 #	start_nats           a nats-server with JetStream; exports NATS_URL
@@ -122,6 +123,11 @@ export_newer_server()
 	binary=$("$top/test/newer_server") || die "no nats-server of version 2.12 or later"
 	install -m 755 "$binary" "$work/nats-server-new"
 	export NATS_SERVER_NEW=$work/nats-server-new
+}
+
+show_tap_log()
+{
+	grep -vE '^\[[^]]*\]\([^)]*\) *ok ' "$work/tree/tmp_check/log/regress_log_$1" | tail -n 20
 }
 
 count_tap()

@@ -42,9 +42,9 @@ our @EXPORT = qw(publishing_node publishing_database publishing_session stream_t
 
 A started PostgreSQL with the extension in database postgres, whose C<connect_timeout> is longer than the default.
 
-=item publishing_database($node, $name)
+=item publishing_database($node, $name, $encoding)
 
-One more database with the extension, in UTF8. Returns its name.
+One more database with the extension, in UTF8 if not said. Returns its name.
 
 =item publishing_session($node, %settings)
 
@@ -107,8 +107,9 @@ sub publishing_node
 
 sub publishing_database
 {
-	my ($node, $name) = @_;
-	$node->safe_psql('postgres', qq(CREATE DATABASE "$name" TEMPLATE template0 ENCODING 'UTF8'));
+	my ($node, $name, $encoding) = @_;
+	$encoding //= 'UTF8';
+	$node->safe_psql('postgres', qq(CREATE DATABASE "$name" TEMPLATE template0 ENCODING '$encoding' LOCALE 'C'));
 	$node->safe_psql($name, 'CREATE EXTENSION nats_publish');
 	return $name;
 }

@@ -256,8 +256,7 @@ is(join(' ', map { "$_->{subject}=$_->{payload}" } arrived()), 'ok.a=1', 'what w
 
 # Another database encoding: subject, headers and payload go out in UTF-8
 
-$node->safe_psql('postgres', q(CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0));
-$node->safe_psql('latin1', 'CREATE EXTENSION nats_publish');
+publishing_database($node, 'latin1', 'LATIN1');
 $session = PsqlSession->new($node, dbname => 'latin1');
 $session->value(q(SET client_encoding = 'UTF8'));
 arrives('from a LATIN1 database', q(nats_publish('ok.ä', 'ö', headers => '{"A": "ü"}')),

@@ -135,9 +135,7 @@ check('an error with an acknowledgment', '40001', replies('{"stream":"T","seq":5
 # Escapes that the database's encoding does not have
 foreach my $encoding ('LATIN1', 'SQL_ASCII')
 {
-	my $database = lc $encoding;
-	$node->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE template0 ENCODING '$encoding' LOCALE 'C'");
-	$node->safe_psql($database, 'CREATE EXTENSION nats_publish');
+	my $database = publishing_database($node, lc $encoding, $encoding);
 	my $fake = fake(replies('{"error":{"code":400,"err_code":10999,"description":"\u4e16"}}'));
 	my $session = PsqlSession->new($node, dbname => $database, settings => { 'nats_publish.url' => $fake->url });
 	my $result = $session->run(q(SELECT nats_publish('t.a', 'x')));

@@ -106,9 +106,8 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $client->stream_messages('R') 
 
 # In another encoding
 {
-	$node->safe_psql('postgres', q(CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'));
+	publishing_database($node, 'latin1', 'LATIN1');
 	my $latin = PsqlSession->new($node, dbname => 'latin1', settings => { client_encoding => 'UTF8' });
-	$latin->value('CREATE EXTENSION nats_publish');
 	my $offset = log_length($node);
 	reconfigure($node, 'nats_publish.relay_databases' => 'postgres, latin1');
 	$latin->value(q(SELECT nats_publish_outbox('r.grün', 'grün', headers => '{"Farbe": "grün"}', msg_id => 'grün')));

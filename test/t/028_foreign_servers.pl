@@ -515,8 +515,8 @@ my $elsewhere = PsqlSession->new($node, dbname => $other);
 is(relayed($elsewhere, 'relay_other'), 'one.app', 'the relay of another database has its own server');
 
 # It logs in outside of a transaction, where not all text can be converted.
-$node->safe_psql('postgres', q(CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'));
-$node->safe_psql('latin1', "CREATE EXTENSION nats_publish; CREATE SERVER mine FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $one->url}');
+publishing_database($node, 'latin1', 'LATIN1');
+$node->safe_psql('latin1', "CREATE SERVER mine FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $one->url}');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER mine $app_password; ALTER DATABASE latin1 SET nats_publish.server = mine");
 reconfigure($node, 'nats_publish.relay_databases' => "postgres, $other, latin1");
 my $latin = PsqlSession->new($node, dbname => 'latin1');

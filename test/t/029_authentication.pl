@@ -333,8 +333,8 @@ like($result->{error}, qr/could not open creds_file: No such file/, 'is told');
 unlike($result->{error}, qr/\Q$directory\E/, 'without its path');
 
 # What is in the database's encoding is sent in UTF-8.
-$node->safe_psql('postgres', q(CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'));
-$node->safe_psql('latin1', "CREATE EXTENSION nats_publish; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC;
+publishing_database($node, 'latin1', 'LATIN1');
+$node->safe_psql('latin1', "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC;
 	CREATE SERVER users FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $nats->url}'); GRANT USAGE ON FOREIGN SERVER users TO app");
 $result = mapped_in('latin1', 'users', user => $ODD, password => $password{odd});
 is($result->{error} . $result->{output}, 'ODD', 'in a database of another encoding than UTF-8');

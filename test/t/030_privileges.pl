@@ -18,7 +18,7 @@ use PublishTest;
 use RelayTest;
 
 # What takes no network, on a loaded machine.
-my $AT_ONCE = 20;
+my $BOUND = 20;
 
 my $nats = NatsServer->new(jetstream => 1)->start;
 my $client = NatsClient->new(url => $nats->url);
@@ -165,7 +165,7 @@ $session->value('TRUNCATE nats_outbox_dead');
 			my $quiet = PsqlSession->new($node, settings => { 'nats_publish.publishing' => $mode, 'nats_publish.url' => $url });
 			my $result = $quiet->run($call);
 			is($result->{output} . $result->{error}, "t|t|t|\nt|0\n0|0", "$mode: each call returns NULL ($url)");
-			cmp_ok($result->{seconds}, '<', $AT_ONCE, 'and at once');
+			cmp_ok($result->{seconds}, '<', $BOUND, 'and at once');
 			is($quiet->value('SELECT suppressed, published, connects FROM nats_session_stats()'), '16|0|0', 'which is counted');
 		}
 	}

@@ -622,8 +622,7 @@ $observer->value('CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE ROLE nobo
 # Encodings
 
 {
-	$node->safe_psql('postgres', q(CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'));
-	$node->safe_psql('latin1', 'CREATE EXTENSION nats_publish');
+	publishing_database($node, 'latin1', 'LATIN1');
 	publishing_database($node, 'utf8');
 	my $fake = FakeServer->answering(
 		sub { my ($peer, $command) = @_; $peer->reply($command, qq({"error":{"code":400,"err_code":1,"description":"$command->{payload}"}})); });

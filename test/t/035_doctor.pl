@@ -739,8 +739,7 @@ foreach my $nonsense (@nonsense)
 
 # In another encoding
 {
-	$node->safe_psql('postgres', q(CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'));
-	$node->safe_psql('latin1', 'CREATE EXTENSION nats_publish');
+	publishing_database($node, 'latin1', 'LATIN1');
 	my $session = PsqlSession->new($node, dbname => 'latin1', settings => { client_encoding => 'UTF8' });
 	$session->value(qq(SELECT nats_create_stream('GR\xc3\x9cN', '{gr\xc3\xbcn.>}') \\g /dev/null\n));
 	my $rows = doctor($session, qq('gr\xc3\xbcn.a', true));
