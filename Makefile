@@ -1,11 +1,7 @@
 # nats_publish: publish to NATS JetStream from SQL.
 #
-#   make && make install        build and install; PG_CONFIG=/path/to/pg_config chooses the server
-#   make demo                   see it work
-#   make test [T=name]          every test, or the one of that name
-#
-# `make demo`, `make test`, `make fuzz` and `make bench` start from a machine that has only git and make: they install
-# what is missing (test/setup) and run make again, so this file must be readable before PGXS is there.
+# `make help` says what there is. `make demo`, `make test` and the like start from a machine that has only git and make: they
+# install what is missing (test/setup) and run make again, so this file must be readable before PGXS is there.
 
 EXTENSION   = nats_publish
 MODULE_big  = nats_publish
@@ -19,8 +15,8 @@ DOCS = $(sort $(wildcard doc/nats_publish_*))
 PG_CPPFLAGS = -Isrc -DNP_VERSION='"$(NP_VERSION)"'
 SHLIB_LINK += -lnats -lssl -lcrypto
 
-# What a newer compiler warns of must not keep a user from building: only CI stops at a warning.
-ifeq ($(CI),true)
+# What a newer compiler warns of must not keep a user from building: only .ci/run, which sets this, stops at a warning.
+ifeq ($(NATS_PUBLISH_CI),yes)
 COPT += -Werror
 endif
 
@@ -55,24 +51,60 @@ EXTRA_CLEAN = $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz) \
 	regression.diffs regression.out results output_iso tmp_check coverage
 
 PG_CONFIG ?= pg_config
-PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+PG_VERSION := $(shell $(PG_CONFIG) --version 2>/dev/null)
+PG_MAJOR := $(shell echo '$(PG_VERSION)' | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+# pgxs.mk comes with Debian's client, without the headers.
+has_headers = $(wildcard $(shell $(1) --includedir-server 2>/dev/null)/postgres.h)
+PGXS := $(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null)))
 
 .DEFAULT_GOAL = all
+
+## make: builds the extension; PG_CONFIG=/path/to/pg_config says for which PostgreSQL
+## make install: installs it there
+## make uninstall: removes it; "Uninstall" in README.md says what comes first
+## make installcheck: tests an installed extension in a running server, of which it says what it must be like
+## make clean: removes what was built
 ifneq ($(PGXS),)
 include $(PGXS)
 # pg_config's compiler flags do not track headers; there are few enough to rebuild everything.
-$(OBJS): $(wildcard src/*.h) Makefile nats_publish.control
+$(OBJS): $(wildcard src/*.h) Makefile nats_publish.control .built_for
+
+# The headers and the compiler that the objects were built with; another time it can be others. What `make dev` has built stays.
+BUILT_FOR = $(PG_VERSION), $(realpath $(includedir_server)), $(CC), libnats \
+	$(shell $(CC) -E -dM -include nats/version.h -xc /dev/null 2>/dev/null | sed -n 's/^.define NATS_VERSION_STRING //p')
+.PHONY: always
+always:
+.built_for: export BUILT_FOR := $(BUILT_FOR)
+.built_for: always
+	@printf '%s\n' "$$BUILT_FOR" | cmp -s - $@ || printf '%s\n' "$$BUILT_FOR" >$@
+EXTRA_CLEAN += .built_for
+
 # PGXS installs them without their directory, and looks for them with it.
 .PHONY: uninstall-docs
 uninstall: uninstall-docs
 uninstall-docs:
 	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
+	@echo "A server whose shared_preload_libraries names nats_publish does not start any more: take it out there."
+
+# The TAP tests start servers of their own.
+.PHONY: installcheck-server
+installcheck: installcheck-server
+installcheck-server:
+	@$(if $(REGRESS)$(ISOLATION),PATH='$(bindir)':"$$PATH" test/installcheck)
 else
-all install installcheck clean:
-	@echo "No PostgreSQL development files: '$(PG_CONFIG) --pgxs' names none." >&2
-	@echo "Install them (Debian: postgresql-server-dev-NN), or give PG_CONFIG=/path/to/pg_config." >&2
+# With the headers of another version than pg_config's, it is a matter of saying so.
+OTHERS := $(foreach other,$(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config)),$(if $(call has_headers,$(other)),$(other)))
+all install uninstall installcheck clean:
+	@echo "$(if $(PG_VERSION),There are no headers of PostgreSQL $(PG_MAJOR) to build with: '$(PG_CONFIG) --includedir-server' has no postgres.h.,Nothing says which PostgreSQL to build for: there is no '$(PG_CONFIG)'.)" >&2
+	@echo "Debian: apt-get install postgresql-server-dev-$(or $(PG_MAJOR),NN (NN is your version))" >&2
+	@echo "Another PostgreSQL: make PG_CONFIG=$(or $(firstword $(OTHERS)),/path/to/pg_config)" >&2
 	@exit 1
 endif
+
+## make help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## //p' Makefile
 
 ## make dev: a clean build for debugging, with assertions and the warnings that CI looks at
 # -Wno-cpp: the C library remarks that _FORTIFY_SOURCE, which Debian's flags ask for, does nothing at -O0.
@@ -138,31 +170,29 @@ chaos:
 results:
 	cp results/*.out expected/
 
-## make lint, make format
+## make lint: floors, banned calls, cppcheck; make format: one style
 .PHONY: lint format
 lint: all
 	@test/lint
 format: all
 	test/format $(wildcard src/*.[ch] test/fuzz/*.[ch])
 
-## make demo
+## make demo: see it work, next to a private PostgreSQL and a private nats-server
 .PHONY: demo
 demo:
-	@test/setup
+	@test/setup demo
 	@test/demo
 
-## make bench, make bench ROUNDS=3 ONLY=name
+## make bench, make bench ROUNDS=3 ONLY=name: against plain C
 .PHONY: bench
 bench:
 	@test/setup bench
-	@$(MAKE) -s install
 	@ROUNDS='$(ROUNDS)' ONLY='$(ONLY)' test/bench/run
 
 ## make soak MINUTES=30: does anything grow under a mixed load?
 MINUTES = 30
 .PHONY: soak
 soak:
-	@test/setup test
 	@test/setup soak
 	@test/soak/run '$(MINUTES)' '$(OUT)'
 
@@ -177,26 +207,22 @@ dist:
 ## make coverage, make coverage T=name: which lines of src/ the tests reach
 .PHONY: coverage
 coverage:
-	@test/setup test
 	@test/setup coverage
 	@test/coverage $(T)
 
 ## make valgrind, make valgrind T=name: the regress and isolation tests in a server under valgrind
 .PHONY: valgrind
 valgrind:
-	@test/setup test
 	@test/setup valgrind
 	@test/valgrind $(T)
 
 ## make sanitizers: the unit tests, those with a nats-server too, under each of the compiler's sanitizers
 .PHONY: sanitizers
 sanitizers:
-	@test/setup test
 	@test/setup sanitizers
 	@test/sanitizers
 
-## make compilers, make compilers HEADERS=/usr/include/postgresql/16/server: no warning of gcc or clang, with the headers of
-## each version of PostgreSQL that Debian has, and with these
+## make compilers, make compilers HEADERS=/usr/include/postgresql/16/server: no warning of gcc or clang, for any PostgreSQL
 .PHONY: compilers
 compilers:
 	@test/setup compilers
@@ -205,21 +231,21 @@ compilers:
 ## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:
-	@test/setup chroot
+	@test/setup test-matrix
 	@test/matrix
 
 ## make test-upgrade UPGRADES="15-17 17-18": from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
 UPGRADES = 15-17 15-18 17-18
 .PHONY: test-upgrade
 test-upgrade:
-	@test/setup chroot
+	@test/setup test-upgrade
 	@test/upgrade/run $(UPGRADES)
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm
 .PHONY: packages
 packages:
-	@test/setup chroot
+	@test/setup packages
 	@test/packages $(RELEASES)
 
 ## make print-NAME: what a variable of this file came to

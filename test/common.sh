@@ -1,10 +1,14 @@
-# Shell functions of test/run and test/demo: a private directory, nats-server and PostgreSQL cluster, all gone
-# when the script ends, however it ends. To be sourced; `$top` is the checkout.
+# Shell functions of the scripts that run servers: a private directory with a PostgreSQL of its own, nats-server and cluster,
+# all gone when the script ends, however it ends. To be sourced.
 #
 #	private_dir          makes $work, which only the tester and root can enter, and sets the clean-up
-#	build_and_install    make install, quietly; warnings are shown
+#	hold_checkout, release_checkout  between them no other script builds or leaves anything in the checkout
+#	build                make all, quietly; warnings are shown. Holds the checkout
+#	install_privately    the extension, into a copy of PostgreSQL that is in the PATH from then on; $private_pg_config is its
+#	build_and_install    all of that
 #	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
 #	copy_checkout        the checkout without what tests have left there, in $work/tree, the tester's own
+#	keep FROM... TO      copies what a run has left into the directory TO of the checkout, in place of what an earlier one has
 #	export_newer_server  $NATS_SERVER_NEW: a nats-server of version 2.12 or later, where the tester can run it
 #	show_tap_log NAME    what the TAP program of that name has come to, which died or failed: the end of its own log
 #	count_tap LOG STATUS of a TAP program: $passed and $failed, which is 1 at least unless the status is 0
@@ -14,42 +18,17 @@
 #	                     configuration; exports PGHOST, PGPORT, PGUSER. $POSTGRES_COMMAND is run instead
 #	                     of the server, if it is set
 
-set -euo pipefail
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-pg_bin=$("${PG_CONFIG:-pg_config}" --bindir)
+choose_server
 nats_server=${NATS_SERVER:-$(command -v nats-server || echo /usr/sbin/nats-server)}
 export NATS_SERVER=$nats_server
-export PATH=$pg_bin:$PATH LC_ALL=C.UTF-8
 
-# The user's PGHOST, PGSERVICE and so on name other servers, which are none of our business.
-for variable in ${!PG@}; do
-	[[ $variable == PG_* ]] || unset "$variable"
-done
-
-# Without root, who runs the script is who tests. Root tests as the account of Debian's package.
-tester=
-if [ "$(id -u)" -eq 0 ]; then
-	tester=postgres
-	id "$tester" >/dev/null 2>&1 || tester=nobody
-fi
-
-die() { echo "$0: $*" >&2; exit 1; }
-
-as_tester()
-{
-	if [ -n "$tester" ]; then
-		# setpriv becomes the command, where su and runuser would stay between us and its signals
-		setpriv --reuid="$tester" --regid="$(id -g "$tester")" --clear-groups \
-			env HOME="$work" TMPDIR="$work/tmp" "$@"
-	else
-		env TMPDIR="$work/tmp" "$@"
-	fi
-}
+as_tester() { become_tester env ${tester:+HOME="$work"} TMPDIR="$work/tmp" "$@"; }
 
 private_dir()
 {
-	work=$(mktemp -d "${TMPDIR:-/tmp}/nats_publish.XXXXXX")
+	work=$(mktemp -d "$TMPDIR/nats_publish.XXXXXX")
 	group=
 	trap clean_up EXIT
 	trap 'exit 130' INT
@@ -65,7 +44,7 @@ in_group()
 {
 	local status=0
 	set -m
-	"$@" </dev/null &
+	"$@" </dev/null 9<&- &
 	group=$!
 	set +m
 	wait "$group" || status=$?
@@ -80,11 +59,14 @@ clean_up()
 	local status=$?
 	trap - EXIT
 	trap '' INT TERM HUP
-	[ -z "$group" ] || kill -TERM -- "-$group" 2>/dev/null || true
+	if [ -n "$group" ] && kill -TERM -- "-$group" 2>/dev/null; then
+		# it may have servers to stop
+		for _ in {1..100}; do kill -0 -- "-$group" 2>/dev/null || break; sleep 0.05; done
+	fi
 	# Servers have left our process groups, and those of a killed test have nobody else to end them.
 	# What has a pid file in our own directory, and that directory on its command line, is ours.
 	local file pid
-	for file in $(find "$work" -name '*.pid' 2>/dev/null); do
+	find "$work" -name '*.pid' -print0 2>/dev/null | while read -r -d '' file; do
 		pid=$(head -n 1 "$file" 2>/dev/null) || continue
 		is_ours "$pid" || continue
 		kill -QUIT "$pid" || true		# PostgreSQL: immediate shutdown, children included
@@ -100,14 +82,43 @@ clean_up()
 	exit "$status"
 }
 
+hold_checkout()
+{
+	exec 9<"$top/Makefile"
+	flock -n 9 || { echo "waiting for another run, which builds in this checkout"; flock 9; }
+}
+
+# Who owns the checkout owns what root has made there.
+release_checkout()
+{
+	[ -z "$tester" ] || [ "$(stat -c %u "$top")" -eq 0 ] ||
+		find "$top" -path "$top/.git" -prune -o -user root -exec chown -h --reference="$top" {} +
+	exec 9<&-
+}
+
+build()
+{
+	local status=0 jobs=
+	[[ ${MAKEFLAGS:-} == *-j* ]] || jobs=-j$(nproc)
+	hold_checkout
+	in_group make -s $jobs -C "$top" all >"$work/make.log" 2>&1 || status=$?
+	cat "$work/make.log"
+	[ "$status" -eq 0 ] || { release_checkout; die "make all failed"; }
+}
+
+install_privately()
+{
+	private_pg_config=$("$top/test/copy_server" "$work/server")
+	in_group make -s -C "$top" install DESTDIR="$work/server" >"$work/install.log" 2>&1 ||
+		{ cat "$work/install.log" >&2; die "make install failed"; }
+	export PATH=${private_pg_config%/*}:$PATH
+}
+
 build_and_install()
 {
-	local target
-	for target in all install; do
-		in_group make -s -C "$top" "$target" >"$work/$target.log" 2>&1 ||
-			{ cat "$work/$target.log" >&2; die "make $target failed"; }
-	done
-	cat "$work/all.log"
+	build
+	install_privately
+	release_checkout
 }
 
 copy_checkout()
@@ -115,6 +126,16 @@ copy_checkout()
 	mkdir "$work/tree"
 	tar -C "$top" --exclude=./.git --exclude=./results --exclude=./tmp_check -cf - . | tar -C "$work/tree" -xf -
 	[ -z "$tester" ] || chown -R "$tester" "$work/tree"
+}
+
+keep()
+{
+	local to=$top/${!#}
+	hold_checkout
+	rm -rf "$to"
+	mkdir -p "$to"
+	cp -R "${@:1:$#-1}" "$to" || true
+	release_checkout
 }
 
 export_newer_server()

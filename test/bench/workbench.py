@@ -152,14 +152,15 @@ class Cluster:
     """A PostgreSQL cluster that listens on a socket in the temporary directory alone."""
 
     def __init__(self, directory):
-        self._bin = Path(output_of([os.environ.get("PG_CONFIG") or "pg_config", "--bindir"]).strip())
+        self._bin = Path(output_of([os.environ["PG_CONFIG"], "--bindir"]).strip())
         self._data = directory / "data"
         self.directory = directory
         # initdb refuses root
-        self._as_owner = [program("runuser", "needed by root"), "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        owner = os.environ["BENCH_OWNER"]
+        self._as_owner = [program("runuser", "needed by root"), "-u", owner, "--"] if owner else []
         directory.mkdir()
         if self._as_owner:
-            shutil.chown(directory, "postgres")
+            shutil.chown(directory, owner)
 
     def start(self, settings):
         self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "-E", "UTF8",

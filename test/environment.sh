@@ -1,0 +1,85 @@
+# What every script here begins with, so that nothing in the user's environment leads one astray: $top is the
+# checkout, $tester the account to test as (empty: whoever runs the script), $TMPDIR a directory that serves. To be sourced.
+#
+#	die MESSAGE          ends the script
+#	temporary_dir WHAT   makes a directory and prints its path
+
+set -euo pipefail
+
+die() { echo "$0: $*" >&2; exit 1; }
+
+# Exported, it makes `cd` go elsewhere, and print where to.
+unset CDPATH
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# The user's PGHOST, PGSERVICE and so on name other servers, which are none of our business.
+for variable in ${!PG@}; do
+	[[ $variable == PG_* ]] || unset "$variable"
+done
+# PostgreSQL's tests unset LC_ALL, and initdb falls back to LANG: without it, to SQL_ASCII.
+for variable in ${!LC_@} LANGUAGE; do unset "$variable"; done
+export LANG=C.UTF-8 LC_ALL=C.UTF-8
+# What root makes, the tester reads.
+umask 022
+
+# initdb and the server refuse root, which tests as the account of Debian's package.
+tester=
+if [ "$(id -u)" -eq 0 ]; then
+	tester=postgres
+	id "$tester" >/dev/null 2>&1 || tester=nobody
+fi
+
+# setpriv becomes the command, where su and runuser would stay between us and its signals.
+become_tester() { [ -z "$tester" ] || set -- setpriv --reuid="$tester" --regid="$(id -g "$tester")" --clear-groups "$@"; "$@"; }
+
+# serves DIR: can it hold the private servers?  Their configuration and command lines name it, its path and some 50
+# characters more are a socket's address, of which 107 count, and their programs are run there.
+serves()
+{
+	local probe status=0
+	[[ $1 =~ ^/[A-Za-z0-9_./+-]{1,50}$ ]] && probe=$(mktemp -d "$1/nats_publish.XXXXXX" 2>/dev/null) || return 1
+	printf '#!/bin/sh\n' >"$probe/program"
+	chmod 755 "$probe" "$probe/program"
+	become_tester "$probe/program" 2>/dev/null || status=1
+	rm -rf "$probe"
+	return "$status"
+}
+
+if [ -n "${TMPDIR:-}" ] && ! serves "$TMPDIR"; then
+	echo "$0: TMPDIR=$TMPDIR does not serve the private servers (${tester:-you} must be able to write and run programs there," \
+		"and its path be plain and short); looking for another directory" >&2
+	unset TMPDIR
+fi
+if [ -z "${TMPDIR:-}" ]; then
+	for TMPDIR in /tmp /var/tmp /dev/shm none; do ! serves "$TMPDIR" || break; done
+	[ "$TMPDIR" != none ] || die "neither /tmp nor /var/tmp serves the private servers; set TMPDIR to a directory where ${tester:-you}" \
+		"can write and run programs"
+fi
+export TMPDIR
+
+temporary_dir() { mktemp -d "$TMPDIR/nats_publish_$1.XXXXXX"; }
+
+# ---- Which PostgreSQL
+
+# server_major PG_CONFIG
+server_major() { "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'; }
+has_server()   { [ -x "$("$1" --bindir 2>/dev/null)/initdb" ]; }
+has_headers()  { [ -f "$("$1" --includedir-server 2>/dev/null)/postgres.h" ] && [ -f "$("$1" --pgxs 2>/dev/null)" ]; }
+
+# Sets PG_CONFIG to a path, unless the user has chosen: that of the PATH if its server is there with its headers, else that of the newest server
+# which is, else that of the newest one without headers. (Debian's own pg_config is that of the newest client.)
+choose_server()
+{
+	local candidate complete= incomplete=
+	if [ -n "${PG_CONFIG:-}" ]; then
+		PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
+		return
+	fi
+	for candidate in pg_config $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -rV); do
+		[ "$(server_major "$candidate")" -ge 15 ] 2>/dev/null && has_server "$candidate" || continue
+		if has_headers "$candidate"; then complete=${complete:-$candidate}; else incomplete=${incomplete:-$candidate}; fi
+	done
+	PG_CONFIG=${complete:-${incomplete:-pg_config}}
+	PG_CONFIG=$(command -v "$PG_CONFIG" || echo pg_config)
+	export PG_CONFIG
+}
