@@ -86,8 +86,10 @@ uninstall-docs:
 	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
 	@echo "A server whose shared_preload_libraries names nats_publish does not start any more: take it out there."
 
-# The TAP tests start servers of their own.
+# Only the regress and isolation tests use the running server. The TAP tests make clusters of their own, in the locale of LANG:
+# without it in SQL_ASCII, where text is any bytes.
 .PHONY: installcheck-server
+installcheck: export LANG := C.UTF-8
 installcheck: installcheck-server
 installcheck-server:
 	@$(if $(REGRESS)$(ISOLATION),PATH='$(bindir)':"$$PATH" test/installcheck)
@@ -240,6 +242,12 @@ UPGRADES = 15-17 15-18 17-18
 test-upgrade:
 	@test/setup test-upgrade
 	@test/upgrade/run $(UPGRADES)
+
+## make test-fresh, make test-fresh ON="bookworm forky:versions": what a newcomer does, in fresh systems of each release
+.PHONY: test-fresh
+test-fresh:
+	@test/setup test-fresh
+	@test/fresh $(ON)
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm

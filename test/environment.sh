@@ -3,6 +3,8 @@
 #
 #	die MESSAGE          ends the script
 #	temporary_dir WHAT   makes a directory and prints its path
+#	copy_sources DIR     copies the checkout there, without what was built in it and what tests have left
+#	choose_server        sets PG_CONFIG
 
 set -euo pipefail
 
@@ -17,8 +19,10 @@ for variable in ${!PG@}; do
 	[[ $variable == PG_* ]] || unset "$variable"
 done
 # PostgreSQL's tests unset LC_ALL, and initdb falls back to LANG: without it, to SQL_ASCII.
-for variable in ${!LC_@} LANGUAGE; do unset "$variable"; done
 export LANG=C.UTF-8 LC_ALL=C.UTF-8
+for variable in ${!LC_@} LANGUAGE; do
+	[ "$variable" = LC_ALL ] || unset "$variable"
+done
 # What root makes, the tester reads.
 umask 022
 
@@ -59,10 +63,17 @@ export TMPDIR
 
 temporary_dir() { mktemp -d "$TMPDIR/nats_publish_$1.XXXXXX"; }
 
+copy_sources()
+{
+	mkdir -p "$1"
+	tar -C "$top" --exclude=./.git --exclude=./results --exclude=./tmp_check --exclude=./coverage --exclude=./.built_for \
+		--exclude='*.o' --exclude='*.so' --exclude='./test/unit/*_test' --exclude='./test/fuzz/*_fuzz' -cf - . | tar -C "$1" -xf -
+}
+
 # ---- Which PostgreSQL
 
-# server_major PG_CONFIG
-server_major() { "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'; }
+# server_major PG_CONFIG: empty if there is none
+server_major() { { "$1" --version 2>/dev/null || true; } | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'; }
 has_server()   { [ -x "$("$1" --bindir 2>/dev/null)/initdb" ]; }
 has_headers()  { [ -f "$("$1" --includedir-server 2>/dev/null)/postgres.h" ] && [ -f "$("$1" --pgxs 2>/dev/null)" ]; }
 

@@ -18,7 +18,7 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $SECONDS = $ENV{NATS_SQLSMITH_SECONDS} // (($ENV{CI} // '') eq 'true' ? 300 : 60);
+my $SECONDS = $ENV{NATS_SQLSMITH_SECONDS} // (($ENV{NATS_PUBLISH_CI} // '') eq 'yes' ? 300 : 60);
 my $QUERIES_AT_A_TIME = 50;
 
 my $seed = $ENV{NATS_FUZZ_SEED} // time;
@@ -27,7 +27,6 @@ note("NATS_FUZZ_SEED=$seed");
 
 my $nats = NatsServer->new(jetstream => 1)->start;
 NatsClient->new(url => $nats->url)->create_stream('T', [ 't.>', 'bogus', 'public.>' ], max_bytes => 100_000_000);
-$ENV{LC_ALL} = 'C.UTF-8';    # for initdb
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '200ms',

@@ -15,17 +15,14 @@ use ExtensionCatalog;
 my $VERSION = slurp_file("$FindBin::RealBin/../../nats_publish.control") =~ /^default_version = '(.*)'$/m ? $1 : die 'no default_version';
 my $SCRIPT = slurp_file("$FindBin::RealBin/../../sql/nats_publish--$VERSION.sql");
 
-# Servers find their files from where they are themselves. So a copy of the programs, with links to all the rest, is a server
-# whose extensions can have versions of our own.
+# A copy of the server, whose extensions can have versions of our own: where it is, and the directory of its extensions.
 sub copy_of_installation
 {
-	my %dir = map { ($_ => readpipe("pg_config --$_") =~ s/\n//r) } qw(bindir sharedir pkglibdir);
-	my $root = PostgreSQL::Test::Utils::tempdir('installation');
-	system_or_bail('mkdir', '-p', map { "$root$_" } values %dir);
-	system_or_bail('cp', '-rs', "$dir{sharedir}/.", "$root$dir{sharedir}");
-	system_or_bail('cp', '-rs', "$dir{pkglibdir}/.", "$root$dir{pkglibdir}");
-	system_or_bail('cp', '-r', "$dir{bindir}/.", "$root$dir{bindir}");
-	return ($root . $dir{bindir} =~ s{/bin$}{}r, "$root$dir{sharedir}/extension");
+	my $copy = readpipe("$FindBin::RealBin/../copy_server " . PostgreSQL::Test::Utils::tempdir('installation')) =~ s/\n//r;
+	my ($here, $there) = map { { library => readpipe("$_ --pkglibdir") =~ s/\n//r, share => readpipe("$_ --sharedir") =~ s/\n//r } } 'pg_config', $copy;
+	system_or_bail('cp', "$here->{library}/nats_publish.so", $there->{library});
+	system_or_bail('cp', glob("$here->{share}/extension/nats_publish*"), "$there->{share}/extension");
+	return ($copy =~ s{/bin/pg_config$}{}r, "$there->{share}/extension");
 }
 
 # A statement of the released script, by what it begins with.
