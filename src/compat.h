@@ -154,6 +154,13 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_is_virtual(column)	false
 #endif
 
+/* To be called when a tuple descriptor has its columns, since 19: it is not usable before. */
+#if PG_VERSION_NUM >= 190000
+#define np_compat_finalize(columns)	TupleDescFinalize(columns)
+#else
+#define np_compat_finalize(columns)	((void) 0)
+#endif
+
 /* Does the role have USAGE on a foreign server? */
 #if PG_VERSION_NUM >= 160000
 #define np_compat_may_use_server(server, role) \
