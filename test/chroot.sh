@@ -1,10 +1,10 @@
 # Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
 # debootstrap (test/setup chroot) from the mirror that apt uses here. To be sourced; needs root.
 #
-#	fresh_chroot SYSTEM DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one. SYSTEM is
-#	                          a release, or RELEASE+VERSION: with that version of PostgreSQL, of Debian's suite experimental
-#	in_chroot DIR CMD...      runs CMD there, in /
-#	remove_chroot DIR         ends what runs there and removes it
+#	fresh_chroot PLATFORM DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one. The
+#	                            platform is a release, or RELEASE+VERSION: with that PostgreSQL of the suite experimental
+#	in_chroot DIR CMD...        runs CMD there, in /
+#	remove_chroot DIR           ends what runs there and removes it
 
 chroot_cache=${NATS_PUBLISH_CACHE:-/var/cache/nats_publish}
 
