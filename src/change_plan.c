@@ -16,7 +16,6 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -114,6 +113,7 @@ make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 	shape->columns = CreateTemplateTupleDesc(shape->count);
 	for (int i = 0; i < shape->count; i++)
 		TupleDescCopyEntry(shape->columns, i + 1, table, shape->indexes[i] + 1);
+	np_compat_finalize(shape->columns);
 	BlessTupleDesc(shape->columns);
 }
 

@@ -8,11 +8,11 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "utils/varlena.h"
 
 #include "check_relay.h"
+#include "compat.h"
 #include "encoding.h"
 #include "outbox.h"
 #include "relay_state.h"

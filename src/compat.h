@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  What differs between the versions of PostgreSQL (15 to 18) and of
+ *	  What differs between the versions of PostgreSQL (15 to 19) and of
  *	  libnats (3.4.1 to 3.14).  No other file asks for a version.
  *
  * Each half is there for the files that have included what it is about.
@@ -12,6 +12,10 @@
 #define NP_COMPAT_H
 
 #ifdef NATS_VERSION_NUMBER
+
+#if NATS_VERSION_NUMBER < 0x030401
+#error "nats_publish needs libnats 3.4.1 or later"
+#endif
 
 /* Since 3.9.3 an event loop closes the socket once the library lets go of it. */
 #if NATS_VERSION_NUMBER >= 0x030903
@@ -47,11 +51,22 @@
 
 #ifdef PG_VERSION_NUM
 
+#if PG_VERSION_NUM < 150000
+#error "nats_publish needs PostgreSQL 15 or later"
+#endif
+
 /* A WaitEventSet for the life of the backend; 17 wants a resource owner first. */
 #if PG_VERSION_NUM >= 170000
 #define np_compat_create_wait_event_set(n)	CreateWaitEventSet(NULL, (n))
 #else
 #define np_compat_create_wait_event_set(n)	CreateWaitEventSet(TopMemoryContext, (n))
+#endif
+
+/* get_database_name() has moved in 19. */
+#if PG_VERSION_NUM >= 190000
+#include "utils/lsyscache.h"
+#else
+#include "commands/dbcommands.h"
 #endif
 
 /* The inside of a text has a header of its own since 16. */
@@ -68,10 +83,25 @@
 
 /*
  * Shared memory of a name that any backend can ask for; NULL before 17, which
- * has it for preloaded libraries only.
+ * has it for preloaded libraries only.  19 gives the initializer an argument,
+ * in which ours travels: a pointer to data may not hold one to a function.
  */
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
+#endif
+#if PG_VERSION_NUM >= 190000
+static inline void
+np_compat_initialize(void *memory, void *initialize)
+{
+	(*(void (**) (void *)) initialize) (memory);
+}
+
+static inline void *
+np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *), bool *found)
+{
+	return GetNamedDSMSegment(name, size, np_compat_initialize, found, &initialize);
+}
+#elif PG_VERSION_NUM >= 170000
 #define np_compat_named_memory(name, size, initialize, found) \
 	GetNamedDSMSegment((name), (size), (initialize), (found))
 #else
@@ -122,6 +152,13 @@
 #define np_compat_is_virtual(column)	((column)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #else
 #define np_compat_is_virtual(column)	false
+#endif
+
+/* To be called when a tuple descriptor has its columns, since 19: it is not usable before. */
+#if PG_VERSION_NUM >= 190000
+#define np_compat_finalize(columns)	TupleDescFinalize(columns)
+#else
+#define np_compat_finalize(columns)	((void) 0)
 #endif
 
 /* Does the role have USAGE on a foreign server? */

@@ -30,6 +30,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "compat.h"
 #include "encoding.h"
 #include "futures.h"
 #include "level.h"
@@ -251,6 +252,7 @@ define_ledger(void)
 	ledger_columns = CreateTemplateTupleDesc(LEDGER_COLUMNS);
 	for (int i = 0; i < LEDGER_COLUMNS; i++)
 		TupleDescInitBuiltinEntry(ledger_columns, i + 1, columns[i].name, columns[i].type, -1, 0);
+	np_compat_finalize(ledger_columns);
 	MemoryContextSwitchTo(previous);
 }
 

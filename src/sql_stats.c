@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "activity.h"
 #include "encoding.h"

@@ -1,21 +1,37 @@
 # Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
 # debootstrap (test/setup chroot) from the mirror that apt uses here. To be sourced; needs root.
 #
-#	fresh_chroot RELEASE DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one
-#	in_chroot DIR CMD...       runs CMD there, in /
-#	remove_chroot DIR          ends what runs there and removes it
+#	fresh_chroot PLATFORM DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one. The
+#	                            platform is a release, or RELEASE+VERSION: with that PostgreSQL of the suite experimental
+#	in_chroot DIR CMD...        runs CMD there, in /
+#	remove_chroot DIR           ends what runs there and removes it
 
 chroot_cache=${NATS_PUBLISH_CACHE:-/var/cache/nats_publish}
 
 chroot_mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1; }
 
-# The tar of a release; made once. debootstrap knows new releases as "sid" before it knows their names.
+# chroot_sources DIR SUITE...: apt takes packages of these suites, too.
+chroot_sources()
+{
+	local suite
+	for suite in "${@:2}"; do
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(chroot_mirror) $suite main" \
+			>"$1/etc/apt/sources.list.d/$suite.list"
+	done
+}
+
+# The tar of a release; made once, though several may ask for it at a time.
 chroot_base()
 {
-	local release=$1 dir=$chroot_cache/$1 script=/usr/share/debootstrap/scripts/$1
-	[ ! -s "$dir.tar" ] || return 0
-	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
 	mkdir -p "$chroot_cache"
+	(flock 9 && { [ -s "$chroot_cache/$1.tar" ] || make_chroot_base "$1"; }) 9>"$chroot_cache/$1.lock"
+}
+
+# debootstrap knows new releases as "sid" before it knows their names.
+make_chroot_base()
+{
+	local release=$1 dir=$chroot_cache/$1 script=/usr/share/debootstrap/scripts/$1
+	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
 	rm -rf "$dir"
 	debootstrap --variant=minbase "$release" "$dir" "$(chroot_mirror)" "$script" >"$dir.log" 2>&1 ||
 		{ tail -n 20 "$dir.log" >&2; return 1; }
@@ -30,14 +46,32 @@ chroot_base()
 
 fresh_chroot()
 {
-	chroot_base "$1" || return 1
+	local release=${1%+*}
+	chroot_base "$release" || return 1
 	mkdir -p "$2"
-	tar -C "$2" -xf "$chroot_cache/$1.tar"
+	tar -C "$2" -xf "$chroot_cache/$release.tar"
 	mkdir -p "$chroot_cache/$1.archives"
 	mount -t proc proc "$2/proc"
 	mount --bind /dev "$2/dev"
 	mount --bind "$chroot_cache/$1.archives" "$2/var/cache/apt/archives"
+	[ "$1" = "$release" ] || chroot_sources "$2" experimental
 	in_chroot "$2" apt-get -q update >/dev/null
+	[ "$1" = "$release" ] || install_experimental "$2" "${1##*+}"
+}
+
+# install_experimental DIR VERSION: PostgreSQL and its libraries, and never anything else, from experimental.
+install_experimental()
+{
+	cat >"$1/etc/apt/preferences.d/experimental" <<-END
+		Package: *
+		Pin: release a=experimental
+		Pin-Priority: -1
+
+		Package: postgresql*-$2 libpq*
+		Pin: release a=experimental
+		Pin-Priority: 990
+	END
+	in_chroot "$1" apt-get -q -y --no-install-recommends install "postgresql-$2" "postgresql-server-dev-$2" >/dev/null
 }
 
 in_chroot() { chroot "$1" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
