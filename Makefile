@@ -237,7 +237,7 @@ test-matrix:
 	@test/matrix
 
 ## make test-upgrade UPGRADES="15-17 17-18": from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
-UPGRADES = 15-17 15-18 17-18
+UPGRADES = 15-17 15-18 17-18 18-19
 .PHONY: test-upgrade
 test-upgrade:
 	@test/setup test-upgrade

@@ -1,5 +1,5 @@
 # Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
-# debootstrap (test/setup chroot) from the mirror that apt uses here. To be sourced; needs root.
+# debootstrap (test/setup) from the mirror that apt uses here. To be sourced; needs root.
 #
 #	fresh_chroot PLATFORM DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one. The
 #	                            platform is a release, or RELEASE+VERSION: with that PostgreSQL of the suite experimental
@@ -50,6 +50,8 @@ fresh_chroot()
 	chroot_base "$release" || return 1
 	mkdir -p "$2"
 	tar -C "$2" -xf "$chroot_cache/$release.tar"
+	# it does not outlive a power failure
+	echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/nats_publish"
 	mkdir -p "$chroot_cache/$1.archives"
 	mount -t proc proc "$2/proc"
 	mount --bind /dev "$2/dev"
@@ -74,7 +76,7 @@ install_experimental()
 	in_chroot "$1" apt-get -q -y --no-install-recommends install "postgresql-$2" "postgresql-server-dev-$2" >/dev/null
 }
 
-in_chroot() { chroot "$1" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
+in_chroot() { chroot "$1" env -u TMPDIR DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
 
 remove_chroot()
 {
