@@ -76,6 +76,7 @@ install_experimental()
 	in_chroot "$1" apt-get -q -y --no-install-recommends install "postgresql-$2" "postgresql-server-dev-$2" >/dev/null
 }
 
+# A directory for temporary files that is set here may not be there.
 in_chroot() { chroot "$1" env -u TMPDIR DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
 
 remove_chroot()
