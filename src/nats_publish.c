@@ -28,10 +28,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "compat.h"
-#include "relay_launcher.h"
-#include "settings.h"
-#include "shared_memory.h"
+#include "base/compat.h"
+#include "base/settings.h"
+#include "relay/relay_launcher.h"
+#include "stats/shared_memory.h"
 
 NP_MODULE_MAGIC;
 

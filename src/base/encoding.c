@@ -11,8 +11,8 @@
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 
-#include "compat.h"
-#include "encoding.h"
+#include "base/compat.h"
+#include "base/encoding.h"
 
 /*
  * Text of the database in UTF-8: palloc'd, or the text's own bytes.  Raises

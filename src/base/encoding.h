@@ -8,7 +8,7 @@
 #ifndef NP_ENCODING_H
 #define NP_ENCODING_H
 
-#include "types.h"
+#include "base/types.h"
 
 extern NpSpan np_to_utf8(const char *text, size_t length);
 extern NpSpan np_text_to_utf8(const text *value);

@@ -11,7 +11,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
-#include "json.h"
+#include "base/json.h"
 
 /* Raises what pg_any_to_server and jsonb_in raise. */
 static Jsonb *

@@ -10,7 +10,7 @@
 
 #include "utils/jsonb.h"
 
-#include "types.h"
+#include "base/types.h"
 
 extern Jsonb *np_json_parse(NpSpan utf8);
 extern bytea *np_base64_decode(const char *encoded);

@@ -7,7 +7,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "list.h"
+#include "base/list.h"
 
 #include <ctype.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #ifndef NP_LIST_H
 #define NP_LIST_H
 
-#include "types.h"
+#include "base/types.h"
 
 extern bool np_list_next(const char **rest, NpSpan *item);
 

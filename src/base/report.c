@@ -13,7 +13,7 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 
-#include "report.h"
+#include "base/report.h"
 
 /* Of an error about a bad value, which it quotes; bytes. */
 #define MAX_INPUT_TEXT	1000

@@ -8,8 +8,8 @@
 #ifndef NP_REPORT_H
 #define NP_REPORT_H
 
-#include "compat.h"
-#include "types.h"
+#include "base/compat.h"
+#include "base/types.h"
 
 /* The rows of the error table in the README; report.c has their SQLSTATEs. */
 typedef enum NpFault

@@ -9,7 +9,7 @@
 
 #include "utils/memutils.h"
 
-#include "server.h"
+#include "base/server.h"
 
 bool
 np_server_equal(const NpServer *a, const NpServer *b)

@@ -8,7 +8,7 @@
 #ifndef NP_SERVER_H
 #define NP_SERVER_H
 
-#include "types.h"
+#include "base/types.h"
 
 /* Each comes from a setting, or from an option of a foreign server or user mapping. */
 typedef enum NpServerField

@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "list.h"
-#include "server_url.h"
+#include "base/list.h"
+#include "base/server_url.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

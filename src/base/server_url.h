@@ -8,7 +8,7 @@
 #ifndef NP_SERVER_URL_H
 #define NP_SERVER_URL_H
 
-#include "types.h"
+#include "base/types.h"
 
 #define NP_DEFAULT_PORT		4222
 

@@ -13,10 +13,10 @@
 #include "utils/guc_tables.h"
 #include "utils/varlena.h"
 
-#include "compat.h"
-#include "server_url.h"
-#include "settings.h"
-#include "subject.h"
+#include "base/compat.h"
+#include "base/server_url.h"
+#include "base/settings.h"
+#include "base/subject.h"
 
 #define DEFAULT_URL				"nats://127.0.0.1:4222"
 

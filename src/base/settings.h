@@ -8,7 +8,7 @@
 #ifndef NP_SETTINGS_H
 #define NP_SETTINGS_H
 
-#include "server.h"
+#include "base/server.h"
 
 /* Whether a call that publishes does so. */
 typedef enum NpPublishing

@@ -10,8 +10,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "list.h"
-#include "subject.h"
+#include "base/list.h"
+#include "base/subject.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #ifndef NP_SUBJECT_H
 #define NP_SUBJECT_H
 
-#include "types.h"
+#include "base/types.h"
 
 /* Leaves room for a subject of NP_MAX_SUBJECT_LENGTH in the control line. */
 #define NP_MAX_INBOX_PREFIX_LENGTH	32

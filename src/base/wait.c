@@ -23,8 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
-#include "compat.h"
-#include "wait.h"
+#include "base/compat.h"
+#include "base/wait.h"
 
 struct NpWaitSet
 {

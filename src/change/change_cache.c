@@ -22,7 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "change_cache.h"
+#include "change/change_cache.h"
 
 typedef struct Entry
 {

@@ -8,7 +8,7 @@
 #ifndef NP_CHANGE_CACHE_H
 #define NP_CHANGE_CACHE_H
 
-#include "change_plan.h"
+#include "change/change_plan.h"
 
 extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
 extern void np_change_cache_release(NpChangePlan *plan);

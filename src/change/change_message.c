@@ -29,10 +29,10 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
-#include "change_message.h"
-#include "encoding.h"
-#include "settings.h"
-#include "template.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "change/change_message.h"
+#include "change/template.h"
 
 /* ---- The transaction ----------------------------------------------------------- */
 

@@ -10,8 +10,8 @@
 
 #include "executor/tuptable.h"
 
-#include "change_plan.h"
-#include "message.h"
+#include "change/change_plan.h"
+#include "message/message.h"
 
 typedef struct NpChange
 {

@@ -14,8 +14,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/varlena.h"
 
-#include "change_options.h"
-#include "report.h"
+#include "base/report.h"
+#include "change/change_options.h"
 
 static const char *const delivery_names[] = {
 	[NP_DELIVER_ON_COMMIT] = "on_commit",

@@ -11,7 +11,7 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
-#include "types.h"
+#include "base/types.h"
 
 #define NP_DEFAULT_SUBJECT	"{schema}.{table}.{op}"
 

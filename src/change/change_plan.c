@@ -27,13 +27,13 @@
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 
-#include "change_plan.h"
-#include "compat.h"
-#include "encoding.h"
-#include "message.h"
-#include "report.h"
-#include "subject.h"
-#include "template.h"
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "base/subject.h"
+#include "change/change_plan.h"
+#include "change/template.h"
+#include "message/message.h"
 
 static const char *const op_names[] = {
 	[NP_INSERT] = "insert",

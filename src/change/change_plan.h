@@ -12,7 +12,7 @@
 #include "fmgr.h"
 #include "utils/rel.h"
 
-#include "change_options.h"
+#include "change/change_options.h"
 
 typedef enum NpChangeOp
 {

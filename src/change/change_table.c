@@ -29,8 +29,8 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
-#include "change_plan.h"
-#include "report.h"
+#include "base/report.h"
+#include "change/change_plan.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
 PG_FUNCTION_INFO_V1(nats_unpublish_table);

@@ -17,13 +17,13 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
-#include "change_cache.h"
-#include "change_message.h"
-#include "outbox.h"
-#include "policy.h"
-#include "publisher.h"
-#include "report.h"
-#include "transaction.h"
+#include "base/report.h"
+#include "change/change_cache.h"
+#include "change/change_message.h"
+#include "commit/transaction.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
+#include "relay/outbox.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_change);
 

@@ -16,7 +16,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "template.h"
+#include "change/template.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #ifndef NP_TEMPLATE_H
 #define NP_TEMPLATE_H
 
-#include "types.h"
+#include "base/types.h"
 
 typedef enum NpTemplatePartKind
 {

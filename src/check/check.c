@@ -15,17 +15,17 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
-#include "check.h"
-#include "encoding.h"
-#include "json.h"
-#include "message.h"
-#include "policy.h"
-#include "publisher.h"
-#include "server_info.h"
-#include "session.h"
-#include "sessions.h"
-#include "settings.h"
-#include "stats.h"
+#include "base/encoding.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/stats.h"
+#include "wire/server_info.h"
 
 /*
  * Add a sentence to what a check has found, which is then at least as bad.

@@ -11,7 +11,7 @@
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
-#include "delivery.h"
+#include "publish/delivery.h"
 
 /* From the best to the worst. */
 typedef enum NpCheckStatus

@@ -16,11 +16,11 @@
 
 #include "mb/pg_wchar.h"
 
-#include "check.h"
-#include "encoding.h"
-#include "puback.h"
-#include "session.h"
-#include "settings.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "message/puback.h"
+#include "publish/session.h"
 
 /* A dot is in no stream's name. */
 #define HEADERS			"NATS/1.0\r\nNats-Expected-Stream: nats_check.probe\r\n\r\n"

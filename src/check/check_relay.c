@@ -12,11 +12,11 @@
 #include "miscadmin.h"
 #include "utils/varlena.h"
 
-#include "check_relay.h"
-#include "encoding.h"
-#include "outbox.h"
-#include "relay_state.h"
-#include "settings.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "check/check_relay.h"
+#include "relay/outbox.h"
+#include "relay/relay_state.h"
 
 /* Is the relay of this database wanted, by relay_databases? */
 bool

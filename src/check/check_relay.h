@@ -8,7 +8,7 @@
 #ifndef NP_CHECK_RELAY_H
 #define NP_CHECK_RELAY_H
 
-#include "check.h"
+#include "check/check.h"
 
 extern bool np_check_is_relayed(void);
 extern void np_check_relay(NpExamination *examination, NpFinding *finding);

@@ -12,13 +12,13 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#include "check.h"
-#include "encoding.h"
-#include "json.h"
-#include "server_info.h"
-#include "session.h"
-#include "settings.h"
-#include "subject.h"
+#include "base/encoding.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "check/check.h"
+#include "publish/session.h"
+#include "wire/server_info.h"
 
 #define PINGS			5
 

@@ -12,11 +12,11 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 
-#include "check.h"
-#include "json.h"
-#include "relay_state.h"
-#include "settings.h"
-#include "shared_stats.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "relay/relay_state.h"
+#include "stats/shared_stats.h"
 
 static void
 find_publishing(NpFinding *finding)

@@ -11,11 +11,11 @@
  */
 #include "postgres.h"
 
-#include "check.h"
-#include "encoding.h"
-#include "json.h"
-#include "settings.h"
-#include "subject.h"
+#include "base/encoding.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "check/check.h"
 
 /* From here on something is near its limit. */
 #define NEARLY_FULL		80		/* percent */

@@ -8,7 +8,7 @@
 #ifndef NP_BATCH_H
 #define NP_BATCH_H
 
-#include "delivery.h"
+#include "publish/delivery.h"
 
 extern void np_batch_publish(NpSession *on_session);
 

@@ -13,16 +13,16 @@
 
 #include "utils/memutils.h"
 
-#include "batch.h"
-#include "commit.h"
-#include "delivery.h"
-#include "publisher.h"
-#include "queue.h"
-#include "server_info.h"
-#include "session.h"
-#include "sessions.h"
-#include "settings.h"
-#include "stats.h"
+#include "base/settings.h"
+#include "commit/batch.h"
+#include "commit/commit.h"
+#include "ledger/queue.h"
+#include "publish/delivery.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/stats.h"
+#include "wire/server_info.h"
 
 /* At exit, for what is buffered. */
 #define EXIT_TIMEOUT			500 /* ms */

@@ -25,11 +25,11 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
-#include "activity.h"
-#include "commit.h"
-#include "relay_state.h"
-#include "shared_stats.h"
-#include "transaction.h"
+#include "commit/commit.h"
+#include "commit/transaction.h"
+#include "relay/relay_state.h"
+#include "stats/activity.h"
+#include "stats/shared_stats.h"
 
 static bool joined;				/* something was called in this transaction */
 static bool wakes_relay;		/* it has given the relay something to do */

@@ -19,13 +19,13 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
-#include "json.h"
-#include "message.h"
-#include "puback.h"
-#include "publisher.h"
-#include "server_info.h"
-#include "subject.h"
-#include "transaction.h"
+#include "base/json.h"
+#include "base/subject.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "message/puback.h"
+#include "publish/publisher.h"
+#include "wire/server_info.h"
 
 PG_FUNCTION_INFO_V1(nats_server_info);
 PG_FUNCTION_INFO_V1(nats_disconnect);

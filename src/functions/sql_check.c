@@ -15,11 +15,11 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#include "check.h"
-#include "check_relay.h"
-#include "encoding.h"
-#include "publisher.h"
-#include "transaction.h"
+#include "base/encoding.h"
+#include "check/check.h"
+#include "check/check_relay.h"
+#include "commit/transaction.h"
+#include "publish/publisher.h"
 
 PG_FUNCTION_INFO_V1(nats_check);
 

@@ -14,13 +14,13 @@
 #include "funcapi.h"
 #include "utils/builtins.h"
 
-#include "check.h"
-#include "encoding.h"
-#include "message.h"
-#include "policy.h"
-#include "publisher.h"
-#include "settings.h"
-#include "transaction.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
 
 PG_FUNCTION_INFO_V1(nats_explain);
 

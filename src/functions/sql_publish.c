@@ -17,14 +17,14 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-#include "encoding.h"
-#include "message.h"
-#include "outbox.h"
-#include "policy.h"
-#include "publisher.h"
-#include "settings.h"
-#include "stats.h"
-#include "transaction.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
+#include "relay/outbox.h"
+#include "stats/stats.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_text);
 PG_FUNCTION_INFO_V1(nats_publish_bytea);

@@ -17,13 +17,13 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "encoding.h"
-#include "message.h"
-#include "outbox.h"
-#include "policy.h"
-#include "relay_state.h"
-#include "report.h"
-#include "transaction.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "relay/outbox.h"
+#include "relay/relay_state.h"
 
 PG_FUNCTION_INFO_V1(nats_outbox_check);
 PG_FUNCTION_INFO_V1(nats_outbox_wake);

@@ -10,7 +10,7 @@
 #include "access/reloptions.h"
 #include "fmgr.h"
 
-#include "foreign_server.h"
+#include "wire/foreign_server.h"
 
 PG_FUNCTION_INFO_V1(nats_fdw_validator);
 

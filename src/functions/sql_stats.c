@@ -16,10 +16,10 @@
 #include "utils/float.h"
 #include "utils/timestamp.h"
 
-#include "activity.h"
-#include "encoding.h"
-#include "report.h"
-#include "shared_stats.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "stats/activity.h"
+#include "stats/shared_stats.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_counters);
 PG_FUNCTION_INFO_V1(nats_publish_times);

@@ -30,9 +30,9 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-#include "encoding.h"
-#include "futures.h"
-#include "level.h"
+#include "base/encoding.h"
+#include "ledger/futures.h"
+#include "ledger/level.h"
 
 /* How many failed messages of a level are kept for the report. */
 #define MAX_LISTED	5

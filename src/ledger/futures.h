@@ -11,8 +11,8 @@
 #include "access/tupdesc.h"
 #include "utils/tuplestore.h"
 
-#include "protocol.h"
-#include "report.h"
+#include "base/report.h"
+#include "message/protocol.h"
 
 /* What has become of a message.  Spans are in UTF-8, as on the wire. */
 typedef struct NpResult

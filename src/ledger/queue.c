@@ -31,8 +31,8 @@
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
-#include "level.h"
-#include "queue.h"
+#include "ledger/level.h"
+#include "ledger/queue.h"
 
 #define INITIAL_MEMORY	(8 * 1024)
 #define READ_SIZE		(64 * 1024)

@@ -8,7 +8,7 @@
 #ifndef NP_QUEUE_H
 #define NP_QUEUE_H
 
-#include "message.h"
+#include "message/message.h"
 
 /* What is held, as far as it has to be known before anything is sent. */
 typedef struct NpQueueSummary

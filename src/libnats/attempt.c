@@ -18,7 +18,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats.h"
+#include "libnats/libnats.h"
 
 #include <dirent.h>
 #include <fcntl.h>

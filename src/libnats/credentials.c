@@ -10,7 +10,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "credentials.h"
+#include "libnats/credentials.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
 #ifndef NP_CREDENTIALS_H
 #define NP_CREDENTIALS_H
 
-#include "types.h"
+#include "base/types.h"
 
 #define NP_NKEY_PUBLIC_SIZE		57	/* with its NUL */
 

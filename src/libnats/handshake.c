@@ -17,7 +17,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats.h"
+#include "libnats/libnats.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "credentials.h"
+#include "libnats/credentials.h"
 
 /* Only the handshake goes through the library's buffers. */
 #define IO_BUFFER_SIZE		(16 * 1024)

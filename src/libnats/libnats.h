@@ -15,8 +15,8 @@
 #include <netdb.h>
 #include <signal.h>
 
-#include "compat.h"
-#include "wire.h"
+#include "base/compat.h"
+#include "libnats/wire.h"
 
 struct NpWire
 {

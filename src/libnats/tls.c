@@ -20,8 +20,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "server_url.h"
-#include "tls.h"
+#include "base/server_url.h"
+#include "libnats/tls.h"
 
 #include <errno.h>
 #include <limits.h>

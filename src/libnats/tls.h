@@ -10,7 +10,7 @@
 
 #include <sys/types.h>
 
-#include "types.h"
+#include "base/types.h"
 
 typedef struct NpTls NpTls;		/* one side of a TLS connection: an SSL of OpenSSL's */
 

@@ -12,7 +12,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats.h"
+#include "libnats/libnats.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,8 +10,8 @@
 
 #include <sys/uio.h>
 
-#include "tls.h"
-#include "types.h"
+#include "base/types.h"
+#include "libnats/tls.h"
 
 typedef struct NpWire NpWire;	/* an established connection */
 typedef struct NpWireAttempt NpWireAttempt; /* one that is being made */

@@ -11,7 +11,7 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
-#include "types.h"
+#include "base/types.h"
 
 /* nats-server keeps the length of a header block in 16 bits (10097) */
 #define NP_MAX_HEADERS_LENGTH	65535

@@ -13,7 +13,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "protocol.h"
+#include "message/protocol.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #ifndef NP_PROTOCOL_H
 #define NP_PROTOCOL_H
 
-#include "types.h"
+#include "base/types.h"
 
 /* The most digits that np_token_encode writes. */
 #define NP_TOKEN_LENGTH			13

@@ -14,9 +14,9 @@
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 
-#include "compat.h"
-#include "encoding.h"
-#include "puback.h"
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "message/puback.h"
 
 /* The fields of an answer, as far as we know them. */
 typedef struct Answer

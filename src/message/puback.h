@@ -8,8 +8,8 @@
 #ifndef NP_PUBACK_H
 #define NP_PUBACK_H
 
-#include "protocol.h"
-#include "report.h"
+#include "base/report.h"
+#include "message/protocol.h"
 
 /* Of JetStream: the message names another stream. */
 #define NP_ERROR_OTHER_STREAM	10060

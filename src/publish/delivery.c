@@ -25,10 +25,10 @@
 #include "common/pg_prng.h"
 #include "utils/memutils.h"
 
-#include "delivery.h"
-#include "encoding.h"
-#include "message.h"
-#include "stats.h"
+#include "base/encoding.h"
+#include "message/message.h"
+#include "publish/delivery.h"
+#include "stats/stats.h"
 
 static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
 static MemoryContext scratch_context;	/* while a reply is handled */

@@ -8,11 +8,11 @@
 #ifndef NP_DELIVERY_H
 #define NP_DELIVERY_H
 
-#include "connection.h"
-#include "futures.h"
-#include "puback.h"
-#include "server.h"
-#include "window.h"
+#include "base/server.h"
+#include "ledger/futures.h"
+#include "message/puback.h"
+#include "publish/window.h"
+#include "wire/connection.h"
 
 /* Back-off between tries, whether of a message or of a connection. */
 #define NP_FIRST_DELAY	NP_MILLISECONDS(50)

@@ -14,11 +14,11 @@
 
 #include "utils/memutils.h"
 
-#include "encoding.h"
-#include "policy.h"
-#include "report.h"
-#include "settings.h"
-#include "subject.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "publish/policy.h"
 
 /* The setting's value in UTF-8, as subjects are; it changes rarely. */
 static const char *

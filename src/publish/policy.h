@@ -8,8 +8,8 @@
 #ifndef NP_POLICY_H
 #define NP_POLICY_H
 
-#include "message.h"
-#include "stats.h"
+#include "message/message.h"
+#include "stats/stats.h"
 
 extern bool np_policy_skips_calls(NpStatsMode mode);
 extern bool np_policy_admits(const NpMessage *message, NpStatsMode mode);

@@ -21,16 +21,16 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "delivery.h"
-#include "encoding.h"
-#include "publisher.h"
-#include "queue.h"
-#include "server_info.h"
-#include "session.h"
-#include "sessions.h"
-#include "settings.h"
-#include "stats.h"
-#include "subject.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "ledger/queue.h"
+#include "publish/delivery.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/stats.h"
+#include "wire/server_info.h"
 
 #define FLUSH_BYTES				(32 * 1024)
 

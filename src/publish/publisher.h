@@ -8,8 +8,8 @@
 #ifndef NP_PUBLISHER_H
 #define NP_PUBLISHER_H
 
-#include "delivery.h"
-#include "message.h"
+#include "message/message.h"
+#include "publish/delivery.h"
 
 extern void np_publish(const NpMessage *message, NpResult *result);
 extern uint64 np_publish_async(const NpMessage *message, bool critical);

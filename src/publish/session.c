@@ -19,14 +19,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "activity.h"
-#include "delivery.h"
-#include "publisher.h"
-#include "server_info.h"
-#include "session.h"
-#include "sessions.h"
-#include "settings.h"
-#include "stats.h"
+#include "base/settings.h"
+#include "publish/delivery.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/activity.h"
+#include "stats/stats.h"
+#include "wire/server_info.h"
 
 /* After a failed connect, critical => false does not try again for so long. */
 #define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)

@@ -8,7 +8,7 @@
 #ifndef NP_SESSION_H
 #define NP_SESSION_H
 
-#include "delivery.h"
+#include "publish/delivery.h"
 
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern void np_session_show_rest(void);

@@ -15,12 +15,12 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "foreign_server.h"
-#include "publisher.h"
-#include "queue.h"
-#include "report.h"
-#include "sessions.h"
-#include "settings.h"
+#include "base/report.h"
+#include "base/settings.h"
+#include "ledger/queue.h"
+#include "publish/publisher.h"
+#include "publish/sessions.h"
+#include "wire/foreign_server.h"
 
 static NpSession *sessions[NP_MAX_SESSIONS];
 static int	count;

@@ -8,7 +8,7 @@
 #ifndef NP_SESSIONS_H
 #define NP_SESSIONS_H
 
-#include "delivery.h"
+#include "publish/delivery.h"
 
 /* Their numbers are bits of NpQueueSummary.sessions. */
 #define NP_MAX_SESSIONS		64

@@ -12,7 +12,7 @@
 
 #include "utils/memutils.h"
 
-#include "window.h"
+#include "publish/window.h"
 
 #define INITIAL_SIZE	256
 

@@ -8,10 +8,10 @@
 #ifndef NP_WINDOW_H
 #define NP_WINDOW_H
 
-#include "outbound.h"
-#include "report.h"
-#include "types.h"
-#include "wait.h"
+#include "base/report.h"
+#include "base/types.h"
+#include "base/wait.h"
+#include "wire/outbound.h"
 
 /* Who waits for a message. */
 typedef enum NpMode

@@ -25,12 +25,12 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "delivery.h"
-#include "encoding.h"
-#include "outbox.h"
-#include "sessions.h"
-#include "settled.h"
-#include "settings.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "publish/delivery.h"
+#include "publish/sessions.h"
+#include "relay/outbox.h"
+#include "relay/settled.h"
 
 /* Arguments of the INSERT. */
 enum

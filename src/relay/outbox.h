@@ -8,8 +8,8 @@
 #ifndef NP_OUTBOX_H
 #define NP_OUTBOX_H
 
-#include "message.h"
-#include "relay_batch.h"
+#include "message/message.h"
+#include "relay/relay_batch.h"
 
 /* What the relay finds when it looks. */
 typedef enum NpOutboxState

@@ -29,17 +29,17 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
-#include "activity.h"
-#include "connection.h"
-#include "delivery.h"
-#include "outbox.h"
-#include "relay_batch.h"
-#include "relay_state.h"
-#include "session.h"
-#include "settings.h"
-#include "shared_stats.h"
-#include "stats.h"
-#include "wait.h"
+#include "base/settings.h"
+#include "base/wait.h"
+#include "publish/delivery.h"
+#include "publish/session.h"
+#include "relay/outbox.h"
+#include "relay/relay_batch.h"
+#include "relay/relay_state.h"
+#include "stats/activity.h"
+#include "stats/shared_stats.h"
+#include "stats/stats.h"
+#include "wire/connection.h"
 
 PGDLLEXPORT void np_relay_main(Datum argument);
 

@@ -18,13 +18,13 @@
 
 #include "utils/memutils.h"
 
-#include "delivery.h"
-#include "message.h"
-#include "publisher.h"
-#include "relay_batch.h"
-#include "session.h"
-#include "settings.h"
-#include "stats.h"
+#include "base/settings.h"
+#include "message/message.h"
+#include "publish/delivery.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "relay/relay_batch.h"
+#include "stats/stats.h"
 
 /* The batch that is being published. */
 static NpSession *session;

@@ -8,8 +8,8 @@
 #ifndef NP_RELAY_BATCH_H
 #define NP_RELAY_BATCH_H
 
-#include "delivery.h"
-#include "message.h"
+#include "message/message.h"
+#include "publish/delivery.h"
 
 typedef enum NpRowState
 {

@@ -32,10 +32,10 @@
 #include "utils/snapmgr.h"
 #include "utils/varlena.h"
 
-#include "relay_launcher.h"
-#include "relay_state.h"
-#include "settings.h"
-#include "wait.h"
+#include "base/settings.h"
+#include "base/wait.h"
+#include "relay/relay_launcher.h"
+#include "relay/relay_state.h"
 
 PGDLLEXPORT void np_launcher_main(Datum argument);
 

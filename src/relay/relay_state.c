@@ -18,8 +18,8 @@
 #include "storage/proc.h"
 #include "utils/timestamp.h"
 
-#include "encoding.h"
-#include "relay_state.h"
+#include "base/encoding.h"
+#include "relay/relay_state.h"
 
 typedef struct Slot
 {

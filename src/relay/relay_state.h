@@ -10,7 +10,7 @@
 
 #include "datatype/timestamp.h"
 
-#include "shared_memory.h"
+#include "stats/shared_memory.h"
 
 /* Databases that can have a relay. */
 #define NP_MAX_RELAYS		64

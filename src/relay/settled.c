@@ -17,7 +17,7 @@
 #include "storage/lock.h"
 #include "utils/memutils.h"
 
-#include "settled.h"
+#include "relay/settled.h"
 
 static Oid	table_of_all;		/* that the rest is about; InvalidOid: none yet */
 static int64 settled;			/* what is known */

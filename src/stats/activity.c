@@ -16,8 +16,8 @@
 #include "storage/proc.h"
 #include "utils/backend_status.h"
 
-#include "activity.h"
-#include "compat.h"
+#include "base/compat.h"
+#include "stats/activity.h"
 
 static NpActivity *shared;		/* MaxBackends of them; NULL: there is none */
 static NpActivity *own;			/* NULL: this backend has no place */

@@ -17,11 +17,11 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
-#include "activity.h"
-#include "compat.h"
-#include "relay_state.h"
-#include "shared_memory.h"
-#include "shared_stats.h"
+#include "base/compat.h"
+#include "relay/relay_state.h"
+#include "stats/activity.h"
+#include "stats/shared_memory.h"
+#include "stats/shared_stats.h"
 
 static const NpSharedArea *const areas[] = {
 	&np_relay_area,

@@ -16,7 +16,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "shared_stats.h"
+#include "stats/shared_stats.h"
 
 typedef struct CountedMode
 {

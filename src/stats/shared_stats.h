@@ -8,8 +8,8 @@
 #ifndef NP_SHARED_STATS_H
 #define NP_SHARED_STATS_H
 
-#include "shared_memory.h"
-#include "stats.h"
+#include "stats/shared_memory.h"
+#include "stats/stats.h"
 
 /* Databases that are counted. */
 #define NP_MAX_STATS_DATABASES	256

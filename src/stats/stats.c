@@ -14,10 +14,10 @@
 #include "port/pg_bitutils.h"
 #include "utils/timestamp.h"
 
-#include "activity.h"
-#include "encoding.h"
-#include "shared_stats.h"
-#include "stats.h"
+#include "base/encoding.h"
+#include "stats/activity.h"
+#include "stats/shared_stats.h"
+#include "stats/stats.h"
 
 #define COUNTERS	(sizeof(NpStats) / sizeof(int64))
 

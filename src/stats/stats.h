@@ -10,8 +10,8 @@
 
 #include "datatype/timestamp.h"
 
-#include "report.h"
-#include "wait.h"
+#include "base/report.h"
+#include "base/wait.h"
 
 /* The ways that messages take. */
 typedef enum NpStatsMode

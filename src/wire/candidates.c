@@ -18,9 +18,9 @@
 
 #include "common/pg_prng.h"
 
-#include "candidates.h"
-#include "list.h"
-#include "protocol.h"
+#include "base/list.h"
+#include "message/protocol.h"
+#include "wire/candidates.h"
 
 /* More of them than any cluster has are not listened to. */
 #define MAX_DISCOVERED	64

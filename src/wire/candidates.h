@@ -10,9 +10,9 @@
 
 #include "nodes/pg_list.h"
 
-#include "server.h"
-#include "server_url.h"
-#include "wire.h"
+#include "base/server.h"
+#include "base/server_url.h"
+#include "libnats/wire.h"
 
 /* One of them; the spans live as long as the NpServer and until the next INFO. */
 typedef struct NpCandidate

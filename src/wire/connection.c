@@ -27,14 +27,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "activity.h"
-#include "candidates.h"
-#include "connection.h"
-#include "encoding.h"
-#include "login.h"
-#include "settings.h"
-#include "stats.h"
-#include "wire.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "libnats/wire.h"
+#include "stats/activity.h"
+#include "stats/stats.h"
+#include "wire/candidates.h"
+#include "wire/connection.h"
+#include "wire/login.h"
 
 #define INPUT_SIZE			(64 * 1024)
 #define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is given back */

@@ -11,12 +11,12 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
-#include "outbound.h"
-#include "protocol.h"
-#include "report.h"
-#include "server.h"
-#include "wait.h"
-#include "wire.h"
+#include "base/report.h"
+#include "base/server.h"
+#include "base/wait.h"
+#include "libnats/wire.h"
+#include "message/protocol.h"
+#include "wire/outbound.h"
 
 typedef struct NpConnection NpConnection;
 

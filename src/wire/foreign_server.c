@@ -30,14 +30,14 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
-#include "credentials.h"
-#include "encoding.h"
-#include "foreign_server.h"
-#include "server_url.h"
-#include "settings.h"
-#include "subject.h"
-#include "wire.h"
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/server_url.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "libnats/credentials.h"
+#include "libnats/wire.h"
+#include "wire/foreign_server.h"
 
 #define WRAPPER_NAME	"nats"
 

@@ -10,7 +10,7 @@
 
 #include "nodes/pg_list.h"
 
-#include "server.h"
+#include "base/server.h"
 
 extern void np_foreign_server_check_options(List *options, Oid catalog);
 extern bool np_foreign_server_exists(Oid server_id);

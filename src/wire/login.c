@@ -16,10 +16,10 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 
-#include "credentials.h"
-#include "encoding.h"
-#include "login.h"
-#include "settings.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "libnats/credentials.h"
+#include "wire/login.h"
 
 /* What is being filled in, and where to say why it can't be. */
 typedef struct Login

@@ -8,7 +8,7 @@
 #ifndef NP_LOGIN_H
 #define NP_LOGIN_H
 
-#include "candidates.h"
+#include "wire/candidates.h"
 
 extern const char *np_login_kind(const NpServer *server, const NpServerUrl *url);
 extern bool np_login_fill(NpWireTarget *target, const NpServer *server, const NpCandidate *candidate,

@@ -17,7 +17,7 @@
 #include <malloc.h>
 #endif
 
-#include "outbound.h"
+#include "wire/outbound.h"
 
 #define CHUNK_SIZE	(64 * 1024)
 

@@ -20,11 +20,11 @@
 #include "storage/fd.h"
 #include "utils/builtins.h"
 
-#include "encoding.h"
-#include "json.h"
-#include "protocol.h"
-#include "server_info.h"
-#include "settings.h"
+#include "base/encoding.h"
+#include "base/json.h"
+#include "base/settings.h"
+#include "message/protocol.h"
+#include "wire/server_info.h"
 
 /* Behind an address can be several servers; that often we look for ours. */
 #define MAX_GREETINGS	8

@@ -10,7 +10,7 @@
 
 #include "utils/jsonb.h"
 
-#include "connection.h"
+#include "wire/connection.h"
 
 extern Jsonb *np_server_info(NpConnection *connection);
 extern void np_server_refresh_max_payload(NpConnection *connection);
