@@ -20,10 +20,10 @@
 #include "base/settings.h"
 #include "check/check.h"
 #include "message/message.h"
+#include "publish/current_session.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
-#include "publish/sessions.h"
 #include "stats/stats.h"
 #include "wire/server_info.h"
 
@@ -134,7 +134,7 @@ np_examine_connection(NpExamination *examination)
 	NpFailure	failure;
 
 	np_stats_mode = NP_STATS_SYNC;
-	examination->session = np_sessions_current();
+	examination->session = np_current_session();
 	if (!np_session_ready(examination->session, true, &failure))
 		np_raise(&failure);
 	(void) np_publisher_round_trip(examination->session->connection);

@@ -21,6 +21,7 @@
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
+#include "stats/shared_stats.h"
 #include "stats/stats.h"
 #include "wire/server_info.h"
 
@@ -345,7 +346,7 @@ np_commit_forget_transaction(void)
 	}
 	(void) np_delivery_watch(0);
 	np_session_show_rest();
-	np_stats_flush();
+	np_shared_stats_flush();
 }
 
 /* What the subtransaction has published is its parent's. */
@@ -377,7 +378,7 @@ drain_at_exit(NpSession *session, NpTime limit)
 		(void) np_connection_drain(session->connection, limit);
 	while (np_session_is_open(session) && session->window.count > 0 && np_now() < limit)
 		np_connection_wait(session->connection, NP_WAIT_ACK, limit);
-	np_publisher_expire_uncritical(session, np_now());
+	np_session_expire_uncritical(session, np_now());
 }
 
 /*
@@ -403,7 +404,7 @@ np_commit_exit(void)
 		FlushErrorState();
 	}
 	PG_END_TRY();
-	np_stats_flush();
+	np_shared_stats_flush();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		np_connection_close(session->connection);
 }

@@ -18,7 +18,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats/libnats.h"
+#include "libnats/attempt.h"
+#include "libnats/handshake.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -50,12 +51,10 @@ struct NpWireAttempt
 	pthread_mutex_t lock;
 	pthread_cond_t ended_condition;
 	NpHandshake handshake;
-	long		deadline;		/* the thread's, of CLOCK_MONOTONIC in ms */
 	bool		in_library;		/* the thread, since it has the addresses */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
 	NpWireStatus status;		/* how it has ended */
-	bool		abandoned;		/* the thread begins nothing new */
 	bool		left_behind;	/* the thread frees it */
 	ino_t	   *sockets_before; /* those that the process had at the start */
 	size_t		socket_count;
@@ -229,32 +228,6 @@ free_attempt(NpWireAttempt *attempt)
 	free(attempt);
 }
 
-static long
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/*
- * How long the thread may go on, in milliseconds; 0: no longer.  Asked before
- * each step that can take long, so that an attempt that was abandoned begins
- * nothing new.
- */
-long
-np_attempt_ms_left(NpWireAttempt *attempt)
-{
-	long		left = attempt->deadline - now_ms();
-	bool		abandoned;
-
-	pthread_mutex_lock(&attempt->lock);
-	abandoned = attempt->abandoned;
-	pthread_mutex_unlock(&attempt->lock);
-	return abandoned || left < 0 ? 0 : left;
-}
-
 /* Try the addresses of the host in their order. */
 static NpWireStatus
 connect_to_host(NpWireAttempt *attempt)
@@ -266,7 +239,7 @@ connect_to_host(NpWireAttempt *attempt)
 	char		port[16];
 	int			failure;
 
-	attempt->deadline = now_ms() + handshake->target.timeout_ms;
+	np_handshake_begin(handshake);
 	snprintf(port, sizeof(port), "%d", handshake->target.port);
 	failure = getaddrinfo(handshake->target.host, port, &hints, &addresses);
 	if (failure != 0)
@@ -277,7 +250,7 @@ connect_to_host(NpWireAttempt *attempt)
 	snprintf(handshake->error, sizeof(handshake->error), "no answer in time");
 	attempt->in_library = enter_library();
 	for (struct addrinfo *address = addresses;
-		 address != NULL && status != NP_WIRE_OK && attempt->in_library && np_attempt_ms_left(attempt) > 0;
+		 address != NULL && status != NP_WIRE_OK && attempt->in_library && np_handshake_ms_left(handshake) > 0;
 		 address = address->ai_next)
 		status = np_handshake(handshake, address);
 	freeaddrinfo(addresses);
@@ -348,9 +321,9 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 	np_wire_block_signals(&previous);
 	if (attempt != NULL && wire != NULL)
 	{
-		attempt->handshake.attempt = attempt;
 		attempt->handshake.target = *target;
 		attempt->handshake.wire = wire;
+		attempt->handshake.lock = &attempt->lock;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
 		pthread_cond_init(&attempt->ended_condition, NULL);
@@ -449,7 +422,7 @@ np_wire_abandon(NpWireAttempt *attempt)
 
 	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
-	attempt->abandoned = true;
+	attempt->handshake.abandoned = true;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
 		visit_sockets(shut_down_new_socket, attempt);

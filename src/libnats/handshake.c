@@ -17,19 +17,55 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats/libnats.h"
+#include "libnats/handshake.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "libnats/credentials.h"
 
 /* Only the handshake goes through the library's buffers. */
 #define IO_BUFFER_SIZE		(16 * 1024)
+
+/* ---- Time ---------------------------------------------------------------- */
+
+static long
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* From here on the target's timeout counts. */
+void
+np_handshake_begin(NpHandshake *handshake)
+{
+	handshake->deadline = now_ms() + handshake->target.timeout_ms;
+}
+
+/*
+ * How long the thread may go on, in milliseconds; 0: no longer.  Asked before
+ * each step that can take long, so that an attempt that was abandoned begins
+ * nothing new.
+ */
+long
+np_handshake_ms_left(NpHandshake *handshake)
+{
+	long		left = handshake->deadline - now_ms();
+	bool		abandoned;
+
+	pthread_mutex_lock(handshake->lock);
+	abandoned = handshake->abandoned;
+	pthread_mutex_unlock(handshake->lock);
+	return abandoned || left < 0 ? 0 : left;
+}
 
 /* ---- The library's event loop: it only tells us the socket ------------- */
 
@@ -318,7 +354,7 @@ kind_of(natsStatus status)
 static NpWireStatus
 explain_failure(NpHandshake *handshake, const struct addrinfo *address, natsStatus status, const NpTlsCapture *capture)
 {
-	long		ms_left = np_attempt_ms_left(handshake->attempt);
+	long		ms_left = np_handshake_ms_left(handshake);
 
 	if (capture->alert != NULL)
 	{
@@ -330,7 +366,7 @@ explain_failure(NpHandshake *handshake, const struct addrinfo *address, natsStat
 	if (status == NATS_NO_SERVER && ms_left > 0 && explain_no_server(handshake, address, ms_left + 1))
 		return NP_WIRE_NO_SERVER;
 	describe_failure(handshake, status);
-	return status == NATS_NO_SERVER && np_attempt_ms_left(handshake->attempt) == 0 ? NP_WIRE_NO_SERVER : kind_of(status);
+	return status == NATS_NO_SERVER && np_handshake_ms_left(handshake) == 0 ? NP_WIRE_NO_SERVER : kind_of(status);
 }
 
 /* ---- The handshake ------------------------------------------------------ */
@@ -351,11 +387,11 @@ try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secure
 	if (status == NATS_OK)
 		status = natsOptions_Create(&options);
 	if (status == NATS_OK)
-		status = set_options(options, handshake, figures, (int) np_attempt_ms_left(handshake->attempt) + 1);
+		status = set_options(options, handshake, figures, (int) np_handshake_ms_left(handshake) + 1);
 	if (status == NATS_OK && handshake->target.tls)
 		status = set_tls(options, handshake, &capture);
 	/* it takes long to load the system's authorities */
-	if (status == NATS_OK && np_attempt_ms_left(handshake->attempt) == 0)
+	if (status == NATS_OK && np_handshake_ms_left(handshake) == 0)
 		status = NATS_TIMEOUT;
 	if (status == NATS_OK)
 		status = natsConnection_Connect(&handshake->wire->nc, options);
@@ -380,7 +416,7 @@ try_address_signed(NpHandshake *handshake, const struct addrinfo *address, bool 
 		handshake->lost_signature = false;
 		status = try_address(handshake, address, secured);
 		if (status != NP_WIRE_NOT_AUTHORIZED || !handshake->lost_signature ||
-			np_attempt_ms_left(handshake->attempt) == 0)
+			np_handshake_ms_left(handshake) == 0)
 			return status;
 	}
 }

@@ -12,7 +12,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats/libnats.h"
+#include "libnats/wire_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wire.h
- *	  libnats: connecting to a server, and nothing else.
+ *	  libnats: a connection that has been made.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,6 @@
 #include "libnats/tls.h"
 
 typedef struct NpWire NpWire;	/* an established connection */
-typedef struct NpWireAttempt NpWireAttempt; /* one that is being made */
 
 /* Of a user name, a password, a token; and of a JWT.  With their NULs. */
 #define NP_MAX_SECRET_LENGTH	1024
@@ -54,12 +53,6 @@ typedef enum NpWireStatus
 	NP_WIRE_NOT_SUPPORTED,		/* by this version of the library */
 	NP_WIRE_FAILED				/* not NATS, or not for us */
 } NpWireStatus;
-
-extern NpWireAttempt *np_wire_start(const NpWireTarget *target, char *error, size_t error_size);
-extern int	np_wire_attempt_fd(const NpWireAttempt *attempt);
-extern NpWireStatus np_wire_finish(NpWireAttempt *attempt, NpWire **wire,
-								   char *error, size_t error_size);
-extern void np_wire_abandon(NpWireAttempt *attempt);
 
 extern int	np_wire_socket(const NpWire *wire);
 extern NpTls *np_wire_tls(const NpWire *wire);

@@ -24,8 +24,7 @@
 
 /*
  * A connection and what is in flight on it.  A backend has one for the
- * settings, and one for each foreign server and role that it publishes with
- * (sessions.c).
+ * settings, and one for each foreign server and role that it publishes with.
  */
 typedef struct NpSession
 {

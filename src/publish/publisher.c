@@ -25,6 +25,7 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "ledger/queue.h"
+#include "publish/current_session.h"
 #include "publish/delivery.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
@@ -80,29 +81,6 @@ window_is_part_free(NpSession *session)
 		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
 }
 
-/* Give up the messages that nobody waits for and that were published before. */
-void
-np_publisher_expire_uncritical(NpSession *session, NpTime before)
-{
-	NpPending  *message;
-	uint64		next = 0;
-
-	if (session->window.uncritical == 0)
-		return;
-	while ((message = np_window_next(&session->window, &next)) != NULL)
-	{
-		if (message->mode == NP_UNCRITICAL && message->published_at <= before)
-			np_delivery_fail(session, message, np_session_explain(session, message));
-	}
-}
-
-/* And those that have waited for ack_timeout. */
-void
-np_publisher_expire_overdue(NpSession *session)
-{
-	np_publisher_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
-}
-
 /*
  * Have room in the window.  False: *failure says why not (palloc'd).
  */
@@ -125,7 +103,7 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 	}
 	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, np_session_patience(), NP_FOREVER))
 		return true;
-	np_publisher_expire_overdue(session);
+	np_session_expire_overdue(session);
 	if (np_session_is_open(session) && window_has_room(session))
 		return true;
 	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
@@ -327,7 +305,7 @@ wait_for_watched(NpSession *session)
 void
 np_publish(const NpMessage *message, NpResult *result)
 {
-	NpSession  *session = np_sessions_current();
+	NpSession  *session = np_current_session();
 
 	np_stats_mode = NP_STATS_SYNC;
 	watch = np_delivery_watch(np_delivery_next_token());
@@ -348,7 +326,7 @@ uint64
 np_publish_async(const NpMessage *message, bool critical)
 {
 	np_stats_mode = NP_STATS_ASYNC;
-	return publish(np_sessions_current(), message, critical ? NP_CRITICAL : NP_UNCRITICAL);
+	return publish(np_current_session(), message, critical ? NP_CRITICAL : NP_UNCRITICAL);
 }
 
 /* The same for a message that was held for the transaction's end. */
@@ -377,7 +355,7 @@ np_publish_relayed(NpSession *session, const NpMessage *message)
 void
 np_publish_on_commit(const NpMessage *message)
 {
-	NpSession  *session = np_sessions_current();
+	NpSession  *session = np_current_session();
 
 	np_publisher_check_inbox(session, message->subject);
 	if (np_session_is_open(session))
@@ -423,7 +401,7 @@ np_request(const char *subject, NpSpan payload)
 
 	np_stats_mode = NP_STATS_SYNC;
 	np_delivery_tell_untold(WARNING);
-	if (!np_try_request(np_sessions_current(), subject, payload, &reply, &failure))
+	if (!np_try_request(np_current_session(), subject, payload, &reply, &failure))
 	{
 		failure.text = psprintf("JetStream request \"%s\" failed: %s",
 								np_string_from_utf8(subject), failure.text);
@@ -529,7 +507,7 @@ np_publisher_tell(void)
 	NpSession  *session;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		np_publisher_expire_overdue(session);
+		np_session_expire_overdue(session);
 	np_delivery_tell_untold(WARNING);
 }
 
@@ -569,7 +547,7 @@ np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument)
 NpConnection *
 np_publisher_connect(void)
 {
-	NpSession  *session = np_sessions_current();
+	NpSession  *session = np_current_session();
 	NpFailure	failure;
 
 	np_stats_mode = NP_STATS_SYNC;

@@ -23,8 +23,6 @@ extern NpSpan np_request(const char *subject, NpSpan payload);
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
 extern int64 np_publisher_flush(NpTime limit);
 extern void np_publisher_tell(void);
-extern void np_publisher_expire_uncritical(NpSession *session, NpTime before);
-extern void np_publisher_expire_overdue(NpSession *session);
 extern void np_publisher_check_inbox(const NpSession *session, NpSpan subject);
 extern void np_publisher_check_length(NpSession *session, size_t length);
 extern void np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument),

@@ -21,7 +21,6 @@
 
 #include "base/settings.h"
 #include "publish/delivery.h"
-#include "publish/publisher.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
 #include "stats/activity.h"
@@ -319,6 +318,29 @@ np_session_explain(const NpSession *session, const NpPending *message)
 	return failure;
 }
 
+/* Give up the messages that nobody waits for and that were published before. */
+void
+np_session_expire_uncritical(NpSession *session, NpTime before)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (session->window.uncritical == 0)
+		return;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->mode == NP_UNCRITICAL && message->published_at <= before)
+			np_delivery_fail(session, message, np_session_explain(session, message));
+	}
+}
+
+/* And those that have waited for ack_timeout. */
+void
+np_session_expire_overdue(NpSession *session)
+{
+	np_session_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
+}
+
 /* ---- A connection to publish on ------------------------------------------- */
 
 /* It is to be another one: finish with the old connection. */
@@ -326,7 +348,7 @@ static void
 leave_connection(NpSession *session)
 {
 	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, np_session_patience(), NP_FOREVER))
-		np_publisher_expire_uncritical(session, np_now());
+		np_session_expire_uncritical(session, np_now());
 	if (session->window.count > 0)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,

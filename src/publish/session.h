@@ -19,5 +19,7 @@ extern int	np_session_patience(void);
 extern bool np_session_wait(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session),
 							int timeout_ms, NpTime limit);
 extern NpFailure np_session_explain(const NpSession *session, const NpPending *message);
+extern void np_session_expire_uncritical(NpSession *session, NpTime before);
+extern void np_session_expire_overdue(NpSession *session);
 
 #endif							/* NP_SESSION_H */

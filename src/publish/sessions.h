@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sessions.h
- *	  The sessions of this backend, and which of them a call uses.
+ *	  All sessions of this backend.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,7 +13,8 @@
 /* Their numbers are bits of NpQueueSummary.sessions. */
 #define NP_MAX_SESSIONS		64
 
-extern NpSession *np_sessions_current(void);
 extern NpSession *np_sessions_get(int number);
+extern NpSession *np_sessions_find(Oid server_id, Oid role);
+extern NpSession *np_sessions_add(void);
 
 #endif							/* NP_SESSIONS_H */

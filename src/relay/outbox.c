@@ -27,8 +27,8 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "publish/current_session.h"
 #include "publish/delivery.h"
-#include "publish/sessions.h"
 #include "relay/outbox.h"
 #include "relay/settled.h"
 
@@ -557,7 +557,7 @@ np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
 	if (state == NP_OUTBOX_THERE)
 	{
 		/* here, for it may be looked up in the catalogs */
-		batch->session = np_sessions_current();
+		batch->session = np_current_session();
 		if (ordered)
 			state = read_in_order(batch, after);
 		else

@@ -354,7 +354,7 @@ rest(NpTime until)
 static void
 leave_slot(int code, Datum argument)
 {
-	np_stats_flush();
+	np_shared_stats_flush();
 	np_relay_slot_leave(slot);
 }
 
@@ -422,7 +422,7 @@ np_relay_main(Datum argument)
 		if (session != NULL)
 			np_outbound_give_back(np_session_outbound(session));
 		np_session_show_rest();
-		np_stats_flush();
+		np_shared_stats_flush();
 		rest(until);
 	}
 }

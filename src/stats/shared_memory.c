@@ -18,16 +18,9 @@
 #include "storage/shmem.h"
 
 #include "base/compat.h"
-#include "relay/relay_state.h"
-#include "stats/activity.h"
 #include "stats/shared_memory.h"
-#include "stats/shared_stats.h"
 
-static const NpSharedArea *const areas[] = {
-	&np_relay_area,
-	&np_stats_area,
-	&np_activity_area,
-};
+static const NpSharedArea *const *areas;	/* of a preloaded library, the last one is NULL */
 
 static shmem_request_hook_type previous_request_hook;
 static shmem_startup_hook_type previous_startup_hook;
@@ -37,7 +30,7 @@ request_memory(void)
 {
 	if (previous_request_hook != NULL)
 		previous_request_hook();
-	for (int i = 0; i < lengthof(areas); i++)
+	for (int i = 0; areas[i] != NULL; i++)
 		RequestAddinShmemSpace(areas[i]->size());
 	RequestNamedLWLockTranche(NP_LOCK_TRANCHE, 1);
 }
@@ -48,7 +41,7 @@ attach_memory(void)
 	if (previous_startup_hook != NULL)
 		previous_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	for (int i = 0; i < lengthof(areas); i++)
+	for (int i = 0; areas[i] != NULL; i++)
 	{
 		bool		found;
 
@@ -59,10 +52,11 @@ attach_memory(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
-/* To be called while the library is preloaded. */
+/* To be called while the library is preloaded, with all areas that it has; the last one is NULL. */
 void
-np_shared_memory_reserve(void)
+np_shared_memory_reserve(const NpSharedArea *const *all_areas)
 {
+	areas = all_areas;
 	previous_request_hook = shmem_request_hook;
 	shmem_request_hook = request_memory;
 	previous_startup_hook = shmem_startup_hook;

@@ -20,7 +20,7 @@ typedef struct NpSharedArea
 	void	  **memory;			/* where to note its place; NULL there: not attached */
 } NpSharedArea;
 
-extern void np_shared_memory_reserve(void);
+extern void np_shared_memory_reserve(const NpSharedArea *const *all_areas);
 extern bool np_shared_area_attach(const NpSharedArea *area);
 
 #endif							/* NP_SHARED_MEMORY_H */

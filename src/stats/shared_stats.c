@@ -142,12 +142,9 @@ np_shared_stats_attach(void)
 
 /* ---- Counters -------------------------------------------------------------------- */
 
-/*
- * Add what a backend of this database has counted; nothing without its place.
- * Never throws.
- */
-void
-np_shared_stats_add(NpStatsMode mode, const NpCounted *counted)
+/* Add what a backend of this database has counted; nothing without its place. */
+static void
+add(NpStatsMode mode, const NpCounted *counted)
 {
 	NpCounted  *sum;
 
@@ -160,6 +157,20 @@ np_shared_stats_add(NpStatsMode mode, const NpCounted *counted)
 	if (counted->error.text[0] != '\0')
 		sum->error = counted->error;
 	SpinLockRelease(&own->modes[mode].mutex);
+}
+
+/*
+ * Add what is new to what all backends have counted, if that is there.  Takes
+ * spinlocks only, and never throws.
+ */
+void
+np_shared_stats_flush(void)
+{
+	NpCounted	counted;
+
+	for (int mode = 0; mode < NP_STATS_MODES; mode++)
+		if (np_stats_take_new(mode, &counted))
+			add(mode, &counted);
 }
 
 /* What is counted at a place of the array, and for which database.  InvalidOid: it is not used. */

@@ -17,7 +17,7 @@
 extern const NpSharedArea np_stats_area;
 
 extern bool np_shared_stats_attach(void);
-extern void np_shared_stats_add(NpStatsMode mode, const NpCounted *counted);
+extern void np_shared_stats_flush(void);
 extern Oid	np_shared_stats_read(int number, NpStatsMode mode, NpCounted *result);
 extern TimestampTz np_shared_stats_reset_at(void);
 extern void np_shared_stats_reset(void);

@@ -4,7 +4,7 @@
  *	  What this backend has done, counted.
  *
  * Counting writes to the backend's own memory alone.  What is new is added to
- * that of all backends at the end of each transaction (shared_stats.c).
+ * that of all backends at the end of each transaction, by shared_stats.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,6 @@
 
 #include "base/encoding.h"
 #include "stats/activity.h"
-#include "stats/shared_stats.h"
 #include "stats/stats.h"
 
 #define COUNTERS	(sizeof(NpStats) / sizeof(int64))
@@ -24,7 +23,7 @@
 /* Those in the first bucket have at most so many bits, in microseconds. */
 #define FIRST_BUCKET_BITS	5
 
-/* What of a mode has been counted since it was last added to the shared memory. */
+/* What of a mode has been counted since np_stats_take_new. */
 typedef struct Fresh
 {
 	NpCounted	counted;
@@ -123,18 +122,15 @@ np_stats_of_session(void)
 }
 
 /*
- * Add what is new to what all backends have counted, if that is there.  Takes
- * spinlocks only, and never throws.
+ * Move what is new of a mode to *counted.  False: nothing is.  Never throws.
  */
-void
-np_stats_flush(void)
+bool
+np_stats_take_new(NpStatsMode mode, NpCounted *counted)
 {
-	for (int i = 0; i < NP_STATS_MODES; i++)
-	{
-		if (!fresh[i].is_there)
-			continue;
-		np_shared_stats_add(i, &fresh[i].counted);
-		np_stats_add(&added, &fresh[i].counted.stats);
-		memset(&fresh[i], 0, sizeof(Fresh));
-	}
+	if (!fresh[mode].is_there)
+		return false;
+	*counted = fresh[mode].counted;
+	np_stats_add(&added, &counted->stats);
+	memset(&fresh[mode], 0, sizeof(Fresh));
+	return true;
 }

@@ -78,6 +78,6 @@ extern void np_stats_add_commit_wait(NpStatsMode mode, NpTime time);
 extern void np_stats_add_unsent(NpStatsMode mode, int64 count);
 extern void np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure);
 extern NpStats np_stats_of_session(void);
-extern void np_stats_flush(void);
+extern bool np_stats_take_new(NpStatsMode mode, NpCounted *counted);
 
 #endif							/* NP_STATS_H */

@@ -29,6 +29,7 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "libnats/attempt.h"
 #include "libnats/wire.h"
 #include "stats/activity.h"
 #include "stats/stats.h"

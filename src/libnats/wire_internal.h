@@ -1,18 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * libnats.h
- *	  What the files that call libnats share, and nobody else includes:
- *	  attempt.c has the helper thread, handshake.c what that does, wire.c the
- *	  connection that comes of it.
+ * wire_internal.h
+ *	  The inside of a connection that libnats has made, for the files that make it.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef NP_LIBNATS_H
-#define NP_LIBNATS_H
+#ifndef NP_WIRE_INTERNAL_H
+#define NP_WIRE_INTERNAL_H
 
 #include <nats/nats.h>
 
-#include <netdb.h>
 #include <signal.h>
 
 #include "base/compat.h"
@@ -29,22 +26,9 @@ struct NpWire
 	char	   *client_ip;		/* from the library's malloc; NULL: not told */
 };
 
-/* What a handshake goes by, and what comes of it.  The helper thread's until that has ended. */
-typedef struct NpHandshake
-{
-	NpWireAttempt *attempt;		/* whose it is */
-	NpWireTarget target;
-	NpWire	   *wire;			/* connected when it has succeeded */
-	char		error[256];		/* why it has not */
-	bool		lost_signature; /* the library could not send it */
-} NpHandshake;
-
-extern NpWireStatus np_handshake(NpHandshake *handshake, const struct addrinfo *address);
-extern long np_attempt_ms_left(NpWireAttempt *attempt);
-
 extern bool np_wire_take_over(NpWire *wire, char *error, size_t error_size);
 extern void np_wire_disconnect(NpWire *wire);
 extern void np_wire_block_signals(sigset_t *previous);
 extern void np_wire_restore_signals(const sigset_t *previous);
 
-#endif							/* NP_LIBNATS_H */
+#endif							/* NP_WIRE_INTERNAL_H */
