@@ -16,6 +16,7 @@
 #include "base/settings.h"
 #include "commit/batch.h"
 #include "commit/commit.h"
+#include "ledger/levels.h"
 #include "ledger/queue.h"
 #include "publish/delivery.h"
 #include "publish/publisher.h"
@@ -339,6 +340,7 @@ np_commit_forget_transaction(void)
 	np_session_set_patience(0);
 	np_futures_forget();
 	np_queue_forget();
+	np_levels_forget();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
 		abandon(session, 0);
@@ -354,17 +356,15 @@ void
 np_commit_merge_subtransaction(int nest_level)
 {
 	np_futures_subcommit(nest_level);
-	np_queue_subcommit(nest_level);
 }
 
 /* np_commit_forget_transaction for a subtransaction that was rolled back. */
 void
 np_commit_forget_subtransaction(int nest_level)
 {
-	uint64		first = np_futures_subabort(nest_level, np_delivery_next_token());
+	uint64		first = np_levels_subabort(nest_level, np_delivery_next_token());
 	NpSession  *session;
 
-	np_queue_subabort(nest_level);
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		abandon(session, first != 0 ? first : PG_UINT64_MAX);
 	(void) np_delivery_watch(0);

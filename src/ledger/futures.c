@@ -3,11 +3,8 @@
  * futures.c
  *	  What the current transaction has published asynchronously.
  *
- * A future is the token of its message.  Tokens grow with every call, so the
- * futures of a subtransaction are the ones from its first on, until it ends:
- * a level needs to remember no more of them than the first, and a rollback
- * takes a range of them away.  As in async.c, levels are merged into their
- * parent at subcommit and dropped at subabort.
+ * A future is the token of its message.  What has become of the critical ones
+ * is counted by levels of subtransactions (levels.c).
  *
  * What has become of each future is kept for nats_await() and nats_futures()
  * in a tuplestore, which spills to disk beyond work_mem.  All is allocated in
@@ -21,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/tuptable.h"
@@ -32,28 +28,7 @@
 
 #include "base/encoding.h"
 #include "ledger/futures.h"
-#include "ledger/level.h"
-
-/* How many failed messages of a level are kept for the report. */
-#define MAX_LISTED	5
-
-typedef struct Level
-{
-	struct Level *upper;
-	int			nest_level;
-	uint64		first;			/* the first future of this level */
-	int64		awaited;		/* critical and not complete */
-	int64		acked;			/* critical and stored */
-	int64		failed;			/* critical and not */
-	int			listed;
-	NpFailedMessage list[MAX_LISTED];	/* the first failed ones in call order */
-} Level;
-
-typedef struct Range
-{
-	uint64		from;
-	uint64		to;				/* not included */
-} Range;
+#include "ledger/levels.h"
 
 /* The columns of the ledger. */
 enum
@@ -72,57 +47,12 @@ enum
 	LEDGER_COLUMNS
 };
 
-static Level *top;				/* NULL: nothing published asynchronously */
-static int	depth;				/* of levels */
-static int64 awaited;			/* in all levels */
-
 static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
 static bool closed;				/* the transaction ends: nobody reads it any more */
 static bool incomplete;			/* a result could not be noted */
 static TupleDesc ledger_columns;
 
-/* Futures of rolled-back subtransactions, in order, with room for all levels. */
-static Range *dead;
-static int	dead_count;
-static int	dead_room;
-
-/* ---- Levels -------------------------------------------------------------- */
-
-/* So that a rollback needs no memory. */
-static void
-make_dead_room(void)
-{
-	int			room = Max(8, dead_room * 2);
-
-	if (dead_room >= dead_count + depth + 1)
-		return;
-	if (dead == NULL)
-		dead = MemoryContextAlloc(TopTransactionContext, room * sizeof(Range));
-	else
-		dead = repalloc_huge(dead, room * sizeof(Range));
-	dead_room = room;
-}
-
-/*
- * Have a level for a future of the current subtransaction, before its message
- * can be sent: if there is no room for it, nobody must know of the future.
- */
-void
-np_futures_enter_level(uint64 token)
-{
-	int			nest_level = GetCurrentTransactionNestLevel();
-	Level	   *level;
-
-	if (top != NULL && top->nest_level >= nest_level)
-		return;
-	make_dead_room();
-	level = MemoryContextAllocZero(TopTransactionContext, sizeof(Level));
-	level->upper = top;
-	level->nest_level = nest_level;
-	level->first = token;
-	top = level;
-	depth++;
-}
+/* ---- What has become of the critical ones --------------------------------- */
 
 /*
  * Note a future of the current subtransaction, which has a level.  Never throws.
@@ -131,18 +61,15 @@ void
 np_futures_add(bool critical)
 {
 	if (critical)
-	{
-		top->awaited++;
-		awaited++;
-	}
+		np_levels_top()->outcome.awaited++;
 }
 
 /* Does the commit of this transaction depend on any message? */
 bool
 np_futures_are_critical(void)
 {
-	for (Level *level = top; level != NULL; level = level->upper)
-		if (level->awaited + level->acked + level->failed > 0)
+	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
+		if (level->outcome.awaited + level->outcome.acked + level->outcome.failed > 0)
 			return true;
 	return false;
 }
@@ -151,72 +78,54 @@ np_futures_are_critical(void)
 int64
 np_futures_awaited(void)
 {
+	int64		awaited = 0;
+
+	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
+		awaited += level->outcome.awaited;
 	return awaited;
 }
 
-static Level *
-level_of(uint64 token)
+/* How many critical messages of the transaction have failed. */
+int64
+np_futures_failed(void)
 {
-	Level	   *level = top;
+	int64		failed = 0;
 
-	while (level != NULL && token < level->first)
-		level = level->upper;
-	return level;
+	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
+		failed += level->outcome.failed;
+	return failed;
 }
 
-/* Is it a future of this transaction that was not rolled back? */
-bool
-np_futures_contain(uint64 token)
-{
-	int			low = 0;
-	int			high = dead_count;
-
-	if (level_of(token) == NULL)
-		return false;
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (token < dead[middle].from)
-			high = middle;
-		else if (token >= dead[middle].to)
-			low = middle + 1;
-		else
-			return false;
-	}
-	return true;
-}
-
-/* Insert into a level's list of its first failures, if it is one of them. */
+/* Insert into the list of the first failures, if it is one of them. */
 static void
-list_failure(Level *level, const NpFailedMessage *message)
+list_failure(NpOutcome *outcome, const NpFailedMessage *message)
 {
-	int			place = Min(level->listed, MAX_LISTED - 1);
+	int			place = Min(outcome->listed, NP_MAX_LISTED - 1);
 
-	if (level->listed == MAX_LISTED && level->list[place].token < message->token)
+	if (outcome->listed == NP_MAX_LISTED && outcome->list[place].token < message->token)
 		return;
-	while (place > 0 && level->list[place - 1].token > message->token)
+	while (place > 0 && outcome->list[place - 1].token > message->token)
 	{
-		level->list[place] = level->list[place - 1];
+		outcome->list[place] = outcome->list[place - 1];
 		place--;
 	}
-	level->list[place] = *message;
-	level->listed = Min(level->listed + 1, MAX_LISTED);
+	outcome->list[place] = *message;
+	outcome->listed = Min(outcome->listed + 1, NP_MAX_LISTED);
 }
 
 static void
-note_failure(Level *level, const NpResult *result)
+note_failure(NpOutcome *outcome, const NpResult *result)
 {
 	MemoryContext previous = MemoryContextSwitchTo(TopTransactionContext);
 	NpFailedMessage message;
 
-	level->failed++;
-	if (level->listed < MAX_LISTED || result->token < level->list[MAX_LISTED - 1].token)
+	outcome->failed++;
+	if (outcome->listed < NP_MAX_LISTED || result->token < outcome->list[NP_MAX_LISTED - 1].token)
 	{
 		message.token = result->token;
 		message.subject = np_from_utf8(result->subject);
 		message.failure = np_failure_copy(&result->failure, TopTransactionContext);
-		list_failure(level, &message);
+		list_failure(outcome, &message);
 	}
 	MemoryContextSwitchTo(previous);
 }
@@ -320,16 +229,15 @@ put_in_ledger(const NpResult *result)
 static void
 note(const NpResult *result)
 {
-	Level	   *level = level_of(result->token);
+	NpOutcome  *outcome = &np_levels_find(result->token)->outcome;
 
 	if (result->critical)
 	{
-		level->awaited--;
-		awaited--;
+		outcome->awaited--;
 		if (result->acked)
-			level->acked++;
+			outcome->acked++;
 		else
-			note_failure(level, result);
+			note_failure(outcome, result);
 	}
 	if (!closed)
 		put_in_ledger(result);
@@ -344,7 +252,7 @@ note(const NpResult *result)
 void
 np_futures_complete(const NpResult *result)
 {
-	if (incomplete || !np_futures_contain(result->token))
+	if (incomplete || !np_levels_contain(result->token))
 		return;
 	incomplete = true;			/* should it throw */
 	note(result);
@@ -426,7 +334,7 @@ np_futures_find(uint64 token, NpResult *result)
 	bool		found = false;
 
 	raise_if_incomplete();
-	if (ledger == NULL || !np_futures_contain(token))
+	if (ledger == NULL || !np_levels_contain(token))
 		return false;
 	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
 	tuplestore_rescan(ledger);
@@ -462,7 +370,7 @@ np_futures_each(void (*visit) (const NpResult *result, void *argument), void *ar
 	{
 		NpResult	result;
 
-		if (!np_futures_contain((uint64) get_future(slot)))
+		if (!np_levels_contain((uint64) get_future(slot)))
 			continue;
 		previous = MemoryContextSwitchTo(context);
 		get_result(slot, &result);
@@ -476,26 +384,14 @@ np_futures_each(void (*visit) (const NpResult *result, void *argument), void *ar
 
 /* ---- Ends ---------------------------------------------------------------- */
 
-/* Add what became of a level's messages to another level. */
 static void
-merge_results(Level *into, const Level *from)
+merge(NpOutcome *into, const NpOutcome *from)
 {
 	into->awaited += from->awaited;
 	into->acked += from->acked;
 	into->failed += from->failed;
 	for (int i = 0; i < from->listed; i++)
 		list_failure(into, &from->list[i]);
-}
-
-/* How many critical messages of the transaction have failed. */
-int64
-np_futures_failed(void)
-{
-	int64		failed = 0;
-
-	for (Level *level = top; level != NULL; level = level->upper)
-		failed += level->failed;
-	return failed;
 }
 
 /*
@@ -510,10 +406,10 @@ np_futures_describe(int64 more_failed, int64 unsent)
 
 	if (!np_futures_are_critical())
 		return NULL;
-	for (Level *level = top; level != NULL; level = level->upper)
+	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
 	{
-		report.acked += level->acked;
-		report.failed += level->awaited + level->failed;
+		report.acked += level->outcome.acked;
+		report.failed += level->outcome.awaited + level->outcome.failed;
 	}
 	return np_describe_transaction(&report);
 }
@@ -525,12 +421,12 @@ np_futures_describe(int64 more_failed, int64 unsent)
 void
 np_futures_raise_failures(int64 unsent)
 {
-	Level		all = {0};
+	NpOutcome	all = {0};
 	NpTransactionReport report = {.unsent = unsent};
 
 	raise_if_incomplete();
-	for (Level *level = top; level != NULL; level = level->upper)
-		merge_results(&all, level);
+	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
+		merge(&all, &level->outcome);
 	if (all.failed == 0)
 		return;
 	report.list = all.list;
@@ -540,57 +436,16 @@ np_futures_raise_failures(int64 unsent)
 	np_raise_transaction(&report);
 }
 
-/* The subtransaction's futures become its parent's. */
+/* What the subtransaction has published becomes its parent's. */
 void
 np_futures_subcommit(int nest_level)
 {
-	Level	   *level = top;
+	NpLevel    *level = np_levels_subcommit(nest_level);
 
-	if (level == NULL ||
-		!np_level_must_merge(&level->nest_level, level->upper ? level->upper->nest_level : 0, nest_level))
+	if (level == NULL)
 		return;
-	merge_results(level->upper, level);
-	top = level->upper;
-	depth--;
-	pfree(level);
-}
-
-/* Room was made when the level was. */
-static void
-bury(uint64 from, uint64 to)
-{
-	while (dead_count > 0 && dead[dead_count - 1].from >= from)
-		dead_count--;
-	if (dead_count > 0 && dead[dead_count - 1].to == from)
-		dead[dead_count - 1].to = to;
-	else
-		dead[dead_count++] = (Range) {from, to};
-}
-
-/*
- * The subtransaction's futures no longer count.
- *
- * Returns the first of them (all up to next_token are gone), or 0: it had
- * none.  Can be called more than once for a level (async.c AtSubAbort_Notify).
- */
-uint64
-np_futures_subabort(int nest_level, uint64 next_token)
-{
-	uint64		first = 0;
-
-	while (top != NULL && top->nest_level >= nest_level)
-	{
-		Level	   *level = top;
-
-		first = level->first;
-		awaited -= level->awaited;
-		top = level->upper;
-		depth--;
-		pfree(level);
-	}
-	if (first != 0)
-		bury(first, next_token);
-	return first;
+	merge(&level->upper->outcome, &level->outcome);
+	np_levels_pop();
 }
 
 /*
@@ -611,11 +466,6 @@ np_futures_close(void)
 void
 np_futures_forget(void)
 {
-	top = NULL;
-	depth = 0;
-	awaited = 0;
 	closed = incomplete = false;
 	ledger = NULL;
-	dead = NULL;
-	dead_count = dead_room = 0;
 }

@@ -26,19 +26,16 @@ typedef struct NpResult
 	NpFailure	failure;		/* when not */
 } NpResult;
 
-extern void np_futures_enter_level(uint64 token);
 extern void np_futures_add(bool critical);
 extern void np_futures_complete(const NpResult *result);
 extern bool np_futures_are_critical(void);
 extern int64 np_futures_awaited(void);
-extern bool np_futures_contain(uint64 token);
 extern bool np_futures_find(uint64 token, NpResult *result);
 extern void np_futures_each(void (*visit) (const NpResult *result, void *argument), void *argument);
 extern int64 np_futures_failed(void);
 extern char *np_futures_describe(int64 more_failed, int64 unsent);
 extern void np_futures_raise_failures(int64 unsent);
 extern void np_futures_subcommit(int nest_level);
-extern uint64 np_futures_subabort(int nest_level, uint64 next_token);
 extern void np_futures_close(void);
 extern void np_futures_forget(void);
 

@@ -3,11 +3,9 @@
  * queue.c
  *	  The messages that a transaction holds until it commits.
  *
- * The messages are written one after the other into a log.  Subtransactions
- * are nested, so all that one has added (with its children) is the end of the
- * log, from where it was when the subtransaction first added something: a
- * level is that place, a subcommit forgets it, and a subabort cuts the log
- * off there, whatever was behind it.
+ * The messages are written one after the other into a log.  What a
+ * subtransaction that is rolled back has added is the end of it (levels.c), so
+ * the log is cut off where it was before, whatever was behind that.
  *
  * The end of the log is in memory.  When that reaches work_mem it is moved to
  * a temporary file (temp_file_limit applies), so the log is the file and
@@ -23,7 +21,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "storage/fd.h"
@@ -31,7 +28,6 @@
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 
-#include "ledger/level.h"
 #include "ledger/queue.h"
 
 #define INITIAL_MEMORY	(8 * 1024)
@@ -54,15 +50,6 @@ typedef struct Record
 	bool		has_ttl;
 } Record;
 
-typedef struct Level
-{
-	struct Level *upper;
-	int			nest_level;
-	uint64		start;			/* length of the log before it ... */
-	NpQueueSummary before;		/* ... and what was in it */
-} Level;
-
-static Level *top;				/* NULL: nothing held */
 static NpQueueSummary summary;
 
 static char *memory;
@@ -163,22 +150,6 @@ truncate_log(uint64 length)
 
 /* ---- Adding ---------------------------------------------------------------- */
 
-static void
-enter_level(void)
-{
-	int			nest_level = GetCurrentTransactionNestLevel();
-	Level	   *level;
-
-	if (top != NULL && top->nest_level >= nest_level)
-		return;
-	level = MemoryContextAlloc(TopTransactionContext, sizeof(*level));
-	level->upper = top;
-	level->nest_level = nest_level;
-	level->start = file_end + used;
-	level->before = summary;
-	top = level;
-}
-
 static char *
 put(char *to, NpSpan span)
 {
@@ -188,8 +159,8 @@ put(char *to, NpSpan span)
 }
 
 /*
- * Hold a copy of the message, to go out on the session of this number.  ERROR
- * when out of memory or of disk.
+ * Hold a copy of the message, to go out on the session of this number; the
+ * subtransaction has a level.  ERROR when out of memory or of disk.
  */
 void
 np_queue_add(const NpMessage *message, int session)
@@ -213,7 +184,6 @@ np_queue_add(const NpMessage *message, int session)
 	if (message->expect_stream.data != NULL)
 		record.stream_offset = message->expect_stream.data - message->headers.data;
 
-	enter_level();
 	to = append(sizeof(record) + message->subject.length + content);
 	memcpy(to, &record, sizeof(record));
 	to = put(to + sizeof(record), message->subject);
@@ -335,35 +305,23 @@ np_queue_next(NpMessage *message)
 
 /* ---- Ends -------------------------------------------------------------------- */
 
-/* The subtransaction's messages become its parent's. */
-void
-np_queue_subcommit(int nest_level)
+/* What is held now, for np_queue_cut. */
+NpQueueMark
+np_queue_mark(void)
 {
-	Level	   *level = top;
-
-	if (level == NULL ||
-		!np_level_must_merge(&level->nest_level, level->upper ? level->upper->nest_level : 0, nest_level))
-		return;
-	top = level->upper;
-	pfree(level);
+	return (NpQueueMark)
+	{
+		.length = file_end + used,
+			.summary = summary
+	};
 }
 
-/*
- * The subtransaction's messages are gone.  Can be called more than once for a
- * level (async.c AtSubAbort_Notify).
- */
+/* What was added since is gone. */
 void
-np_queue_subabort(int nest_level)
+np_queue_cut(const NpQueueMark *mark)
 {
-	while (top != NULL && top->nest_level >= nest_level)
-	{
-		Level	   *level = top;
-
-		truncate_log(level->start);
-		summary = level->before;
-		top = level->upper;
-		pfree(level);
-	}
+	truncate_log(mark->length);
+	summary = mark->summary;
 }
 
 /* Free what a successful transaction must not leave to its resource owner. */
@@ -382,7 +340,6 @@ np_queue_close(void)
 void
 np_queue_forget(void)
 {
-	top = NULL;
 	memset(&summary, 0, sizeof(summary));
 	memory = read_buffer = NULL;
 	memory_size = read_buffer_size = used = 0;

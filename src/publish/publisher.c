@@ -24,6 +24,7 @@
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subject.h"
+#include "ledger/levels.h"
 #include "ledger/queue.h"
 #include "publish/current_session.h"
 #include "publish/delivery.h"
@@ -219,7 +220,7 @@ fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 		.failure = *failure
 	};
 
-	np_futures_enter_level(result.token);
+	np_levels_enter(result.token);
 	np_futures_add(result.critical);
 	np_futures_complete(&result);
 	if (result.critical)
@@ -275,7 +276,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	if (message->has_ttl && np_session_is_open(session))
 		np_server_require(session->connection, 2, 11, "ttl");
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
-		np_futures_enter_level(publication.token);
+		np_levels_enter(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);
 	note_message(session, pending, message);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
@@ -360,6 +361,7 @@ np_publish_on_commit(const NpMessage *message)
 	np_publisher_check_inbox(session, message->subject);
 	if (np_session_is_open(session))
 		np_publisher_check_length(session, message->headers.length + message->payload.length);
+	np_levels_enter(np_delivery_next_token());
 	np_queue_add(message, session->number);
 }
 
@@ -444,7 +446,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 	NpPending  *pending;
 
 	np_delivery_tell_untold(WARNING);
-	if (!np_futures_contain(future))
+	if (!np_levels_contain(future))
 		np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
 	pending = find_pending(future, &session);
 	if (pending == NULL)
@@ -526,7 +528,7 @@ visit_pending(NpSession *session, void (*visit) (const NpResult *result, void *a
 			.id = np_pending_id(message)
 		};
 
-		if (np_futures_contain(message->token))
+		if (np_levels_contain(message->token))
 			visit(&result, argument);
 	}
 }
