@@ -98,14 +98,14 @@ is_finding(int sqlstate)
  * or asks something, and leaves nothing to be undone.
  */
 bool
-np_check_attempt(void (*function) (NpExamination *examination), NpExamination *examination, NpFailure *failure)
+np_check_attempt(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool raised = false;
 
 	PG_TRY();
 	{
-		function(examination);
+		function(examination, argument);
 	}
 	PG_CATCH();
 	{
@@ -129,7 +129,7 @@ np_check_attempt(void (*function) (NpExamination *examination), NpExamination *e
  * Have a connection on which the server answers; raises why there is none.
  */
 void
-np_examine_connection(NpExamination *examination)
+np_examine_connection(NpExamination *examination, void *unused)
 {
 	NpFailure	failure;
 
@@ -144,7 +144,7 @@ np_examine_connection(NpExamination *examination)
 
 /* Raises what publishing to the subject would. */
 static void
-check_subject(NpExamination *examination)
+check_subject(NpExamination *examination, void *unused)
 {
 	np_message_check_subject(examination->subject);
 	if (examination->session != NULL)
@@ -162,7 +162,7 @@ np_examine_subject(NpExamination *examination)
 	NpFailure	failure;
 	NpFinding	finding = {NP_CHECK_OK};
 
-	if (examination->subject.data == NULL || np_check_attempt(check_subject, examination, &failure))
+	if (examination->subject.data == NULL || np_check_attempt(check_subject, examination, NULL, &failure))
 		return;
 	initStringInfo(&finding.detail);
 	np_find_failure(&finding, NP_CHECK_FAILED, &failure);
@@ -173,7 +173,6 @@ np_examine_subject(NpExamination *examination)
 
 /* ---- Requests ---------------------------------------------------------------------- */
 
-/* The request that is being made. */
 typedef struct Request
 {
 	const char *subject;
@@ -183,27 +182,22 @@ typedef struct Request
 	NpFailure	failure;
 } Request;
 
-static Request request;
-
 static void
-make_request(NpExamination *examination)
+make_request(NpExamination *examination, void *argument)
 {
-	request.answered = np_try_request(examination->session, request.subject, request.body,
-									  &request.reply, &request.failure);
+	Request    *request = argument;
+
+	request->answered = np_try_request(examination->session, request->subject, request->body,
+									   &request->reply, &request->failure);
 }
 
 /* As np_try_request, but raises nothing about NATS; the failure is palloc'd. */
 static bool
 ask(NpExamination *examination, const char *subject, const char *body, NpSpan *reply, NpFailure *failure)
 {
-	request = (Request)
-	{
-		.subject = subject,.body =
-		{
-			body, strlen(body)
-		}
-	};
-	if (!np_check_attempt(make_request, examination, failure))
+	Request		request = {.subject = subject,.body = {body, strlen(body)}};
+
+	if (!np_check_attempt(make_request, examination, &request, failure))
 		return false;
 	*reply = request.reply;
 	if (!request.answered)

@@ -70,15 +70,17 @@ typedef struct NpExamination
 	Jsonb	   *cluster;
 } NpExamination;
 
+/* Finds something out, and may raise. */
+typedef void (*NpExamine) (NpExamination *examination, void *argument);
+
 typedef void (*NpCheck) (NpExamination *examination, NpFinding *finding);
 
 /* check.c */
 extern void np_find(NpFinding *finding, NpCheckStatus status, const char *format, ...) pg_attribute_printf(3, 4);
 extern const char *np_count_of(int64 count, const char *noun);
 extern void np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failure);
-extern bool np_check_attempt(void (*function) (NpExamination *examination), NpExamination *examination,
-							 NpFailure *failure);
-extern void np_examine_connection(NpExamination *examination);
+extern bool np_check_attempt(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure);
+extern void np_examine_connection(NpExamination *examination, void *unused);
 extern void np_examine_subject(NpExamination *examination);
 extern bool np_examine_api(NpExamination *examination, const char *api, const char *body, Jsonb **answer,
 						   NpFailure *failure);

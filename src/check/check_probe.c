@@ -28,57 +28,65 @@
 #define MAX_ANSWERS		8
 #define NAME_LENGTH		256
 
-/* What the probe was answered; more than these are only counted. */
-static char streams[MAX_ANSWERS][NAME_LENGTH];
-static int	stream_count;
-static int	stranger_count;		/* answers that are not JetStream's */
-static bool nobody;				/* there is not even anybody who listens */
-static char refusal[NAME_LENGTH];	/* that is not about the name; empty: none */
-
-static const NpWatch *watch;	/* for what ends the probe: the server's own error, a lost connection */
+/* What a probe was answered; more streams than there is room for are only counted. */
+typedef struct Probe
+{
+	char		streams[MAX_ANSWERS][NAME_LENGTH];
+	int			stream_count;
+	int			stranger_count; /* answers that are not JetStream's */
+	bool		nobody;			/* there is not even anybody who listens */
+	char		refusal[NAME_LENGTH];	/* that is not about the name; empty: none */
+	const NpWatch *watch;		/* for what ends the probe: the server's own error, a lost connection */
+} Probe;
 
 static void
-note_stream(NpSpan name)
+note_stream(Probe *probe, NpSpan name)
 {
-	if (stream_count < MAX_ANSWERS)
-		snprintf(streams[stream_count], NAME_LENGTH, "%.*s", (int) Min(name.length, NAME_LENGTH - 1), name.data);
-	stream_count++;
+	if (probe->stream_count < MAX_ANSWERS)
+		snprintf(probe->streams[probe->stream_count], NAME_LENGTH, "%.*s", (int) Min(name.length, NAME_LENGTH - 1), name.data);
+	probe->stream_count++;
 }
 
 static void
-on_answer(const NpOperation *operation)
+on_answer(void *owner, const NpOperation *operation)
 {
+	Probe	   *probe = owner;
 	NpReply		reply;
 
 	np_reply_parse(operation, &reply);
 	if (reply.kind == NP_REPLY_NO_RESPONDERS)
-		nobody = true;
+		probe->nobody = true;
 	else if (reply.stream.data != NULL && reply.error_code == NP_ERROR_OTHER_STREAM)
-		note_stream(reply.stream);
+		note_stream(probe, reply.stream);
 	else if (reply.stream.data != NULL && reply.error_code != 0)
 	{
-		note_stream(reply.stream);
-		strlcpy(refusal, reply.failure.text, pg_mbcliplen(reply.failure.text, strlen(reply.failure.text), NAME_LENGTH - 1) + 1);
+		note_stream(probe, reply.stream);
+		strlcpy(probe->refusal, reply.failure.text, pg_mbcliplen(reply.failure.text, strlen(reply.failure.text), NAME_LENGTH - 1) + 1);
 	}
 	else
-		stranger_count++;
+		probe->stranger_count++;
 }
 
 static bool
-is_answered(NpSession *session)
+is_answered(NpSession *session, void *argument)
 {
-	return nobody || stream_count + stranger_count > 0 || watch->done;
+	const Probe *probe = argument;
+
+	return probe->nobody || probe->stream_count + probe->stranger_count > 0 || probe->watch->done;
 }
 
 static bool
-has_ended(NpSession *session)
+has_ended(NpSession *session, void *argument)
 {
-	return nobody || watch->done;
+	const Probe *probe = argument;
+
+	return probe->nobody || probe->watch->done;
 }
 
 static void
-send_probe(NpSession *session, NpSpan subject)
+send_probe(Probe *probe, NpSession *session, NpSpan subject)
 {
+	static const NpDeliveryEvents events = {.probe_answered = on_answer};
 	NpPublication publication = {
 		.subject = subject,
 		.headers = {HEADERS, strlen(HEADERS)},
@@ -89,36 +97,34 @@ send_probe(NpSession *session, NpSpan subject)
 	size_t		control_line;
 	size_t		length = np_publication_size(&publication, &control_line);
 
-	stream_count = stranger_count = 0;
-	nobody = false;
-	refusal[0] = '\0';
-	watch = np_delivery_watch(publication.token);
-	np_delivery_listen_to_probe(on_answer);
+	probe->watch = np_delivery_watch(publication.token);
+	np_delivery_listen(session, &events, probe);
 	(void) np_delivery_add(session, &publication, length, NP_PROBE);
 }
 
 static void
-forget_probe(NpSession *session)
+forget_probe(const Probe *probe, NpSession *session)
 {
-	NpPending  *pending = np_window_find(&session->window, watch->token);
+	NpPending  *pending = np_window_find(&session->window, probe->watch->token);
 
 	if (pending != NULL)
 		np_delivery_drop(session, pending);
+	np_delivery_listen(session, NULL, NULL);
 }
 
 /* Ask, and listen until all have had their time. */
 static void
-run_probe(NpSession *session, NpSpan subject)
+run_probe(Probe *probe, NpSession *session, NpSpan subject)
 {
-	send_probe(session, subject);
+	send_probe(probe, session, subject);
 	PG_TRY();
 	{
-		if (np_session_wait(session, NP_WAIT_ACK, is_answered, np_ack_timeout, NP_FOREVER))
-			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, INT_MAX, np_now() + NP_OTHERS_TIME);
+		if (np_session_wait(session, NP_WAIT_ACK, is_answered, probe, np_ack_timeout, NP_FOREVER))
+			(void) np_session_wait(session, NP_WAIT_ACK, has_ended, probe, INT_MAX, np_now() + NP_OTHERS_TIME);
 	}
 	PG_FINALLY();
 	{
-		forget_probe(session);
+		forget_probe(probe, session);
 	}
 	PG_END_TRY();
 }
@@ -126,34 +132,34 @@ run_probe(NpSession *session, NpSpan subject)
 /* ---- What it means ------------------------------------------------------------------- */
 
 static void
-find_no_answer(const NpExamination *examination, NpFinding *finding)
+find_no_answer(const Probe *probe, const NpExamination *examination, NpFinding *finding)
 {
-	if (watch->done)
-		np_find(finding, watch->result.failure.fault == NP_FAULT_NOT_PERMITTED ? NP_CHECK_FAILED : NP_CHECK_UNKNOWN,
-				"The probe failed: %s.", watch->result.failure.text);
-	else if (nobody && examination->stream == NULL)
+	if (probe->watch->done)
+		np_find(finding, probe->watch->result.failure.fault == NP_FAULT_NOT_PERMITTED ? NP_CHECK_FAILED : NP_CHECK_UNKNOWN,
+				"The probe failed: %s.", probe->watch->result.failure.text);
+	else if (probe->nobody && examination->stream == NULL)
 		np_find(finding, NP_CHECK_FAILED, "Nobody answers the probe. Create a stream with nats_create_stream().");
 	else
 		np_find(finding, NP_CHECK_FAILED, "No stream answers the probe within %d ms, so no message would be acknowledged. See that the stream has a leader, and no_ack is not set.", np_ack_timeout);
 }
 
 static void
-find_answers(NpFinding *finding)
+find_answers(const Probe *probe, NpFinding *finding)
 {
 	StringInfoData names;
 
 	initStringInfo(&names);
-	for (int i = 0; i < Min(stream_count, MAX_ANSWERS); i++)
+	for (int i = 0; i < Min(probe->stream_count, MAX_ANSWERS); i++)
 		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "",
-						 np_string_from_utf8(streams[i]));
-	if (stream_count == 1)
+						 np_string_from_utf8(probe->streams[i]));
+	if (probe->stream_count == 1)
 		np_find(finding, NP_CHECK_OK, "%s answers the probe.", names.data);
-	if (stream_count > 1)
+	if (probe->stream_count > 1)
 		np_find(finding, NP_CHECK_WARNING, "%d streams answer the probe: %s. Two streams or two domains take the subject, and the first to answer acknowledges: let only one take it, or publish with expect_stream.",
-				stream_count, names.data);
-	if (refusal[0] != '\0')
-		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Mend that, or publish to another stream.", refusal);
-	if (stranger_count > 0)
+				probe->stream_count, names.data);
+	if (probe->refusal[0] != '\0')
+		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Mend that, or publish to another stream.", probe->refusal);
+	if (probe->stranger_count > 0)
 		np_find(finding, NP_CHECK_WARNING, "Somebody else than JetStream answers on the subject, and may be taken for its acknowledgment. Let it answer elsewhere.");
 }
 
@@ -171,10 +177,12 @@ np_check_probe(NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_UNKNOWN, "The probe could not be sent: %s.", failure.text);
 	else
 	{
-		run_probe(examination->session, examination->subject);
-		if (stream_count == 0 && stranger_count == 0)
-			find_no_answer(examination, finding);
+		Probe	   *probe = palloc0(sizeof(Probe));
+
+		run_probe(probe, examination->session, examination->subject);
+		if (probe->stream_count == 0 && probe->stranger_count == 0)
+			find_no_answer(probe, examination, finding);
 		else
-			find_answers(finding);
+			find_answers(probe, finding);
 	}
 }

@@ -96,7 +96,7 @@ np_check_connection(NpExamination *examination, NpFinding *finding)
 	NpFailure	failure;
 	NpConnectionIdentity identity;
 
-	connected = np_check_attempt(np_examine_connection, examination, &failure);
+	connected = np_check_attempt(np_examine_connection, examination, NULL, &failure);
 	np_examine_subject(examination);
 	if (!connected)
 	{
@@ -112,7 +112,7 @@ np_check_connection(NpExamination *examination, NpFinding *finding)
 /* ---- server ------------------------------------------------------------------------- */
 
 static void
-examine_info(NpExamination *examination)
+examine_info(NpExamination *examination, void *unused)
 {
 	examination->info = np_server_info(examination->session->connection);
 }
@@ -134,7 +134,7 @@ find_features(NpExamination *examination, NpFinding *finding)
 }
 
 static void
-examine_features(NpExamination *examination)
+examine_features(NpExamination *examination, void *unused)
 {
 	(void) np_server_is_at_least(examination->session->connection, 2, 9);
 }
@@ -146,8 +146,8 @@ np_check_server(NpExamination *examination, NpFinding *finding)
 	const char *name;
 	const char *cluster;
 
-	if (!np_check_attempt(examine_info, examination, &failure) ||
-		!np_check_attempt(examine_features, examination, &failure))
+	if (!np_check_attempt(examine_info, examination, NULL, &failure) ||
+		!np_check_attempt(examine_features, examination, NULL, &failure))
 	{
 		np_find_failure(finding, NP_CHECK_UNKNOWN, &failure);
 		return;
@@ -221,37 +221,36 @@ ping(NpConnection *connection, NpTime *times)
 }
 
 /* The time that the server has written; raises what is not one. */
-static TimestampTz written_time;
-
 static void
-read_clock(NpExamination *examination)
+read_clock(NpExamination *examination, void *written)
 {
-	written_time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(examination->clock),
-														   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	*(TimestampTz *) written = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(examination->clock),
+																	   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
 /* How far the server's clock is ahead of ours, at least; microseconds. */
 static int64
-clock_offset(const NpExamination *examination)
+clock_offset(const NpExamination *examination, TimestampTz written)
 {
-	if (written_time < examination->clock_before)
-		return written_time - examination->clock_before;
-	return Max(written_time - examination->clock_after, 0);
+	if (written < examination->clock_before)
+		return written - examination->clock_before;
+	return Max(written - examination->clock_after, 0);
 }
 
 static void
 find_clock(NpExamination *examination, NpFinding *finding)
 {
 	NpFailure	failure;
+	TimestampTz written;
 	int64		offset;
 
-	if (examination->clock == NULL || !np_check_attempt(read_clock, examination, &failure) ||
-		TIMESTAMP_NOT_FINITE(written_time))
+	if (examination->clock == NULL || !np_check_attempt(read_clock, examination, &written, &failure) ||
+		TIMESTAMP_NOT_FINITE(written))
 	{
 		np_find(finding, NP_CHECK_OK, "The server does not tell its time.");
 		return;
 	}
-	offset = clock_offset(examination);
+	offset = clock_offset(examination, written);
 	if (offset > CLOCK_LIMIT || offset < -CLOCK_LIMIT)
 		np_find(finding, NP_CHECK_WARNING, "The server's clock is %.1f s %s ours. Synchronize the clocks of both machines.",
 				fabs(offset / 1e6), offset > 0 ? "ahead of" : "behind");

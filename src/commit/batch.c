@@ -56,29 +56,33 @@
 #define ERROR_INCOMPLETE	10176
 #define ERROR_DUPLICATE_ID	10201
 
-/* The batch, over all attempts. */
-static NpSession *session;
-static int	member_count;
-static int64 payload_bytes;
-static bool all_ids_automatic;
-static bool some_have_ids;		/* so a second copy would be refused */
-static char *last_subject;
-static bool in_doubt;			/* an earlier attempt may be stored */
-static char attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
-static int	attempt_count;
+/* The batch of one COMMIT. */
+typedef struct Batch
+{
+	/* over all attempts */
+	NpSession  *session;
+	int			member_count;
+	int64		payload_bytes;
+	bool		all_ids_automatic;
+	bool		some_have_ids;	/* so a second copy would be refused */
+	char	   *last_subject;
+	bool		in_doubt;		/* an earlier attempt may be stored */
+	char		attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
+	int			attempt_count;
 
-/* The present attempt. */
-static uint64 commit_token;
-static int	unanswered;
-static bool lost;				/* its connection is */
-static bool commit_was_sent;	/* before it was lost */
-static bool commit_was_answered;
-static bool stored;
-static bool refused;
-static NpFailure refusal;		/* the first one that is not just a consequence */
-static int	refusal_code;
-static bool refusal_is_transient;
-static char refusing_stream[256];
+	/* the present attempt */
+	uint64		commit_token;
+	int			unanswered;
+	bool		lost;			/* its connection is */
+	bool		commit_was_sent;	/* before it was lost */
+	bool		commit_was_answered;
+	bool		stored;
+	bool		refused;
+	NpFailure	refusal;		/* the first one that is not just a consequence */
+	int			refusal_code;
+	bool		refusal_is_transient;
+	char		refusing_stream[256];
+} Batch;
 
 /* ---- Checks before anything is sent ----------------------------------------- */
 
@@ -133,16 +137,16 @@ check_expectations(const NpMessage *message, int index, const NpSpan *subjects)
 }
 
 static void
-check_members(void)
+check_members(Batch *batch)
 {
-	NpSpan	   *subjects = palloc(member_count * sizeof(NpSpan));
-	NpSpan	   *ids = palloc(member_count * sizeof(NpSpan));
+	NpSpan	   *subjects = palloc(batch->member_count * sizeof(NpSpan));
+	NpSpan	   *ids = palloc(batch->member_count * sizeof(NpSpan));
 	int			id_count = 0;
 	int			index = 0;
 	NpMessage	message;
 
-	all_ids_automatic = true;
-	payload_bytes = 0;
+	batch->all_ids_automatic = true;
+	batch->payload_bytes = 0;
 	np_queue_rewind();
 	while (np_queue_next(&message))
 	{
@@ -150,16 +154,16 @@ check_members(void)
 		subjects[index++] = copy_of(message.subject);
 		if (message.id.data != NULL)
 			ids[id_count++] = copy_of(message.id);
-		all_ids_automatic &= message.has_automatic_id;
-		payload_bytes += message.payload.length;
+		batch->all_ids_automatic &= message.has_automatic_id;
+		batch->payload_bytes += message.payload.length;
 	}
-	some_have_ids = id_count > 0;
+	batch->some_have_ids = id_count > 0;
 	check_ids(ids, id_count);
-	last_subject = pnstrdup(subjects[index - 1].data, subjects[index - 1].length);
+	batch->last_subject = pnstrdup(subjects[index - 1].data, subjects[index - 1].length);
 }
 
 static void
-check_batch(void)
+check_batch(Batch *batch)
 {
 	NpQueueSummary held = np_queue_summary();
 
@@ -167,26 +171,26 @@ check_batch(void)
 		raise_fault(NP_FAULT_SIZE, "Set nats_publish.commit_batch to pipelined, or commit more often.",
 					psprintf("an atomic commit of " INT64_FORMAT " messages, the limit is %d",
 							 held.count, MAX_MEMBERS));
-	member_count = (int) held.count;
-	check_members();
+	batch->member_count = (int) held.count;
+	check_members(batch);
 }
 
 /* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
 static void
-raise_without_outcome(void)
+raise_without_outcome(const Batch *batch)
 {
-	const char *loss = np_connection_loss(session->connection);
+	const char *loss = np_connection_loss(batch->session->connection);
 
-	if (lost && (in_doubt || commit_was_sent))
+	if (batch->lost && (batch->in_doubt || batch->commit_was_sent))
 		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
 					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived");
-	if (in_doubt || commit_was_sent)
+	if (batch->in_doubt || batch->commit_was_sent)
 		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
 					psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
 							 np_commit_timeout));
 	raise_fault(NP_FAULT_LOST, NULL,
 				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
-						 loss[0] != '\0' ? loss : lost ? "the connection was lost again and again" : "no answer in time"));
+						 loss[0] != '\0' ? loss : batch->lost ? "the connection was lost again and again" : "no answer in time"));
 }
 
 /* An earlier attempt may be stored, whatever has become of a later one. */
@@ -203,18 +207,18 @@ raise_in_doubt(const char *then)
  * would store the members one by one, and say nothing.
  */
 static void
-check_server(void)
+check_server(const Batch *batch)
 {
-	NpConnection *connection = session->connection;
+	NpConnection *connection = batch->session->connection;
 	size_t		largest = np_queue_summary().largest + BATCH_HEADERS_LENGTH;
 	bool		knows_batches;
 	bool		fits;
 
-	if (!np_session_is_open(session) && !np_session_wait(session, NP_WAIT_COMMIT, np_session_is_open, np_commit_timeout, NP_FOREVER))
-		raise_without_outcome();
+	if (!np_session_is_open(batch->session) && !np_session_wait(batch->session, NP_WAIT_COMMIT, np_session_is_connected, NULL, np_commit_timeout, NP_FOREVER))
+		raise_without_outcome(batch);
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
-	if (in_doubt && !(knows_batches && fits))
+	if (batch->in_doubt && !(knows_batches && fits))
 		raise_in_doubt("the next server can't take it");
 	np_server_require(connection, 2, 12, "an atomic commit");
 	if (!fits)
@@ -226,90 +230,93 @@ check_server(void)
 /* ---- One attempt --------------------------------------------------------------- */
 
 static void
-note_refusal(const NpReply *reply)
+note_refusal(Batch *batch, const NpReply *reply)
 {
 	bool		consequence = reply->error_code == ERROR_INCOMPLETE;
 
-	if (refused && (consequence || refusal_code != ERROR_INCOMPLETE))
+	if (batch->refused && (consequence || batch->refusal_code != ERROR_INCOMPLETE))
 		return;
-	refused = true;
-	refusal = np_failure_copy(&reply->failure, TopTransactionContext);
-	refusal_code = reply->error_code;
-	refusal_is_transient = reply->kind == NP_REPLY_RETRY;
-	snprintf(refusing_stream, sizeof(refusing_stream), "%.*s",
-			 (int) Min(reply->stream.length, sizeof(refusing_stream) - 1),
+	batch->refused = true;
+	batch->refusal = np_failure_copy(&reply->failure, TopTransactionContext);
+	batch->refusal_code = reply->error_code;
+	batch->refusal_is_transient = reply->kind == NP_REPLY_RETRY;
+	snprintf(batch->refusing_stream, sizeof(batch->refusing_stream), "%.*s",
+			 (int) Min(reply->stream.length, sizeof(batch->refusing_stream) - 1),
 			 reply->stream.data != NULL ? reply->stream.data : "");
 }
 
 /* Is it the ack of this batch, with all its members? */
 static bool
-acknowledges_batch(const NpReply *reply)
+acknowledges_batch(const Batch *batch, const NpReply *reply)
 {
-	const char *id = attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS];
+	const char *id = batch->attempt_ids[(batch->attempt_count - 1) % MAX_ATTEMPT_IDS];
 
 	return reply->batch.length == ID_LENGTH && memcmp(reply->batch.data, id, ID_LENGTH) == 0 &&
-		reply->batch_count == (uint64) member_count;
+		reply->batch_count == (uint64) batch->member_count;
 }
 
 /* Somebody may have stored members one by one, whatever became of the others. */
 static void
-note_bad_reply(const char *text)
+note_bad_reply(Batch *batch, const char *text)
 {
 	NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = {NP_FAULT_UNKNOWN, text, NULL, NULL}};
 
-	refused = refused && refusal.fault == NP_FAULT_UNKNOWN && !refusal_is_transient;
-	note_refusal(&reply);
+	batch->refused = batch->refused && batch->refusal.fault == NP_FAULT_UNKNOWN && !batch->refusal_is_transient;
+	note_refusal(batch, &reply);
 }
 
 static void
-on_member_answered(uint64 token, const NpReply *reply, bool was_sent)
+on_member_answered(void *owner, uint64 token, const NpReply *reply, bool was_sent)
 {
-	bool		is_commit = token == commit_token;
+	Batch	   *batch = owner;
+	bool		is_commit = token == batch->commit_token;
 
-	unanswered--;
+	batch->unanswered--;
 	if (reply == NULL)
 	{
-		lost = true;
-		commit_was_sent |= is_commit && was_sent;
+		batch->lost = true;
+		batch->commit_was_sent |= is_commit && was_sent;
 		return;
 	}
-	commit_was_answered |= is_commit;
+	batch->commit_was_answered |= is_commit;
 	switch (reply->kind)
 	{
 		case NP_REPLY_STAGED:
 			if (is_commit)
-				note_bad_reply("the commit of the batch has no acknowledgment");
+				note_bad_reply(batch, "the commit of the batch has no acknowledgment");
 			break;
 		case NP_REPLY_ACK:
-			if (is_commit && acknowledges_batch(reply))
-				stored = true;
+			if (is_commit && acknowledges_batch(batch, reply))
+				batch->stored = true;
 			else
-				note_bad_reply("the server has acknowledged something else than the batch");
+				note_bad_reply(batch, "the server has acknowledged something else than the batch");
 			break;
 		case NP_REPLY_NO_RESPONDERS:
 			{
 				NpReply		no_stream = {.kind = NP_REPLY_RETRY};
 
 				no_stream.failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes one of the subjects");
-				note_refusal(&no_stream);
+				note_refusal(batch, &no_stream);
 			}
 			break;
 		case NP_REPLY_RETRY:
 		case NP_REPLY_FAILURE:
-			note_refusal(reply);
+			note_refusal(batch, reply);
 			break;
 	}
 }
 
 static bool
-attempt_has_ended(NpSession *waiting)
+attempt_has_ended(NpSession *session, void *argument)
 {
-	return unanswered == 0 || lost;
+	const Batch *batch = argument;
+
+	return batch->unanswered == 0 || batch->lost;
 }
 
 /* The message's header block with those of the batch. */
 static NpSpan
-member_headers(const NpMessage *message, const char *batch_id, int number, StringInfo block)
+member_headers(const Batch *batch, const NpMessage *message, const char *batch_id, int number, StringInfo block)
 {
 	resetStringInfo(block);
 	if (message->headers.data == NULL)
@@ -317,33 +324,34 @@ member_headers(const NpMessage *message, const char *batch_id, int number, Strin
 	else						/* without the empty line at its end */
 		appendBinaryStringInfo(block, message->headers.data, message->headers.length - 2);
 	appendStringInfo(block, "Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n", batch_id, number);
-	if (number == member_count)
+	if (number == batch->member_count)
 		appendStringInfoString(block, "Nats-Batch-Commit: 1\r\n");
 	appendStringInfoString(block, "\r\n");
 	return (NpSpan) {block->data, block->len};
 }
 
 static void
-begin_attempt(void)
+begin_attempt(Batch *batch)
 {
-	char	   *id = attempt_ids[attempt_count++ % MAX_ATTEMPT_IDS];
+	char	   *id = batch->attempt_ids[batch->attempt_count++ % MAX_ATTEMPT_IDS];
 
 	memcpy(id, np_message_next_id().data, ID_LENGTH);
 	id[ID_LENGTH] = '\0';
-	unanswered = member_count;
-	commit_token = np_delivery_next_token() + member_count - 1;
-	lost = commit_was_sent = commit_was_answered = stored = refused = false;
-	refusal_code = 0;
-	refusal_is_transient = false;
-	refusing_stream[0] = '\0';
+	batch->unanswered = batch->member_count;
+	batch->commit_token = np_delivery_next_token() + batch->member_count - 1;
+	batch->lost = batch->commit_was_sent = batch->commit_was_answered = batch->stored = batch->refused = false;
+	batch->refusal_code = 0;
+	batch->refusal_is_transient = false;
+	batch->refusing_stream[0] = '\0';
 }
 
 /* The members that are not sent or not answered may take max_pending_bytes. */
 static bool
-can_send_more(NpSession *sending)
+can_send_more(NpSession *session, void *argument)
 {
-	return lost || np_session_outbound(sending)->bytes <=
-		(int64) np_max_pending_bytes * 1024;
+	const Batch *batch = argument;
+
+	return batch->lost || np_session_outbound(session)->bytes <= (int64) np_max_pending_bytes * 1024;
 }
 
 /*
@@ -351,69 +359,70 @@ can_send_more(NpSession *sending)
  * in time.
  */
 static bool
-run_attempt(void)
+run_attempt(Batch *batch)
 {
 	StringInfoData block;
 	NpMessage	message;
 	int			number = 0;
 
-	begin_attempt();
+	begin_attempt(batch);
 	initStringInfo(&block);
 	np_queue_rewind();
-	while (!lost && np_queue_next(&message))
+	while (!batch->lost && np_queue_next(&message))
 	{
 		NpPublication publication = {
 			.subject = message.subject,
 			.payload = message.payload,
-			.reply_prefix = np_connection_inbox(session->connection),
+			.reply_prefix = np_connection_inbox(batch->session->connection),
 			.token = np_delivery_next_token()
 		};
 		size_t		control_line;
 
-		publication.headers = member_headers(&message, attempt_ids[(attempt_count - 1) % MAX_ATTEMPT_IDS],
+		publication.headers = member_headers(batch, &message, batch->attempt_ids[(batch->attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
-		(void) np_delivery_add(session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);
-		if (!can_send_more(session) && !np_session_wait(session, NP_WAIT_COMMIT, can_send_more, np_commit_timeout, NP_FOREVER))
+		(void) np_delivery_add(batch->session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);
+		if (!can_send_more(batch->session, batch) &&
+			!np_session_wait(batch->session, NP_WAIT_COMMIT, can_send_more, batch, np_commit_timeout, NP_FOREVER))
 			return false;
 	}
 	pfree(block.data);
-	return np_session_wait(session, NP_WAIT_COMMIT, attempt_has_ended, np_commit_timeout, NP_FOREVER);
+	return np_session_wait(batch->session, NP_WAIT_COMMIT, attempt_has_ended, batch, np_commit_timeout, NP_FOREVER);
 }
 
 /* What is still in the window of an attempt that is given up. */
 static void
-drop_members(void)
+drop_members(Batch *batch)
 {
 	NpPending  *message;
-	uint64		next = commit_token - member_count + 1;
+	uint64		next = batch->commit_token - batch->member_count + 1;
 
-	while ((message = np_window_next(&session->window, &next)) != NULL)
+	while ((message = np_window_next(&batch->session->window, &next)) != NULL)
 	{
 		if (message->mode != NP_BATCH)
 			continue;
-		if (message->token == commit_token && message->position <
-			(np_connection_is_open(session->connection) ?
-			 np_session_outbound(session)->appended :
-			 np_connection_sent_before_loss(session->connection)))
-			commit_was_sent = true;
-		np_delivery_drop(session, message);
+		if (message->token == batch->commit_token && message->position <
+			(np_connection_is_open(batch->session->connection) ?
+			 np_session_outbound(batch->session)->appended :
+			 np_connection_sent_before_loss(batch->session->connection)))
+			batch->commit_was_sent = true;
+		np_delivery_drop(batch->session, message);
 	}
 }
 
 /* ---- Proof and outcome ------------------------------------------------------------ */
 
 static bool
-is_attempt_id(NpSpan id)
+is_attempt_id(const Batch *batch, NpSpan id)
 {
-	for (int i = 0; i < Min(attempt_count, MAX_ATTEMPT_IDS); i++)
-		if (id.length == ID_LENGTH && memcmp(id.data, attempt_ids[i], ID_LENGTH) == 0)
+	for (int i = 0; i < Min(batch->attempt_count, MAX_ATTEMPT_IDS); i++)
+		if (id.length == ID_LENGTH && memcmp(id.data, batch->attempt_ids[i], ID_LENGTH) == 0)
 			return true;
 	return false;
 }
 
 /* One API request with a JSON object of one field; NULL: no answer but an error. */
 static Jsonb *
-ask_api(const char *api, const char *field, const char *value)
+ask_api(const Batch *batch, const char *api, const char *field, const char *value)
 {
 	StringInfoData request;
 	NpSpan		reply;
@@ -423,7 +432,7 @@ ask_api(const char *api, const char *field, const char *value)
 	appendStringInfo(&request, "{\"%s\": ", field);
 	escape_json(&request, value);
 	appendStringInfoChar(&request, '}');
-	if (!np_try_request(session, psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
+	if (!np_try_request(batch->session, psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
 		np_api_error_parse(reply, &failure))
 		return NULL;
 	return np_json_parse(reply);
@@ -431,14 +440,14 @@ ask_api(const char *api, const char *field, const char *value)
 
 /* The stream that takes the last member's subject, palloc'd; NULL: not known. */
 static char *
-find_stream(void)
+find_stream(Batch *batch)
 {
 	Jsonb	   *answer;
 	Jsonb	   *streams;
 
-	if (refusing_stream[0] != '\0')
-		return refusing_stream;
-	answer = ask_api("STREAM.NAMES", "subject", last_subject);
+	if (batch->refusing_stream[0] != '\0')
+		return batch->refusing_stream;
+	answer = ask_api(batch, "STREAM.NAMES", "subject", batch->last_subject);
 	streams = answer != NULL ? np_json_child(answer, "streams") : NULL;
 	return np_json_count(streams) > 0 ? np_json_element_text(streams, 0) : NULL;
 }
@@ -449,9 +458,9 @@ find_stream(void)
  * now, or the NATS user may not ask.
  */
 static bool
-stream_shows_batch(void)
+stream_shows_batch(Batch *batch)
 {
-	char	   *stream = find_stream();
+	char	   *stream = find_stream(batch);
 	Jsonb	   *answer;
 	Jsonb	   *message;
 	char	   *headers;
@@ -459,29 +468,29 @@ stream_shows_batch(void)
 
 	if (stream == NULL)
 		return false;
-	answer = ask_api(psprintf("STREAM.MSG.GET.%s", stream), "last_by_subj", last_subject);
+	answer = ask_api(batch, psprintf("STREAM.MSG.GET.%s", stream), "last_by_subj", batch->last_subject);
 	message = answer != NULL ? np_json_child(answer, "message") : NULL;
 	headers = message != NULL ? np_json_text(message, "hdrs") : NULL;
 	if (headers == NULL)
 		return false;
 	block = np_base64_decode(headers);
-	return is_attempt_id(np_message_header((NpSpan) {VARDATA_ANY(block), VARSIZE_ANY_EXHDR(block)},
-										   "Nats-Batch-Id"));
+	return is_attempt_id(batch, np_message_header((NpSpan) {VARDATA_ANY(block), VARSIZE_ANY_EXHDR(block)},
+												  "Nats-Batch-Id"));
 }
 
 static void
-raise_refusal(void)
+raise_refusal(const Batch *batch)
 {
-	NpFailure	failure = refusal;
+	NpFailure	failure = batch->refusal;
 
 	failure.text = psprintf("could not publish the transaction's messages as one batch: %s",
-							refusal.text);
-	if (refusal_code == ERROR_INCOMPLETE)
+							batch->refusal.text);
+	if (batch->refusal_code == ERROR_INCOMPLETE)
 	{
 		failure.fault = NP_FAULT_FEATURE;
 		failure.hint = "All messages of the transaction must go to one stream.";
 	}
-	if (refusal_code == 10174)
+	if (batch->refusal_code == 10174)
 		failure.hint = "Create the stream with the option allow_atomic, and publish to no other one in the transaction.";
 	np_raise(&failure);
 }
@@ -491,21 +500,21 @@ raise_refusal(void)
  * one stored?
  */
 static bool
-refusal_proves_storage(void)
+refusal_proves_storage(Batch *batch)
 {
-	if (refusal_code == ERROR_DUPLICATE_ID && all_ids_automatic)
+	if (batch->refusal_code == ERROR_DUPLICATE_ID && batch->all_ids_automatic)
 		return true;
-	return stream_shows_batch();
+	return stream_shows_batch(batch);
 }
 
 static void
-finish_refused(void)
+finish_refused(Batch *batch)
 {
-	if (!in_doubt)
-		raise_refusal();
-	if (refusal_proves_storage())
+	if (!batch->in_doubt)
+		raise_refusal(batch);
+	if (refusal_proves_storage(batch))
 		return;
-	raise_in_doubt(refusal.text);
+	raise_in_doubt(batch->refusal.text);
 }
 
 /*
@@ -514,44 +523,44 @@ finish_refused(void)
  * leader has just changed; and a 503 is asked again as for a single message.
  */
 static bool
-may_try_again(int tries)
+may_try_again(const Batch *batch, int tries)
 {
-	if (refusal_code == ERROR_INCOMPLETE || refusal.fault == NP_FAULT_NO_STREAM)
+	if (batch->refusal_code == ERROR_INCOMPLETE || batch->refusal.fault == NP_FAULT_NO_STREAM)
 		return tries < NP_NO_RESPONDERS_RETRIES;
-	return refusal_is_transient;
+	return batch->refusal_is_transient;
 }
 
 static NpTime
-delay_before_next(int tries)
+delay_before_next(const Batch *batch, int tries)
 {
-	return refusal.fault == NP_FAULT_NO_STREAM ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
+	return batch->refusal.fault == NP_FAULT_NO_STREAM ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
 }
 
 static void
-count_sent(void)
+count_sent(const Batch *batch)
 {
 	NpStats    *stats = np_stats_of(NP_STATS_ON_COMMIT);
 
-	stats->published += member_count;
-	stats->bytes += payload_bytes;
+	stats->published += batch->member_count;
+	stats->bytes += batch->payload_bytes;
 }
 
 /* Each member took as long as the whole. */
 static void
-count_stored(NpTime time)
+count_stored(const Batch *batch, NpTime time)
 {
 	NpStats    *stats = np_stats_of(NP_STATS_ON_COMMIT);
 
-	stats->acked += member_count;
-	np_histogram_add(&stats->acks, time, member_count);
+	stats->acked += batch->member_count;
+	np_histogram_add(&stats->acks, time, batch->member_count);
 }
 
 static void
-count_failed(const char *error)
+count_failed(const Batch *batch, const char *error)
 {
 	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "%s", error);
 
-	np_stats_of(NP_STATS_ON_COMMIT)->failed += member_count;
+	np_stats_of(NP_STATS_ON_COMMIT)->failed += batch->member_count;
 	np_stats_note_failure(NP_STATS_ON_COMMIT, (NpSpan) {NULL, 0}, &failure);
 }
 
@@ -559,7 +568,7 @@ count_failed(const char *error)
  * Attempt until the batch is stored.  Raises why it is not, or may not be.
  */
 static void
-attempt_until_stored(void)
+attempt_until_stored(Batch *batch)
 {
 	NpTime		give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
 	int			tries = 0;
@@ -568,35 +577,35 @@ attempt_until_stored(void)
 	{
 		bool		ended;
 
-		check_server();
+		check_server(batch);
 		/* whatever has become of the others */
-		ended = run_attempt() || commit_was_answered;
-		drop_members();
-		if (stored)
+		ended = run_attempt(batch) || batch->commit_was_answered;
+		drop_members(batch);
+		if (batch->stored)
 			return;
 		if (!ended)
-			raise_without_outcome();
-		in_doubt |= commit_was_sent;
-		if (lost && in_doubt && !some_have_ids)
+			raise_without_outcome(batch);
+		batch->in_doubt |= batch->commit_was_sent;
+		if (batch->lost && batch->in_doubt && !batch->some_have_ids)
 		{
 			/* a second copy would be stored too */
-			if (stream_shows_batch())
+			if (stream_shows_batch(batch))
 				return;
-			raise_without_outcome();
+			raise_without_outcome(batch);
 		}
-		if (lost && np_now() >= give_up)
-			raise_without_outcome();
-		if (lost)
+		if (batch->lost && np_now() >= give_up)
+			raise_without_outcome(batch);
+		if (batch->lost)
 		{
-			np_stats_of(NP_STATS_ON_COMMIT)->resent += member_count;
+			np_stats_of(NP_STATS_ON_COMMIT)->resent += batch->member_count;
 			continue;
 		}
-		if (!may_try_again(tries) || np_now() >= give_up)
+		if (!may_try_again(batch, tries) || np_now() >= give_up)
 		{
-			finish_refused();
+			finish_refused(batch);
 			return;
 		}
-		np_sleep(NP_WAIT_COMMIT, np_now() + delay_before_next(tries++));
+		np_sleep(NP_WAIT_COMMIT, np_now() + delay_before_next(batch, tries++));
 	}
 }
 
@@ -609,37 +618,38 @@ attempt_until_stored(void)
  * knows.
  */
 void
-np_batch_publish(NpSession *on_session)
+np_batch_publish(NpSession *session)
 {
+	static const NpDeliveryEvents events = {.member_answered = on_member_answered};
 	MemoryContext context = CurrentMemoryContext;
 	NpTime		began = np_now();
+	Batch	   *batch = MemoryContextAllocZero(TopTransactionContext, sizeof(Batch));
 
-	session = on_session;
-	in_doubt = false;
-	attempt_count = 0;
-	check_batch();
-	np_delivery_listen_to_batch(on_member_answered);
-	count_sent();
+	batch->session = session;
+	check_batch(batch);
+	np_delivery_listen(session, &events, batch);
+	count_sent(batch);
 	PG_TRY();
 	{
-		attempt_until_stored();
+		attempt_until_stored(batch);
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		if (attempt_count > 0)
+		if (batch->attempt_count > 0)
 		{
 			/* an error that came while answers were waited for */
-			drop_members();
-			in_doubt |= commit_was_sent;
+			drop_members(batch);
+			batch->in_doubt |= batch->commit_was_sent;
 		}
+		np_delivery_listen(session, NULL, NULL);
 		/* a cancel leaves it as open as it leaves other messages */
 		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_OPERATOR_INTERVENTION)
 		{
 			ErrorData  *error = CopyErrorData();
 
-			count_failed(error->message);
-			if (in_doubt && error->sqlerrcode != ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN)
+			count_failed(batch, error->message);
+			if (batch->in_doubt && error->sqlerrcode != ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN)
 			{
 				FlushErrorState();
 				raise_in_doubt(error->message);
@@ -648,5 +658,6 @@ np_batch_publish(NpSession *on_session)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	count_stored(np_now() - began);
+	np_delivery_listen(session, NULL, NULL);
+	count_stored(batch, np_now() - began);
 }

@@ -10,6 +10,6 @@
 
 #include "publish/delivery.h"
 
-extern void np_batch_publish(NpSession *on_session);
+extern void np_batch_publish(NpSession *session);
 
 #endif							/* NP_BATCH_H */

@@ -29,20 +29,27 @@
 /* At exit, for what is buffered. */
 #define EXIT_TIMEOUT			500 /* ms */
 
+/*
+ * Not one COMMIT's own: a wait that fails ends with the transaction, and one
+ * that FATAL ends with the backend.
+ */
 static NpTime began;			/* to wait for the transaction's messages; 0: it has not, or not any more */
 static NpStatsMode began_for;	/* what */
 
-/* Of the messages that it holds, for an ERROR. */
-static int64 unsent;
-static int64 in_batch;			/* that was tried to be sent */
-static bool reported;			/* the ERROR tells of all messages */
+/* What one COMMIT knows of the messages that it holds, for an ERROR. */
+typedef struct Commit
+{
+	int64		unsent;
+	int64		in_batch;		/* that was tried to be sent */
+	bool		reported;		/* the ERROR tells of all messages */
+} Commit;
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 
 /* ---- Waiting for what was sent --------------------------------------------- */
 
 static bool
-nothing_is_awaited(NpSession *session)
+nothing_is_awaited(NpSession *session, void *unused)
 {
 	return session->window.critical == 0;
 }
@@ -73,26 +80,26 @@ fail_awaited(NpSession *session)
  * messages are only told of.
  */
 static void
-finish_futures(void)
+finish_futures(Commit *commit)
 {
 	NpSession  *session;
 
 	for (int i = 0; np_futures_awaited() > 0 && (session = np_sessions_get(i)) != NULL; i++)
 	{
 		/* a wait would connect one that is not needed */
-		if (!nothing_is_awaited(session) &&
-			!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, np_commit_timeout, NP_FOREVER))
+		if (session->window.critical > 0 &&
+			!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, NULL, np_commit_timeout, NP_FOREVER))
 			fail_awaited(session);
 	}
-	reported = np_futures_failed() > 0;
-	np_futures_raise_failures(unsent);
+	commit->reported = np_futures_failed() > 0;
+	np_futures_raise_failures(commit->unsent);
 }
 
 /* ---- Sending what is held ----------------------------------------------------- */
 
 /* Have the connections on which the held messages are to go out. */
 static void
-connect_held(const NpQueueSummary *held)
+connect_held(Commit *commit, const NpQueueSummary *held)
 {
 	NpSession  *session;
 	NpFailure	failure;
@@ -102,7 +109,7 @@ connect_held(const NpQueueSummary *held)
 		if (np_queue_holds_for(held, i) && !np_session_ready(session, true, &failure))
 		{
 			np_stats_add_unsent(NP_STATS_ON_COMMIT, held->count);
-			finish_futures();
+			finish_futures(commit);
 			np_raise(&failure);
 		}
 	}
@@ -139,15 +146,15 @@ check_held(const NpQueueSummary *held)
 }
 
 static void
-publish_batch(const NpQueueSummary *held)
+publish_batch(Commit *commit, const NpQueueSummary *held)
 {
 	NpFailure	failure;
 	int			session;
 
 	if (np_queue_only_session(held, &session))
 	{
-		in_batch = held->count;
-		unsent = 0;
+		commit->in_batch = held->count;
+		commit->unsent = 0;
 		np_batch_publish(np_sessions_get(session));
 		return;
 	}
@@ -160,19 +167,19 @@ publish_batch(const NpQueueSummary *held)
  * Send what the transaction holds, until one of its messages has failed.
  */
 static void
-send_held(void)
+send_held(Commit *commit)
 {
 	NpQueueSummary held = np_queue_summary();
 	NpMessage	message;
 
 	if (held.count == 0)
 		return;
-	connect_held(&held);
+	connect_held(commit, &held);
 	/* what was published at once can fail the transaction: then nothing of it is sent */
-	finish_futures();
+	finish_futures(commit);
 	if (np_commit_batch == NP_COMMIT_ATOMIC)
 	{
-		publish_batch(&held);
+		publish_batch(commit, &held);
 		return;
 	}
 	check_held(&held);
@@ -180,7 +187,7 @@ send_held(void)
 	while (np_futures_failed() == 0 && np_queue_next(&message))
 	{
 		np_publish_held(&message);
-		unsent--;
+		commit->unsent--;
 	}
 }
 
@@ -230,16 +237,16 @@ attend_uncritical(void)
  * what has become of these.  An interrupt leaves them open anyway.
  */
 static void
-raise_with_others(MemoryContext context)
+raise_with_others(const Commit *commit, MemoryContext context)
 {
 	ErrorData  *error;
 	char	   *others;
 
-	if (reported || ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+	if (commit->reported || ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
 		return;
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	others = np_futures_describe(in_batch, unsent);
+	others = np_futures_describe(commit->in_batch, commit->unsent);
 	FlushErrorState();
 	if (np_futures_awaited() > 0)
 		error->sqlerrcode = ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN;
@@ -256,22 +263,20 @@ void
 np_commit_finish_transaction(void)
 {
 	MemoryContext context = CurrentMemoryContext;
+	Commit		commit = {.unsent = np_queue_summary().count};
 
 	np_session_set_patience(np_commit_timeout);
 	begin_wait();
-	reported = false;
-	unsent = np_queue_summary().count;
-	in_batch = 0;
 	PG_TRY();
 	{
 		np_futures_close();
-		send_held();
+		send_held(&commit);
 		np_queue_close();
-		finish_futures();
+		finish_futures(&commit);
 	}
 	PG_CATCH();
 	{
-		raise_with_others(context);
+		raise_with_others(&commit, context);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

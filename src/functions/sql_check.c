@@ -94,14 +94,19 @@ obstacle(const NpExamination *examination, Need need)
 	}
 }
 
-/* The check that is being made, and what it has found. */
-static NpCheck current_check;
-static NpFinding finding;
+/* A check that is made, and what it has found. */
+typedef struct MadeCheck
+{
+	NpCheck		check;
+	NpFinding	finding;
+} MadeCheck;
 
 static void
-make_check(NpExamination *examination)
+make_check(NpExamination *examination, void *argument)
 {
-	current_check(examination, &finding);
+	MadeCheck  *made = argument;
+
+	made->check(examination, &made->finding);
 }
 
 /*
@@ -109,35 +114,34 @@ make_check(NpExamination *examination)
  * earlier message that can't be parsed, say) is part of what it finds.
  */
 static void
-make_check_of_server(NpExamination *examination)
+make_check_of_server(NpExamination *examination, MadeCheck *made)
 {
 	NpFailure	failure;
 
-	if (!np_check_attempt(make_check, examination, &failure))
-		np_find_failure(&finding, NP_CHECK_UNKNOWN, &failure);
+	if (!np_check_attempt(make_check, examination, made, &failure))
+		np_find_failure(&made->finding, NP_CHECK_UNKNOWN, &failure);
 }
 
 static void
 put_row(const Row *row, NpExamination *examination, ReturnSetInfo *rsinfo)
 {
 	const char *reason = obstacle(examination, row->need);
+	MadeCheck	made = {.check = row->check,.finding = {.status = NP_CHECK_OK}};
 	Datum		values[CHECK_COLUMNS];
 	bool		nulls[CHECK_COLUMNS] = {false};
 
 	if (row->need >= NEEDS_SUBJECT && examination->subject.data == NULL)
 		return;
-	current_check = row->check;
-	finding.status = NP_CHECK_OK;
-	initStringInfo(&finding.detail);
+	initStringInfo(&made.finding.detail);
 	if (reason != NULL)
-		np_find(&finding, NP_CHECK_UNKNOWN, "%s", reason);
+		np_find(&made.finding, NP_CHECK_UNKNOWN, "%s", reason);
 	else if (row->need == NEEDS_NOTHING)
-		make_check(examination);
+		make_check(examination, &made);
 	else
-		make_check_of_server(examination);
+		make_check_of_server(examination, &made);
 	values[CHECK_NAME] = CStringGetTextDatum(row->name);
-	values[CHECK_STATUS] = CStringGetTextDatum(status_names[finding.status]);
-	values[CHECK_DETAIL] = CStringGetTextDatum(finding.detail.data);
+	values[CHECK_STATUS] = CStringGetTextDatum(status_names[made.finding.status]);
+	values[CHECK_DETAIL] = CStringGetTextDatum(made.finding.detail.data);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

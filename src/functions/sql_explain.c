@@ -108,7 +108,7 @@ publishing_name(void)
 }
 
 static void
-check_policy(NpExamination *examination)
+check_policy(NpExamination *examination, void *unused)
 {
 	np_policy_check_subject(examination->subject);
 }
@@ -118,7 +118,7 @@ put_allowed(NpExamination *examination)
 {
 	NpFailure	failure;
 
-	put("allowed", np_check_attempt(check_policy, examination, &failure) ? "yes" :
+	put("allowed", np_check_attempt(check_policy, examination, NULL, &failure) ? "yes" :
 		psprintf("no: %s", failure.text));
 }
 
@@ -130,7 +130,7 @@ connect_or_say(NpExamination *examination)
 {
 	NpFailure	failure;
 
-	if (np_check_attempt(np_examine_connection, examination, &failure))
+	if (np_check_attempt(np_examine_connection, examination, NULL, &failure))
 		return NULL;
 	return psprintf("unknown: %s%s%s", failure.text, failure.detail != NULL ? ": " : "",
 					failure.detail != NULL ? failure.detail : "");

@@ -35,10 +35,8 @@ static MemoryContext scratch_context;	/* while a reply is handled */
 static MemoryContext watch_context; /* of what the watch points to */
 static uint64 last_token;		/* of all sessions */
 
+/* Not the call's own, which an interrupt leaves by longjmp: then the end of the transaction takes its message away. */
 static NpWatch watch;
-static NpBatchListener batch_listener;
-static NpRelayListener relay_listener;
-static NpProbeListener probe_listener;
 
 /* Failed messages published with critical => false that were not told yet. */
 static int64 untold_count;
@@ -107,7 +105,7 @@ np_delivery_has_progressed(NpSession *session)
  * Keep what becomes of a token, which may not be added yet; 0 for none.  The
  * one watched before is forgotten.
  */
-const NpWatch *
+NpWatch *
 np_delivery_watch(uint64 token)
 {
 	if (watch_context != NULL)
@@ -200,25 +198,12 @@ count_failure(const NpPending *message, const NpFailure *failure)
 	np_stats_note_failure(message->counted_as, np_pending_subject(message), failure);
 }
 
-/* Who is told of the members of the atomic batch that is being sent. */
+/* From now on the owner hears of its messages on this session; events NULL: nobody does. */
 void
-np_delivery_listen_to_batch(NpBatchListener listener)
+np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner)
 {
-	batch_listener = listener;
-}
-
-/* Who is told of the messages of the relay. */
-void
-np_delivery_listen_to_relay(NpRelayListener listener)
-{
-	relay_listener = listener;
-}
-
-/* Who is told of the replies to a probe. */
-void
-np_delivery_listen_to_probe(NpProbeListener listener)
-{
-	probe_listener = listener;
+	session->events = events;
+	session->owner = owner;
 }
 
 /* Take a message out of the window, whatever has become of it. */
@@ -239,7 +224,7 @@ answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool
 
 	np_delivery_drop(session, message);
 	session->progressed = true;
-	batch_listener(token, reply, was_sent);
+	session->events->member_answered(session->owner, token, reply, was_sent);
 }
 
 /* Or does it only ask something? */
@@ -285,8 +270,8 @@ complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFa
 		result.ack = *ack;
 	if (failure != NULL)
 		result.failure = *failure;
-	if (message->mode == NP_RELAYED && relay_listener != NULL)
-		relay_listener(&result);
+	if (message->mode == NP_RELAYED && session->events != NULL)
+		session->events->relayed(session->owner, &result);
 	if (message->token == watch.token)
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
@@ -430,16 +415,16 @@ end_turned_down(NpSession *session, NpPending *message)
 }
 
 /*
- * Send again what is due; returns when the next one is.
+ * Send again what is due, of which next_retry says when that is.
  */
-NpTime
+void
 np_delivery_send_due(NpSession *session, NpTime now)
 {
 	NpPending  *message;
 	uint64		next = 0;
 
 	if (now < session->next_retry)
-		return session->next_retry;
+		return;
 	session->next_retry = NP_FOREVER;
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
@@ -455,7 +440,6 @@ np_delivery_send_due(NpSession *session, NpTime now)
 			np_stats_of(message->counted_as)->retried++;
 		}
 	}
-	return session->next_retry;
 }
 
 /*
@@ -835,7 +819,7 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	if (message->mode == NP_REQUEST)
 		handle_request_reply(session, message, operation);
 	else if (message->mode == NP_PROBE)
-		probe_listener(operation);
+		session->events->probe_answered(session->owner, operation);
 	else
 		handle_reply(session, message, operation);
 	if (session->window.refused > 0 && subject.data != NULL)

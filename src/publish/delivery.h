@@ -23,6 +23,24 @@
 #define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
 
 /*
+ * What the owner of messages that are neither futures nor a call's is told.
+ * Whoever listens takes those messages out of the window before it stops to,
+ * also when it is left by an error.
+ */
+typedef struct NpDeliveryEvents
+{
+	/*
+	 * What a member of an atomic batch is answered.  reply NULL: the connection was lost; was_sent: after
+	 * the member had gone out.
+	 */
+	void		(*member_answered) (void *owner, uint64 token, const NpReply *reply, bool was_sent);
+	/* what has become of a message of the relay */
+	void		(*relayed) (void *owner, const NpResult *result);
+	/* a reply to a probe, which stays in the window */
+	void		(*probe_answered) (void *owner, const NpOperation *operation);
+} NpDeliveryEvents;
+
+/*
  * A connection and what is in flight on it.  A backend has one for the
  * settings, and one for each foreign server and role that it publishes with.
  */
@@ -40,6 +58,8 @@ typedef struct NpSession
 	/* delivery.c */
 	bool		progressed;		/* a message came to its end since this was asked */
 	NpTime		next_retry;		/* the earliest retry_at in the window */
+	const NpDeliveryEvents *events; /* NULL: nobody listens */
+	void	   *owner;			/* their argument */
 
 	/* session.c */
 	NpTime		next_connect;	/* not earlier ... */
@@ -63,34 +83,20 @@ typedef struct NpWatch
 	NpSpan		reply;			/* to a request, when done and acked */
 } NpWatch;
 
-/*
- * Told what a member of an atomic batch is answered.  reply NULL: the
- * connection was lost; was_sent: after the member had gone out.
- */
-typedef void (*NpBatchListener) (uint64 token, const NpReply *reply, bool was_sent);
-
-/* Told what has become of a message of the relay. */
-typedef void (*NpRelayListener) (const NpResult *result);
-
-/* Told each reply to a probe, which stays in the window. */
-typedef void (*NpProbeListener) (const NpOperation *operation);
-
 extern void np_delivery_begin(NpSession *session);
 extern uint64 np_delivery_next_token(void);
 extern uint64 np_delivery_take_token(void);
 
 extern NpPending *np_delivery_add(NpSession *session, const NpPublication *publication,
 								  size_t length, NpMode mode);
-extern const NpWatch *np_delivery_watch(uint64 token);
+extern NpWatch *np_delivery_watch(uint64 token);
 extern uint64 np_delivery_watched(void);
 extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpSession *session, NpPending *message);
-extern void np_delivery_listen_to_batch(NpBatchListener listener);
-extern void np_delivery_listen_to_relay(NpRelayListener listener);
-extern void np_delivery_listen_to_probe(NpProbeListener listener);
+extern void np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner);
 extern bool np_delivery_has_progressed(NpSession *session);
 
-extern NpTime np_delivery_send_due(NpSession *session, NpTime now);
+extern void np_delivery_send_due(NpSession *session, NpTime now);
 extern void np_delivery_fail_with_ttl(NpSession *session);
 extern void np_delivery_resend(NpSession *session);
 extern NpTime np_jittered(NpTime delay);

@@ -42,21 +42,18 @@
 /* Tokens from the oldest pending one on: bounds the window behind a straggler. */
 #define MAX_TOKEN_RANGE			(256 * 1024)
 
-static const NpWatch *watch;	/* what the present call waits for */
-
+/* Is what the call waits for done? */
 static bool
-watched_is_done(NpSession *session)
+is_done(NpSession *session, void *watch)
 {
-	return watch->done;
+	return ((const NpWatch *) watch)->done;
 }
 
 /* ---- Room in the window ---------------------------------------------------- */
 
-/* The size of the message for which there must be room. */
-static size_t room_wanted;
-
+/* For a message of this length. */
 static bool
-window_has_room(NpSession *session)
+window_has_room(NpSession *session, size_t length)
 {
 	int64		bytes = (int64) np_max_pending_bytes * 1024;
 
@@ -64,7 +61,7 @@ window_has_room(NpSession *session)
 		return true;
 	return session->window.count < np_max_pending &&
 		np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE &&
-		np_session_outbound(session)->bytes + (int64) room_wanted <= bytes;
+		np_session_outbound(session)->bytes + (int64) length <= bytes;
 }
 
 /*
@@ -73,12 +70,12 @@ window_has_room(NpSession *session)
  * An eighth keeps the longest call short.
  */
 static bool
-window_is_part_free(NpSession *session)
+window_is_part_free(NpSession *session, void *length)
 {
 	int64		bytes = (int64) np_max_pending_bytes * 1024;
 
 	return session->window.count == 0 ||
-		(window_has_room(session) && session->window.count <= np_max_pending - np_max_pending / 8 &&
+		(window_has_room(session, *(size_t *) length) && session->window.count <= np_max_pending - np_max_pending / 8 &&
 		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
 }
 
@@ -88,12 +85,11 @@ window_is_part_free(NpSession *session)
 static bool
 make_room(NpSession *session, size_t length, NpFailure *failure)
 {
-	room_wanted = length;
-	if (window_has_room(session))
+	if (window_has_room(session, length))
 		return true;
 	np_connection_send(session->connection);
 	np_connection_receive(session->connection);
-	if (window_has_room(session))
+	if (window_has_room(session, length))
 		return true;
 	if (np_on_full == NP_ON_FULL_ERROR)
 	{
@@ -102,10 +98,10 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 							  "%d messages are not acknowledged yet", session->window.count);
 		return false;
 	}
-	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, &length, np_session_patience(), NP_FOREVER))
 		return true;
 	np_session_expire_overdue(session);
-	if (np_session_is_open(session) && window_has_room(session))
+	if (np_session_is_open(session) && window_has_room(session, length))
 		return true;
 	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
 						  "%d earlier messages are not acknowledged, and none was within %d ms",
@@ -287,11 +283,11 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 
 /* Wait for what the call has just sent; what is not answered in time has failed. */
 static void
-wait_for_watched(NpSession *session)
+wait_for_watched(NpSession *session, NpWatch *watch)
 {
 	NpPending  *pending;
 
-	if (np_session_wait(session, NP_WAIT_ACK, watched_is_done, np_ack_timeout, NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_ACK, is_done, watch, np_ack_timeout, NP_FOREVER))
 		return;
 	pending = np_window_find(&session->window, watch->token);
 	np_delivery_fail(session, pending, np_session_explain(session, pending));
@@ -307,11 +303,12 @@ void
 np_publish(const NpMessage *message, NpResult *result)
 {
 	NpSession  *session = np_current_session();
+	NpWatch    *watch;
 
 	np_stats_mode = NP_STATS_SYNC;
 	watch = np_delivery_watch(np_delivery_next_token());
 	(void) publish(session, message, NP_SYNC);
-	wait_for_watched(session);
+	wait_for_watched(session, watch);
 	*result = watch->result;
 	if (!result->acked)
 		np_raise_message(&result->failure, np_from_utf8(message->subject));
@@ -377,6 +374,7 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *
 		.subject = {subject, strlen(subject)},
 		.payload = payload
 	};
+	NpWatch    *watch;
 	size_t		control_line;
 	size_t		length;
 
@@ -388,7 +386,7 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *
 	check_size(session, &publication, control_line);
 	watch = np_delivery_watch(publication.token);
 	(void) np_delivery_add(session, &publication, length, NP_REQUEST);
-	wait_for_watched(session);
+	wait_for_watched(session, watch);
 	*reply = watch->reply;
 	*failure = watch->result.failure;
 	return watch->result.acked;
@@ -444,6 +442,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 {
 	NpSession  *session;
 	NpPending  *pending;
+	NpWatch    *watch;
 
 	np_delivery_tell_untold(WARNING);
 	if (!np_levels_contain(future))
@@ -456,7 +455,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 		return;
 	}
 	watch = np_delivery_watch(future);
-	if (!np_session_wait(session, NP_WAIT_ACK, watched_is_done, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+	if (!np_session_wait(session, NP_WAIT_ACK, is_done, watch, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 	{
 		NpFailure	failure = unanswered_in_time();
 
@@ -471,7 +470,7 @@ flush_session(NpSession *session, NpTime limit)
 	NpFailure	failure;
 
 	if (session->window.count == 0 ||
-		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 		return;
 	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time", session->window.count);
 	np_raise(&failure);

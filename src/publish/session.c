@@ -36,16 +36,22 @@
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 static int	patience;			/* ms, at the end of a transaction or of the backend; 0: in a call */
 
-/* As a condition to wait for, too. */
 bool
 np_session_is_open(NpSession *session)
 {
 	return np_connection_is_open(session->connection);
 }
 
+/* The same, as a condition to wait for. */
+bool
+np_session_is_connected(NpSession *session, void *unused)
+{
+	return np_session_is_open(session);
+}
+
 /* Likewise: is nothing in its window? */
 bool
-np_session_is_idle(NpSession *session)
+np_session_is_idle(NpSession *session, void *unused)
 {
 	return session->window.count == 0;
 }
@@ -174,74 +180,118 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	return false;
 }
 
-/* Connect again if what is pending needs it and it is time. */
+/* One wait. */
+typedef struct Wait
+{
+	NpSession  *session;
+	NpTime		timeout;		/* without progress */
+	NpTime		limit;
+	NpTime		now;			/* of the present pass */
+	NpTime		last_progress;
+	NpTime		deadline;		/* if there is no more progress */
+	bool		has_waited;
+} Wait;
+
+static NpTime
+when_to_connect(const Wait *wait)
+{
+	return np_session_is_open(wait->session) ? NP_FOREVER : wait->session->next_connect;
+}
+
+/* What is pending needs it. */
 static void
-keep_connected(NpSession *session, NpTime deadline)
+connect_again(Wait *wait)
 {
 	MemoryContext previous;
 	NpFailure	failure;
 
-	if (np_session_is_open(session) || np_now() < session->next_connect)
-		return;
 	if (scratch_context == NULL)
 		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish connect",
 												ALLOCSET_SMALL_SIZES);
 	previous = MemoryContextSwitchTo(scratch_context);
-	(void) try_connect(session, deadline, &failure);
+	(void) try_connect(wait->session, wait->deadline, &failure);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
 }
 
-/* Wait for the server; a connection that is lost is not made again at once. */
-static void
-wait_for_server(NpSession *session, NpWaitEvent event, NpTime until)
+static NpTime
+when_to_retry(const Wait *wait)
 {
-	np_connection_wait(session->connection, event, until);
+	return wait->session->next_retry;
+}
+
+static void
+retry(Wait *wait)
+{
+	/* what is due may have been answered since it was read last */
+	if (np_session_is_open(wait->session))
+		np_connection_receive(wait->session->connection);
+	/* not just to give it up: then nobody would know what became of it */
+	if (wait->now < wait->deadline || !wait->has_waited)
+		np_delivery_send_due(wait->session, wait->now);
+}
+
+/* What is due when, in this order, beside the deadline. */
+static const struct
+{
+	NpTime		(*when) (const Wait *wait);
+	void		(*act) (Wait *wait);
+	bool		needs_connection;	/* without one it ends no sleep, but is done when it is due */
+}			due[] = {
+	{when_to_connect, connect_again, false},
+	{when_to_retry, retry, true},
+};
+
+static void
+do_what_is_due(Wait *wait)
+{
+	for (int i = 0; i < lengthof(due); i++)
+		if (wait->now >= due[i].when(wait))
+			due[i].act(wait);
+}
+
+static NpTime
+next_due(const Wait *wait)
+{
+	NpTime		next = wait->deadline;
+
+	for (int i = 0; i < lengthof(due); i++)
+		if (!due[i].needs_connection || np_session_is_open(wait->session))
+			next = Min(next, due[i].when(wait));
+	return next;
+}
+
+/* A message that comes to its end moves the deadline. */
+static void
+look_at_clock(Wait *wait)
+{
+	wait->now = np_now();
+	if (np_delivery_has_progressed(wait->session))
+	{
+		wait->last_progress = wait->now;
+		wait->session->connect_delay = 0;
+	}
+	wait->deadline = Min(wait->last_progress + wait->timeout, wait->limit);
+}
+
+/* Until something arrives or is due; a connection that is lost is not made again at once. */
+static void
+wait_for_something(Wait *wait, NpWaitEvent event)
+{
+	NpSession  *session = wait->session;
+
+	wait->has_waited = true;
+	if (!np_session_is_open(session))
+	{
+		show(NP_ACTIVITY_CONNECTING);
+		np_sleep(NP_WAIT_CONNECT, next_due(wait));
+		return;
+	}
+	show(NP_ACTIVITY_WAITING);
+	np_connection_wait(session->connection, event, next_due(wait));
 	if (!np_session_is_open(session))
 		session->next_connect = Max(session->next_connect,
 									np_now() + (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, RECONNECT_JITTER));
-}
-
-/* np_session_wait, while which the backend is shown to wait. */
-static bool
-wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session), int timeout_ms, NpTime limit)
-{
-	NpTime		last_progress = np_now();
-	NpTime		next_retry = NP_FOREVER;
-	bool		waited = false;
-
-	(void) np_delivery_has_progressed(session);
-	for (;;)
-	{
-		NpTime		now = np_now();
-		NpTime		deadline;
-
-		if (np_delivery_has_progressed(session))
-		{
-			last_progress = now;
-			session->connect_delay = 0;
-		}
-		deadline = Min(last_progress + NP_MILLISECONDS(timeout_ms), limit);
-		keep_connected(session, deadline);
-		/* what is due may have been answered since it was read last */
-		if (now >= session->next_retry && np_session_is_open(session))
-			np_connection_receive(session->connection);
-		/* not just to give it up: then nobody would know what became of it */
-		if (now < deadline || !waited)
-			next_retry = np_delivery_send_due(session, now);
-		if (np_session_is_open(session))
-			np_connection_send(session->connection);
-		if (condition(session))
-			return true;
-		if (now >= deadline)
-			return false;
-		show(np_session_is_open(session) ? NP_ACTIVITY_WAITING : NP_ACTIVITY_CONNECTING);
-		if (np_session_is_open(session))
-			wait_for_server(session, event, Min(deadline, next_retry));
-		else
-			np_sleep(NP_WAIT_CONNECT, Min(deadline, session->next_connect));
-		waited = true;
-	}
 }
 
 /*
@@ -252,13 +302,30 @@ wait_for(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *se
  * reached.  Interrupts as in np_wait.
  */
 bool
-np_session_wait(NpSession *session, NpWaitEvent event, bool (*condition) (NpSession *session),
-				int timeout_ms, NpTime limit)
+np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, void *argument, int timeout_ms, NpTime limit)
 {
-	bool		result = wait_for(session, event, condition, timeout_ms, limit);
+	Wait		wait = {
+		.session = session,
+		.timeout = NP_MILLISECONDS(timeout_ms),
+		.limit = limit,
+		.last_progress = np_now()
+	};
+	bool		holds;
 
+	(void) np_delivery_has_progressed(session);
+	for (;;)
+	{
+		look_at_clock(&wait);
+		do_what_is_due(&wait);
+		if (np_session_is_open(session))
+			np_connection_send(session->connection);
+		holds = condition(session, argument);
+		if (holds || wait.now >= wait.deadline)
+			break;
+		wait_for_something(&wait, event);
+	}
 	np_session_show_rest();
-	return result;
+	return holds;
 }
 
 /* How long waits go on without progress, ms; 0: as in a call. */
@@ -347,7 +414,7 @@ np_session_expire_overdue(NpSession *session)
 static void
 leave_connection(NpSession *session)
 {
-	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, np_session_patience(), NP_FOREVER))
+	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, np_session_patience(), NP_FOREVER))
 		np_session_expire_uncritical(session, np_now());
 	if (session->window.count > 0)
 	{
@@ -392,7 +459,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
 		return try_connect(session, NP_FOREVER, failure);
-	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_open, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_patience(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
 	failure->detail = pstrdup(session->connect_failure);

@@ -26,17 +26,20 @@
 #include "relay/relay_batch.h"
 #include "stats/stats.h"
 
-/* The batch that is being published. */
-static NpSession *session;
-static NpOutboxBatch *batch;
-static int *ready;				/* rows to be sent, in this order */
-static int	ready_count;
-static int	ready_sent;
-static int *sent;				/* rows by their tokens, which only grow */
-static int	sent_count;
-static int	in_flight;
-static bool giving_up;			/* what is not answered, though the server is there */
-static const char *doubt;		/* why something is not known to be stored; NULL: nothing */
+/* The publishing of one batch. */
+typedef struct Run
+{
+	NpSession  *session;
+	NpOutboxBatch *batch;
+	int		   *ready;			/* rows to be sent, in this order */
+	int			ready_count;
+	int			ready_sent;
+	int		   *sent;			/* rows by their tokens, which only grow */
+	int			sent_count;
+	int			in_flight;
+	bool		giving_up;		/* what is not answered, though the server is there */
+	const char *doubt;			/* why something is not known to be stored; NULL: nothing */
+} Run;
 
 /* ---- Faults ------------------------------------------------------------------------- */
 
@@ -91,29 +94,29 @@ np_relay_row_refuse(NpOutboxRow *row, const char *sqlstate, const char *error)
 }
 
 static void
-fail_row(NpOutboxRow *row, const char *sqlstate, const char *error)
+fail_row(const Run *run, NpOutboxRow *row, const char *sqlstate, const char *error)
 {
-	set_failed(row, MemoryContextStrdup(batch->context, sqlstate), MemoryContextStrdup(batch->context, error));
+	set_failed(row, MemoryContextStrdup(run->batch->context, sqlstate), MemoryContextStrdup(run->batch->context, error));
 }
 
 /* It may be stored, and nothing more will be heard of this attempt; the first such one is told. */
 static void
-put_in_doubt(NpOutboxRow *row, const NpFailure *failure)
+put_in_doubt(const Run *run, NpOutboxRow *row, const NpFailure *failure)
 {
 	if (row->in_doubt)
 		return;
 	row->in_doubt = true;
-	row->sqlstate = MemoryContextStrdup(batch->context, np_failure_sqlstate(failure));
-	row->error = MemoryContextStrdup(batch->context, failure->text);
+	row->sqlstate = MemoryContextStrdup(run->batch->context, np_failure_sqlstate(failure));
+	row->error = MemoryContextStrdup(run->batch->context, failure->text);
 }
 
 /* ---- Order ---------------------------------------------------------------------------- */
 
 static int
-compare_subjects(const void *a, const void *b)
+compare_subjects(const void *a, const void *b, void *rows)
 {
-	const NpOutboxRow *first = &batch->rows[*(const int *) a];
-	const NpOutboxRow *second = &batch->rows[*(const int *) b];
+	const NpOutboxRow *first = &((const NpOutboxRow *) rows)[*(const int *) a];
+	const NpOutboxRow *second = &((const NpOutboxRow *) rows)[*(const int *) b];
 	int			order = memcmp(first->message.subject.data, second->message.subject.data,
 							   Min(first->message.subject.length, second->message.subject.length));
 
@@ -123,80 +126,80 @@ compare_subjects(const void *a, const void *b)
 }
 
 static bool
-same_subject(int a, int b)
+same_subject(const Run *run, int a, int b)
 {
-	return np_span_equals(batch->rows[a].message.subject, batch->rows[b].message.subject);
+	return np_span_equals(run->batch->rows[a].message.subject, run->batch->rows[b].message.subject);
 }
 
 /* What can't become a message has failed when it was read. */
 static bool
-is_message(int row)
+is_message(const Run *run, int row)
 {
-	return batch->rows[row].state != NP_ROW_FAILED;
+	return run->batch->rows[row].state != NP_ROW_FAILED;
 }
 
 /* Only the first row of each subject can go at once; it leads to the others. */
 static void
-chain_subjects(void)
+chain_subjects(Run *run)
 {
-	int		   *sorted = palloc(sizeof(int) * batch->count);
-	bool	   *follows = palloc0(sizeof(bool) * batch->count);
+	int		   *sorted = palloc(sizeof(int) * run->batch->count);
+	bool	   *follows = palloc0(sizeof(bool) * run->batch->count);
 	int			count = 0;
 
-	for (int i = 0; i < batch->count; i++)
-		if (is_message(i))
+	for (int i = 0; i < run->batch->count; i++)
+		if (is_message(run, i))
 			sorted[count++] = i;
-	qsort(sorted, count, sizeof(int), compare_subjects);
+	qsort_arg(sorted, count, sizeof(int), compare_subjects, run->batch->rows);
 	for (int i = 1; i < count; i++)
 	{
-		if (!same_subject(sorted[i - 1], sorted[i]))
+		if (!same_subject(run, sorted[i - 1], sorted[i]))
 			continue;
-		batch->rows[sorted[i - 1]].next = sorted[i];
+		run->batch->rows[sorted[i - 1]].next = sorted[i];
 		follows[sorted[i]] = true;
 	}
-	for (int i = 0; i < batch->count; i++)
-		if (is_message(i) && !follows[i])
-			ready[ready_count++] = i;
+	for (int i = 0; i < run->batch->count; i++)
+		if (is_message(run, i) && !follows[i])
+			run->ready[run->ready_count++] = i;
 }
 
-static void
-begin(NpOutboxBatch *new_batch, bool ordered)
+static Run *
+begin(NpOutboxBatch *batch, bool ordered)
 {
-	batch = new_batch;
-	session = batch->session;
-	ready = palloc(sizeof(int) * batch->count);
-	sent = palloc(sizeof(int) * batch->count);
-	ready_count = ready_sent = sent_count = in_flight = 0;
-	giving_up = false;
-	doubt = NULL;
+	Run		   *run = palloc0(sizeof(Run));
+
+	run->batch = batch;
+	run->session = batch->session;
+	run->ready = palloc(sizeof(int) * batch->count);
+	run->sent = palloc(sizeof(int) * batch->count);
 	if (ordered)
-		chain_subjects();
+		chain_subjects(run);
 	else
 		for (int i = 0; i < batch->count; i++)
-			if (is_message(i))
-				ready[ready_count++] = i;
+			if (is_message(run, i))
+				run->ready[run->ready_count++] = i;
+	return run;
 }
 
 /* The row behind this one may go. */
 static void
-release_next(const NpOutboxRow *row)
+release_next(Run *run, const NpOutboxRow *row)
 {
 	if (row->next != 0)
-		ready[ready_count++] = row->next;
+		run->ready[run->ready_count++] = row->next;
 }
 
 /* ---- Results --------------------------------------------------------------------------- */
 
 static NpOutboxRow *
-find_sent(uint64 token)
+find_sent(const Run *run, uint64 token)
 {
 	int			low = 0;
-	int			high = sent_count - 1;
+	int			high = run->sent_count - 1;
 
 	while (low <= high)
 	{
 		int			middle = (low + high) / 2;
-		NpOutboxRow *row = &batch->rows[sent[middle]];
+		NpOutboxRow *row = &run->batch->rows[run->sent[middle]];
 
 		if (row->token == token)
 			return row;
@@ -210,43 +213,44 @@ find_sent(uint64 token)
 
 /* A row that was sent has come to its end; called while messages are received. */
 static void
-on_result(const NpResult *result)
+on_result(void *owner, const NpResult *result)
 {
-	NpOutboxRow *row = find_sent(result->token);
+	Run		   *run = owner;
+	NpOutboxRow *row = find_sent(run, result->token);
 	const char *sqlstate;
 
 	if (row == NULL)
 		return;					/* of an earlier batch */
-	in_flight--;
+	run->in_flight--;
 	if (result->acked)
 		row->state = NP_ROW_STORED;
 	else
 	{
 		sqlstate = np_failure_sqlstate(&result->failure);
-		if (is_of_row(sqlstate) || giving_up)
-			fail_row(row, sqlstate, result->failure.text);
+		if (is_of_row(sqlstate) || run->giving_up)
+			fail_row(run, row, sqlstate, result->failure.text);
 		else
 		{
 			row->state = NP_ROW_UNSENT;
-			doubt = MemoryContextStrdup(batch->context, result->failure.text);
+			run->doubt = MemoryContextStrdup(run->batch->context, result->failure.text);
 			if (result->failure.fault == NP_FAULT_UNKNOWN)
-				put_in_doubt(row, &result->failure);
+				put_in_doubt(run, row, &result->failure);
 		}
 	}
 	if (row->state == NP_ROW_STORED || row->is_hopeless)
-		release_next(row);
+		release_next(run, row);
 }
 
 /* ---- Sending ----------------------------------------------------------------------------- */
 
 static void
-send_row(NpOutboxRow *row)
+send_row(Run *run, NpOutboxRow *row)
 {
 	row->token = np_delivery_next_token();
 	row->state = NP_ROW_SENT;
-	sent[sent_count++] = row - batch->rows;
-	in_flight++;
-	np_publish_relayed(session, &row->message);
+	run->sent[run->sent_count++] = row - run->batch->rows;
+	run->in_flight++;
+	np_publish_relayed(run->session, &row->message);
 }
 
 /*
@@ -254,13 +258,13 @@ send_row(NpOutboxRow *row)
  * on its way all the same, and the error is about what was received.
  */
 static bool
-take_back(NpOutboxRow *row)
+take_back(Run *run, NpOutboxRow *row)
 {
-	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
+	if (row->state != NP_ROW_SENT || np_window_find(&run->session->window, row->token) != NULL)
 		return false;
 	row->state = NP_ROW_UNSENT;
-	sent_count--;
-	in_flight--;
+	run->sent_count--;
+	run->in_flight--;
 	return true;
 }
 
@@ -275,11 +279,11 @@ with_detail(const char *text, const char *detail)
  * SQLSTATE.  False: *problem (palloc'd) says what is.
  */
 bool
-np_relay_connect(NpSession *on_session, const char **problem)
+np_relay_connect(NpSession *session, const char **problem)
 {
 	NpFailure	failure;
 
-	if (np_session_ready(on_session, true, &failure))
+	if (np_session_ready(session, true, &failure))
 		return true;
 	*problem = with_detail(failure.text, failure.detail);
 	return false;
@@ -287,26 +291,26 @@ np_relay_connect(NpSession *on_session, const char **problem)
 
 /* Send a row; false: something is wrong that is not the row's fault. */
 static bool
-try_send_row(NpOutboxRow *row, const char **problem)
+try_send_row(Run *run, NpOutboxRow *row, const char **problem)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *error = NULL;
 	bool		is_unsent = false;
 	const char *sqlstate;
 
-	if (!np_session_is_open(session) && !np_relay_connect(session, problem))
+	if (!np_session_is_open(run->session) && !np_relay_connect(run->session, problem))
 		return false;
 
 	PG_TRY();
 	{
-		send_row(row);
+		send_row(run, row);
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		is_unsent = take_back(row);
+		is_unsent = take_back(run, row);
 	}
 	PG_END_TRY();
 	if (error == NULL)
@@ -317,17 +321,19 @@ try_send_row(NpOutboxRow *row, const char **problem)
 		*problem = with_detail(error->message, error->detail);
 		return false;
 	}
-	np_relay_row_refuse(row, MemoryContextStrdup(batch->context, sqlstate),
-						MemoryContextStrdup(batch->context, with_detail(error->message, error->detail)));
+	np_relay_row_refuse(row, MemoryContextStrdup(run->batch->context, sqlstate),
+						MemoryContextStrdup(run->batch->context, with_detail(error->message, error->detail)));
 	if (row->is_hopeless)
-		release_next(row);
+		release_next(run, row);
 	return true;
 }
 
 static bool
-can_go_on(NpSession *waiting)
+can_go_on(NpSession *session, void *argument)
 {
-	return ready_sent < ready_count || in_flight == 0;
+	const Run  *run = argument;
+
+	return run->ready_sent < run->ready_count || run->in_flight == 0;
 }
 
 /*
@@ -337,80 +343,80 @@ can_go_on(NpSession *waiting)
  * False: the server is away, or busy.
  */
 static bool
-give_up_unanswered(const char **problem)
+give_up_unanswered(Run *run, const char **problem)
 {
-	NpConnection *connection = session->connection;
+	NpConnection *connection = run->session->connection;
 	NpPending  *pending;
 	uint64		next = 0;
 
-	*problem = np_session_explain(session, np_window_next(&session->window, &next)).text;
+	*problem = np_session_explain(run->session, np_window_next(&run->session->window, &next)).text;
 	if (!np_connection_is_open(connection) ||
 		!np_connection_ping(connection, NP_WAIT_ACK, np_now() + NP_MILLISECONDS(np_ack_timeout)))
 		return false;
-	giving_up = true;
+	run->giving_up = true;
 	next = 0;
-	while ((pending = np_window_next(&session->window, &next)) != NULL)
-		np_delivery_fail(session, pending, np_session_explain(session, pending));
-	giving_up = false;
+	while ((pending = np_window_next(&run->session->window, &next)) != NULL)
+		np_delivery_fail(run->session, pending, np_session_explain(run->session, pending));
+	run->giving_up = false;
 	return true;
 }
 
 static bool
-send_ready(const char **problem)
+send_ready(Run *run, const char **problem)
 {
-	while (ready_sent < ready_count)
-		if (!try_send_row(&batch->rows[ready[ready_sent++]], problem))
+	while (run->ready_sent < run->ready_count)
+		if (!try_send_row(run, &run->batch->rows[run->ready[run->ready_sent++]], problem))
 			return false;
 	return true;
 }
 
 static bool
-send_all(void (*meanwhile) (void), const char **problem)
+send_all(Run *run, void (*meanwhile) (void), const char **problem)
 {
-	if (!send_ready(problem))
+	if (!send_ready(run, problem))
 		return false;
-	np_connection_send(session->connection);
+	np_connection_send(run->session->connection);
 	meanwhile();
 	for (;;)
 	{
-		if (!send_ready(problem))
+		if (!send_ready(run, problem))
 			return false;
-		if (in_flight == 0)
+		if (run->in_flight == 0)
 		{
-			*problem = doubt;
-			return doubt == NULL;
+			*problem = run->doubt;
+			return run->doubt == NULL;
 		}
-		if (!np_session_wait(session, NP_WAIT_ACK, can_go_on, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(problem))
+		if (!np_session_wait(run->session, NP_WAIT_ACK, can_go_on, run, np_ack_timeout, NP_FOREVER) && !give_up_unanswered(run, problem))
 			return false;
 	}
 }
 
 static void
-forget_row(NpOutboxRow *row, const NpPending *pending)
+forget_row(Run *run, NpOutboxRow *row, const NpPending *pending)
 {
-	NpFailure	failure = np_session_explain(session, pending);
+	NpFailure	failure = np_session_explain(run->session, pending);
 
 	row->state = NP_ROW_UNSENT;
 	if (pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN)
-		put_in_doubt(row, &failure);
+		put_in_doubt(run, row, &failure);
 }
 
 /* What is still in the window is published again with another batch. */
 static void
-forget_in_flight(void)
+forget_in_flight(Run *run)
 {
 	NpPending  *pending;
 	uint64		next = 0;
 
-	np_delivery_listen_to_relay(NULL);
-	while ((pending = np_window_next(&session->window, &next)) != NULL)
+	np_delivery_listen(run->session, NULL, NULL);
+	while ((pending = np_window_next(&run->session->window, &next)) != NULL)
 	{
-		NpOutboxRow *row = find_sent(pending->token);
+		NpOutboxRow *row = find_sent(run, pending->token);
 
 		if (row != NULL)
-			forget_row(row, pending);
+			forget_row(run, row, pending);
 		if (pending->mode == NP_RELAYED)
-			np_delivery_drop(session, pending);
+			np_delivery_drop(run->session, pending);
 	}
 }
 
@@ -423,19 +429,20 @@ forget_in_flight(void)
  * interrupt or `meanwhile` raises; the states are right then, too.
  */
 bool
-np_relay_batch_publish(NpOutboxBatch *new_batch, bool ordered, void (*meanwhile) (void), const char **problem)
+np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, void (*meanwhile) (void), const char **problem)
 {
+	static const NpDeliveryEvents events = {.relayed = on_result};
+	Run		   *run = begin(batch, ordered);
 	bool		complete = false;
 
-	begin(new_batch, ordered);
-	np_delivery_listen_to_relay(on_result);
+	np_delivery_listen(batch->session, &events, run);
 	PG_TRY();
 	{
-		complete = send_all(meanwhile, problem);
+		complete = send_all(run, meanwhile, problem);
 	}
 	PG_FINALLY();
 	{
-		forget_in_flight();
+		forget_in_flight(run);
 	}
 	PG_END_TRY();
 	return complete;

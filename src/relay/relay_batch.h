@@ -45,7 +45,7 @@ typedef struct NpOutboxBatch
 } NpOutboxBatch;
 
 extern void np_relay_row_refuse(NpOutboxRow *row, const char *sqlstate, const char *error);
-extern bool np_relay_connect(NpSession *on_session, const char **problem);
+extern bool np_relay_connect(NpSession *session, const char **problem);
 extern bool np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, void (*meanwhile) (void),
 								   const char **problem);
 
