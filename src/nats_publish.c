@@ -14,7 +14,8 @@
  *	  commit/commit.c			and what becomes of them then
  *	  relay/relay.c				the worker that publishes the outbox
  *	  publish/publisher.c		sending a message, and waiting for it
- *	  publish/delivery.c		acknowledgments, retries, sending again
+ *	  publish/replies.c			what the server answers
+ *	  publish/delivery.c		what becomes of a message, retries, sending again
  *	  publish/current_session.c	which connection a call uses
  *	  publish/session.c			keeping it connected
  *	  publish/policy.c			what the administrator lets be published

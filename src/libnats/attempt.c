@@ -128,7 +128,7 @@ wait_for_threads(void)
 
 /*
  * Open the library, once per process.  Never in the postmaster: its threads
- * would not survive the fork (connection.c is only reached from SQL).
+ * would not survive the fork (connect.c is only reached from SQL).
  */
 static natsStatus
 open_library(void)

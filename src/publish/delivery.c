@@ -13,8 +13,7 @@
  *		│		 └ connection lost: on the next one ──► sent again, if it
  *		│											   has an id; else failed
  *
- * Nothing here waits.  Replies are handled in a scratch context, by whoever
- * receives them.  What throws is only the lack of memory or disk: a future
+ * Nothing here waits.  What the server answers is understood by replies.c.  What throws is only the lack of memory or disk: a future
  * that can't be noted fails its transaction (futures.c) and leaves the window
  * all the same; any other message is not known to be answered.
  *
@@ -31,7 +30,6 @@
 #include "stats/stats.h"
 
 static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
-static MemoryContext scratch_context;	/* while a reply is handled */
 static MemoryContext watch_context; /* of what the watch points to */
 static uint64 last_token;		/* of all sessions */
 
@@ -42,14 +40,6 @@ static NpWatch watch;
 static int64 untold_count;
 static NpFailedMessage untold_first;
 
-static void on_reply(void *owner, uint64 token, const NpOperation *operation);
-static void on_server_error(void *owner, NpSpan text);
-
-static const NpConnectionEvents connection_events = {
-	.reply = on_reply,
-	.server_error = on_server_error
-};
-
 static void
 create_contexts(void)
 {
@@ -58,21 +48,21 @@ create_contexts(void)
 	if (delivery_context != NULL)
 		return;
 	context = AllocSetContextCreate(TopMemoryContext, "nats_publish", ALLOCSET_DEFAULT_SIZES);
-	scratch_context = AllocSetContextCreate(context, "nats_publish reply", ALLOCSET_DEFAULT_SIZES);
 	watch_context = AllocSetContextCreate(context, "nats_publish result", ALLOCSET_SMALL_SIZES);
 	delivery_context = context;
 }
 
 /*
- * Make a session's connection (not opened) and window.
+ * Make a session's connection (not opened), of which something else hears the
+ * events, and window.
  */
 void
-np_delivery_begin(NpSession *session)
+np_delivery_begin(NpSession *session, const NpConnectionEvents *events)
 {
 	create_contexts();
 	np_window_init(&session->window, delivery_context);
 	session->next_retry = NP_FOREVER;
-	session->connection = np_connection_create(delivery_context, &connection_events, session);
+	session->connection = np_connection_create(delivery_context, events, session);
 }
 
 /* The token that the next message gets. */
@@ -148,6 +138,14 @@ keep_watched(const NpResult *result)
 	watch.done = true;
 }
 
+/* The same for the reply to a request, if that is watched. */
+void
+np_delivery_keep_reply(const NpPending *request, NpSpan reply)
+{
+	if (request->token == watch.token)
+		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
+}
+
 /* Remember a failure that nobody waits for, until it can be told. */
 void
 np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
@@ -217,8 +215,8 @@ np_delivery_drop(NpSession *session, NpPending *message)
 }
 
 /* A member of a batch has its answer; it is the batch that has an end. */
-static void
-answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent)
+void
+np_delivery_answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent)
 {
 	uint64		token = message->token;
 
@@ -255,8 +253,8 @@ complete_future(NpSession *session, NpPending *message, const NpResult *result)
  * A message has come to its end: acknowledged, or failed.  ERROR when out of
  * memory or of disk.
  */
-static void
-complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure)
+void
+np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure)
 {
 	NpResult	result = {
 		.token = message->token,
@@ -302,7 +300,7 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 	{
 		NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = failure};
 
-		answer_member(session, message, &reply, true);
+		np_delivery_answer_member(session, message, &reply, true);
 		return;
 	}
 	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
@@ -311,7 +309,7 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 		failure.text = psprintf("%s; it was sent before, and may be stored", failure.text);
 		failure.hint = NULL;
 	}
-	complete(session, message, NULL, &failure);
+	np_delivery_complete(session, message, NULL, &failure);
 }
 
 /* ---- Sending and sending again -------------------------------------------- */
@@ -352,14 +350,6 @@ np_delivery_add(NpSession *session, const NpPublication *publication, size_t len
 	return pending;
 }
 
-static void
-mark_refused(NpSession *session, NpPending *message, bool refused)
-{
-	if (message->refused != refused)
-		session->window.refused += refused ? 1 : -1;
-	message->refused = refused;
-}
-
 /* Put the message's command at the end of what is to be sent. */
 static void
 send_again(NpSession *session, NpPending *message)
@@ -372,14 +362,14 @@ send_again(NpSession *session, NpPending *message)
 	message->bytes = place;
 	message->position = position;
 	message->retry_at = 0;
-	message->turned_down = false;
-	mark_refused(session, message, false);
+	message->refused = false;
+	np_window_set_denied(&session->window, message, false);
 	np_outbound_release(np_session_outbound(session), old);
 }
 
 /* Send a message again after a time, for which the server has given a cause. */
-static void
-schedule_retry(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause)
+void
+np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause)
 {
 	if (message->cause == NULL)
 		message->cause = MemoryContextAllocZero(delivery_context, sizeof(NpFailure));
@@ -408,7 +398,7 @@ np_delay_after(int attempts)
 
 /* Nobody else has answered; where the connection is lost, nobody can have been heard. */
 static void
-end_turned_down(NpSession *session, NpPending *message)
+fail_refused(NpSession *session, NpPending *message)
 {
 	message->in_doubt |= !np_connection_is_open(session->connection);
 	np_delivery_fail(session, message, *message->cause);
@@ -432,8 +422,8 @@ np_delivery_send_due(NpSession *session, NpTime now)
 			continue;
 		if (message->retry_at > now)
 			session->next_retry = Min(session->next_retry, message->retry_at);
-		else if (message->turned_down)
-			end_turned_down(session, message);
+		else if (message->refused)
+			fail_refused(session, message);
 		else
 		{
 			send_again(session, message);
@@ -491,7 +481,7 @@ fail_largest(NpSession *session, uint64 sent)
 static bool
 was_sent(const NpPending *message, uint64 sent)
 {
-	return message->position < sent && (message->retry_at == 0 || message->turned_down);
+	return message->position < sent && (message->retry_at == 0 || message->refused);
 }
 
 /*
@@ -549,7 +539,7 @@ np_delivery_resend(NpSession *session)
 		bool		is_sent = was_sent(message, sent);
 
 		if (message->mode == NP_BATCH)
-			answer_member(session, message, NULL, is_sent);
+			np_delivery_answer_member(session, message, NULL, is_sent);
 		else if (message->content_length > np_connection_max_payload(session->connection))
 		{
 			/* a lower limit than before: the old server may have stored it */
@@ -572,286 +562,4 @@ np_delivery_resend(NpSession *session)
 	if (resent > 0)
 		ereport(DEBUG1,
 				(errmsg_plural("nats_publish sent %d message again", "nats_publish sent %d messages again", resent, resent)));
-}
-
-/* ---- Replies --------------------------------------------------------------- */
-
-static void
-handle_no_responders(NpSession *session, NpPending *message)
-{
-	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
-
-	/* the relay has a back-off of its own, and others not to keep waiting */
-	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
-		schedule_retry(session, message, NP_NO_RESPONDERS_DELAY, &failure);
-	else
-		np_delivery_fail(session, message, failure);
-}
-
-/* Without an id only what is certainly not stored can be sent again. */
-static void
-handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
-{
-	if (message->id_length == 0 && failure->fault == NP_FAULT_UNKNOWN)
-	{
-		np_delivery_fail(session, message, *failure);
-		return;
-	}
-	message->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
-	schedule_retry(session, message, np_delay_after(message->attempts), failure);
-}
-
-static void
-handle_ack(NpSession *session, NpPending *message, const NpPubAck *ack)
-{
-	NpSpan		expected = {NULL, 0};
-
-	if (message->expects_stream)
-		expected = np_message_header((NpSpan) {message->bytes, message->length},
-									 "Nats-Expected-Stream");
-	if (expected.data != NULL && !np_span_equals(expected, ack->stream))
-	{
-		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
-										 np_from_utf8(ack->stream));
-
-		failure.hint = "Another stream takes this subject.";
-		np_delivery_fail(session, message, failure);
-	}
-	else
-		complete(session, message, ack, NULL);
-}
-
-/* With two JetStream domains the expected stream may take it too, and be slower to answer. */
-static void
-handle_other_stream(NpSession *session, NpPending *message, const NpFailure *failure)
-{
-	if (message->turned_down)
-		return;
-	schedule_retry(session, message, NP_OTHERS_TIME, failure);
-	message->turned_down = true;
-}
-
-static void
-handle_request_reply(NpSession *session, NpPending *message, const NpOperation *operation)
-{
-	NpSpan		reply = operation->payload;
-
-	if (operation->status == 503)
-	{
-		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the server does not answer JetStream requests"));
-		return;
-	}
-	if (message->token == watch.token)
-		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
-	complete(session, message, &(NpPubAck) {.sequence = 0}, NULL);
-}
-
-static void
-handle_reply(NpSession *session, NpPending *message, const NpOperation *operation)
-{
-	NpReply		reply;
-
-	np_reply_parse(operation, &reply);
-	if (message->mode == NP_BATCH)
-	{
-		answer_member(session, message, &reply, true);
-		return;
-	}
-	switch (reply.kind)
-	{
-		case NP_REPLY_STAGED:
-			np_delivery_fail(session, message, np_failure(NP_FAULT_UNKNOWN, "the reply is empty"));
-			break;
-		case NP_REPLY_ACK:
-			handle_ack(session, message, &reply.ack);
-			break;
-		case NP_REPLY_NO_RESPONDERS:
-			handle_no_responders(session, message);
-			break;
-		case NP_REPLY_RETRY:
-			handle_retry(session, message, &reply.failure);
-			break;
-		case NP_REPLY_FAILURE:
-			if (reply.error_code == NP_ERROR_OTHER_STREAM)
-				handle_other_stream(session, message, &reply.failure);
-			else
-				np_delivery_fail(session, message, reply.failure);
-			break;
-	}
-}
-
-/* ---- Refused without a reply ------------------------------------------------ */
-
-/*
- * The text that the server has quoted (Go's %q), palloc'd.  Only quotes and
- * backslashes are escaped in what can be a subject of ours.
- */
-static NpSpan
-unquoted(NpSpan quoted)
-{
-	char	   *text = palloc(quoted.length + 1);
-	size_t		length = 0;
-
-	for (size_t i = 0; i < quoted.length; i++)
-	{
-		if (quoted.data[i] == '"')
-			return (NpSpan) {text, length};
-		if (quoted.data[i] == '\\' && i + 1 < quoted.length)
-			i++;
-		text[length++] = quoted.data[i];
-	}
-	return (NpSpan) {NULL, 0};
-}
-
-/* What stands behind a prefix; absent when the text does not begin with it. */
-static NpSpan
-behind(NpSpan text, const char *prefix)
-{
-	size_t		length = strlen(prefix);
-
-	if (text.length < length || strncmp(text.data, prefix, length) != 0)
-		return (NpSpan) {NULL, 0};
-	return (NpSpan) {text.data + length, text.length - length};
-}
-
-static void
-fail_not_permitted(NpSession *session, NpPending *message, bool reply_subject)
-{
-	NpFailure	failure = {.fault = NP_FAULT_NOT_PERMITTED};
-
-	failure.text = reply_subject ? "the NATS user may not ask for replies to its inbox" :
-		"the NATS user may not publish to this subject";
-	if (reply_subject)
-		failure.hint = "Set nats_publish.inbox_prefix, or the option inbox_prefix of the foreign server, to a subject that the NATS user may use.";
-	np_delivery_fail(session, message, failure);
-}
-
-/* The next message to a subject, from a token on, that is on its way and not marked. */
-static NpPending *
-next_unrefused(NpSession *session, NpSpan subject, uint64 next)
-{
-	NpPending  *message;
-
-	while ((message = np_window_next(&session->window, &next)) != NULL)
-		if (!message->refused && message->retry_at == 0 &&
-			message->position + message->length <= np_session_outbound(session)->sent &&
-			np_span_equals(np_pending_subject(message), subject))
-			return message;
-	return NULL;
-}
-
-/* Errors come in the order of the messages, so the next one is likely behind the last. */
-static NpPending *
-find_unrefused(NpSession *session, NpSpan subject)
-{
-	NpPending  *message = next_unrefused(session, subject, session->window.last_refused);
-
-	return message != NULL ? message : next_unrefused(session, subject, 0);
-}
-
-static void
-mark_next_refused(NpSession *session, NpSpan subject)
-{
-	NpPending  *message = find_unrefused(session, subject);
-
-	if (message == NULL)
-		return;
-	mark_refused(session, message, true);
-	session->window.last_refused = message->token;
-}
-
-/* If all messages to a subject that are on their way are refused, they have failed. */
-static void
-fail_refused(NpSession *session, NpSpan subject)
-{
-	NpPending  *message;
-	uint64		next = 0;
-
-	if (find_unrefused(session, subject) != NULL)
-		return;
-	while ((message = np_window_next(&session->window, &next)) != NULL)
-		if (message->refused && np_span_equals(np_pending_subject(message), subject))
-			fail_not_permitted(session, message, false);
-}
-
-/* The message has a reply: if one to its subject is refused, that is another one. */
-static void
-note_reply(NpSession *session, NpPending *message)
-{
-	if (!message->refused)
-		return;
-	mark_next_refused(session, np_pending_subject(message));
-	mark_refused(session, message, false);
-}
-
-/* Here it is known which one. */
-static void
-fail_refused_reply(NpSession *session, NpSpan reply)
-{
-	NpPending  *message;
-	uint64		next = 0;
-
-	while ((message = np_window_next(&session->window, &next)) != NULL)
-		if (np_span_equals(np_pending_reply(message), reply))
-			fail_not_permitted(session, message, true);
-}
-
-/* ---- What arrives ------------------------------------------------------------ */
-
-/* A reply to a token; that of a message which is not pending any more is ignored. */
-static void
-on_reply(void *owner, uint64 token, const NpOperation *operation)
-{
-	NpSession  *session = owner;
-	NpPending  *message = np_window_find(&session->window, token);
-	NpSpan		subject = {NULL, 0};
-	MemoryContext previous;
-
-	if (message == NULL)
-		return;
-	np_connection_confirm(session->connection, message->position + message->length);
-	previous = MemoryContextSwitchTo(scratch_context);
-	if (session->window.refused > 0)
-	{
-		subject = copy_span(np_pending_subject(message), scratch_context);
-		note_reply(session, message);
-	}
-	if (message->mode == NP_REQUEST)
-		handle_request_reply(session, message, operation);
-	else if (message->mode == NP_PROBE)
-		session->events->probe_answered(session->owner, operation);
-	else
-		handle_reply(session, message, operation);
-	if (session->window.refused > 0 && subject.data != NULL)
-		fail_refused(session, subject);
-	MemoryContextSwitchTo(previous);
-	MemoryContextReset(scratch_context);
-}
-
-/*
- * A refused publish has no reply, only this error with its subject (and
- * a refused reply subject one with that).  Which of the messages to the subject
- * it is about is not said, and some may be stored, when a permission has just
- * changed: one is marked for each error.
- */
-static void
-on_server_error(void *owner, NpSpan text)
-{
-	NpSession  *session = owner;
-	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
-	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
-	MemoryContext previous;
-
-	if (subject.data == NULL && reply.data == NULL)
-		return;
-	previous = MemoryContextSwitchTo(scratch_context);
-	if (subject.data != NULL && (subject = unquoted(subject)).data != NULL)
-	{
-		mark_next_refused(session, subject);
-		fail_refused(session, subject);
-	}
-	if (reply.data != NULL && (reply = unquoted(reply)).data != NULL)
-		fail_refused_reply(session, reply);
-	MemoryContextSwitchTo(previous);
-	MemoryContextReset(scratch_context);
 }

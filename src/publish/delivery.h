@@ -83,7 +83,7 @@ typedef struct NpWatch
 	NpSpan		reply;			/* to a request, when done and acked */
 } NpWatch;
 
-extern void np_delivery_begin(NpSession *session);
+extern void np_delivery_begin(NpSession *session, const NpConnectionEvents *events);
 extern uint64 np_delivery_next_token(void);
 extern uint64 np_delivery_take_token(void);
 
@@ -91,6 +91,10 @@ extern NpPending *np_delivery_add(NpSession *session, const NpPublication *publi
 								  size_t length, NpMode mode);
 extern NpWatch *np_delivery_watch(uint64 token);
 extern uint64 np_delivery_watched(void);
+extern void np_delivery_keep_reply(const NpPending *request, NpSpan reply);
+extern void np_delivery_answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent);
+extern void np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure);
+extern void np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause);
 extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpSession *session, NpPending *message);
 extern void np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner);

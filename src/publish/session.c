@@ -25,6 +25,7 @@
 #include "publish/sessions.h"
 #include "stats/activity.h"
 #include "stats/stats.h"
+#include "wire/connect.h"
 #include "wire/server_info.h"
 
 /* After a failed connect, critical => false does not try again for so long. */
@@ -353,7 +354,7 @@ was_put_off(const NpSession *session, const NpPending *message)
 	bool		is_open = np_connection_is_open(session->connection);
 	bool		is_unsent = !is_open && message->position >= np_connection_sent_before_loss(session->connection);
 
-	if (message->turned_down)
+	if (message->refused)
 		return is_open && np_now() >= message->retry_at;
 	return message->cause != NULL && (message->retry_at != 0 || is_unsent);
 }

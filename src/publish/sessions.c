@@ -12,6 +12,7 @@
 
 #include "utils/memutils.h"
 
+#include "publish/replies.h"
 #include "publish/sessions.h"
 
 static NpSession *sessions[NP_MAX_SESSIONS];
@@ -43,7 +44,7 @@ np_sessions_add(void)
 	if (count == NP_MAX_SESSIONS)
 		return NULL;
 	session = MemoryContextAllocZero(TopMemoryContext, sizeof(NpSession));
-	np_delivery_begin(session);
+	np_delivery_begin(session, &np_reply_events);
 	session->number = count;
 	sessions[count++] = session;
 	return session;

@@ -121,8 +121,8 @@ np_window_remove(NpWindow *window, NpPending *pending)
 		window->uncritical--;
 	if (pending->has_ttl)
 		window->with_ttl--;
-	if (pending->refused)
-		window->refused--;
+	if (pending->denied)
+		window->denied--;
 	if (pending->cause != NULL)
 	{
 		np_failure_free(pending->cause);
@@ -132,6 +132,15 @@ np_window_remove(NpWindow *window, NpPending *pending)
 	window->count--;
 	while (window->first < window->next && slot_of(window, window->first)->token != window->first)
 		window->first++;
+}
+
+/* Mark it as denied, or not any more. */
+void
+np_window_set_denied(NpWindow *window, NpPending *pending, bool denied)
+{
+	if (pending->denied != denied)
+		window->denied += denied ? 1 : -1;
+	pending->denied = denied;
 }
 
 /* The subject of a pending message, in UTF-8. */

@@ -46,8 +46,8 @@ typedef struct NpPending
 	bool		expects_stream; /* the ack must name that of its header */
 	bool		has_ttl;		/* must not go to a server that would ignore it */
 	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
-	bool		turned_down;	/* by another stream than the expected one, which may answer until retry_at */
-	bool		refused;		/* it, or another one to its subject */
+	bool		refused;		/* by another stream than the expected one, which may answer until retry_at */
+	bool		denied;			/* the NATS user may not publish it, or another one to its subject */
 } NpPending;
 
 /* A ring, in which a token's place is found without searching. */
@@ -60,8 +60,8 @@ typedef struct NpWindow
 	int			critical;		/* of these, those that the transaction waits for, ... */
 	int			uncritical;		/* ... those that nobody waits for ... */
 	int			with_ttl;		/* ... those with a TTL ... */
-	int			refused;		/* ... and those that are marked so */
-	uint64		last_refused;	/* that was marked */
+	int			denied;			/* ... and those that are marked so */
+	uint64		last_denied;	/* that was marked */
 	uint64		first;			/* no used slot is before this token ... */
 	uint64		next;			/* ... or from this one on */
 } NpWindow;
@@ -71,6 +71,7 @@ extern void np_window_make_room(NpWindow *window, uint64 token);
 extern NpPending *np_window_add(NpWindow *window, uint64 token);
 extern NpPending *np_window_find(NpWindow *window, uint64 token);
 extern NpPending *np_window_next(NpWindow *window, uint64 *next);
+extern void np_window_set_denied(NpWindow *window, NpPending *pending, bool denied);
 extern void np_window_remove(NpWindow *window, NpPending *pending);
 extern NpSpan np_pending_subject(const NpPending *pending);
 extern NpSpan np_pending_reply(const NpPending *pending);

@@ -33,7 +33,7 @@
 #include "base/wait.h"
 #include "publish/delivery.h"
 #include "publish/session.h"
-#include "relay/outbox.h"
+#include "relay/outbox_source.h"
 #include "relay/relay_batch.h"
 #include "relay/relay_state.h"
 #include "stats/activity.h"

@@ -3,11 +3,11 @@
  * connection.c
  *	  A backend's connection to NATS.
  *
- * attempt.c makes the connection, this file moves the bytes on it and takes the
+ * connect.c opens the connection, this file moves the bytes on it and takes the
  * server's operations apart.  Sending and receiving never block and never
  * throw by themselves; they find out that the connection is lost, and then it
- * is closed, which np_connection_is_open tells.  Only opening and waiting
- * wait, with np_wait's interrupts.
+ * is closed, which np_connection_is_open tells.  Only np_connection_wait and
+ * what calls it wait, with np_wait's interrupts.
  *
  * All replies arrive on one subscription to <inbox_prefix>.<random>.*, the
  * same over reconnects, so that a message can be sent again as it is.
@@ -17,86 +17,27 @@
 #include "postgres.h"
 
 #include <errno.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "storage/fd.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "base/encoding.h"
-#include "base/settings.h"
-#include "libnats/attempt.h"
-#include "libnats/wire.h"
 #include "stats/activity.h"
 #include "stats/stats.h"
-#include "wire/candidates.h"
-#include "wire/connection.h"
-#include "wire/login.h"
+#include "wire/connection_internal.h"
 
 #define INPUT_SIZE			(64 * 1024)
 #define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is given back */
 #define READS_AT_A_TIME		16
 #define VECTORS_AT_A_TIME	16
 
-/* How much longer than its own timeout the library gets to report it itself. */
-#define LIBRARY_SLACK_MS	100
-
-#define SECRET_LENGTH		12
-
-struct NpConnection
-{
-	MemoryContext context;
-	const NpConnectionEvents *events;
-	void	   *owner;			/* their argument */
-
-	NpWire	   *wire;			/* NULL: not open */
-	NpWaitSet  *wait_set;		/* on the wire's socket */
-	bool		established;	/* subscribed: the owner's messages can go out */
-	bool		owns_external_fd;	/* counted by fd.c */
-	NpOutbound	outbound;
-
-	char	   *input;
-	size_t		input_size;
-	size_t		input_start;	/* of what is not parsed yet */
-	size_t		input_end;
-	size_t		input_needed;	/* bytes that the operation at input_start has at least */
-	bool		receiving;		/* or a handler has thrown then, and the rest of input is not handled */
-
-	NpCandidates candidates;	/* where to connect to */
-	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
-	char		url[300];		/* without credentials */
-	const char *login;			/* as what it was logged in */
-	char		server_name[64];	/* or its id */
-	char		inbox[64];		/* with its last dot */
-	char		secret[SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
-	int64		max_payload;
-	NpServerVersion version;
-	bool		begins_with_tls;	/* before the server's first line */
-	TimestampTz connected_at;
-	int			pongs_awaited;
-	NpTime		received_at;	/* when the last bytes were read */
-	uint64		last_pong;		/* the end of ours in the outgoing stream */
-
-	uint64		confirmed;		/* the server has read the stream up to here */
-	uint64		sent_before_loss;	/* outbound.sent when the connection went */
-	bool		was_lost;		/* while it was in use, and not made again yet */
-	bool		lost_for_size;	/* the server has ended it for a message over max_payload */
-	char		server_error[256];	/* the last -ERR */
-	char		send_error[128];	/* the socket takes no more; empty: it does */
-	char		loss[384];		/* why the last connection ended */
-};
-
 /* For what becomes of connections; a relay's are told of in the log. */
-static int	log_level = DEBUG1;
+int			np_connection_log_level = DEBUG1;
 
 void
 np_connection_log_to(int elevel)
 {
-	log_level = elevel;
+	np_connection_log_level = elevel;
 }
 
 /*
@@ -108,13 +49,13 @@ np_connection_create(MemoryContext context, const NpConnectionEvents *events, vo
 	static const char alphabet[] =
 	"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 	NpConnection *connection = MemoryContextAllocZero(context, sizeof(*connection));
-	uint8		random[SECRET_LENGTH];
+	uint8		random[NP_SECRET_LENGTH];
 
 	if (!pg_strong_random(random, sizeof(random)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random values")));
-	for (int i = 0; i < SECRET_LENGTH; i++)
+	for (int i = 0; i < NP_SECRET_LENGTH; i++)
 		connection->secret[i] = alphabet[random[i] % 62];
 	connection->context = context;
 	connection->events = events;
@@ -163,23 +104,12 @@ tell_loss(const NpConnection *connection)
 {
 	char	   *loss;
 
-	if (!message_level_is_interesting(log_level))
+	if (!message_level_is_interesting(np_connection_log_level))
 		return;
 	loss = np_string_from_utf8(connection->loss);
-	ereport(log_level,
+	ereport(np_connection_log_level,
 			(errmsg("nats_publish lost its connection to %s: %s", connection->url, loss)));
 	pfree(loss);
-}
-
-static void
-tell_connected(const NpConnection *connection)
-{
-	/* only what ends an interruption is worth a line of the log */
-	int			elevel = connection->was_lost ? log_level : DEBUG1;
-
-	ereport(elevel,
-			(errmsg(connection->was_lost ? "nats_publish is connected again, to %s" :
-					"nats_publish is connected to %s", connection->url)));
 }
 
 /*
@@ -297,8 +227,9 @@ np_connection_send(NpConnection *connection)
 	}
 }
 
-static void
-append_command(NpConnection *connection, const char *command)
+/* A command of ours; it goes out with np_connection_send. */
+void
+np_connection_append(NpConnection *connection, const char *command)
 {
 	size_t		length = strlen(command);
 
@@ -328,7 +259,7 @@ answer_ping(NpConnection *connection)
 {
 	if (connection->last_pong > connection->outbound.sent)
 		return;
-	append_command(connection, "PONG\r\n");
+	np_connection_append(connection, "PONG\r\n");
 	connection->last_pong = connection->outbound.appended;
 }
 
@@ -516,7 +447,7 @@ np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 {
 	uint64		position;
 
-	append_command(connection, "PING\r\n");
+	np_connection_append(connection, "PING\r\n");
 	position = connection->outbound.appended;
 	connection->pongs_awaited++;
 	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
@@ -537,253 +468,6 @@ np_connection_drain(NpConnection *connection, NpTime until)
 	elog(DEBUG1, "nats_publish drains its connection to %s", connection->url);
 	return connection->confirmed >= connection->outbound.appended ||
 		np_connection_ping(connection, NP_WAIT_ACK, until);
-}
-
-/* ---- Opening ----------------------------------------------------------- */
-
-/* Wait for an attempt; on an interrupt, give it up and go on with the error. */
-static bool
-wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
-{
-	NpWaitSet  *volatile set = NULL;
-	volatile bool ended = false;
-
-	PG_TRY();
-	{
-		set = np_wait_set_create(np_wire_attempt_fd(attempt));
-		while (!ended && np_now() < deadline)
-			ended = (np_wait(set, NP_WAIT_CONNECT, NP_READABLE, deadline) & NP_READABLE) != 0;
-	}
-	PG_CATCH();
-	{
-		if (set != NULL)
-			np_wait_set_free(set);
-		np_wire_abandon(attempt);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	np_wait_set_free(set);
-	return ended;
-}
-
-/*
- * Make the connection in the library.  On failure the reason is in error.
- */
-static NpWireStatus
-connect_wire(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
-			 NpTime deadline, char *error, size_t error_size)
-{
-	NpWireTarget *target = palloc0(sizeof(NpWireTarget));
-	NpWireAttempt *attempt = NULL;
-	NpWireStatus failure = NP_WIRE_NO_LOGIN;
-
-	if (np_login_fill(target, server, candidate, error, error_size))
-	{
-		failure = NP_WIRE_FAILED;
-		attempt = np_wire_start(target, error, error_size);
-	}
-	explicit_bzero(target, sizeof(*target));
-	pfree(target);
-	if (attempt == NULL)
-		return failure;
-	if (wait_for_attempt(attempt, deadline + NP_MILLISECONDS(LIBRARY_SLACK_MS)))
-		return np_wire_finish(attempt, &connection->wire, error, error_size);
-	np_wire_abandon(attempt);
-	snprintf(error, error_size, "no answer in time");
-	return NP_WIRE_NO_SERVER;
-}
-
-/*
- * Subscribe to the inbox and see that the server is with us.  The connection
- * is closed when it is not.
- */
-static bool
-subscribe(NpConnection *connection, const NpServer *server, NpTime deadline)
-{
-	const char *prefix = server->values[NP_SERVER_INBOX_PREFIX];
-	char		command[128];
-
-	snprintf(connection->inbox, sizeof(connection->inbox), "%s.%s.",
-			 prefix != NULL ? prefix : NP_DEFAULT_INBOX_PREFIX, connection->secret);
-	snprintf(command, sizeof(command), "SUB %s* 1\r\n", connection->inbox);
-	append_command(connection, command);
-	if (!np_connection_ping(connection, NP_WAIT_CONNECT, deadline))
-	{
-		if (connection->wire != NULL)
-			np_connection_lose(connection, "no answer in time");
-		return false;
-	}
-	if (strncmp(connection->server_error, "Permissions Violation for Subscription", 38) == 0)
-	{
-		np_connection_lose(connection, "may not subscribe to the inbox");
-		return false;
-	}
-	return true;
-}
-
-/* Everything that needs the new wire; closes it when it throws or fails. */
-static bool
-set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
-{
-	volatile bool ready = false;
-
-	PG_TRY();
-	{
-		connection->owns_external_fd = AcquireExternalFD();
-		if (connection->owns_external_fd)
-		{
-			connection->wait_set = np_wait_set_create(np_wire_socket(connection->wire));
-			connection->max_payload = np_wire_max_payload(connection->wire);
-			strlcpy(connection->server_name, np_wire_server_name(connection->wire), sizeof(connection->server_name));
-			connection->version.is_known = false;
-			np_candidates_discover(&connection->candidates, connection->wire);
-			ready = subscribe(connection, server, deadline);
-		}
-		else
-			np_connection_lose(connection, "too many open files in this backend");
-	}
-	PG_CATCH();
-	{
-		np_connection_close(connection);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	return ready;
-}
-
-/* What kind of failure it was. */
-static NpFault
-classify(const NpConnection *connection, NpWireStatus status)
-{
-	switch (status)
-	{
-		case NP_WIRE_NOT_AUTHORIZED:
-			return NP_FAULT_NOT_AUTHORIZED;
-		case NP_WIRE_NOT_SUPPORTED:
-			return NP_FAULT_FEATURE;
-		case NP_WIRE_OK:
-			if (strstr(connection->loss, "Permissions Violation") != NULL)
-				return NP_FAULT_NOT_PERMITTED;
-			return NP_FAULT_UNREACHABLE;
-		default:
-			return NP_FAULT_UNREACHABLE;
-	}
-}
-
-/* For np_connection_tries. */
-static void
-note_try(NpConnection *connection, NpWireStatus status, const char *reason)
-{
-	MemoryContext previous = MemoryContextSwitchTo(connection->context);
-	size_t		size = strlen(reason) + 1;
-	NpConnectionTry *tried = palloc(offsetof(NpConnectionTry, reason) + size);
-
-	strlcpy(tried->url, connection->url, sizeof(tried->url));
-	tried->status = status;
-	memcpy(tried->reason, reason, size);
-	connection->tries = lappend(connection->tries, tried);
-	MemoryContextSwitchTo(previous);
-}
-
-static void
-forget_tries(NpConnection *connection)
-{
-	list_free_deep(connection->tries);
-	connection->tries = NIL;
-}
-
-/*
- * Try one server.
- *
- * On failure its reason is added to detail, and *fault says what kind, if it
- * is more than that it can't be reached.
- */
-static bool
-open_server(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
-			NpTime deadline, NpFault *fault, StringInfo detail)
-{
-	NpWireStatus status;
-	NpFault		kind;
-	char		error[256] = "";
-	char	   *reason;
-	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
-
-	np_candidate_name(candidate, connection->url, sizeof(connection->url));
-	connection->login = np_login_kind(server, &candidate->url);
-	/* whatever was appended while closed: its owner appends it again */
-	np_outbound_clear(&connection->outbound);
-	connection->server_error[0] = '\0';
-	status = connect_wire(connection, server, candidate, limit, error, sizeof(error));
-	if (status == NP_WIRE_OK && set_up(connection, server, limit))
-	{
-		connection->established = true;
-		connection->loss[0] = '\0';
-		return true;
-	}
-	if (status == NP_WIRE_OK)
-		strlcpy(error, connection->loss, sizeof(error));
-	kind = classify(connection, status);
-	if (kind != NP_FAULT_UNREACHABLE)
-		*fault = kind;
-	reason = np_string_from_utf8(error);
-	note_try(connection, status, reason);
-	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url, reason);
-	return false;
-}
-
-static void
-note_open(NpConnection *connection)
-{
-	NpStats    *stats = np_stats_of(np_stats_mode);
-
-	stats->connects++;
-	if (connection->was_lost)
-		stats->reconnects++;
-	tell_connected(connection);
-	connection->was_lost = false;
-}
-
-/*
- * Connect to the first server that answers, beginning behind the one that was
- * lost last.  Each gets connect_timeout, but nothing goes on beyond the
- * deadline.
- *
- * False: *failure says which servers were tried and what each said (palloc'd).
- * Interrupts as in np_wait.
- */
-bool
-np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline, NpFailure *failure)
-{
-	NpFault		fault = NP_FAULT_UNREACHABLE;
-	NpCandidate candidate;
-	StringInfoData detail;
-
-	initStringInfo(&detail);
-	forget_tries(connection);
-	np_activity_set_state(NP_ACTIVITY_CONNECTING);
-	np_candidates_begin(&connection->candidates, server);
-	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
-	{
-		if (open_server(connection, server, &candidate, deadline, &fault, &detail))
-		{
-			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
-			np_candidates_accept(&connection->candidates);
-			forget_tries(connection);
-			connection->connected_at = GetCurrentTimestamp();
-			note_open(connection);
-			pfree(detail.data);
-			return true;
-		}
-	}
-	np_activity_set_state(NP_ACTIVITY_DISCONNECTED);
-	elog(DEBUG1, "nats_publish could not connect: %s", detail.data);
-	*failure = np_failure(fault, "could not connect to NATS");
-	failure->detail = detail.data;
-	if (fault == NP_FAULT_NOT_PERMITTED)
-		failure->hint = "Set nats_publish.inbox_prefix, or the option inbox_prefix of the foreign server, to a subject that the NATS user may subscribe to.";
-	else if (fault == NP_FAULT_FEATURE)
-		failure->hint = "Use a newer libnats, or switch the option off.";
-	return false;
 }
 
 /* The next np_connection_open is for other servers. */

@@ -62,8 +62,6 @@ typedef struct NpConnectionIdentity
 extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events,
 										  void *owner);
 extern void np_connection_log_to(int elevel);
-extern bool np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline,
-							   NpFailure *failure);
 extern void np_connection_forget_servers(NpConnection *connection);
 extern void np_connection_close(NpConnection *connection);
 extern void np_connection_lose(NpConnection *connection, const char *reason);
