@@ -8,7 +8,7 @@ MODULE_big  = nats_publish
 PGFILEDESC  = "nats_publish - publish to NATS JetStream from SQL and triggers"
 NP_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" nats_publish.control)
 
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA = $(sort $(wildcard sql/nats_publish--*.sql))
 DOCS = $(sort $(wildcard doc/nats_publish_*))
 
@@ -36,7 +36,7 @@ PROVE_FLAGS   += -I test/perl
 
 # The unit tests are plain C, so they run under the sanitizers, without a server.
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
-UNIT_SOURCES  = $(wildcard src/subject.c src/protocol.c src/server_url.c src/template.c src/credentials.c src/list.c)
+UNIT_SOURCES  = src/base/list.c src/base/server_url.c src/base/subject.c src/change/template.c src/libnats/credentials.c src/message/protocol.c
 UNIT_LIBS     = -lcrypto
 UNIT_SANITIZE = address,undefined
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
@@ -45,7 +45,7 @@ UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
 # The fuzz targets are plain C too, with PostgreSQL's libraries for clients where src/ includes postgres.h.
 FUZZ_TARGETS  = $(patsubst test/fuzz/%_fuzz.c,%,$(sort $(wildcard test/fuzz/*_fuzz.c)))
 FUZZ_CFLAGS   = $(UNIT_CFLAGS) -fsanitize=fuzzer -Wno-unused-parameter -Wno-sign-compare -Wno-ignored-attributes
-FUZZ_SERVER   = test/fuzz/backend.c src/report.c src/encoding.c
+FUZZ_SERVER   = test/fuzz/backend.c src/base/report.c src/base/encoding.c
 
 EXTRA_CLEAN = $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz) \
 	regression.diffs regression.out results output_iso tmp_check coverage
@@ -67,7 +67,7 @@ PGXS := $(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) -
 ifneq ($(PGXS),)
 include $(PGXS)
 # pg_config's compiler flags do not track headers; there are few enough to rebuild everything.
-$(OBJS): $(wildcard src/*.h) Makefile nats_publish.control .built_for
+$(OBJS): $(wildcard src/*/*.h) Makefile nats_publish.control .built_for
 
 # The headers and the compiler that the objects were built with; another time it can be others. What `make dev` has built stays.
 BUILT_FOR = $(PG_VERSION), $(realpath $(includedir_server)), $(CC), libnats \
@@ -126,11 +126,11 @@ test:
 .PHONY: unit $(addprefix run-,$(UNIT_TESTS))
 unit: $(addprefix run-,$(UNIT_TESTS))
 
-$(UNIT_TESTS): %: %.c $(wildcard test/unit/*.h) $(UNIT_SOURCES) $(wildcard src/*.h)
+$(UNIT_TESTS): %: %.c $(wildcard test/unit/*.h) $(UNIT_SOURCES) $(wildcard src/*/*.h)
 	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
 
 # The ones that need libnats. Names are resolved when a test of wire_server_test says so.
-test/unit/wire_test test/unit/wire_server_test: src/attempt.c src/handshake.c src/wire.c src/tls.c
+test/unit/wire_test test/unit/wire_server_test: $(addprefix src/libnats/,attempt.c handshake.c wire.c tls.c)
 test/unit/wire_test test/unit/wire_server_test: UNIT_LIBS += -lnats -lssl -lpthread
 test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo
 
@@ -148,15 +148,15 @@ fuzz:
 $(addprefix fuzz-,$(FUZZ_TARGETS)): fuzz-%: test/fuzz/%_fuzz
 	@test/fuzz/run $* $(SECONDS)
 
-test/fuzz/%_fuzz: test/fuzz/%_fuzz.c $(wildcard test/fuzz/*.h src/*.h) test/unit/unit.h Makefile
+test/fuzz/%_fuzz: test/fuzz/%_fuzz.c $(wildcard test/fuzz/*.h src/*/*.h) test/unit/unit.h Makefile
 	@clang $(FUZZ_CFLAGS) -Isrc -Itest/unit -Itest/fuzz $(FUZZ_CPPFLAGS) -o $@ $(filter %.c,$^) $(FUZZ_LIBS)
 
-test/fuzz/subject_fuzz:  src/subject.c src/list.c src/protocol.c
-test/fuzz/template_fuzz: src/template.c src/subject.c src/list.c src/server_url.c
-test/fuzz/url_fuzz:      src/server_url.c src/list.c
-test/fuzz/protocol_fuzz: src/protocol.c
-test/fuzz/ack_fuzz:      src/puback.c src/protocol.c $(FUZZ_SERVER)
-test/fuzz/header_fuzz:   src/message.c src/protocol.c src/subject.c src/list.c $(FUZZ_SERVER)
+test/fuzz/subject_fuzz:  src/base/subject.c src/base/list.c src/message/protocol.c
+test/fuzz/template_fuzz: src/change/template.c src/base/subject.c src/base/list.c src/base/server_url.c
+test/fuzz/url_fuzz:      src/base/server_url.c src/base/list.c
+test/fuzz/protocol_fuzz: src/message/protocol.c
+test/fuzz/ack_fuzz:      src/message/puback.c src/message/protocol.c $(FUZZ_SERVER)
+test/fuzz/header_fuzz:   src/message/message.c src/message/protocol.c src/base/subject.c src/base/list.c $(FUZZ_SERVER)
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_CPPFLAGS = -isystem $(includedir_server) -D_GNU_SOURCE
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_LIBS = -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lm
 
@@ -177,7 +177,7 @@ results:
 lint: all
 	@test/lint
 format: all
-	test/format $(wildcard src/*.[ch] test/fuzz/*.[ch])
+	test/format $(wildcard src/*.c src/*/*.[ch] test/fuzz/*.[ch])
 
 ## make demo: see it work, next to a private PostgreSQL and a private nats-server
 .PHONY: demo

@@ -4,22 +4,25 @@
  *	  Publishes to NATS JetStream from SQL and from triggers.
  *
  * Where to find what:
- *	  sql_publish.c		the functions that publish, and those for futures
- *	  sql_admin.c		the functions about the server and its streams
- *	  change_trigger.c	the trigger that publishes the changes of a table
- *	  change_table.c	the functions that put it on a table
- *	  relay.c			the worker that publishes the outbox
- *	  sql_relay.c		the functions about the outbox and its relay
- *	  sql_server.c		the options of foreign servers and user mappings
- *	  transaction.c		when a transaction's messages are told of its end, and
- *	  commit.c			what becomes of them then
- *	  publisher.c		sending a message, and waiting for it
- *	  delivery.c		acknowledgments, retries, sending again
- *	  sessions.c		which connection a call uses
- *	  session.c			keeping it connected
- *	  policy.c			what the administrator lets be published
- *	  settings.c		the settings
- *	  report.c			the errors
+ *	  functions/sql_publish.c	the functions that publish, and those for futures
+ *	  functions/sql_admin.c		the functions about the server and its streams
+ *	  functions/sql_relay.c		the functions about the outbox and its relay
+ *	  functions/sql_server.c	the options of foreign servers and user mappings
+ *	  change/change_trigger.c	the trigger that publishes the changes of a table
+ *	  change/change_table.c		the functions that put it on a table
+ *	  commit/transaction.c		when a transaction's messages are told of its end,
+ *	  commit/commit.c			and what becomes of them then
+ *	  relay/relay.c				the worker that publishes the outbox
+ *	  publish/publisher.c		sending a message, and waiting for it
+ *	  publish/replies.c			what the server answers
+ *	  publish/delivery.c		what becomes of a message, retries, sending again
+ *	  publish/current_session.c	which connection a call uses
+ *	  publish/session.c			keeping it connected
+ *	  publish/policy.c			what the administrator lets be published
+ *	  base/settings.c			the settings
+ *	  base/report.c				the errors
+ *
+ * README.md says what each folder is for, and how a message goes through them.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,10 +31,13 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "compat.h"
-#include "relay_launcher.h"
-#include "settings.h"
-#include "shared_memory.h"
+#include "base/compat.h"
+#include "base/settings.h"
+#include "relay/relay_launcher.h"
+#include "relay/relay_state.h"
+#include "stats/activity.h"
+#include "stats/shared_memory.h"
+#include "stats/shared_stats.h"
 
 NP_MODULE_MAGIC;
 
@@ -43,10 +49,12 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	static const NpSharedArea *const areas[] = {&np_relay_area, &np_stats_area, &np_activity_area, NULL};
+
 	np_settings_define();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-	np_shared_memory_reserve();
+	np_shared_memory_reserve(areas);
 	/* pg_upgrade's servers publish nothing, and want their databases for themselves */
 	if (!IsBinaryUpgrade)
 		np_launcher_register();

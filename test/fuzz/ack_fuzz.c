@@ -11,7 +11,7 @@
 
 #include "backend.h"
 #include "fuzz.h"
-#include "puback.h"
+#include "message/puback.h"
 
 static NpReply
 parse(int status, NpSpan payload)

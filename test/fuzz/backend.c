@@ -10,7 +10,7 @@
 #include "mb/pg_wchar.h"
 
 #include "backend.h"
-#include "compat.h"
+#include "base/compat.h"
 #include "fuzz.h"
 
 int			backend_encoding = PG_UTF8;

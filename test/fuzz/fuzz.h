@@ -9,7 +9,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-#include "types.h"
+#include "base/types.h"
 #include "unit.h"
 
 /* The -max_len of test/fuzz/run. */

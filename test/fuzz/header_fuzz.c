@@ -16,9 +16,9 @@
 
 #include "backend.h"
 #include "fuzz.h"
-#include "message.h"
-#include "protocol.h"
-#include "settings.h"
+#include "message/message.h"
+#include "message/protocol.h"
+#include "base/settings.h"
 
 #define MAX_HEADERS		64
 

@@ -6,7 +6,7 @@
  */
 #include "fuzz.h"
 
-#include "protocol.h"
+#include "message/protocol.h"
 
 /* An operation, by places in the stream. */
 typedef struct Step

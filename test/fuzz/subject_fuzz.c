@@ -6,9 +6,9 @@
  */
 #include "fuzz.h"
 
-#include "list.h"
-#include "protocol.h"
-#include "subject.h"
+#include "base/list.h"
+#include "message/protocol.h"
+#include "base/subject.h"
 
 /* By the rules of the README, in other words than those of subject.c. */
 static bool

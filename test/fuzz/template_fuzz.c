@@ -6,9 +6,9 @@
  */
 #include "fuzz.h"
 
-#include "server_url.h"
-#include "subject.h"
-#include "template.h"
+#include "base/server_url.h"
+#include "base/subject.h"
+#include "change/template.h"
 
 /* Half of the input is the value, three times as long as a token, and the other half is names, of three bytes each. */
 #define MAX_TEXT	(FUZZ_MAX_INPUT * FUZZ_MAX_INPUT)

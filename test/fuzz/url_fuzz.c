@@ -6,8 +6,8 @@
  */
 #include "fuzz.h"
 
-#include "list.h"
-#include "server_url.h"
+#include "base/list.h"
+#include "base/server_url.h"
 
 /* Each escape becomes one byte, and none of them ends the text. */
 static bool

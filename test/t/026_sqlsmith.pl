@@ -80,7 +80,7 @@ END
 
 # The function definitions in our files: PostgreSQL has files of the same names.
 my %our_functions;
-foreach my $path (glob "$FindBin::RealBin/../../src/*.c")
+foreach my $path (glob "$FindBin::RealBin/../../src/{*,*/*}.c")
 {
 	my ($file) = $path =~ m{([^/]+)$};
 	$our_functions{"$_, $file"} = 1 foreach slurp_file($path) =~ /^(\w+)\(/mg;

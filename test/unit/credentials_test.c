@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "credentials.h"
+#include "libnats/credentials.h"
 
 #include <openssl/err.h>
 

@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "protocol.h"
+#include "message/protocol.h"
 
 #define TEXT(span) ((span).data), ((span).length)
 

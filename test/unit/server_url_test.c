@@ -4,8 +4,8 @@
  */
 #include "unit.h"
 
-#include "list.h"
-#include "server_url.h"
+#include "base/list.h"
+#include "base/server_url.h"
 
 #define INVALID_PORT	"the port is not a number from 1 to 65535"
 #define INVALID_HOST	"the host has an invalid character"

@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "subject.h"
+#include "base/subject.h"
 
 /* Run a check on a copy of exactly that size. */
 static NpTextProblem

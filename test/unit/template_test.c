@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "template.h"
+#include "change/template.h"
 
 /* ---- Templates: each part as a letter for its kind, its text, and a bar --------- */
 

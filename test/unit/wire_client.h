@@ -11,7 +11,7 @@
 #endif
 #include "unit.h"
 
-#include "wire.h"
+#include "libnats/attempt.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>

@@ -8,7 +8,7 @@
  */
 #include "wire_client.h"
 
-#include "protocol.h"
+#include "message/protocol.h"
 
 #include <fcntl.h>
 #include <ftw.h>

@@ -1,0 +1,435 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings nats_publish.*.
+ *
+ * Check hooks run in the postmaster too, so they call nothing of libnats.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/varlena.h"
+
+#include "base/compat.h"
+#include "base/server_url.h"
+#include "base/settings.h"
+#include "base/subject.h"
+
+#define DEFAULT_URL				"nats://127.0.0.1:4222"
+
+/* What np_settings_server makes a server of. */
+static char *url = DEFAULT_URL;
+static char *creds_file = "";
+static char *username = "";
+static char *password_file = "";
+static char *token_file = "";
+static char *nkey_seed_file = "";
+static char *tls_ca_file = "";
+static char *tls_cert_file = "";
+static char *tls_key_file = "";
+static bool tls_handshake_first = false;
+static bool randomize = false;
+
+char	   *np_inbox_prefix = NP_DEFAULT_INBOX_PREFIX;
+char	   *np_server_setting = "";
+uint64		np_server_generation;
+char	   *np_allowed_subjects = "";
+int			np_publishing = NP_PUBLISHING_ON;
+int			np_connect_timeout = 2000;
+int			np_ack_timeout = 5000;
+int			np_commit_timeout = 10000;
+int			np_max_pending = 4096;
+int			np_max_pending_bytes = 64 * 1024;
+int			np_on_full = NP_ON_FULL_WAIT;
+bool		np_auto_msg_id = true;
+int			np_commit_batch = NP_COMMIT_PIPELINED;
+char	   *np_traceparent = "";
+char	   *np_relay_databases = "";
+int			np_relay_batch_size = 1000;
+int			np_relay_poll_interval = 1000;
+int			np_relay_ordering = NP_RELAY_STRICT;
+int			np_relay_max_attempts = 10;
+
+static const struct config_enum_entry on_full_options[] = {
+	{"wait", NP_ON_FULL_WAIT, false},
+	{"error", NP_ON_FULL_ERROR, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry commit_batch_options[] = {
+	{"pipelined", NP_COMMIT_PIPELINED, false},
+	{"atomic", NP_COMMIT_ATOMIC, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry relay_ordering_options[] = {
+	{"strict", NP_RELAY_STRICT, false},
+	{"relaxed", NP_RELAY_RELAXED, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry publishing_options[] = {
+	{"on", NP_PUBLISHING_ON, false},
+	{"off", NP_PUBLISHING_OFF, false},
+	{"dry_run", NP_PUBLISHING_DRY_RUN, false},
+	{NULL, 0, false}
+};
+
+static bool
+check_url(char **newval, void **extra, GucSource source)
+{
+	int			position;
+	const char *problem = np_url_list_check(*newval, &position);
+
+	if (problem == NULL)
+		return true;
+	/* the backend's own message would show the value, with its password */
+	GUC_check_errmsg("invalid value for parameter \"nats_publish.url\"");
+	GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
+	return false;
+}
+
+static bool
+check_inbox_prefix(char **newval, void **extra, GucSource source)
+{
+	const char *problem = np_inbox_prefix_problem(*newval);
+
+	if (problem != NULL)
+		GUC_check_errdetail("%s", problem);
+	return problem == NULL;
+}
+
+static bool
+check_allowed_subjects(char **newval, void **extra, GucSource source)
+{
+	int			position;
+	const char *problem = (*newval)[0] == '\0' ? NULL : np_pattern_list_problem(*newval, &position);
+
+	if (problem != NULL)
+		GUC_check_errdetail("Pattern number %d of the list is not valid: %s.", position, problem);
+	return problem == NULL;
+}
+
+/* A connection may be meant for another server now. */
+static void
+assign_text(const char *newval, void *extra)
+{
+	np_server_generation++;
+}
+
+static void
+assign_switch(bool newval, void *extra)
+{
+	np_server_generation++;
+}
+
+/* So many lower-case hexadecimal digits, not all of them zero? */
+static bool
+is_hex_id(const char *text, size_t length)
+{
+	return strspn(text, "0123456789abcdef") >= length && strspn(text, "0") < length;
+}
+
+/* 00-<trace id>-<parent id>-<flags>, as the W3C's Trace Context has it */
+static bool
+check_traceparent(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+
+	if (value[0] == '\0' ||
+		(strlen(value) == 55 && strncmp(value, "00-", 3) == 0 && is_hex_id(value + 3, 32) && value[35] == '-' &&
+		 is_hex_id(value + 36, 16) && value[52] == '-' && strspn(value + 53, "0123456789abcdef") == 2))
+		return true;
+	GUC_check_errdetail("It must be 00-<32 digits>-<16 digits>-<2 digits>, in lower-case hexadecimal.");
+	return false;
+}
+
+static bool
+check_relay_databases(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	bool		is_list = SplitIdentifierString(copy, ',', &names);
+
+	if (!is_list)
+		GUC_check_errdetail("It must be a comma-separated list of database names.");
+	list_free(names);
+	pfree(copy);
+	return is_list;
+}
+
+/* A text of the superuser's about the connection, which nobody else sees. */
+static void
+define_private(const char *name, const char *description, const char *details, char **variable,
+			   GucStringCheckHook check)
+{
+	DefineCustomStringVariable(name, description, details, variable, *variable,
+							   PGC_SUSET, GUC_SUPERUSER_ONLY, check, assign_text, NULL);
+}
+
+static void
+define_private_switch(const char *name, const char *description, const char *details, bool *variable)
+{
+	DefineCustomBoolVariable(name, description, details, variable, false,
+							 PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, assign_switch, NULL);
+}
+
+static void
+define_server_settings(void)
+{
+	define_private("nats_publish.url",
+				   "NATS servers to connect to: a comma-separated list of URLs, tried in this order.",
+				   "nats:// or tls://[user:password@ or token@]host[:port]", &url, check_url);
+	define_private_switch("nats_publish.randomize", "Tries the servers in random order.", NULL, &randomize);
+	DefineCustomStringVariable("nats_publish.inbox_prefix",
+							   "Subject under which the acknowledgments arrive.",
+							   "The NATS user needs the right to subscribe to it.",
+							   &np_inbox_prefix, NP_DEFAULT_INBOX_PREFIX,
+							   PGC_SUSET, 0,
+							   check_inbox_prefix, assign_text, NULL);
+	DefineCustomStringVariable("nats_publish.server",
+							   "Foreign server to publish to, instead of the one of the other settings.",
+							   "The role needs USAGE on it; its user mapping says as whom.",
+							   &np_server_setting, "",
+							   PGC_USERSET, 0,
+							   NULL, assign_text, NULL);
+}
+
+static void
+define_identity_settings(void)
+{
+	define_private("nats_publish.creds_file", "File with the JWT and the seed of the NATS user.",
+				   NULL, &creds_file, NULL);
+	define_private("nats_publish.username", "Name of the NATS user.", NULL, &username, NULL);
+	define_private("nats_publish.password_file", "File with the password of the NATS user.",
+				   NULL, &password_file, NULL);
+	define_private("nats_publish.token_file", "File with a token to log in with.", NULL, &token_file, NULL);
+	define_private("nats_publish.nkey_seed_file", "File with the nkey seed of the NATS user.",
+				   NULL, &nkey_seed_file, NULL);
+}
+
+static void
+define_tls_settings(void)
+{
+	define_private("nats_publish.tls_ca_file", "File with the certificates of the authorities to trust.",
+				   "Empty: those that the system trusts.", &tls_ca_file, NULL);
+	define_private("nats_publish.tls_cert_file", "File with the certificate to show to the server.",
+				   NULL, &tls_cert_file, NULL);
+	define_private("nats_publish.tls_key_file", "File with the key of that certificate.",
+				   NULL, &tls_key_file, NULL);
+	define_private_switch("nats_publish.tls_handshake_first", "Begins TLS before the server's first line.",
+						  "The server must be set up for it. Needs libnats 3.9.", &tls_handshake_first);
+}
+
+static void
+define_permission_settings(void)
+{
+	DefineCustomStringVariable("nats_publish.allowed_subjects",
+							   "Subjects that may be published to: a comma-separated list of NATS patterns.",
+							   "Empty: all. To be set for roles and databases.",
+							   &np_allowed_subjects, "",
+							   PGC_SUSET, 0,
+							   check_allowed_subjects, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.publishing",
+							 "Whether anything is published.",
+							 "off skips every call, dry_run checks it first: for copies of a database.",
+							 &np_publishing, NP_PUBLISHING_ON, publishing_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+static void
+define_publishing_settings(void)
+{
+	DefineCustomIntVariable("nats_publish.connect_timeout",
+							"Longest time to connect to one server of the list.",
+							NULL,
+							&np_connect_timeout, 2000, 1, 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.ack_timeout",
+							"Longest time in which no acknowledgment arrives before a waiting call fails.",
+							NULL,
+							&np_ack_timeout, 5000, 1, 24 * 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.commit_timeout",
+							"Longest time in which no acknowledgment arrives before a waiting COMMIT fails.",
+							"statement_timeout does not apply to COMMIT.",
+							&np_commit_timeout, 10000, 1, 24 * 3600 * 1000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.max_pending",
+							"Most messages that may be unacknowledged at a time.",
+							NULL,
+							&np_max_pending, 4096, 1, 1000000,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.max_pending_bytes",
+							"Most bytes of messages that may be unacknowledged at a time.",
+							"One message may always be, whatever its size.",
+							&np_max_pending_bytes, 64 * 1024, 64, 1024 * 1024,
+							PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.on_full",
+							 "What a call does when max_pending or max_pending_bytes is reached.",
+							 NULL,
+							 &np_on_full, NP_ON_FULL_WAIT, on_full_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("nats_publish.auto_msg_id",
+							 "Gives each message without a msg_id a unique one.",
+							 "Without an id, a message can't be sent again when its connection is lost.",
+							 &np_auto_msg_id, true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.commit_batch",
+							 "How a commit publishes the messages that its transaction holds.",
+							 "One after the other, or as one JetStream atomic batch: all of them or none.",
+							 &np_commit_batch, NP_COMMIT_PIPELINED, commit_batch_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.traceparent",
+							   "The header traceparent of the messages of changed rows.",
+							   "The caller's place in a distributed trace (W3C Trace Context).",
+							   &np_traceparent, "",
+							   PGC_USERSET, 0,
+							   check_traceparent, NULL, NULL);
+}
+
+static void
+define_relay_settings(void)
+{
+	DefineCustomStringVariable("nats_publish.relay_databases",
+							   "Databases whose outbox is published: a comma-separated list.",
+							   "Each has a background worker, if nats_publish is in shared_preload_libraries.",
+							   &np_relay_databases, "",
+							   PGC_SIGHUP, 0,
+							   check_relay_databases, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.relay_ordering",
+							 "Whether the relay keeps the order of the messages of a subject.",
+							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",
+							 &np_relay_ordering, NP_RELAY_STRICT, relay_ordering_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_batch_size",
+							"Most messages that the relay reads from the outbox at a time.",
+							"It also stops at max_pending_bytes.",
+							&np_relay_batch_size, 1000, 1, 100000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_poll_interval",
+							"Longest time after which the relay looks at the outbox unasked.",
+							NULL,
+							&np_relay_poll_interval, 1000, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.relay_max_attempts",
+							"After so many refused attempts a message is moved to nats_outbox_dead.",
+							"A missing or full stream, a missing permission and an unreachable server are waited for without end.",
+							&np_relay_max_attempts, 10, 1, 1000000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+}
+
+/* ---- Options of the connection ---------------------------------------------------- */
+
+/*
+ * May whoever made this connection not set what its options set?  PostgreSQL
+ * could not know yet.
+ */
+static bool
+is_unchecked_option(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+		strncmp(setting->name, "nats_publish.", strlen("nats_publish.")) == 0 &&
+		setting->reset_source == PGC_S_CLIENT && setting->reset_scontext == PGC_BACKEND;
+}
+
+static List *
+unchecked_options(void)
+{
+	int			count;
+	struct config_generic **settings = np_compat_settings(&count);
+	List	   *names = NIL;
+
+	for (int i = 0; i < count; i++)
+		if (is_unchecked_option(settings[i]))
+			names = lappend(names, pstrdup(settings[i]->name));
+	return names;
+}
+
+/*
+ * When a setting is defined, PostgreSQL drops what an ordinary user has given
+ * as an option of the connection, but that had already taken the place of
+ * what is set for the role, the database or the server: the setting would be
+ * as if nobody had set it.  So the connection ends, as one does that meets
+ * the library preloaded.
+ */
+static void
+refuse_options(List *names)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+		int			count;
+		struct config_generic **settings = np_compat_settings(&count);
+
+		for (int i = 0; i < count; i++)
+			if (strcmp(settings[i]->name, name) == 0 && settings[i]->context != PGC_USERSET &&
+				settings[i]->reset_source != PGC_S_CLIENT)
+				ereport(FATAL,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("permission denied to set parameter \"%s\"", name)));
+	}
+}
+
+void
+np_settings_define(void)
+{
+	List	   *options = unchecked_options();
+
+	define_server_settings();
+	define_identity_settings();
+	define_tls_settings();
+	define_permission_settings();
+	define_publishing_settings();
+	define_relay_settings();
+	MarkGUCPrefixReserved("nats_publish");
+	refuse_options(options);
+}
+
+static char *
+text_or_null(char *text)
+{
+	return text[0] == '\0' ? NULL : text;
+}
+
+/* The server of the settings.  The texts live until one of these changes. */
+void
+np_settings_server(NpServer *server)
+{
+	*server = (NpServer)
+	{
+		.values =
+		{
+			[NP_SERVER_URL] = url,
+				[NP_SERVER_INBOX_PREFIX] = np_inbox_prefix,
+				[NP_SERVER_RANDOMIZE] = randomize ? "on" : NULL,
+				[NP_SERVER_TLS_CA_FILE] = text_or_null(tls_ca_file),
+				[NP_SERVER_TLS_HANDSHAKE_FIRST] = tls_handshake_first ? "on" : NULL,
+				[NP_SERVER_TLS_CERT_FILE] = text_or_null(tls_cert_file),
+				[NP_SERVER_TLS_KEY_FILE] = text_or_null(tls_key_file),
+				[NP_SERVER_USER] = text_or_null(username),
+				[NP_SERVER_PASSWORD_FILE] = text_or_null(password_file),
+				[NP_SERVER_TOKEN_FILE] = text_or_null(token_file),
+				[NP_SERVER_NKEY_SEED_FILE] = text_or_null(nkey_seed_file),
+				[NP_SERVER_CREDS_FILE] = text_or_null(creds_file)
+		}
+	};
+}

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_cache.h
+ *	  The plans of the triggers that this backend has fired.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_CACHE_H
+#define NP_CHANGE_CACHE_H
+
+#include "change/change_plan.h"
+
+extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+extern void np_change_cache_release(NpChangePlan *plan);
+
+#endif							/* NP_CHANGE_CACHE_H */

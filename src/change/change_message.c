@@ -1,0 +1,534 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_message.c
+ *	  The message that tells of one changed row.
+ *
+ * Rows become JSON by PostgreSQL's row_to_json; only the envelope around them
+ * is written here.  Everything is palloc'd in the current context, which the
+ * caller resets after each row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/datum.h"
+#include "utils/datetime.h"
+#include "utils/float.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
+
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "change/change_message.h"
+#include "change/template.h"
+
+/* ---- The transaction ----------------------------------------------------------- */
+
+/* What the messages of a transaction say about it. */
+typedef struct Transaction
+{
+	FullTransactionId id;
+	TimestampTz start;
+	char		id_text[24];
+	char		time[MAXDATELEN + 1];	/* in UTC, without the offset */
+	char		json[MAXDATELEN + 64];	/* the end of the JSON */
+} Transaction;
+
+static const Transaction *
+current_transaction(void)
+{
+	static Transaction current;
+	FullTransactionId id = GetTopFullTransactionId();
+	const int	utc = 0;
+
+	if (FullTransactionIdEquals(id, current.id))
+		return &current;
+	current.id = id;
+	current.start = GetCurrentTransactionStartTimestamp();
+	snprintf(current.id_text, sizeof(current.id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
+	JsonEncodeDateTime(current.time, TimestampTzGetDatum(current.start), TIMESTAMPTZOID, &utc);
+	current.time[strlen(current.time) - strlen("+00:00")] = '\0';
+	snprintf(current.json, sizeof(current.json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", current.id_text, current.time);
+	return &current;
+}
+
+static int64
+milliseconds_since_1970(TimestampTz time)
+{
+	return time / 1000 + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (SECS_PER_DAY * INT64CONST(1000));
+}
+
+/* ---- Values ----------------------------------------------------------------------- */
+
+static void
+set_for_now(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * A message shall not depend on how the session that wrote the row likes to
+ * see it.  As in postgres_fdw set_transmission_modes; returns what
+ * end_output_settings takes.
+ */
+static int
+begin_output_settings(void)
+{
+	int			nest_level;
+
+	if (bytea_output == BYTEA_OUTPUT_HEX && DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
+		extra_float_digits >= 1)
+		return 0;
+	nest_level = NewGUCNestLevel();
+	set_for_now("bytea_output", "hex");
+	set_for_now("datestyle", "ISO");
+	set_for_now("intervalstyle", "postgres");
+	if (extra_float_digits < 1)
+		set_for_now("extra_float_digits", "1");
+	return nest_level;
+}
+
+static void
+end_output_settings(int nest_level)
+{
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
+}
+
+static Datum
+shape_row(const NpRowShape *shape, TupleTableSlot *slot)
+{
+	Datum	   *values;
+	bool	   *nulls;
+
+	if (shape->whole)
+		return ExecFetchSlotHeapTupleDatum(slot);
+	values = palloc(sizeof(Datum) * shape->count);
+	nulls = palloc(sizeof(bool) * shape->count);
+	for (int i = 0; i < shape->count; i++)
+		values[i] = slot_getattr(slot, shape->indexes[i] + 1, &nulls[i]);
+	return HeapTupleGetDatum(heap_form_tuple(shape->columns, values, nulls));
+}
+
+/* What json ->> gives for a column, but JSON's null as a text. */
+static char *
+json_text(const NpColumn *column, TupleTableSlot *slot)
+{
+	const char *name = NameStr(TupleDescAttr(slot->tts_tupleDescriptor, column->index)->attname);
+
+	LOCAL_FCINFO(call, 2);
+	Datum		value;
+
+	InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+	call->args[0].value = DirectFunctionCall1(row_to_json, shape_row(&column->row, slot));
+	call->args[0].isnull = false;
+	call->args[1].value = CStringGetTextDatum(name);
+	call->args[1].isnull = false;
+	value = json_object_field_text(call);
+	return call->isnull ? pstrdup("null") : TextDatumGetCString(value);
+}
+
+/* A column's value as the JSON has it, without quotes; absent for NULL. */
+static NpSpan
+column_text(const NpColumn *column, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, column->index + 1, &isnull);
+	char		buffer[MAXDATELEN + 1];
+	char	   *text = NULL;
+
+	if (isnull)
+		return (NpSpan) {NULL, 0};
+	switch (column->kind)
+	{
+		case NP_TEXT_INTEGER:
+		case NP_TEXT_STRING:
+			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
+			break;
+		case NP_TEXT_BOOLEAN:
+			text = DatumGetBool(value) ? "true" : "false";
+			break;
+		case NP_TEXT_TIME:
+			text = pstrdup(JsonEncodeDateTime(buffer, value, column->base_type, NULL));
+			break;
+		case NP_TEXT_JSON:
+			text = json_text(column, slot);
+	}
+	return np_to_utf8(text, strlen(text));
+}
+
+static void
+append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
+{
+	text	   *row = DatumGetTextPP(DirectFunctionCall1(row_to_json, shape_row(shape, slot)));
+
+	appendBinaryStringInfo(json, VARDATA_ANY(row), VARSIZE_ANY_EXHDR(row));
+}
+
+/* ---- What an UPDATE changed ----------------------------------------------------------- */
+
+typedef struct Difference
+{
+	bool	   *changed;		/* by a column's place; NULL: no UPDATE */
+	bool		matters;
+	bool		key;
+} Difference;
+
+/* Without fetching what is out of line and was not touched. */
+static bool
+values_differ(Form_pg_attribute column, Datum old, bool old_isnull, Datum new, bool new_isnull)
+{
+	if (old_isnull || new_isnull)
+		return old_isnull != new_isnull;
+	if (column->attlen == -1 && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(old)) &&
+		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(new)) &&
+		memcmp(DatumGetPointer(old), DatumGetPointer(new), VARSIZE_EXTERNAL(DatumGetPointer(old))) == 0)
+		return false;
+	return !datum_image_eq(old, new, column->attbyval, column->attlen);
+}
+
+static Difference
+compare_rows(const NpChangePlan *plan, const NpChange *change)
+{
+	Difference	difference = {NULL};
+
+	if (change->op != NP_UPDATE)
+		return difference;
+	slot_getallattrs(change->old);
+	slot_getallattrs(change->new);
+	difference.changed = palloc0(sizeof(bool) * plan->column_count);
+	for (int i = 0; i < plan->column_count; i++)
+	{
+		if (!(plan->is_published[i] || plan->is_key[i]) ||
+			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, i),
+						   change->old->tts_values[i], change->old->tts_isnull[i],
+						   change->new->tts_values[i], change->new->tts_isnull[i]))
+			continue;
+		difference.changed[i] = true;
+		difference.matters |= plan->matters[i];
+		difference.key |= plan->is_key[i];
+	}
+	return difference;
+}
+
+/* ---- Templates -------------------------------------------------------------------------- */
+
+static TupleTableSlot *
+current_row(const NpChange *change)
+{
+	return change->new != NULL ? change->new : change->old;
+}
+
+static void
+append_encoded(StringInfo out, NpEncoder encoder, NpSpan value)
+{
+	enlargeStringInfo(out, NP_ENCODED_SIZE(value.length));
+	out->len += encoder(value, out->data + out->len);
+	out->data[out->len] = '\0';
+}
+
+/* Append what a template comes to; false when that has a NULL in it. */
+static bool
+append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, const NpChange *change)
+{
+	bool		complete = true;
+
+	for (int i = 0; i < plan->count; i++)
+	{
+		const NpPlanPart *part = &plan->parts[i];
+		NpSpan		value = {NULL, 0};
+
+		switch (part->kind)
+		{
+			case NP_PLAN_TEXT:
+				appendBinaryStringInfo(out, part->text.data, part->text.length);
+				break;
+			case NP_PLAN_OP:
+				appendStringInfoString(out, np_change_op_name(change->op));
+				break;
+			case NP_PLAN_XID:
+				appendStringInfoString(out, current_transaction()->id_text);
+				break;
+			case NP_PLAN_COLUMN:
+				if (current_row(change) != NULL)
+					value = column_text(&part->column, current_row(change));
+				complete &= value.data != NULL;
+				append_encoded(out, encoder, value);
+		}
+	}
+	return complete;
+}
+
+static NpSpan
+render_template(const NpPlanTemplate *plan, const NpChange *change)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	(void) append_template(&out, plan, np_encode_token, change);
+	return (NpSpan) {out.data, out.len};
+}
+
+/* ---- Headers ----------------------------------------------------------------------------- */
+
+static void
+append_header_template(StringInfo lines, const NpPlanHeader *header, const NpChange *change)
+{
+	int			start = lines->len;
+
+	appendBinaryStringInfo(lines, header->name.data, header->name.length);
+	appendStringInfoString(lines, ": ");
+	if (append_template(lines, &header->value, np_encode_header, change))
+		appendStringInfoString(lines, "\r\n");
+	else
+	{
+		lines->len = start;
+		lines->data[start] = '\0';
+	}
+}
+
+static void
+append_cloudevents(StringInfo lines, const NpChangePlan *plan, const NpChange *change)
+{
+	appendStringInfo(lines, "ce-time: %sZ\r\n", current_transaction()->time);
+	if (plan->key_count == 0 || change->op == NP_TRUNCATE)
+		return;
+	appendStringInfoString(lines, "ce-subject: ");
+	for (int i = 0; i < plan->key_count; i++)
+	{
+		if (i > 0)
+			appendStringInfoChar(lines, '.');
+		append_encoded(lines, np_encode_token, column_text(&plan->key_columns[i], current_row(change)));
+	}
+	appendStringInfoString(lines, "\r\n");
+}
+
+static NpSpan
+make_lines(const NpChangePlan *plan, const NpChange *change)
+{
+	StringInfoData lines;
+
+	initStringInfo(&lines);
+	appendBinaryStringInfo(&lines, plan->lines[change->op].data, plan->lines[change->op].length);
+	appendStringInfo(&lines, "Pg-Xid: %s\r\n", current_transaction()->id_text);
+	if (plan->format == NP_FORMAT_CLOUDEVENTS)
+		append_cloudevents(&lines, plan, change);
+	if (np_traceparent[0] != '\0')
+		appendStringInfo(&lines, "traceparent: %s\r\n", np_traceparent);
+	for (int i = 0; i < plan->header_count; i++)
+		append_header_template(&lines, &plan->headers[i], change);
+	return (NpSpan) {lines.data, lines.len};
+}
+
+/* ---- Payloads ------------------------------------------------------------------------------ */
+
+/*
+ * The key as row_to_json would have it.  Most keys are an integer or a string,
+ * and of these there is no need to make a row.
+ */
+static void
+append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
+{
+	const char *separator = "{";
+
+	if (!plan->key_is_plain)
+	{
+		append_row(json, &plan->key, slot);
+		return;
+	}
+	for (int i = 0; i < plan->key_count; i++)
+	{
+		NpColumn   *column = &plan->key_columns[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column->index + 1, &isnull);
+
+		appendStringInfoString(json, separator);
+		appendStringInfoString(json, plan->json_names[column->index]);
+		appendStringInfoChar(json, ':');
+		if (isnull)
+			appendStringInfoString(json, "null");
+		else if (column->kind == NP_TEXT_INTEGER)
+			appendStringInfoString(json, OutputFunctionCall(&column->output, value));
+		else
+			escape_json(json, OutputFunctionCall(&column->output, value));
+		separator = ",";
+	}
+	appendStringInfoChar(json, '}');
+}
+
+/* Whole or its key, as the shape is. */
+static void
+append_old(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
+{
+	if (shape == &plan->key)
+		append_key(json, plan, slot);
+	else
+		append_row(json, shape, slot);
+}
+
+static void
+append_changed(StringInfo json, const NpChangePlan *plan, const bool *changed)
+{
+	const char *separator = "";
+
+	appendStringInfoString(json, ",\"changed\":[");
+	for (int i = 0; i < plan->column_count; i++)
+	{
+		if (!changed[i] || !plan->is_published[i])
+			continue;
+		appendStringInfoString(json, separator);
+		appendStringInfoString(json, plan->json_names[i]);
+		separator = ",";
+	}
+	appendStringInfoChar(json, ']');
+}
+
+/*
+ * What tells of the row before, if anything shall: the whole row, or its key
+ * when the row has another one now, or (a DELETE) is not there any more.
+ */
+static const NpRowShape *
+old_shape(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+{
+	if (change->old == NULL)
+		return NULL;
+	if (plan->old)
+		return &plan->old_row;
+	if (plan->key_count > 0 && (change->op == NP_DELETE || difference->key))
+		return &plan->key;
+	return NULL;
+}
+
+static void
+append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+{
+	const NpRowShape *old = old_shape(plan, change, difference);
+
+	appendStringInfoString(json, plan->beginnings[change->op]);
+	if (plan->key_count > 0 && current_row(change) != NULL)
+	{
+		appendStringInfoString(json, ",\"key\":");
+		append_key(json, plan, current_row(change));
+	}
+	if (change->new != NULL)
+	{
+		appendStringInfoString(json, ",\"new\":");
+		append_row(json, &plan->row, change->new);
+	}
+	/* the key of a deleted row is there already */
+	if (old != NULL && (plan->old || change->op != NP_DELETE))
+	{
+		appendStringInfoString(json, ",\"old\":");
+		append_old(json, plan, old, change->old);
+	}
+	if (difference->changed != NULL)
+		append_changed(json, plan, difference->changed);
+	appendStringInfoString(json, current_transaction()->json);
+}
+
+static void
+append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+{
+	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't'};
+	const NpRowShape *old = old_shape(plan, change, difference);
+
+	appendStringInfoString(json, "{\"before\":");
+	if (old != NULL)
+		append_old(json, plan, old, change->old);
+	else
+		appendStringInfoString(json, "null");
+	appendStringInfoString(json, ",\"after\":");
+	if (change->new != NULL)
+		append_row(json, &plan->row, change->new);
+	else
+		appendStringInfoString(json, "null");
+	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
+					 plan->source, milliseconds_since_1970(current_transaction()->start),
+					 current_transaction()->id_text, GetXLogInsertRecPtr());
+	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":null}",
+					 ops[change->op], milliseconds_since_1970(GetCurrentTimestamp()));
+}
+
+/* A column alone: bytea and JSON as they are, anything else as text. */
+static NpSpan
+payload_of_column(const NpColumn *column, TupleTableSlot *row)
+{
+	Datum		value;
+	bool		isnull;
+	bytea	   *bytes;
+	char	   *text;
+
+	if (row == NULL || slot_attisnull(row, column->index + 1))
+		return (NpSpan) {NULL, 0};
+	value = slot_getattr(row, column->index + 1, &isnull);
+	switch (column->base_type)
+	{
+		case BYTEAOID:
+			bytes = DatumGetByteaPP(value);
+			return (NpSpan) {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)};
+		case JSONOID:
+		case JSONBOID:
+			/* where a string has quotes, and may have escapes that no text can */
+			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
+			return np_to_utf8(text, strlen(text));
+		default:
+			return column_text(column, row);
+	}
+}
+
+static NpSpan
+make_payload(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+{
+	StringInfoData json;
+
+	if (plan->has_payload)
+		return payload_of_column(&plan->payload, current_row(change));
+	initStringInfo(&json);
+	if (plan->format == NP_FORMAT_DEBEZIUM)
+		append_debezium(&json, plan, change, difference);
+	else
+		append_json(&json, plan, change, difference);
+	return np_to_utf8(json.data, json.len);
+}
+
+/*
+ * Build the message of a change; false when there is nothing to tell: an
+ * UPDATE that changed nothing that matters.
+ *
+ * Raises what output functions, conversions and np_message_build raise.
+ */
+bool
+np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
+{
+	Difference	difference = compare_rows(plan, change);
+	NpMessageOptions options = {.headers = NULL};
+	NpSpan		subject;
+	NpSpan		payload;
+	int			nest_level;
+
+	if (change->op == NP_UPDATE && !difference.matters)
+		return false;
+	nest_level = begin_output_settings();
+	options.lines = make_lines(plan, change);
+	if (plan->format == NP_FORMAT_CLOUDEVENTS)
+		options.id_header = "ce-id";
+	if (plan->msg_id.count > 0)
+		options.msg_id = render_template(&plan->msg_id, change);
+	subject = render_template(&plan->subject, change);
+	payload = make_payload(plan, change, &difference);
+	end_output_settings(nest_level);
+	np_message_build(message, subject, payload, &options);
+	return true;
+}

@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_message.h
+ *	  The message that tells of one changed row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_MESSAGE_H
+#define NP_CHANGE_MESSAGE_H
+
+#include "executor/tuptable.h"
+
+#include "change/change_plan.h"
+#include "message/message.h"
+
+typedef struct NpChange
+{
+	NpChangeOp	op;
+	TupleTableSlot *old;		/* NULL where there is none */
+	TupleTableSlot *new;
+} NpChange;
+
+extern bool np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change);
+
+#endif							/* NP_CHANGE_MESSAGE_H */

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_options.h
+ *	  The options of a trigger that publishes changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_OPTIONS_H
+#define NP_CHANGE_OPTIONS_H
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "base/types.h"
+
+#define NP_DEFAULT_SUBJECT	"{schema}.{table}.{op}"
+
+typedef enum NpDelivery
+{
+	NP_DELIVER_ON_COMMIT,
+	NP_DELIVER_ASYNC,
+	NP_DELIVER_SYNC,
+	NP_DELIVER_OUTBOX
+} NpDelivery;
+
+typedef enum NpChangeFormat
+{
+	NP_FORMAT_JSON,
+	NP_FORMAT_CLOUDEVENTS,
+	NP_FORMAT_DEBEZIUM
+} NpChangeFormat;
+
+/* Strings are in the database's encoding and palloc'd. */
+typedef struct NpChangeOptions
+{
+	char	   *subject;		/* a template */
+	NpDelivery	delivery;
+	NpChangeFormat format;
+	List	   *columns;		/* names; NIL: all */
+	List	   *ignore;			/* names */
+	List	   *key;			/* names; NIL: the table's own */
+	char	   *msg_id;			/* a template, or NULL */
+	Jsonb	   *headers;		/* an object of templates, or NULL */
+	bool		old;
+	char	   *payload;		/* a column that is the message, or NULL */
+} NpChangeOptions;
+
+extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);
+extern const char *np_delivery_name(NpDelivery delivery);
+extern const char *np_change_format_name(NpChangeFormat format);
+
+#endif							/* NP_CHANGE_OPTIONS_H */

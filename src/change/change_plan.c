@@ -1,0 +1,589 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_plan.c
+ *	  How the changes of one table are published.
+ *
+ * The options of a trigger, resolved for its table: columns found, templates
+ * taken apart, output functions looked up, and all that is the same in every
+ * message written once.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/relcache.h"
+
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "base/subject.h"
+#include "change/change_plan.h"
+#include "change/template.h"
+#include "message/message.h"
+
+static const char *const op_names[] = {
+	[NP_INSERT] = "insert",
+	[NP_UPDATE] = "update",
+	[NP_DELETE] = "delete",
+	[NP_TRUNCATE] = "truncate",
+};
+
+const char *
+np_change_op_name(NpChangeOp op)
+{
+	return op_names[op];
+}
+
+/* What a plan is made from. */
+typedef struct Source
+{
+	Relation	relation;
+	TupleDesc	columns;		/* its */
+	const char *schema;			/* that messages name */
+	const char *table;
+	const NpChangeOptions *options;
+} Source;
+
+/* ---- Columns ---------------------------------------------------------------- */
+
+static bool
+column_is_there(const Source *source, int index)
+{
+	Form_pg_attribute column = TupleDescAttr(source->columns, index);
+
+	/* what is virtual has no value in a trigger */
+	return !column->attisdropped && !np_compat_is_virtual(column);
+}
+
+/* Where the column of that name is in a slot; raises 42703. */
+static int
+find_column(const Source *source, const char *option, const char *name)
+{
+	NpFailure	failure;
+
+	for (int i = 0; i < source->columns->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(source->columns, i);
+
+		if (column->attisdropped || strcmp(NameStr(column->attname), name) != 0)
+			continue;
+		if (column_is_there(source, i))
+			return i;
+		failure = np_failure(NP_FAULT_FEATURE, "option %s names the column \"%s\", which is a virtual generated one",
+							 option, name);
+		failure.hint = "A virtual column has no value in a trigger: use a stored one.";
+		np_raise(&failure);
+	}
+	failure = np_failure(NP_FAULT_COLUMN, "option %s names the column \"%s\", which table \"%s\" does not have",
+						 option, name, RelationGetRelationName(source->relation));
+	np_raise(&failure);
+}
+
+/* The shape of the columns that are marked. */
+static void
+make_shape(const Source *source, const bool *marked, NpRowShape *shape)
+{
+	TupleDesc	table = source->columns;
+	int			there = 0;
+
+	shape->indexes = palloc(sizeof(int) * table->natts);
+	for (int i = 0; i < table->natts; i++)
+	{
+		if (!TupleDescAttr(table, i)->attisdropped)
+			there++;
+		if (marked[i])
+			shape->indexes[shape->count++] = i;
+	}
+	shape->whole = shape->count == there;
+	if (shape->whole)
+		return;
+	shape->columns = CreateTemplateTupleDesc(shape->count);
+	for (int i = 0; i < shape->count; i++)
+		TupleDescCopyEntry(shape->columns, i + 1, table, shape->indexes[i] + 1);
+	np_compat_finalize(shape->columns);
+	BlessTupleDesc(shape->columns);
+}
+
+static NpTextKind
+text_kind(Oid base_type)
+{
+	switch (base_type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return NP_TEXT_INTEGER;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case UUIDOID:
+			return NP_TEXT_STRING;
+		case BOOLOID:
+			return NP_TEXT_BOOLEAN;
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return NP_TEXT_TIME;
+		default:
+			return NP_TEXT_JSON;
+	}
+}
+
+static void
+prepare_column(const Source *source, int index, NpColumn *column)
+{
+	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
+	bool	   *marked;
+	Oid			output;
+	bool		is_varlena;
+
+	column->index = index;
+	column->base_type = getBaseType(type);
+	column->kind = text_kind(column->base_type);
+	getTypeOutputInfo(type, &output, &is_varlena);
+	fmgr_info_cxt(output, &column->output, CurrentMemoryContext);
+	if (column->kind != NP_TEXT_JSON)
+		return;
+	marked = palloc0(sizeof(bool) * source->columns->natts);
+	marked[index] = true;
+	make_shape(source, marked, &column->row);
+}
+
+static void
+mark_named(const Source *source, const char *option, List *names, bool *marked)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		marked[find_column(source, option, lfirst(cell))] = true;
+}
+
+/* ---- The key ---------------------------------------------------------------- */
+
+static void
+mark_bitmap(const Source *source, Bitmapset *columns, bool *marked)
+{
+	int			member = -1;
+
+	while ((member = bms_next_member(columns, member)) >= 0)
+	{
+		int			index = member + FirstLowInvalidHeapAttributeNumber - 1;
+
+		if (index >= 0 && column_is_there(source, index))
+			marked[index] = true;
+	}
+}
+
+static void
+mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
+{
+	char		identity = source->relation->rd_rel->relreplident;
+
+	if (identity == REPLICA_IDENTITY_FULL)
+	{
+		for (int i = 0; i < source->columns->natts; i++)
+			marked[i] = column_is_there(source, i) && !ignored[i];
+	}
+	else if (identity == REPLICA_IDENTITY_INDEX)
+		mark_bitmap(source, RelationGetIndexAttrBitmap(source->relation, INDEX_ATTR_BITMAP_IDENTITY_KEY),
+					marked);
+}
+
+/* The columns of the key: the option, the primary key, or the replica identity. */
+static void
+find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
+{
+	Oid			constraint;
+	Bitmapset  *primary_key;
+
+	mark_named(source, "key", source->options->key, plan->is_key);
+	if (source->options->key == NIL)
+	{
+		primary_key = get_primary_key_attnos(RelationGetRelid(source->relation), true, &constraint);
+		if (primary_key != NULL)
+			mark_bitmap(source, primary_key, plan->is_key);
+		else
+			mark_replica_identity(source, ignored, plan->is_key);
+	}
+	plan->key_columns = palloc0(sizeof(NpColumn) * plan->column_count);
+	plan->key_is_plain = true;
+	for (int i = 0; i < plan->column_count; i++)
+	{
+		NpColumn   *column = &plan->key_columns[plan->key_count];
+
+		if (!plan->is_key[i])
+			continue;
+		prepare_column(source, i, column);
+		plan->key_is_plain &= column->kind == NP_TEXT_INTEGER || column->kind == NP_TEXT_STRING;
+		plan->key_count++;
+	}
+	if (plan->key_count > 0)
+		make_shape(source, plan->is_key, &plan->key);
+}
+
+static void
+require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
+{
+	NpFailure	failure;
+
+	if (plan->key_count > 0 || plan->old ||
+		!(TRIGGER_FOR_UPDATE(trigger_type) || TRIGGER_FOR_DELETE(trigger_type)))
+		return;
+	failure = np_failure(NP_FAULT_INPUT, "table \"%s\" has no key, so its updates and deletes would not tell which row they change",
+						 RelationGetRelationName(source->relation));
+	failure.hint = "Set the option key or old, or give the table a primary key or a replica identity.";
+	np_raise(&failure);
+}
+
+static void
+refuse_statement_trigger(const Source *source, const char *changes, const char *detail)
+{
+	NpFailure	failure = np_failure(NP_FAULT_FEATURE, "%s of the partitioned table \"%s\" cannot be published by a statement trigger",
+									 changes, RelationGetRelationName(source->relation));
+
+	failure.detail = detail;
+	failure.hint = psprintf("Publish the table at level row, or without its %s.", changes);
+	np_raise(&failure);
+}
+
+/*
+ * A partitioned table shows its statement triggers wrong rows.  Of a MERGE: for
+ * what is updated after an insert, the inserted row (ExecUpdate does not reset
+ * tcs_original_insert_tuple; seen in 17 and 18), and none for rows that move.
+ * Of what is inserted into a partition that has its columns in other places:
+ * the row before its generated columns were computed (ExecPrepareTupleRouting;
+ * seen in 15 to 18).
+ */
+static void
+require_true_rows(const Source *source, int16 trigger_type)
+{
+	const TupleConstr *constraints = source->columns->constr;
+
+	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
+		return;
+	if (TRIGGER_FOR_UPDATE(trigger_type))
+		refuse_statement_trigger(source, "updates", "PostgreSQL does not show it all rows that a MERGE updates.");
+	if (TRIGGER_FOR_INSERT(trigger_type) && constraints != NULL && constraints->has_generated_stored)
+		refuse_statement_trigger(source, "inserts", "PostgreSQL does not show it the generated columns of each partition.");
+}
+
+static const char *
+json_string(const char *text)
+{
+	StringInfoData json;
+	char	   *result;
+
+	initStringInfo(&json);
+	escape_json(&json, text);
+	result = pstrdup(json.data);
+	pfree(json.data);
+	return result;
+}
+
+static void
+find_columns(const Source *source, NpChangePlan *plan)
+{
+	int			count = source->columns->natts;
+	bool	   *ignored = palloc0(sizeof(bool) * count);
+	bool	   *in_old_row = palloc0(sizeof(bool) * count);
+
+	plan->column_count = count;
+	plan->is_published = palloc0(sizeof(bool) * count);
+	plan->is_key = palloc0(sizeof(bool) * count);
+	plan->matters = palloc0(sizeof(bool) * count);
+	plan->json_names = palloc0(sizeof(char *) * count);
+
+	mark_named(source, "columns", source->options->columns, plan->is_published);
+	mark_named(source, "ignore", source->options->ignore, ignored);
+	find_key(source, ignored, plan);
+	for (int i = 0; i < count; i++)
+	{
+		const char *name = NameStr(TupleDescAttr(source->columns, i)->attname);
+
+		if (source->options->columns == NIL)
+			plan->is_published[i] = column_is_there(source, i);
+		if (ignored[i] && plan->is_key[i])
+			np_raise_input("option ignore names the column \"%s\", which is a part of the key", name);
+		plan->matters[i] = plan->is_key[i] || (plan->is_published[i] && !ignored[i]);
+		in_old_row[i] = plan->is_key[i] || plan->is_published[i];
+		plan->json_names[i] = json_string(name);
+	}
+	make_shape(source, plan->is_published, &plan->row);
+	make_shape(source, in_old_row, &plan->old_row);
+}
+
+/* ---- Templates --------------------------------------------------------------- */
+
+/* A text of the catalog, encoded; palloc'd. */
+static NpSpan
+encode(NpEncoder encoder, const char *text)
+{
+	NpSpan		utf8 = np_to_utf8(text, strlen(text));
+	char	   *out = palloc(NP_ENCODED_SIZE(utf8.length));
+
+	return (NpSpan) {out, encoder(utf8, out)};
+}
+
+/* What a name in a template stands for. */
+static void
+resolve_name(const Source *source, const char *option, NpTemplatePart found, NpEncoder encoder,
+			 NpPlanPart *part)
+{
+	char	   *name = pnstrdup(found.text.data, found.text.length);
+	bool		quoted = found.kind == NP_PART_QUOTED;
+
+	if (quoted)
+		name[np_template_unquote(found.text, name)] = '\0';
+	if (!quoted && strcmp(name, "op") == 0)
+		part->kind = NP_PLAN_OP;
+	else if (!quoted && strcmp(name, "xid") == 0)
+		part->kind = NP_PLAN_XID;
+	else if (!quoted && strcmp(name, "schema") == 0)
+		part->text = encode(encoder, source->schema);
+	else if (!quoted && strcmp(name, "table") == 0)
+		part->text = encode(encoder, source->table);
+	else
+	{
+		part->kind = NP_PLAN_COLUMN;
+		prepare_column(source, find_column(source, option, name), &part->column);
+	}
+}
+
+/* Between two braces there is at most one part. */
+static int
+most_parts(const char *template)
+{
+	int			braces = 0;
+
+	for (const char *byte = template; *byte != '\0'; byte++)
+		braces += *byte == '{' || *byte == '}';
+	return braces + 1;
+}
+
+static void
+compile_template(const Source *source, const char *option, const char *text, NpEncoder encoder,
+				 NpPlanTemplate *plan)
+{
+	NpSpan		rest = {text, strlen(text)};
+	NpTemplatePart found;
+
+	plan->parts = palloc0(sizeof(NpPlanPart) * most_parts(text));
+	while ((found = np_template_next(&rest)).kind != NP_PART_END)
+	{
+		NpPlanPart *part = &plan->parts[plan->count++];
+
+		if (found.kind == NP_PART_PROBLEM)
+			np_raise_input("the template of option %s %s: \"%s\"", option, found.text.data, text);
+		part->kind = NP_PLAN_TEXT;
+		if (found.kind == NP_PART_TEXT)
+			part->text = np_to_utf8(pnstrdup(found.text.data, found.text.length), found.text.length);
+		else
+			resolve_name(source, option, found, encoder, part);
+	}
+}
+
+/* With any values, which cannot break a subject. */
+static void
+check_subject(const NpPlanTemplate *subject)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < subject->count; i++)
+	{
+		if (subject->parts[i].kind == NP_PLAN_TEXT)
+			appendBinaryStringInfo(&text, subject->parts[i].text.data, subject->parts[i].text.length);
+		else
+			appendStringInfoChar(&text, 'x');
+	}
+	np_message_check_subject((NpSpan) {text.data, text.len});
+}
+
+/* ---- Headers ------------------------------------------------------------------ */
+
+/* The headers that we write. */
+static const char *const own_headers[] = {"Pg-Op", "Pg-Table", "Pg-Xid", "traceparent"};
+static const char *const cloudevents_headers[] = {
+	"ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time", "ce-datacontenttype", "Content-Type"
+};
+
+static bool
+is_one_of(const char *name, const char *const *names, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (pg_strcasecmp(name, names[i]) == 0)
+			return true;
+	return false;
+}
+
+static void
+check_header(const NpChangePlan *plan, const char *name)
+{
+	np_message_check_header_name(name, strlen(name));
+	if (pg_strncasecmp(name, "Nats-", 5) == 0 || is_one_of(name, own_headers, lengthof(own_headers)) ||
+		(plan->format == NP_FORMAT_CLOUDEVENTS &&
+		 is_one_of(name, cloudevents_headers, lengthof(cloudevents_headers))))
+		np_raise_input("option headers cannot set the header \"%s\"", name);
+	for (int i = 0; i < plan->header_count; i++)
+		if (pg_strncasecmp(name, plan->headers[i].name.data, plan->headers[i].name.length) == 0 &&
+			name[plan->headers[i].name.length] == '\0')
+			np_raise_input("option headers sets the header \"%s\" twice", name);
+}
+
+/* What is not a value goes out as it is. */
+static void
+check_literals(const char *name, const char *template, int length)
+{
+	size_t		position;
+
+	if (np_header_value_check((NpSpan) {template, length}, &position) != NP_TEXT_OK)
+		np_raise_input("the template of header \"%s\" has the invalid byte 0x%02x at position %zu",
+					   name, (unsigned char) template[position], position + 1);
+}
+
+static void
+compile_headers(const Source *source, NpChangePlan *plan)
+{
+	Jsonb	   *headers = source->options->headers;
+	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	plan->headers = palloc0(sizeof(NpPlanHeader) * JB_ROOT_COUNT(headers));
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		NpPlanHeader *header = &plan->headers[plan->header_count];
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		check_header(plan, name);
+		if (value.type != jbvString)
+			np_raise_input("option headers has something else than a string for the header \"%s\"", name);
+		check_literals(name, value.val.string.val, value.val.string.len);
+		header->name = (NpSpan) {name, strlen(name)};
+		compile_template(source, "headers", pnstrdup(value.val.string.val, value.val.string.len),
+						 np_encode_header, &header->value);
+		plan->header_count++;
+	}
+}
+
+/* ---- What is the same in all messages -------------------------------------------- */
+
+static void
+append_encoded(StringInfo lines, NpEncoder encoder, const char *text)
+{
+	NpSpan		encoded = encode(encoder, text);
+
+	appendBinaryStringInfo(lines, encoded.data, encoded.length);
+}
+
+static void
+append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
+{
+	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\n", op_names[op]);
+	appendStringInfoString(lines, "ce-source: /postgresql/");
+	append_encoded(lines, np_encode_token, get_database_name(MyDatabaseId));
+	appendStringInfoChar(lines, '/');
+	append_encoded(lines, np_encode_token, source->schema);
+	appendStringInfoChar(lines, '/');
+	append_encoded(lines, np_encode_token, source->table);
+	appendStringInfoString(lines, "\r\nce-datacontenttype: application/json\r\nContent-Type: application/json\r\n");
+}
+
+/* As it is quoted where it must be, whatever the session prefers. */
+static char *
+quoted_name(const Source *source)
+{
+	int			nest_level = NewGUCNestLevel();
+	char	   *name;
+
+	(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	name = quote_qualified_identifier(source->schema, source->table);
+	AtEOXact_GUC(true, nest_level);
+	return name;
+}
+
+static void
+write_constants(const Source *source, NpChangePlan *plan)
+{
+	const char *name = quoted_name(source);
+	const char *schema = json_string(source->schema);
+	const char *table = json_string(source->table);
+	const char *database = json_string(get_database_name(MyDatabaseId));
+
+	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
+							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
+	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
+	{
+		StringInfoData lines;
+
+		initStringInfo(&lines);
+		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", op_names[op]);
+		append_encoded(&lines, np_encode_header, name);
+		appendStringInfoString(&lines, "\r\n");
+		if (plan->format == NP_FORMAT_CLOUDEVENTS)
+			append_cloudevents(&lines, source, op);
+		plan->lines[op] = (NpSpan) {lines.data, lines.len};
+		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
+	}
+}
+
+/*
+ * Make the plan for a trigger on a relation, palloc'd in the current context
+ * with all that belongs to it.  Messages name the relation `published`: of
+ * a partition, the table on which its trigger was created.
+ *
+ * Raises 42703 for a column that is not there, 0A000 for a virtual one, and
+ * 22023 for other options that do not fit.
+ */
+NpChangePlan *
+np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options, int16 trigger_type)
+{
+	NpChangePlan *plan = palloc0(sizeof(NpChangePlan));
+	Source		source = {
+		.relation = relation,
+		.columns = RelationGetDescr(relation),
+		.schema = get_namespace_name(get_rel_namespace(published)),
+		.table = get_rel_name(published),
+		.options = options,
+	};
+
+	if (source.schema == NULL || source.table == NULL)
+		elog(ERROR, "cache lookup failed for relation %u", published);
+	plan->delivery = options->delivery;
+	plan->format = options->format;
+	plan->old = options->old;
+	find_columns(&source, plan);
+	if (options->payload != NULL)
+	{
+		plan->has_payload = true;
+		prepare_column(&source, find_column(&source, "payload", options->payload), &plan->payload);
+	}
+	require_key(&source, plan, trigger_type);
+	require_true_rows(&source, trigger_type);
+	compile_template(&source, "subject", options->subject, np_encode_token, &plan->subject);
+	check_subject(&plan->subject);
+	if (options->msg_id != NULL)
+		compile_template(&source, "msg_id", options->msg_id, np_encode_token, &plan->msg_id);
+	if (options->headers != NULL)
+		compile_headers(&source, plan);
+	write_constants(&source, plan);
+	return plan;
+}

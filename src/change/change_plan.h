@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_plan.h
+ *	  How the changes of one table are published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CHANGE_PLAN_H
+#define NP_CHANGE_PLAN_H
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+
+#include "change/change_options.h"
+
+typedef enum NpChangeOp
+{
+	NP_INSERT,
+	NP_UPDATE,
+	NP_DELETE,
+	NP_TRUNCATE,
+	NP_CHANGE_OPS
+} NpChangeOp;
+
+/* Columns that are written as one JSON object. */
+typedef struct NpRowShape
+{
+	bool		whole;			/* the row as it is; else: */
+	int			count;
+	int		   *indexes;		/* in a slot's values */
+	TupleDesc	columns;		/* blessed */
+} NpRowShape;
+
+/* How to have a column's value as the JSON has it, without quotes. */
+typedef enum NpTextKind
+{
+	NP_TEXT_INTEGER,			/* its output */
+	NP_TEXT_STRING,				/* its output, which JSON would quote */
+	NP_TEXT_BOOLEAN,
+	NP_TEXT_TIME,
+	NP_TEXT_JSON				/* taken from the JSON of a row with it alone */
+} NpTextKind;
+
+/* A column of which the value is needed as text. */
+typedef struct NpColumn
+{
+	int			index;			/* in a slot's values */
+	Oid			base_type;
+	NpTextKind	kind;
+	FmgrInfo	output;
+	NpRowShape	row;			/* of NP_TEXT_JSON */
+} NpColumn;
+
+typedef enum NpPartKind
+{
+	NP_PLAN_TEXT,
+	NP_PLAN_OP,
+	NP_PLAN_XID,
+	NP_PLAN_COLUMN
+} NpPartKind;
+
+typedef struct NpPlanPart
+{
+	NpPartKind	kind;
+	NpSpan		text;			/* UTF-8, encoded where it has to be */
+	NpColumn	column;
+} NpPlanPart;
+
+/* A template for which is known what its names are. */
+typedef struct NpPlanTemplate
+{
+	int			count;
+	NpPlanPart *parts;
+} NpPlanTemplate;
+
+typedef struct NpPlanHeader
+{
+	NpSpan		name;			/* UTF-8 */
+	NpPlanTemplate value;
+} NpPlanHeader;
+
+typedef struct NpChangePlan
+{
+	int			users;			/* calls that use it, or were ended by an error */
+	NpDelivery	delivery;
+	NpChangeFormat format;
+	bool		old;
+	bool		has_payload;	/* a column instead of the format */
+	NpColumn	payload;
+	NpPlanTemplate subject;
+	NpPlanTemplate msg_id;		/* count 0: none */
+	int			header_count;
+	NpPlanHeader *headers;
+
+	NpRowShape	row;			/* what is published of a row */
+	NpRowShape	old_row;		/* and of an old one: the key too */
+	NpRowShape	key;
+	int			key_count;		/* 0: there is none */
+	NpColumn   *key_columns;
+	bool		key_is_plain;	/* integers and strings: JSON without a row */
+
+	/* by a column's place in a slot */
+	int			column_count;
+	bool	   *is_published;
+	bool	   *is_key;
+	bool	   *matters;		/* its change is one */
+	const char **json_names;	/* with quotes, in the database's encoding */
+
+	/* what is the same in all messages */
+	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
+	const char *source;			/* of Debezium's, its beginning */
+	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
+} NpChangePlan;
+
+extern const char *np_change_op_name(NpChangeOp op);
+extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
+										 int16 trigger_type);
+
+#endif							/* NP_CHANGE_PLAN_H */

@@ -1,0 +1,560 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_table.c
+ *	  The SQL functions that give a table the triggers that publish its
+ *	  changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "base/report.h"
+#include "change/change_plan.h"
+
+PG_FUNCTION_INFO_V1(nats_publish_table);
+PG_FUNCTION_INFO_V1(nats_unpublish_table);
+PG_FUNCTION_INFO_V1(nats_change_options);
+
+/* The arguments of nats_publish_table(). */
+enum
+{
+	ARG_RELATION,
+	ARG_SUBJECT,
+	ARG_LEVEL,
+	ARG_DELIVERY,
+	ARG_FORMAT,
+	ARG_COLUMNS,
+	ARG_IGNORE,
+	ARG_KEY,
+	ARG_MSG_ID,
+	ARG_HEADERS,
+	ARG_OLD,
+	ARG_EVENTS,
+	ARG_PAYLOAD
+};
+
+/* The columns of nats_change_options(). */
+enum
+{
+	OPTION_SUBJECT,
+	OPTION_DELIVERY,
+	OPTION_FORMAT,
+	OPTION_COLUMNS,
+	OPTION_IGNORE,
+	OPTION_KEY,
+	OPTION_MSG_ID,
+	OPTION_HEADERS,
+	OPTION_OLD,
+	OPTION_PAYLOAD,
+	OPTION_ERROR,
+	OPTION_COUNT
+};
+
+/* The triggers that a published table can have: no name but these is ours. */
+typedef struct TriggerKind
+{
+	const char *name;
+	bool		row;			/* FOR EACH ROW, all its events in one */
+	int16		events;
+	const char *referencing;	/* clause, or "" */
+} TriggerKind;
+
+static const TriggerKind trigger_kinds[] = {
+	{"nats_publish_row", true, TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE, ""},
+	{"nats_publish_insert", false, TRIGGER_TYPE_INSERT, "REFERENCING NEW TABLE AS new_rows"},
+	{"nats_publish_update", false, TRIGGER_TYPE_UPDATE, "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"},
+	{"nats_publish_delete", false, TRIGGER_TYPE_DELETE, "REFERENCING OLD TABLE AS old_rows"},
+	{"nats_publish_truncate", false, TRIGGER_TYPE_TRUNCATE, ""},
+};
+
+typedef struct Event
+{
+	const char *name;
+	const char *keyword;
+	int16		type;
+} Event;
+
+static const Event known_events[] = {
+	{"insert", "INSERT", TRIGGER_TYPE_INSERT},
+	{"update", "UPDATE", TRIGGER_TYPE_UPDATE},
+	{"delete", "DELETE", TRIGGER_TYPE_DELETE},
+	{"truncate", "TRUNCATE", TRIGGER_TYPE_TRUNCATE},
+};
+
+/* ---- Arguments ------------------------------------------------------------------- */
+
+static char *
+get_string_or_null(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_ARGISNULL(argument) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(argument));
+}
+
+/* A text[] as a list of strings. */
+static List *
+get_list(FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	List	   *list = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			np_raise_input("%s has a null in it", name);
+		list = lappend(list, TextDatumGetCString(elements[i]));
+	}
+	return list;
+}
+
+static bool
+get_is_row_level(FunctionCallInfo fcinfo)
+{
+	const char *level = get_string_or_null(fcinfo, ARG_LEVEL);
+
+	if (level == NULL || strcmp(level, "row") == 0)
+		return true;
+	if (strcmp(level, "statement") != 0)
+		np_raise_input("level must be \"row\" or \"statement\", not \"%s\"", level);
+	return false;
+}
+
+/* As the bits of a trigger's type. */
+static int16
+get_events(FunctionCallInfo fcinfo)
+{
+	int16		events = 0;
+	ListCell   *cell;
+
+	if (PG_ARGISNULL(ARG_EVENTS))
+		return TRIGGER_TYPE_EVENT_MASK;
+	foreach(cell, get_list(fcinfo, ARG_EVENTS, "events"))
+	{
+		int16		type = 0;
+
+		for (int i = 0; i < lengthof(known_events); i++)
+			if (strcmp(lfirst(cell), known_events[i].name) == 0)
+				type = known_events[i].type;
+		if (type == 0)
+			np_raise_input("there is no event \"%s\"", (char *) lfirst(cell));
+		events |= type;
+	}
+	if (events == 0)
+		np_raise_input("events is empty");
+	return events;
+}
+
+/* ---- Trigger arguments -------------------------------------------------------------- */
+
+static List *
+add_argument(List *arguments, const char *name, const char *value)
+{
+	return value == NULL ? arguments : lappend(arguments, psprintf("%s=%s", name, value));
+}
+
+static List *
+add_columns(List *arguments, FunctionCallInfo fcinfo, int argument, const char *name)
+{
+	StringInfoData list;
+	ListCell   *cell;
+
+	if (PG_ARGISNULL(argument))
+		return arguments;
+	initStringInfo(&list);
+	foreach(cell, get_list(fcinfo, argument, name))
+		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", quote_identifier(lfirst(cell)));
+	return add_argument(arguments, name, list.data);
+}
+
+/* NULL when it is the default, which needs no argument. */
+static const char *
+unless_default(const char *value, const char *standard)
+{
+	return value != NULL && strcmp(value, standard) == 0 ? NULL : value;
+}
+
+static List *
+make_trigger_arguments(FunctionCallInfo fcinfo)
+{
+	List	   *arguments = NIL;
+	char	   *headers = NULL;
+
+	if (!PG_ARGISNULL(ARG_HEADERS))
+		headers = JsonbToCString(NULL, &PG_GETARG_JSONB_P(ARG_HEADERS)->root, 0);
+	arguments = add_argument(arguments, "subject",
+							 unless_default(get_string_or_null(fcinfo, ARG_SUBJECT), NP_DEFAULT_SUBJECT));
+	arguments = add_argument(arguments, "delivery",
+							 unless_default(get_string_or_null(fcinfo, ARG_DELIVERY),
+											np_delivery_name(NP_DELIVER_ON_COMMIT)));
+	arguments = add_argument(arguments, "format",
+							 unless_default(get_string_or_null(fcinfo, ARG_FORMAT),
+											np_change_format_name(NP_FORMAT_JSON)));
+	arguments = add_columns(arguments, fcinfo, ARG_COLUMNS, "columns");
+	arguments = add_columns(arguments, fcinfo, ARG_IGNORE, "ignore");
+	arguments = add_columns(arguments, fcinfo, ARG_KEY, "key");
+	arguments = add_argument(arguments, "msg_id", get_string_or_null(fcinfo, ARG_MSG_ID));
+	arguments = add_argument(arguments, "headers", headers);
+	if (!PG_ARGISNULL(ARG_OLD) && PG_GETARG_BOOL(ARG_OLD))
+		arguments = add_argument(arguments, "old", "true");
+	if (!PG_ARGISNULL(ARG_PAYLOAD))
+		arguments = add_argument(arguments, "payload", quote_identifier(get_string_or_null(fcinfo, ARG_PAYLOAD)));
+	return arguments;
+}
+
+static void
+parse_options(NpChangeOptions *options, List *arguments)
+{
+	char	  **array = palloc(sizeof(char *) * list_length(arguments));
+	ListCell   *cell;
+
+	foreach(cell, arguments)
+		array[foreach_current_index(cell)] = lfirst(cell);
+	np_change_options_parse(options, list_length(arguments), array);
+}
+
+/* ---- Triggers ------------------------------------------------------------------------ */
+
+static char *
+qualified_name(Relation relation)
+{
+	return pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+											  RelationGetRelationName(relation)));
+}
+
+static char *
+schema_name(FunctionCallInfo fcinfo)
+{
+	return get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
+}
+
+/* The trigger function, which is in the same schema as the one that was called. */
+static Oid
+trigger_function(FunctionCallInfo fcinfo)
+{
+	return LookupFuncName(list_make2(makeString(schema_name(fcinfo)), makeString("nats_publish_change")),
+						  0, NULL, false);
+}
+
+static bool
+is_ours(const Trigger *trigger, Oid function)
+{
+	if (trigger->tgisclone || trigger->tgfoid != function)
+		return false;
+	for (int i = 0; i < lengthof(trigger_kinds); i++)
+		if (strcmp(trigger->tgname, trigger_kinds[i].name) == 0)
+			return true;
+	return false;
+}
+
+/* The commands that drop what an earlier nats_publish_table() made. */
+static List *
+make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
+{
+	Oid			function = trigger_function(fcinfo);
+	const char *table = qualified_name(relation);	/* a look at the catalog can free the triggers */
+	List	   *commands = NIL;
+
+	for (int i = 0; relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
+		if (is_ours(&relation->trigdesc->triggers[i], function))
+			commands = lappend(commands, psprintf("DROP TRIGGER %s ON %s",
+												  quote_identifier(relation->trigdesc->triggers[i].tgname),
+												  table));
+	return commands;
+}
+
+/* Nobody locks a table on which he could not create a trigger. */
+static void
+require_privilege(Oid relation)
+{
+	AclResult	result = pg_class_aclcheck(relation, GetUserId(), ACL_TRIGGER);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
+}
+
+/* Has it triggers of ours, which are to be dropped? */
+static bool
+has_triggers(FunctionCallInfo fcinfo, Oid oid)
+{
+	Relation	relation = relation_open(oid, AccessShareLock);
+	List	   *commands = make_drop_commands(fcinfo, relation);
+
+	relation_close(relation, AccessShareLock);
+	return commands != NIL;
+}
+
+/*
+ * The table, locked as CREATE TRIGGER or, when it is to be, DROP TRIGGER does:
+ * to take the one and then the other would be a deadlock with a writer.
+ */
+static Relation
+open_relation(FunctionCallInfo fcinfo)
+{
+	Relation	relation;
+	char		kind;
+	NpFailure	failure;
+
+	if (PG_ARGISNULL(ARG_RELATION))
+	{
+		failure = np_failure(NP_FAULT_NULL, "relation must not be null");
+		np_raise(&failure);
+	}
+	require_privilege(PG_GETARG_OID(ARG_RELATION));
+	relation = relation_open(PG_GETARG_OID(ARG_RELATION),
+							 has_triggers(fcinfo, PG_GETARG_OID(ARG_RELATION)) ? AccessExclusiveLock :
+							 ShareRowExclusiveLock);
+	kind = relation->rd_rel->relkind;
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_FOREIGN_TABLE)
+	{
+		failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table", RelationGetRelationName(relation));
+		np_raise(&failure);
+	}
+	return relation;
+}
+
+static char *
+make_create_command(const TriggerKind *kind, int16 events, const char *relation, const char *function,
+					List *arguments)
+{
+	StringInfoData command;
+	const char *separator = "";
+	ListCell   *cell;
+
+	initStringInfo(&command);
+	appendStringInfo(&command, "CREATE TRIGGER %s AFTER", kind->name);
+	for (int i = 0; i < lengthof(known_events); i++)
+	{
+		if ((known_events[i].type & events) == 0)
+			continue;
+		appendStringInfo(&command, "%s %s", separator, known_events[i].keyword);
+		separator = " OR";
+	}
+	appendStringInfo(&command, " ON %s %s FOR EACH %s EXECUTE FUNCTION %s(",
+					 relation, kind->referencing, kind->row ? "ROW" : "STATEMENT", function);
+	separator = "";
+	foreach(cell, arguments)
+	{
+		appendStringInfo(&command, "%s%s", separator, quote_literal_cstr(lfirst(cell)));
+		separator = ", ";
+	}
+	appendStringInfoChar(&command, ')');
+	return command.data;
+}
+
+static List *
+make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *arguments)
+{
+	List	   *commands = NIL;
+	bool		row_level = get_is_row_level(fcinfo);
+	int16		wanted = get_events(fcinfo);
+	const char *function = quote_qualified_identifier(schema_name(fcinfo), "nats_publish_change");
+
+	for (int i = 0; i < lengthof(trigger_kinds); i++)
+	{
+		const TriggerKind *kind = &trigger_kinds[i];
+		int16		events = kind->events & wanted;
+
+		if (events != 0 && (kind->row == row_level || kind->events == TRIGGER_TYPE_TRUNCATE))
+			commands = lappend(commands, make_create_command(kind, events, relation, function, arguments));
+	}
+	return commands;
+}
+
+static void
+execute(List *commands)
+{
+	ListCell   *cell;
+
+	SPI_connect();
+	foreach(cell, commands)
+	{
+		int			result = SPI_execute(lfirst(cell), false, 0);
+
+		if (result != SPI_OK_UTILITY)
+			elog(ERROR, "\"%s\" failed: %s", (char *) lfirst(cell), SPI_result_code_string(result));
+	}
+	SPI_finish();
+}
+
+/*
+ * nats_publish_table(relation, subject, level, delivery, ...): creates the triggers
+ *
+ * Raises 22004, 42809 and 22023 for arguments that are not possible, 42703
+ * for unknown columns, and what CREATE TRIGGER raises.
+ */
+Datum
+nats_publish_table(PG_FUNCTION_ARGS)
+{
+	Relation	relation = open_relation(fcinfo);
+	List	   *arguments = make_trigger_arguments(fcinfo);
+	List	   *commands;
+	NpChangeOptions options;
+
+	parse_options(&options, arguments);
+	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options,
+							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0));
+	commands = list_concat(make_drop_commands(fcinfo, relation),
+						   make_create_commands(fcinfo, qualified_name(relation), arguments));
+	/* a table that is open here would be in use; the lock stays */
+	relation_close(relation, NoLock);
+	execute(commands);
+	PG_RETURN_VOID();
+}
+
+/* nats_unpublish_table(relation): drops the triggers; were there any? */
+Datum
+nats_unpublish_table(PG_FUNCTION_ARGS)
+{
+	Relation	relation = open_relation(fcinfo);
+	List	   *commands = make_drop_commands(fcinfo, relation);
+
+	relation_close(relation, NoLock);
+	execute(commands);
+	PG_RETURN_BOOL(commands != NIL);
+}
+
+/* ---- Options of a trigger --------------------------------------------------------------- */
+
+/* The arguments of a trigger, as RelationBuildTriggers reads them; false: there is no such trigger. */
+static bool
+read_trigger_arguments(Oid trigger, List **arguments)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, trigger);
+
+	*arguments = NIL;
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = fastgetattr(tuple, Anum_pg_trigger_tgargs, RelationGetDescr(triggers), &isnull);
+		const char *argument = VARDATA_ANY(DatumGetByteaPP(value));
+
+		for (int i = 0; i < ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs; i++)
+		{
+			*arguments = lappend(*arguments, pstrdup(argument));
+			argument += strlen(argument) + 1;
+		}
+	}
+	table_close(triggers, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+/* Parse; the error as text, or NULL.  A trigger of one's own can have anything as arguments. */
+static char *
+try_parse_options(NpChangeOptions *options, List *arguments)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		parse_options(options, arguments);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error == NULL ? NULL : error->message;
+}
+
+static Datum
+make_text_array(List *strings, bool *isnull)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * list_length(strings));
+	ListCell   *cell;
+
+	*isnull = strings == NIL;
+	foreach(cell, strings)
+		elements[foreach_current_index(cell)] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, list_length(strings), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static void
+put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
+{
+	values[OPTION_SUBJECT] = CStringGetTextDatum(options->subject);
+	values[OPTION_DELIVERY] = CStringGetTextDatum(np_delivery_name(options->delivery));
+	values[OPTION_FORMAT] = CStringGetTextDatum(np_change_format_name(options->format));
+	values[OPTION_OLD] = BoolGetDatum(options->old);
+	nulls[OPTION_SUBJECT] = nulls[OPTION_DELIVERY] = nulls[OPTION_FORMAT] = nulls[OPTION_OLD] = false;
+	values[OPTION_COLUMNS] = make_text_array(options->columns, &nulls[OPTION_COLUMNS]);
+	values[OPTION_IGNORE] = make_text_array(options->ignore, &nulls[OPTION_IGNORE]);
+	values[OPTION_KEY] = make_text_array(options->key, &nulls[OPTION_KEY]);
+	if (options->msg_id != NULL)
+	{
+		values[OPTION_MSG_ID] = CStringGetTextDatum(options->msg_id);
+		nulls[OPTION_MSG_ID] = false;
+	}
+	if (options->payload != NULL)
+	{
+		values[OPTION_PAYLOAD] = CStringGetTextDatum(options->payload);
+		nulls[OPTION_PAYLOAD] = false;
+	}
+	if (options->headers != NULL)
+	{
+		values[OPTION_HEADERS] = JsonbPGetDatum(options->headers);
+		nulls[OPTION_HEADERS] = false;
+	}
+}
+
+/* nats_change_options(trigger): the options of a trigger, or why they are none */
+Datum
+nats_change_options(PG_FUNCTION_ARGS)
+{
+	NpChangeOptions options;
+	TupleDesc	columns;
+	Datum		values[OPTION_COUNT] = {0};
+	bool		nulls[OPTION_COUNT];
+	List	   *arguments;
+	char	   *error;
+
+	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!read_trigger_arguments(PG_GETARG_OID(0), &arguments))
+		PG_RETURN_NULL();
+	memset(nulls, true, sizeof(nulls));
+	error = try_parse_options(&options, arguments);
+	if (error == NULL)
+		put_options(&options, values, nulls);
+	else
+	{
+		values[OPTION_ERROR] = CStringGetTextDatum(error);
+		nulls[OPTION_ERROR] = false;
+	}
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
+}

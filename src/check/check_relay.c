@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * check_relay.c
+ *	  The doctor's check of the outbox and its relay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/varlena.h"
+
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "check/check_relay.h"
+#include "relay/outbox.h"
+#include "relay/relay_state.h"
+
+/* Is the relay of this database wanted, by relay_databases? */
+bool
+np_check_is_relayed(void)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+	List	   *names;
+	ListCell   *cell;
+
+	if (!SplitIdentifierString(pstrdup(np_relay_databases), ',', &names))
+		return false;
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), database) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What the relay of this database tells of itself.  False: there is none. */
+static bool
+find_status(NpRelayStatus *status)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+
+	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
+	{
+		*status = np_relay_status(i);
+		if (strcmp(status->name, database) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+find_content(const NpOutboxContent *content, NpFinding *finding)
+{
+	if (content->waiting == 0)
+		np_find(finding, NP_CHECK_OK, "nats_outbox is empty.");
+	else
+		np_find(finding, NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.", np_count_of(content->waiting, "message"), content->oldest);
+	if (content->dead > 0)
+		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Mend what last_error says there, and call nats_outbox_retry_all().",
+				np_count_of(content->dead, "message"));
+}
+
+/* There is no relay: does anything need one? */
+static void
+find_absence(const NpOutboxContent *content, bool is_wanted, NpFinding *finding)
+{
+	NpCheckStatus status = content->waiting > 0 ? NP_CHECK_FAILED : NP_CHECK_WARNING;
+
+	if (RecoveryInProgress())
+		np_find(finding, NP_CHECK_OK, "This is a standby, whose relay begins when it is promoted.");
+	else if (!is_wanted && content->waiting == 0)
+		np_find(finding, NP_CHECK_OK, "This database has no relay, as it is not in nats_publish.relay_databases, and needs none.");
+	else if (!np_relay_state_is_there())
+		np_find(finding, status, "There is no relay. Put nats_publish into shared_preload_libraries, and this database into nats_publish.relay_databases.");
+	else if (!is_wanted)
+		np_find(finding, status, "There is no relay. Put this database into nats_publish.relay_databases.");
+	else
+		np_find(finding, status, "The relay has not been started. Look into the server's log for why, and see that max_worker_processes is high enough.");
+}
+
+/* What a state of the relay asks for; NULL: nothing. */
+static const char *
+advice_for(NpRelayState state)
+{
+	switch (state)
+	{
+		case NP_RELAY_WAITING:
+			return "See that NATS runs, and takes the relay's connection.";
+		case NP_RELAY_PAUSED:
+			return "Call nats_relay_resume() when it is to go on.";
+		case NP_RELAY_OFF:
+			return "Set nats_publish.publishing to on, unless this is a copy.";
+		case NP_RELAY_NO_EXTENSION:
+		case NP_RELAY_NO_DATABASE:
+			return "It looks again within a minute.";
+		case NP_RELAY_STOPPED:
+			return "It is started again soon; the server's log says why it ended.";
+		default:
+			return NULL;
+	}
+}
+
+static void
+find_state(const NpRelayStatus *status, bool is_paused, NpFinding *finding)
+{
+	NpRelayState state = is_paused ? NP_RELAY_PAUSED : status->state;
+	const char *advice = advice_for(state);
+
+	if (advice == NULL)
+		np_find(finding, NP_CHECK_OK, "The relay is %s.", np_relay_state_name(state));
+	else
+		np_find(finding, NP_CHECK_WARNING, "The relay is %s. %s", np_relay_state_name(state), advice);
+	if (advice != NULL && status->last_error[0] != '\0')
+		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",
+				np_string_from_utf8(status->last_error));
+}
+
+void
+np_check_relay(NpExamination *examination, NpFinding *finding)
+{
+	NpOutboxContent content = np_outbox_content(examination->schema);
+	NpRelayStatus status;
+
+	if (find_status(&status))
+		find_state(&status, content.is_paused, finding);
+	else
+		find_absence(&content, examination->is_relayed, finding);
+	find_content(&content, finding);
+}

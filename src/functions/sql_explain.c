@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql_explain.c
+ *	  nats_explain(): what would be published, and where to.
+ *
+ * What is wrong with the message is an ERROR, as it is when it is published;
+ * what is wrong with the connection is only said.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
+
+PG_FUNCTION_INFO_V1(nats_explain);
+
+enum
+{
+	ARG_SUBJECT,
+	ARG_PAYLOAD,
+	ARG_HEADERS,
+	ARG_MSG_ID
+};
+
+/* The columns of nats_explain(). */
+enum
+{
+	EXPLAIN_ITEM,
+	EXPLAIN_VALUE,
+	EXPLAIN_COLUMNS
+};
+
+static ReturnSetInfo *result;	/* of the present call */
+
+static void
+put(const char *item, const char *value)
+{
+	Datum		values[EXPLAIN_COLUMNS];
+	bool		nulls[EXPLAIN_COLUMNS] = {false};
+
+	values[EXPLAIN_ITEM] = CStringGetTextDatum(item);
+	values[EXPLAIN_VALUE] = CStringGetTextDatum(value);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+static void
+put_size(const char *item, int64 size)
+{
+	put(item, psprintf(INT64_FORMAT, size));
+}
+
+/* ---- The message ----------------------------------------------------------------------- */
+
+static NpSpan
+get_utf8(FunctionCallInfo fcinfo, int argument)
+{
+	return np_text_to_utf8(PG_ARGISNULL(argument) ? NULL : PG_GETARG_TEXT_PP(argument));
+}
+
+static void
+put_id(const NpMessage *message)
+{
+	if (message->has_automatic_id)
+		put("msg_id", "made automatically");
+	else
+		put("msg_id", message->id.data != NULL ? np_from_utf8(message->id) : "none");
+}
+
+/* One row for each line; an automatic id is another one each time. */
+static void
+put_headers(const NpMessage *message)
+{
+	NpSpan		rest = message->headers;
+	NpSpan		name;
+	NpSpan		value;
+
+	while (rest.data != NULL && np_header_next(&rest, &name, &value))
+	{
+		if (!message->has_automatic_id || value.data != message->id.data)
+			put(psprintf("header %s", np_from_utf8(name)), np_from_utf8(value));
+	}
+}
+
+/* ---- What is allowed ------------------------------------------------------------------- */
+
+static const char *
+publishing_name(void)
+{
+	switch (np_publishing)
+	{
+		case NP_PUBLISHING_OFF:
+			return "off: it would be skipped";
+		case NP_PUBLISHING_DRY_RUN:
+			return "dry_run: it would be checked, then skipped";
+		default:
+			return "on";
+	}
+}
+
+static void
+check_policy(NpExamination *examination, void *unused)
+{
+	np_policy_check_subject(examination->subject);
+}
+
+static void
+put_allowed(NpExamination *examination)
+{
+	NpFailure	failure;
+
+	put("allowed", np_check_attempt(check_policy, examination, NULL, &failure) ? "yes" :
+		psprintf("no: %s", failure.text));
+}
+
+/* ---- The server ------------------------------------------------------------------------ */
+
+/* NULL: there is a connection; else why there is none. */
+static char *
+connect_or_say(NpExamination *examination)
+{
+	NpFailure	failure;
+
+	if (np_check_attempt(np_examine_connection, examination, NULL, &failure))
+		return NULL;
+	return psprintf("unknown: %s%s%s", failure.text, failure.detail != NULL ? ": " : "",
+					failure.detail != NULL ? failure.detail : "");
+}
+
+static const char *
+describe_limit(const NpExamination *examination, int64 size)
+{
+	int64		limit = np_connection_max_payload(examination->session->connection);
+
+	return psprintf(INT64_FORMAT "%s", limit, size <= limit ? "" : ": the message is over it");
+}
+
+static const char *
+describe_stream(NpExamination *examination)
+{
+	np_examine_streams(examination);
+	if (examination->stream != NULL)
+		return examination->stream;
+	return psprintf("%s: %s", examination->has_no_stream ? "none" : "unknown", examination->stream_unknown);
+}
+
+/* nats_explain(subject, payload, headers, msg_id): what nats_publish() would do with it */
+Datum
+nats_explain(PG_FUNCTION_ARGS)
+{
+	NpExamination examination = {.subject = get_utf8(fcinfo, ARG_SUBJECT)};
+	NpMessageOptions options = {.headers = PG_ARGISNULL(ARG_HEADERS) ? NULL : PG_GETARG_JSONB_P(ARG_HEADERS)};
+	NpMessage	message;
+	int64		size;
+	const char *unknown;
+
+	np_transaction_join();
+	np_publisher_tell();
+	options.msg_id = get_utf8(fcinfo, ARG_MSG_ID);
+	np_message_build(&message, examination.subject, get_utf8(fcinfo, ARG_PAYLOAD), &options);
+	size = message.headers.length + message.payload.length;
+	unknown = connect_or_say(&examination);
+	if (examination.session != NULL)
+		np_publisher_check_inbox(examination.session, examination.subject);
+
+	InitMaterializedSRF(fcinfo, 0);
+	result = (ReturnSetInfo *) fcinfo->resultinfo;
+	put("subject", np_from_utf8(message.subject));
+	put_id(&message);
+	put_headers(&message);
+	put_size("payload_size", message.payload.length);
+	put_size("message_size", size);
+	put("max_payload", unknown != NULL ? unknown : describe_limit(&examination, size));
+	put("publishing", publishing_name());
+	put_allowed(&examination);
+	put("server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
+	put("stream", unknown != NULL ? unknown : describe_stream(&examination));
+	return (Datum) 0;
+}

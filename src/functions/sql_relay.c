@@ -1,0 +1,191 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql_relay.c
+ *	  The SQL functions about the outbox and its relay.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "base/encoding.h"
+#include "base/report.h"
+#include "commit/transaction.h"
+#include "message/message.h"
+#include "publish/policy.h"
+#include "relay/outbox.h"
+#include "relay/relay_state.h"
+
+PG_FUNCTION_INFO_V1(nats_outbox_check);
+PG_FUNCTION_INFO_V1(nats_outbox_wake);
+PG_FUNCTION_INFO_V1(nats_relay_status);
+
+/* The columns of nats_relay_status(). */
+enum
+{
+	STATUS_DATNAME,
+	STATUS_PID,
+	STATUS_STATE,
+	STATUS_URL,
+	STATUS_PUBLISHED,
+	STATUS_FAILED,
+	STATUS_DEAD,
+	STATUS_LAST_SUCCESS,
+	STATUS_LAST_ERROR,
+	STATUS_LAST_ERROR_AT,
+	STATUS_COLUMNS
+};
+
+/* ---- Triggers of the tables -------------------------------------------------------- */
+
+/* The value of a column of a row that is being written, or NULL. */
+static text *
+get_text(HeapTuple row, TupleDesc columns, const char *name)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, columns, SPI_fnumber(columns, name), &isnull);
+
+	return isnull ? NULL : DatumGetTextPP(value);
+}
+
+/* Raises what publishing the row would raise. */
+static void
+check_row(HeapTuple row, TupleDesc columns)
+{
+	NpMessageOptions options = {.headers = NULL};
+	NpMessage	message;
+	bool		isnull;
+	Datum		headers = SPI_getbinval(row, columns, SPI_fnumber(columns, "headers"), &isnull);
+
+	if (!isnull)
+		options.headers = DatumGetJsonbP(headers);
+	options.msg_id = np_text_to_utf8(get_text(row, columns, "msg_id"));
+	np_message_build(&message, np_text_to_utf8(get_text(row, columns, "subject")), (NpSpan) {NULL, 0}, &options);
+}
+
+/*
+ * A row that comes from nats_outbox_dead, or that waits: what is wrong with it
+ * is the relay's to say, and must not keep others from being tried again.
+ */
+static bool
+was_tried(HeapTuple row, TupleDesc columns)
+{
+	bool		isnull;
+
+	(void) SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
+	return !isnull;
+}
+
+static void
+raise_call(const char *text)
+{
+	NpFailure	failure = np_failure(NP_FAULT_TRIGGER, "%s", text);
+
+	np_raise(&failure);
+}
+
+/* Is it the outbox, whose columns we know?  Anybody may put the function on a table of his own. */
+static bool
+is_outbox_row(FunctionCallInfo fcinfo)
+{
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
+
+	return CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(data->tg_event) && TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
+		!TRIGGER_FIRED_BY_DELETE(data->tg_event) &&
+		RelationGetRelid(data->tg_relation) == get_relname_relid("nats_outbox",
+																 get_func_namespace(fcinfo->flinfo->fn_oid));
+}
+
+/* nats_outbox_check(): before a row is written to nats_outbox, by whomever */
+Datum
+nats_outbox_check(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	HeapTuple	row;
+
+	if (!is_outbox_row(fcinfo))
+		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
+	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
+	np_transaction_wake_relay();
+	if (!np_outbox_row_is_checked())
+	{
+		if (!was_tried(row, RelationGetDescr(data->tg_relation)))
+			check_row(row, RelationGetDescr(data->tg_relation));
+		np_policy_check_subject(np_text_to_utf8(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
+	}
+	return PointerGetDatum(row);
+}
+
+/* nats_outbox_wake(): after a change that the relay has to see */
+Datum
+nats_outbox_wake(PG_FUNCTION_ARGS)
+{
+	const TriggerData *data = (const TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event))
+		raise_call("nats_outbox_wake() can only be called by an AFTER trigger");
+	np_transaction_wake_relay();
+	return PointerGetDatum(NULL);
+}
+
+/* ---- Status ----------------------------------------------------------------------------- */
+
+static void
+put_text(Datum *values, bool *nulls, int column, const char *text)
+{
+	nulls[column] = text[0] == '\0';
+	if (!nulls[column])
+		values[column] = CStringGetTextDatum(text);
+}
+
+static void
+put_time(Datum *values, bool *nulls, int column, TimestampTz time)
+{
+	nulls[column] = time == 0;
+	values[column] = TimestampTzGetDatum(time);
+}
+
+static void
+put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
+{
+	Datum		values[STATUS_COLUMNS] = {0};
+	bool		nulls[STATUS_COLUMNS] = {false};
+
+	put_text(values, nulls, STATUS_DATNAME, status->name);
+	nulls[STATUS_PID] = status->pid == 0;
+	values[STATUS_PID] = Int32GetDatum(status->pid);
+	put_text(values, nulls, STATUS_STATE, np_relay_state_name(status->state));
+	put_text(values, nulls, STATUS_URL, status->url);
+	values[STATUS_PUBLISHED] = Int64GetDatum(status->published);
+	values[STATUS_FAILED] = Int64GetDatum(status->failed);
+	values[STATUS_DEAD] = Int64GetDatum(status->dead);
+	put_time(values, nulls, STATUS_LAST_SUCCESS, status->last_success);
+	put_text(values, nulls, STATUS_LAST_ERROR, np_string_from_utf8(status->last_error));
+	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* nats_relay_status(): the relays of all databases; none when the library is not preloaded */
+Datum
+nats_relay_status(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
+	{
+		NpRelayStatus status = np_relay_status(i);
+
+		if (status.name[0] != '\0')
+			put_status(&status, (ReturnSetInfo *) fcinfo->resultinfo);
+	}
+	return (Datum) 0;
+}

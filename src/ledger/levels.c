@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * levels.c
+ *	  The subtransactions of the current transaction that have published something.
+ *
+ * As in async.c: a level is entered when its subtransaction first publishes
+ * something, so not every level of nesting has one; it becomes its parent's at
+ * subcommit, and is dropped at subabort.
+ *
+ * Subtransactions are nested and tokens grow, so all that one has published
+ * (with its children) are the tokens from its first on, and the held messages
+ * behind those that were held before.  A rollback takes both away, whatever
+ * they were.
+ *
+ * All is allocated in the transaction's context; nothing that is called at the
+ * end of a (sub)transaction throws.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+#include "ledger/levels.h"
+
+typedef struct Range
+{
+	uint64		from;
+	uint64		to;				/* not included */
+} Range;
+
+static NpLevel *top;			/* NULL: nothing published */
+static int	depth;				/* of levels */
+
+/* Tokens of rolled-back subtransactions, in order, with room for all levels. */
+static Range *dead;
+static int	dead_count;
+static int	dead_room;
+
+/* So that a rollback needs no memory. */
+static void
+make_dead_room(void)
+{
+	int			room = Max(8, dead_room * 2);
+
+	if (dead_room >= dead_count + depth + 1)
+		return;
+	if (dead == NULL)
+		dead = MemoryContextAlloc(TopTransactionContext, room * sizeof(Range));
+	else
+		dead = repalloc_huge(dead, room * sizeof(Range));
+	dead_room = room;
+}
+
+/*
+ * Have a level for what the current subtransaction is about to publish or
+ * hold, before anything of it can be sent: if there is no room for it, nobody
+ * must know of the message.  The token is the one that the next message gets.
+ */
+void
+np_levels_enter(uint64 next_token)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	NpLevel    *level;
+
+	if (top != NULL && top->nest_level >= nest_level)
+		return;
+	make_dead_room();
+	level = MemoryContextAllocZero(TopTransactionContext, sizeof(NpLevel));
+	level->upper = top;
+	level->nest_level = nest_level;
+	level->first = next_token;
+	level->held = np_queue_mark();
+	top = level;
+	depth++;
+}
+
+/* The innermost one, NULL: there is none; the others are above it. */
+NpLevel *
+np_levels_top(void)
+{
+	return top;
+}
+
+/* The level that a token is of, unless it was rolled back; NULL: none. */
+NpLevel *
+np_levels_find(uint64 token)
+{
+	NpLevel    *level = top;
+
+	while (level != NULL && token < level->first)
+		level = level->upper;
+	return level;
+}
+
+/* Is the token one of this transaction that was not rolled back? */
+bool
+np_levels_contain(uint64 token)
+{
+	int			low = 0;
+	int			high = dead_count;
+
+	if (np_levels_find(token) == NULL)
+		return false;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (token < dead[middle].from)
+			high = middle;
+		else if (token >= dead[middle].to)
+			low = middle + 1;
+		else
+			return false;
+	}
+	return true;
+}
+
+/* ---- Ends ---------------------------------------------------------------- */
+
+/*
+ * A subtransaction commits.  Returns its level if that must be merged into the
+ * one above, and popped then; NULL: there is nothing to merge.  If the parent
+ * had no level, the subtransaction's has just become that.
+ */
+NpLevel *
+np_levels_subcommit(int nest_level)
+{
+	if (top == NULL || top->nest_level < nest_level)
+		return NULL;
+	if (top->upper != NULL && top->upper->nest_level == nest_level - 1)
+		return top;
+	top->nest_level--;
+	return NULL;
+}
+
+/* Drop the innermost level. */
+void
+np_levels_pop(void)
+{
+	NpLevel    *level = top;
+
+	top = level->upper;
+	depth--;
+	pfree(level);
+}
+
+/* Room was made when the level was. */
+static void
+bury(uint64 from, uint64 to)
+{
+	while (dead_count > 0 && dead[dead_count - 1].from >= from)
+		dead_count--;
+	if (dead_count > 0 && dead[dead_count - 1].to == from)
+		dead[dead_count - 1].to = to;
+	else
+		dead[dead_count++] = (Range) {from, to};
+}
+
+/*
+ * What a subtransaction has published no longer counts, and what it holds is
+ * gone.
+ *
+ * Returns its first token (all up to next_token are dead), or 0: it had none.
+ * Can be called more than once for a level (async.c AtSubAbort_Notify).
+ */
+uint64
+np_levels_subabort(int nest_level, uint64 next_token)
+{
+	uint64		first = 0;
+
+	while (top != NULL && top->nest_level >= nest_level)
+	{
+		first = top->first;
+		np_queue_cut(&top->held);
+		np_levels_pop();
+	}
+	if (first != 0)
+		bury(first, next_token);
+	return first;
+}
+
+/* The transaction has ended; its context takes the memory. */
+void
+np_levels_forget(void)
+{
+	top = NULL;
+	depth = 0;
+	dead = NULL;
+	dead_count = dead_room = 0;
+}

@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * levels.h
+ *	  The subtransactions of the current transaction that have published something.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_LEVELS_H
+#define NP_LEVELS_H
+
+#include "base/report.h"
+#include "ledger/queue.h"
+
+/* How many failed messages of a level are kept for the report. */
+#define NP_MAX_LISTED	5
+
+/* What has become of critical messages. */
+typedef struct NpOutcome
+{
+	int64		awaited;		/* not complete */
+	int64		acked;			/* stored */
+	int64		failed;			/* not */
+	int			listed;
+	NpFailedMessage list[NP_MAX_LISTED];	/* the first failed ones in call order */
+} NpOutcome;
+
+typedef struct NpLevel
+{
+	struct NpLevel *upper;
+	int			nest_level;
+	uint64		first;			/* its futures, and those of its children, are from this token on */
+	NpQueueMark held;			/* what was held before it */
+	NpOutcome	outcome;		/* of its futures */
+} NpLevel;
+
+extern void np_levels_enter(uint64 next_token);
+extern NpLevel *np_levels_top(void);
+extern NpLevel *np_levels_find(uint64 token);
+extern bool np_levels_contain(uint64 token);
+extern NpLevel *np_levels_subcommit(int nest_level);
+extern void np_levels_pop(void);
+extern uint64 np_levels_subabort(int nest_level, uint64 next_token);
+extern void np_levels_forget(void);
+
+#endif							/* NP_LEVELS_H */

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * handshake.h
+ *	  libnats: from an address to a connection with TLS, authenticated.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_HANDSHAKE_H
+#define NP_HANDSHAKE_H
+
+#include <netdb.h>
+#include <pthread.h>
+
+#include "libnats/wire_internal.h"
+
+/* What a handshake goes by, and what comes of it.  The helper thread's until that has ended. */
+typedef struct NpHandshake
+{
+	NpWireTarget target;
+	long		deadline;		/* of CLOCK_MONOTONIC in ms */
+	pthread_mutex_t *lock;		/* under which the backend sets: */
+	bool		abandoned;		/* nothing new is begun */
+	NpWire	   *wire;			/* connected when it has succeeded */
+	char		error[256];		/* why it has not */
+	bool		lost_signature; /* the library could not send it */
+} NpHandshake;
+
+extern void np_handshake_begin(NpHandshake *handshake);
+extern long np_handshake_ms_left(NpHandshake *handshake);
+extern NpWireStatus np_handshake(NpHandshake *handshake, const struct addrinfo *address);
+
+#endif							/* NP_HANDSHAKE_H */

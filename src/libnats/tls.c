@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * tls.c
+ *	  TLS on a connection that libnats has made.
+ *
+ * The library makes the TLS connection and verifies the server's certificate;
+ * the traffic on it is ours, as it is without TLS.  It does not give its SSL
+ * away, but OpenSSL tells of it: a callback on the making of an SSL_CTX shows
+ * the context, on which a second one can be set before the first handshake,
+ * and that one shows the SSL.  Both look at a variable of the thread, and so
+ * see nothing of what PostgreSQL or libpq do with OpenSSL.
+ *
+ * The context in hand, two things are mended: with a CA file the library
+ * trusts the system's authorities too, and before 3.9 it sends no SNI.
+ *
+ * Reading and writing never block, so a record that arrives in part keeps
+ * nobody waiting: the library's own read would wait for its rest.
+ *
+ * Plain C; runs in the helper thread of attempt.c too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "base/server_url.h"
+#include "libnats/tls.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
+
+static __thread NpTlsCapture *capturing;	/* NULL: nobody is interested */
+
+/* ---- Seeing what the library makes ---------------------------------------- */
+
+/* CRYPTO_EX_new.  The context is not yet complete: only its address is taken. */
+static void
+on_new_context(void *parent, void *data, CRYPTO_EX_DATA *all, int index, long argument, void *pointer)
+{
+	(void) data;
+	(void) all;
+	(void) index;
+	(void) argument;
+	(void) pointer;
+	if (capturing != NULL)
+		capturing->context = parent;
+}
+
+/* Since TLS 1.3 what the server thinks of our certificate comes after the handshake. */
+static const char *
+describe_alert(int alert)
+{
+	return ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, SSL_AD_REASON_OFFSET + (alert & 0xff)));
+}
+
+static void
+on_event(const SSL *ssl, int where, int result)
+{
+	SSL		   *own = (SSL *) ssl;
+
+	if (capturing == NULL)
+		return;
+	if (where == SSL_CB_READ_ALERT && (result >> 8) == SSL3_AL_FATAL)
+		capturing->alert = describe_alert(result);
+	if ((where & SSL_CB_HANDSHAKE_START) == 0)
+		return;
+	capturing->tls = (NpTls *) own;
+	/* RFC 6066 §3: no addresses in it */
+	SSL_set_tlsext_host_name(own, np_url_is_address((NpSpan) {capturing->host, strlen(capturing->host)}) ? NULL : capturing->host);
+}
+
+/*
+ * From here on it is noted what is made in this thread, until
+ * np_tls_capture_end.  False: out of memory.
+ */
+bool
+np_tls_capture_begin(NpTlsCapture *capture, char *host)
+{
+	static int	index = -1;
+
+	/* helper threads run one at a time, but for those left behind: at worst a second index */
+	if (index < 0)
+		index = SSL_CTX_get_ex_new_index(0, NULL, on_new_context, NULL, NULL);
+	*capture = (NpTlsCapture) {.host = host};
+	capturing = capture;
+	return index >= 0;
+}
+
+void
+np_tls_capture_end(void)
+{
+	capturing = NULL;
+}
+
+/* What OpenSSL keeps for this thread is freed: it does nothing with TLS any more. */
+void
+np_tls_end_thread(void)
+{
+	OPENSSL_thread_stop();
+}
+
+/* Give the host's name in the handshake, which is then seen. */
+void
+np_tls_announce_host(NpTlsCapture *capture)
+{
+	SSL_CTX_set_info_callback(capture->context, on_event);
+}
+
+/* The newest error of OpenSSL in this thread, in words. */
+static void
+describe_error(char *error, size_t error_size)
+{
+	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+
+	/* an errno has no reason string in OpenSSL 3 */
+	if (reason == NULL && ERR_SYSTEM_ERROR(ERR_peek_last_error()))
+		reason = strerror(ERR_GET_REASON(ERR_peek_last_error()));
+	snprintf(error, error_size, "%s", reason != NULL ? reason : "unknown error");
+	ERR_clear_error();
+}
+
+/*
+ * Trust the authorities of the file and no others.  False: why it can't be
+ * read is in error.
+ */
+bool
+np_tls_trust_only(NpTlsCapture *capture, const char *ca_file, char *error, size_t error_size)
+{
+	X509_STORE *store = X509_STORE_new();
+
+	ERR_clear_error();
+	if (store == NULL || X509_STORE_load_locations(store, ca_file, NULL) != 1)
+	{
+		describe_error(error, error_size);
+		X509_STORE_free(store);
+		return false;
+	}
+	SSL_CTX_set_cert_store(capture->context, store);
+	return true;
+}
+
+/* ---- Traffic ----------------------------------------------------------------- */
+
+/* Prepare for reading and writing that never block; the socket must not either. */
+void
+np_tls_take_over(NpTls *tls)
+{
+	SSL_set_mode((SSL *) tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+}
+
+/* What recv and send would return and set errno to. */
+static ssize_t
+result_of(NpTls *tls, int result)
+{
+	int			saved_errno = errno;
+
+	if (result > 0)
+		return result;
+	switch (SSL_get_error((SSL *) tls, result))
+	{
+		case SSL_ERROR_WANT_READ:
+		case SSL_ERROR_WANT_WRITE:
+			errno = EAGAIN;
+			return -1;
+		case SSL_ERROR_ZERO_RETURN:
+			return 0;
+		case SSL_ERROR_SYSCALL:
+			errno = saved_errno;
+			return saved_errno == 0 ? 0 : -1;
+		default:
+			/* OpenSSL 3 takes an end of file without notice for this */
+			if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+			{
+				ERR_clear_error();
+				return 0;
+			}
+			ERR_clear_error();
+			errno = EPROTO;
+			return -1;
+	}
+}
+
+/* As recv on a socket that does not block; a damaged record is EPROTO. */
+ssize_t
+np_tls_read(NpTls *tls, char *buffer, size_t length)
+{
+	ERR_clear_error();
+	errno = 0;
+	return result_of(tls, SSL_read((SSL *) tls, buffer, length > INT_MAX ? INT_MAX : (int) length));
+}
+
+/* As send on a socket that does not block. */
+ssize_t
+np_tls_write(NpTls *tls, const char *data, size_t length)
+{
+	ERR_clear_error();
+	errno = 0;
+	return result_of(tls, SSL_write((SSL *) tls, data, length > INT_MAX ? INT_MAX : (int) length));
+}
+
+/* Is there something to read that the socket does not show any more? */
+bool
+np_tls_has_pending(NpTls *tls)
+{
+	return SSL_pending((SSL *) tls) > 0;
+}
+
+/* ---- A second connection -------------------------------------------------------- */
+
+/*
+ * A TLS client on another socket that trusts, and is, what this one does and
+ * is; np_tls_read makes its handshake.  NULL: out of memory.  The caller's to
+ * np_tls_free.
+ */
+NpTls *
+np_tls_like(NpTls *tls, int fd)
+{
+	SSL		   *model = (SSL *) tls;
+	SSL		   *ssl = SSL_new(SSL_get_SSL_CTX(model));
+
+	if (ssl == NULL)
+		return NULL;
+	SSL_set_connect_state(ssl);
+	SSL_set_verify(ssl, SSL_get_verify_mode(model), NULL);
+	SSL_set_tlsext_host_name(ssl, SSL_get_servername(model, TLSEXT_NAMETYPE_host_name));
+	if (X509_VERIFY_PARAM_set1(SSL_get0_param(ssl), SSL_get0_param(model)) == 1 && SSL_set_fd(ssl, fd) == 1)
+		return (NpTls *) ssl;
+	SSL_free(ssl);
+	return NULL;
+}
+
+/* Does not close the socket. */
+void
+np_tls_free(NpTls *tls)
+{
+	SSL_free((SSL *) tls);
+}

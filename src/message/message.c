@@ -1,0 +1,585 @@
+/*-------------------------------------------------------------------------
+ *
+ * message.c
+ *	  A message as the user gave it, checked and ready to be sent.
+ *
+ * Nothing here talks to the server.  Headers become one block of text at
+ * once (ADR-4); that block is what goes out, and goes out again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "message/message.h"
+#include "message/protocol.h"
+
+#define HEADER_VERSION	"NATS/1.0\r\n"
+#define ID_HEADER		"Nats-Msg-Id"
+#define STREAM_HEADER	"Nats-Expected-Stream"
+
+/* Automatic ids are like NATS's own NUIDs. */
+#define ID_PREFIX_LENGTH	12
+#define ID_LENGTH			22
+
+static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/*
+ * Headers with a meaning to the server.  Their case matters to it, so we
+ * write them as it does; and a typed argument must not meet its own header.
+ */
+typedef enum HeaderKind
+{
+	HEADER_PLAIN,
+	HEADER_ID,
+	HEADER_EXPECT_STREAM,
+	HEADER_EXPECT_LAST_SEQ,
+	HEADER_EXPECT_LAST_SUBJECT_SEQ,
+	HEADER_TTL,
+	HEADER_RESERVED
+} HeaderKind;
+
+typedef struct KnownHeader
+{
+	const char *name;
+	HeaderKind	kind;
+	const char *argument;		/* that sets it, or NULL */
+} KnownHeader;
+
+static const KnownHeader known_headers[] = {
+	{ID_HEADER, HEADER_ID, "msg_id"},
+	{STREAM_HEADER, HEADER_EXPECT_STREAM, "expect_stream"},
+	{"Nats-Expected-Last-Sequence", HEADER_EXPECT_LAST_SEQ, "expect_last_seq"},
+	{"Nats-Expected-Last-Subject-Sequence", HEADER_EXPECT_LAST_SUBJECT_SEQ, "expect_last_subject_seq"},
+	{"Nats-TTL", HEADER_TTL, "ttl"},
+	/* a wrong one freezes a replicated stream on current servers (jetstream.md §1.4) */
+	{"Nats-Expected-Last-Msg-Id", HEADER_RESERVED, NULL},
+	{"Nats-Stream-Source", HEADER_RESERVED, NULL},
+	{"Nats-Batch-Id", HEADER_RESERVED, NULL},
+	{"Nats-Batch-Sequence", HEADER_RESERVED, NULL},
+	{"Nats-Batch-Commit", HEADER_RESERVED, NULL},
+};
+
+/* ---- Encoding and checking --------------------------------------------- */
+
+/* Raises 22023 for a subject of the server's own, or of inboxes under a prefix. */
+void
+np_message_check_reserved(NpSpan subject, const char *inbox_prefix)
+{
+	if (np_subject_is_reserved(subject, (NpSpan) {inbox_prefix, strlen(inbox_prefix)}))
+		np_raise_input("subject is reserved: nothing can be published under \"$JS\", \"$SYS\" or \"%s\"",
+					   inbox_prefix);
+}
+
+/* Raises 22023 for what no message can be published to. */
+void
+np_message_check_subject(NpSpan subject)
+{
+	size_t		position;
+
+	switch (np_subject_check(subject, &position))
+	{
+		case NP_TEXT_OK:
+			break;
+		case NP_TEXT_EMPTY:
+			np_raise_input("subject is empty");
+		case NP_TEXT_TOO_LONG:
+			np_raise_input("subject is %zu bytes long, the limit is %d",
+						   subject.length, NP_MAX_SUBJECT_LENGTH);
+		case NP_TEXT_BAD_BYTE:
+			np_raise_input("subject has the invalid byte 0x%02x at position %zu",
+						   (unsigned char) subject.data[position], position + 1);
+		case NP_TEXT_EMPTY_TOKEN:
+			np_raise_input("subject has an empty token at position %zu", position + 1);
+		case NP_TEXT_WILDCARD:
+			np_raise_input("subject has a wildcard at position %zu", position + 1);
+	}
+	np_message_check_reserved(subject, np_inbox_prefix);
+}
+
+static void
+check_header_value(const char *name, NpSpan value)
+{
+	size_t		position;
+
+	if (np_header_value_check(value, &position) != NP_TEXT_OK)
+		np_raise_input("value of header \"%s\" has the invalid byte 0x%02x at position %zu",
+					   name, (unsigned char) value.data[position], position + 1);
+}
+
+/* ---- Automatic ids ------------------------------------------------------ */
+
+/*
+ * The next automatic id: 12 random characters for the backend and a counter
+ * of 10, counted up in place.  Unique over databases, restarts and restores.
+ * Valid until the next call.
+ */
+NpSpan
+np_message_next_id(void)
+{
+	static char id[ID_LENGTH + 1];
+	int			place = ID_LENGTH - 1;
+
+	if (id[0] == '\0')
+	{
+		uint8		random[ID_PREFIX_LENGTH];
+
+		if (!pg_strong_random(random, sizeof(random)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		memset(id, '0', ID_LENGTH);
+		for (int i = 0; i < ID_PREFIX_LENGTH; i++)
+			id[i] = base62[random[i] % 62];
+	}
+	while (place >= ID_PREFIX_LENGTH && id[place] == 'z')
+		id[place--] = '0';
+	id[place] = id[place] == '9' ? 'A' : id[place] == 'Z' ? 'a' : id[place] + 1;
+	return (NpSpan) {id, ID_LENGTH};
+}
+
+/* ---- Headers ------------------------------------------------------------ */
+
+typedef struct HeaderBlock
+{
+	StringInfoData text;
+	bool		seen[HEADER_RESERVED + 1];	/* by HeaderKind */
+	const NpMessageOptions *options;
+} HeaderBlock;
+
+static const KnownHeader *
+find_known_header(const char *name)
+{
+	for (int i = 0; i < lengthof(known_headers); i++)
+		if (pg_strcasecmp(known_headers[i].name, name) == 0)
+			return &known_headers[i];
+	return NULL;
+}
+
+static void
+append_header(HeaderBlock *block, const char *name, NpSpan value)
+{
+	const KnownHeader *known = find_known_header(name);
+
+	check_header_value(name, value);
+	if (known != NULL && value.length == 0)
+		np_raise_input("header \"%s\" is empty", name);
+	if (known != NULL && (strchr(" \t", value.data[0]) || strchr(" \t", value.data[value.length - 1])))
+		np_raise_input("header \"%s\" begins or ends with a blank", name);
+	if (known != NULL)
+		block->seen[known->kind] = true;
+	appendStringInfo(&block->text, "%s: ", name);
+	appendBinaryStringInfo(&block->text, value.data, value.length);
+	appendStringInfoString(&block->text, "\r\n");
+}
+
+static bool
+argument_is_given(const NpMessageOptions *options, HeaderKind kind)
+{
+	switch (kind)
+	{
+		case HEADER_ID:
+			return options->msg_id.data != NULL;
+		case HEADER_EXPECT_STREAM:
+			return options->expect_stream.data != NULL;
+		case HEADER_EXPECT_LAST_SEQ:
+			return options->has_expect_last_seq;
+		case HEADER_EXPECT_LAST_SUBJECT_SEQ:
+			return options->has_expect_last_subject_seq;
+		case HEADER_TTL:
+			return options->ttl != NULL;
+		default:
+			return false;
+	}
+}
+
+/* Raises 22023 for what can't be the name of any header. */
+void
+np_message_check_header_name(const char *name, size_t length)
+{
+	size_t		position;
+
+	switch (np_header_name_check((NpSpan) {name, length}, &position))
+	{
+		case NP_TEXT_OK:
+			break;
+		case NP_TEXT_EMPTY:
+			np_raise_input("header name is empty");
+		default:
+			np_raise_input("header name has the invalid byte 0x%02x at position %zu",
+						   (unsigned char) name[position], position + 1);
+	}
+}
+
+/* Check a header name that the user gave; returns how it is to be written. */
+static const char *
+check_header_name(HeaderBlock *block, const char *name, size_t length)
+{
+	const KnownHeader *known;
+
+	np_message_check_header_name(name, length);
+	known = find_known_header(name);
+	if (known == NULL)
+	{
+		if (pg_strncasecmp(name, "Nats-Batch-", 11) == 0)
+			np_raise_input("header \"%s\" is reserved", name);
+		return name;
+	}
+	if (known->kind == HEADER_RESERVED)
+		np_raise_input("header \"%s\" is reserved", name);
+	if (argument_is_given(block->options, known->kind))
+		np_raise_input("header \"%s\" and the argument %s are both given", name, known->argument);
+	if (block->seen[known->kind])
+		np_raise_input("header \"%s\" is given twice", name);
+	return known->name;
+}
+
+static void
+append_scalar(HeaderBlock *block, const char *name, const JsonbValue *value)
+{
+	char	   *number;
+
+	switch (value->type)
+	{
+		case jbvString:
+			append_header(block, name,
+						  np_to_utf8(value->val.string.val, value->val.string.len));
+			break;
+		case jbvNumeric:
+			number = DatumGetCString(DirectFunctionCall1(numeric_out,
+														 NumericGetDatum(value->val.numeric)));
+			append_header(block, name, (NpSpan) {number, strlen(number)});
+			break;
+		case jbvBool:
+			append_header(block, name, value->val.boolean ? (NpSpan) {"true", 4} : (NpSpan) {"false", 5});
+			break;
+		case jbvNull:
+			np_raise_input("value of header \"%s\" is null", name);
+		default:
+			np_raise_input("value of header \"%s\" is nested", name);
+	}
+}
+
+/* One header, or as many as its array has elements. */
+static void
+append_json_header(HeaderBlock *block, const char *name, const JsonbValue *value)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+	int			count = 0;
+
+	if (value->type != jbvBinary)
+	{
+		append_scalar(block, name, value);
+		return;
+	}
+	if (!JsonContainerIsArray(value->val.binary.data))
+		np_raise_input("value of header \"%s\" is nested", name);
+	iterator = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		if (element.type == jbvBinary)
+			np_raise_input("value of header \"%s\" is nested", name);
+		if (++count > 1 && find_known_header(name) != NULL)
+			np_raise_input("header \"%s\" is given twice", name);
+		append_scalar(block, name, &element);
+	}
+}
+
+static void
+append_json_headers(HeaderBlock *block, Jsonb *headers)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(headers))
+		np_raise_input("headers must be a JSON object");
+	iterator = JsonbIteratorInit(&headers->root);
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		append_json_header(block, check_header_name(block, name, key.val.string.len), &value);
+	}
+}
+
+static void
+append_sequence(HeaderBlock *block, const char *name, const char *argument, int64 value)
+{
+	char		number[32];
+
+	if (value < 0)
+		np_raise_input("%s must not be negative", argument);
+	snprintf(number, sizeof(number), INT64_FORMAT, value);
+	append_header(block, name, (NpSpan) {number, strlen(number)});
+}
+
+/*
+ * The server takes whole seconds, or "never".  A fraction is rounded up, so
+ * that nothing expires early; months and days are as in EXTRACT(epoch).
+ */
+static void
+append_ttl(HeaderBlock *block, const Interval *ttl)
+{
+	char		number[32] = "never";
+	double		seconds;
+
+	if (!np_compat_interval_is_endless(ttl))
+	{
+		seconds = ttl->time / (double) USECS_PER_SEC +
+			ttl->day * (double) SECS_PER_DAY +
+			(ttl->month / MONTHS_PER_YEAR) * (double) (DAYS_PER_YEAR * SECS_PER_DAY) +
+			(ttl->month % MONTHS_PER_YEAR) * (double) (DAYS_PER_MONTH * SECS_PER_DAY);
+		if (seconds < 1)
+			np_raise_input("ttl must be at least one second");
+		if (seconds > 1e9)
+			np_raise_input("ttl is too long");
+		snprintf(number, sizeof(number), INT64_FORMAT, (int64) ceil(seconds));
+	}
+	append_header(block, "Nats-TTL", (NpSpan) {number, strlen(number)});
+}
+
+static void
+append_arguments(HeaderBlock *block)
+{
+	const NpMessageOptions *options = block->options;
+
+	if (options->msg_id.data != NULL)
+	{
+		if (options->msg_id.length == 0)
+			np_raise_input("msg_id is empty");
+		append_header(block, ID_HEADER, options->msg_id);
+	}
+	if (options->expect_stream.data != NULL)
+	{
+		if (options->expect_stream.length == 0)
+			np_raise_input("expect_stream is empty");
+		append_header(block, STREAM_HEADER, options->expect_stream);
+	}
+	if (options->has_expect_last_seq)
+		append_sequence(block, "Nats-Expected-Last-Sequence", "expect_last_seq",
+						options->expect_last_seq);
+	if (options->has_expect_last_subject_seq)
+		append_sequence(block, "Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq",
+						options->expect_last_subject_seq);
+	if (options->ttl != NULL)
+		append_ttl(block, options->ttl);
+}
+
+/* The block of a message without headers of its own: an automatic id or nothing. */
+static void
+build_automatic_headers(NpMessage *message)
+{
+	static char block[] = HEADER_VERSION ID_HEADER ": ......................\r\n\r\n";
+	char	   *id = block + sizeof(HEADER_VERSION ID_HEADER ": ") - 1;
+
+	if (!np_auto_msg_id)
+		return;
+	memcpy(id, np_message_next_id().data, ID_LENGTH);
+	message->headers = (NpSpan) {block, sizeof(block) - 1};
+	message->id = (NpSpan) {id, ID_LENGTH};
+	message->has_automatic_id = true;
+}
+
+/* An automatic id where there is none, and the header that shall have it too. */
+static void
+append_id(HeaderBlock *block, NpMessage *message)
+{
+	NpSpan		id = {NULL, 0};
+
+	if (block->seen[HEADER_ID])
+		id = np_message_header((NpSpan) {block->text.data, block->text.len}, ID_HEADER);
+	else if (np_auto_msg_id || block->options->id_header != NULL)
+		id = np_message_next_id();
+	if (block->options->id_header != NULL)
+	{
+		/* the id may be in the block, which moves */
+		id.data = pnstrdup(id.data, id.length);
+		append_header(block, block->options->id_header, id);
+	}
+	if (!block->seen[HEADER_ID] && np_auto_msg_id)
+	{
+		append_header(block, ID_HEADER, id);
+		message->has_automatic_id = true;
+	}
+}
+
+static void
+build_headers(NpMessage *message, const NpMessageOptions *options)
+{
+	HeaderBlock block = {.options = options};
+
+	initStringInfo(&block.text);
+	appendStringInfoString(&block.text, HEADER_VERSION);
+	append_arguments(&block);
+	if (options->headers != NULL)
+		append_json_headers(&block, options->headers);
+	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
+	append_id(&block, message);
+	if (block.text.len == sizeof(HEADER_VERSION) - 1)
+		return;					/* an empty object, and no id */
+	appendStringInfoString(&block.text, "\r\n");
+
+	message->headers = (NpSpan) {block.text.data, block.text.len};
+	if (block.seen[HEADER_ID])
+		message->id = np_message_header(message->headers, ID_HEADER);
+	if (block.seen[HEADER_EXPECT_STREAM])
+		message->expect_stream = np_message_header(message->headers, STREAM_HEADER);
+	message->has_ttl = block.seen[HEADER_TTL];
+	if (block.text.len > NP_MAX_HEADERS_LENGTH)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_SIZE, "headers are %d bytes long, the limit is %d",
+										 block.text.len, NP_MAX_HEADERS_LENGTH);
+
+		np_raise(&failure);
+	}
+}
+
+static bool
+options_are_empty(const NpMessageOptions *options)
+{
+	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
+		options->msg_id.data == NULL && options->expect_stream.data == NULL &&
+		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL;
+}
+
+/*
+ * Build a message.  The subject (absent for SQL's NULL) is in UTF-8, and so is
+ * the payload if it is text; it is absent for NULL.
+ *
+ * Raises 22004 for a NULL subject, 22023 for whatever must not go out, 54000
+ * for too many headers.
+ */
+void
+np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
+				 const NpMessageOptions *options)
+{
+	memset(message, 0, sizeof(*message));
+	if (subject.data == NULL)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_NULL, "subject must not be null");
+
+		np_raise(&failure);
+	}
+	message->subject = subject;
+	message->payload = payload;
+	np_message_check_subject(message->subject);
+	if (options_are_empty(options))
+		build_automatic_headers(message);
+	else
+		build_headers(message, options);
+}
+
+static void
+move_span(NpSpan *span, const char *from, const char *to)
+{
+	if (span->data != NULL)
+		span->data = to + (span->data - from);
+}
+
+/* Keep the headers of a message in no more memory than they need, palloc'd anew. */
+void
+np_message_compact(NpMessage *message)
+{
+	const char *old = message->headers.data;
+	char	   *headers;
+
+	if (old == NULL)
+		return;
+	headers = palloc(message->headers.length);
+	memcpy(headers, old, message->headers.length);
+	move_span(&message->id, old, headers);
+	move_span(&message->expect_stream, old, headers);
+	message->headers.data = headers;
+	pfree(unconstify(char *, old));
+}
+
+/* The value of a header in a block; absent when it has none. */
+NpSpan
+np_message_header(NpSpan headers, const char *name)
+{
+	NpSpan		rest = headers;
+	NpSpan		found;
+	NpSpan		value;
+
+	while (np_header_next(&rest, &found, &value))
+		if (found.length == strlen(name) && strncmp(found.data, name, found.length) == 0)
+			return value;
+	return (NpSpan) {NULL, 0};
+}
+
+/* Append all values of a name in a block, with commas; returns how many. */
+static int
+append_values(StringInfo json, NpSpan headers, NpSpan name)
+{
+	NpSpan		found;
+	NpSpan		value;
+	int			count = 0;
+
+	while (np_header_next(&headers, &found, &value))
+	{
+		if (!np_span_equals(found, name))
+			continue;
+		if (count == 0 && found.data != name.data)
+			return 0;			/* written already, with its first */
+		if (count++ > 0)
+			appendStringInfoString(json, ", ");
+		escape_json(json, np_from_utf8(value));
+	}
+	return count;
+}
+
+/*
+ * A header block as a JSON object in the database's encoding, palloc'd: the
+ * values of a repeated header become an array, in the order of the block.
+ */
+char *
+np_message_headers_to_json(NpSpan headers)
+{
+	StringInfoData json;
+	StringInfoData values;
+	NpSpan		rest = headers;
+	NpSpan		name;
+	NpSpan		value;
+
+	initStringInfo(&json);
+	initStringInfo(&values);
+	appendStringInfoChar(&json, '{');
+	while (np_header_next(&rest, &name, &value))
+	{
+		int			count;
+
+		CHECK_FOR_INTERRUPTS(); /* it is quadratic, and who knows what a stream holds */
+		resetStringInfo(&values);
+		count = append_values(&values, headers, name);
+		if (count == 0)
+			continue;
+		if (json.len > 1)
+			appendStringInfoString(&json, ", ");
+		escape_json(&json, np_from_utf8(name));
+		appendStringInfo(&json, count == 1 ? ": %s" : ": [%s]", values.data);
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}

@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * message.h
+ *	  A message as the user gave it, checked and ready to be sent.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_MESSAGE_H
+#define NP_MESSAGE_H
+
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+
+#include "base/types.h"
+
+/* nats-server keeps the length of a header block in 16 bits (10097) */
+#define NP_MAX_HEADERS_LENGTH	65535
+
+/* The options of the publish functions, in UTF-8; NULL or absent where SQL has NULL. */
+typedef struct NpMessageOptions
+{
+	Jsonb	   *headers;
+	NpSpan		lines;			/* more headers, as lines of which nothing has to be checked */
+	const char *id_header;		/* one more header that has the id, or NULL */
+	NpSpan		msg_id;
+	NpSpan		expect_stream;
+	bool		has_expect_last_seq;
+	int64		expect_last_seq;
+	bool		has_expect_last_subject_seq;
+	int64		expect_last_subject_seq;
+	Interval   *ttl;
+} NpMessageOptions;
+
+/*
+ * All in UTF-8 and valid as long as the memory context in which it was built,
+ * but not beyond the next np_message_build.
+ */
+typedef struct NpMessage
+{
+	NpSpan		subject;
+	NpSpan		headers;		/* the block, or absent */
+	NpSpan		payload;
+	NpSpan		id;				/* inside headers, or absent */
+	NpSpan		expect_stream;	/* inside headers, or absent */
+	bool		has_automatic_id;	/* nobody else has ever used it */
+	bool		has_ttl;		/* needs nats-server 2.11 */
+	int			session;		/* of a held one: the number of that which it goes out on */
+} NpMessage;
+
+extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
+							 const NpMessageOptions *options);
+extern void np_message_compact(NpMessage *message);
+extern void np_message_check_subject(NpSpan subject);
+extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
+extern void np_message_check_header_name(const char *name, size_t length);
+extern NpSpan np_message_next_id(void);
+extern NpSpan np_message_header(NpSpan headers, const char *name);
+extern char *np_message_headers_to_json(NpSpan headers);
+
+#endif							/* NP_MESSAGE_H */

@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * current_session.h
+ *	  Which session a call uses.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CURRENT_SESSION_H
+#define NP_CURRENT_SESSION_H
+
+#include "publish/delivery.h"
+
+extern NpSession *np_current_session(void);
+
+#endif							/* NP_CURRENT_SESSION_H */

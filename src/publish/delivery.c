@@ -1,0 +1,565 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.c
+ *	  What becomes of a message once it is in the window.
+ *
+ * Each message has a token, which is the last token of its reply subject and
+ * the number of its future, and is never used again.  From its call to its
+ * end a message is in the window, with the bytes of its command at hand:
+ *
+ *	  added ──► sent ──► acknowledged
+ *		▲		 │ ──► refused
+ *		│		 ├ 503, 429, "in process": after a while ──► sent again
+ *		│		 └ connection lost: on the next one ──► sent again, if it
+ *		│											   has an id; else failed
+ *
+ * Nothing here waits.  What the server answers is understood by replies.c.  What throws is only the lack of memory or disk: a future
+ * that can't be noted fails its transaction (futures.c) and leaves the window
+ * all the same; any other message is not known to be answered.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+
+#include "base/encoding.h"
+#include "message/message.h"
+#include "publish/delivery.h"
+#include "stats/stats.h"
+
+static MemoryContext delivery_context;	/* of everything here; NULL: not used yet */
+static MemoryContext watch_context; /* of what the watch points to */
+static uint64 last_token;		/* of all sessions */
+
+/* Not the call's own, which an interrupt leaves by longjmp: then the end of the transaction takes its message away. */
+static NpWatch watch;
+
+/* Failed messages published with critical => false that were not told yet. */
+static int64 untold_count;
+static NpFailedMessage untold_first;
+
+static void
+create_contexts(void)
+{
+	MemoryContext context;
+
+	if (delivery_context != NULL)
+		return;
+	context = AllocSetContextCreate(TopMemoryContext, "nats_publish", ALLOCSET_DEFAULT_SIZES);
+	watch_context = AllocSetContextCreate(context, "nats_publish result", ALLOCSET_SMALL_SIZES);
+	delivery_context = context;
+}
+
+/*
+ * Make a session's connection (not opened), of which something else hears the
+ * events, and window.
+ */
+void
+np_delivery_begin(NpSession *session, const NpConnectionEvents *events)
+{
+	create_contexts();
+	np_window_init(&session->window, delivery_context);
+	session->next_retry = NP_FOREVER;
+	session->connection = np_connection_create(delivery_context, events, session);
+}
+
+/* The token that the next message gets. */
+uint64
+np_delivery_next_token(void)
+{
+	return last_token + 1;
+}
+
+/* Use up a token for a message that never enters the window. */
+uint64
+np_delivery_take_token(void)
+{
+	return ++last_token;
+}
+
+/* Did a message come to its end since this was asked the last time? */
+bool
+np_delivery_has_progressed(NpSession *session)
+{
+	bool		result = session->progressed;
+
+	session->progressed = false;
+	return result;
+}
+
+/* ---- The end of a message ------------------------------------------------ */
+
+/*
+ * Keep what becomes of a token, which may not be added yet; 0 for none.  The
+ * one watched before is forgotten.
+ */
+NpWatch *
+np_delivery_watch(uint64 token)
+{
+	if (watch_context != NULL)
+		MemoryContextReset(watch_context);
+	memset(&watch, 0, sizeof(watch));
+	watch.token = token;
+	return &watch;
+}
+
+/* The token that is watched; 0: none. */
+uint64
+np_delivery_watched(void)
+{
+	return watch.token;
+}
+
+static NpSpan
+copy_span(NpSpan span, MemoryContext context)
+{
+	char	   *copy;
+
+	if (span.data == NULL)
+		return span;
+	copy = MemoryContextAllocHuge(context, span.length + 1);
+	memcpy(copy, span.data, span.length);
+	copy[span.length] = '\0';
+	return (NpSpan) {copy, span.length};
+}
+
+static void
+keep_watched(const NpResult *result)
+{
+	watch.result = *result;
+	watch.result.subject = copy_span(result->subject, watch_context);
+	watch.result.id = copy_span(result->id, watch_context);
+	watch.result.ack.stream = copy_span(result->ack.stream, watch_context);
+	watch.result.ack.domain = copy_span(result->ack.domain, watch_context);
+	if (!result->acked)
+		watch.result.failure = np_failure_copy(&result->failure, watch_context);
+	watch.done = true;
+}
+
+/* The same for the reply to a request, if that is watched. */
+void
+np_delivery_keep_reply(const NpPending *request, NpSpan reply)
+{
+	if (request->token == watch.token)
+		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
+}
+
+/* Remember a failure that nobody waits for, until it can be told. */
+void
+np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
+{
+	if (untold_count == 0)
+	{
+		untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
+		untold_first.failure = np_failure_copy(failure, delivery_context);
+	}
+	untold_count++;
+}
+
+/* Tell of such failures; elevel is below ERROR. */
+void
+np_delivery_tell_untold(int elevel)
+{
+	NpFailedMessage first = untold_first;
+	int64		count = untold_count;
+
+	if (count == 0)
+		return;
+	/* forgotten first, for the report can throw */
+	untold_count = 0;
+	np_warn_messages(elevel, &first, count);
+	pfree(first.subject);
+	np_failure_free(&first.failure);
+}
+
+static void
+count_ack(const NpSession *session, const NpPending *message, bool duplicate)
+{
+	NpStats    *stats = np_stats_of(message->counted_as);
+
+	stats->acked++;
+	if (duplicate)
+		stats->duplicates++;
+	np_histogram_add(&stats->acks, np_connection_received_at(session->connection) - message->published_at, 1);
+}
+
+static void
+count_failure(const NpPending *message, const NpFailure *failure)
+{
+	NpStats    *stats = np_stats_of(message->counted_as);
+
+	stats->failed++;
+	if (message->mode == NP_UNCRITICAL)
+		stats->failed_uncritical++;
+	np_stats_note_failure(message->counted_as, np_pending_subject(message), failure);
+}
+
+/* From now on the owner hears of its messages on this session; events NULL: nobody does. */
+void
+np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner)
+{
+	session->events = events;
+	session->owner = owner;
+}
+
+/* Take a message out of the window, whatever has become of it. */
+void
+np_delivery_drop(NpSession *session, NpPending *message)
+{
+	NpChunk    *chunk = message->chunk;
+
+	np_window_remove(&session->window, message);
+	np_outbound_release(np_session_outbound(session), chunk);
+}
+
+/* A member of a batch has its answer; it is the batch that has an end. */
+void
+np_delivery_answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent)
+{
+	uint64		token = message->token;
+
+	np_delivery_drop(session, message);
+	session->progressed = true;
+	session->events->member_answered(session->owner, token, reply, was_sent);
+}
+
+/* Or does it only ask something? */
+static bool
+is_message(const NpPending *message)
+{
+	return message->mode != NP_REQUEST && message->mode != NP_PROBE;
+}
+
+/* Its reply will not come again, for a message that no later transaction can know. */
+static void
+complete_future(NpSession *session, NpPending *message, const NpResult *result)
+{
+	PG_TRY();
+	{
+		np_futures_complete(result);
+	}
+	PG_CATCH();
+	{
+		np_delivery_drop(session, message);
+		session->progressed = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * A message has come to its end: acknowledged, or failed.  ERROR when out of
+ * memory or of disk.
+ */
+void
+np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure)
+{
+	NpResult	result = {
+		.token = message->token,
+		.critical = message->mode == NP_CRITICAL,
+		.subject = np_pending_subject(message),
+		.id = np_pending_id(message),
+		.acked = ack != NULL
+	};
+
+	if (ack != NULL)
+		result.ack = *ack;
+	if (failure != NULL)
+		result.failure = *failure;
+	if (message->mode == NP_RELAYED && session->events != NULL)
+		session->events->relayed(session->owner, &result);
+	if (message->token == watch.token)
+		keep_watched(&result);
+	else if (message->mode == NP_UNCRITICAL && !result.acked)
+		np_delivery_note_untold(result.subject, &result.failure);
+	if (is_message(message) && result.acked)
+		count_ack(session, message, ack->duplicate);
+	else if (is_message(message))
+		count_failure(message, failure);
+	/* last: a message that stays because something above threw must not be counted twice */
+	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)
+		complete_future(session, message, &result);
+	np_delivery_drop(session, message);
+	session->progressed = true;
+}
+
+/*
+ * The same, for a message that failed.  The failure's texts are copied.
+ *
+ * If it went out on a connection that was then lost, or is "in process", that
+ * first copy may be stored, whatever has become of the second: a server may
+ * refuse it just because of the first (it checks expected sequences before
+ * duplicates, jetstream.md §1.1).
+ */
+void
+np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
+{
+	if (message->mode == NP_BATCH)
+	{
+		NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = failure};
+
+		np_delivery_answer_member(session, message, &reply, true);
+		return;
+	}
+	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
+	{
+		failure.fault = NP_FAULT_UNKNOWN;
+		failure.text = psprintf("%s; it was sent before, and may be stored", failure.text);
+		failure.hint = NULL;
+	}
+	np_delivery_complete(session, message, NULL, &failure);
+}
+
+/* ---- Sending and sending again -------------------------------------------- */
+
+/*
+ * Write a command of the given length to the end of what is to be sent, and
+ * enter it into the window.  Its token must be np_delivery_next_token().
+ * ERROR when out of memory.
+ */
+NpPending *
+np_delivery_add(NpSession *session, const NpPublication *publication, size_t length, NpMode mode)
+{
+	uint64		position = np_session_outbound(session)->appended;
+	NpChunk    *chunk;
+	char	   *place;
+	NpPending  *pending;
+
+	/* first, for what is appended goes out */
+	np_window_make_room(&session->window, publication->token);
+	place = np_outbound_append(np_session_outbound(session), length, &chunk);
+	np_publication_encode(publication, place);
+	pending = np_window_add(&session->window, publication->token);
+	last_token = publication->token;
+	pending->bytes = place;
+	pending->chunk = chunk;
+	pending->position = position;
+	pending->length = length;
+	pending->content_length = publication->headers.length + publication->payload.length;
+	pending->subject_offset = publication->headers.data != NULL ? 5 : 4;	/* HPUB, PUB */
+	pending->subject_length = publication->subject.length;
+	pending->mode = mode;
+	pending->counted_as = np_stats_mode;
+	pending->published_at = np_now();
+	if (mode == NP_CRITICAL)
+		session->window.critical++;
+	if (mode == NP_UNCRITICAL)
+		session->window.uncritical++;
+	return pending;
+}
+
+/* Put the message's command at the end of what is to be sent. */
+static void
+send_again(NpSession *session, NpPending *message)
+{
+	NpChunk    *old = message->chunk;
+	uint64		position = np_session_outbound(session)->appended;
+	char	   *place = np_outbound_append(np_session_outbound(session), message->length, &message->chunk);
+
+	memcpy(place, message->bytes, message->length);
+	message->bytes = place;
+	message->position = position;
+	message->retry_at = 0;
+	message->refused = false;
+	np_window_set_denied(&session->window, message, false);
+	np_outbound_release(np_session_outbound(session), old);
+}
+
+/* Send a message again after a time, for which the server has given a cause. */
+void
+np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause)
+{
+	if (message->cause == NULL)
+		message->cause = MemoryContextAllocZero(delivery_context, sizeof(NpFailure));
+	else
+		np_failure_free(message->cause);
+	*message->cause = np_failure_copy(cause, delivery_context);
+	if (message->attempts < UINT8_MAX)
+		message->attempts++;
+	message->retry_at = np_now() + delay;
+	session->next_retry = Min(session->next_retry, message->retry_at);
+}
+
+/* With up to half of it off, so that sessions do not come in step. */
+NpTime
+np_jittered(NpTime delay)
+{
+	return delay - (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
+}
+
+/* The back-off after a number of attempts. */
+NpTime
+np_delay_after(int attempts)
+{
+	return np_jittered(attempts > 4 ? NP_LAST_DELAY : NP_FIRST_DELAY << attempts);
+}
+
+/* Nobody else has answered; where the connection is lost, nobody can have been heard. */
+static void
+fail_refused(NpSession *session, NpPending *message)
+{
+	message->in_doubt |= !np_connection_is_open(session->connection);
+	np_delivery_fail(session, message, *message->cause);
+}
+
+/*
+ * Send again what is due, of which next_retry says when that is.
+ */
+void
+np_delivery_send_due(NpSession *session, NpTime now)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (now < session->next_retry)
+		return;
+	session->next_retry = NP_FOREVER;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->retry_at == 0)
+			continue;
+		if (message->retry_at > now)
+			session->next_retry = Min(session->next_retry, message->retry_at);
+		else if (message->refused)
+			fail_refused(session, message);
+		else
+		{
+			send_again(session, message);
+			np_stats_of(message->counted_as)->retried++;
+		}
+	}
+}
+
+/*
+ * The inbox is another one: acks of what was sent would not arrive.  Only
+ * after the settings were changed while a connection was lost.
+ */
+static bool
+expects_reply_here(NpSession *session, const NpPending *message)
+{
+	NpSpan		inbox = np_connection_inbox(session->connection);
+
+	return memcmp(np_pending_reply(message).data, inbox.data, inbox.length) == 0;
+}
+
+static NpFailure
+too_large(const NpPending *message)
+{
+	return np_failure(NP_FAULT_SIZE, "message is %u bytes long with its headers, over the server's max_payload",
+					  message->content_length);
+}
+
+/*
+ * The server has ended the connection for a message over a max_payload that
+ * it had not told (one lowered by a reload).  The largest of those sent is
+ * over it too, so it is not sent again.  It may be stored if anything behind it
+ * can have been the cause.
+ */
+static void
+fail_largest(NpSession *session, uint64 sent)
+{
+	NpPending  *largest = NULL;
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->position >= sent || message->mode == NP_BATCH)
+			continue;
+		if (largest == NULL || message->content_length > largest->content_length)
+			largest = message;
+	}
+	if (largest == NULL)
+		return;
+	largest->in_doubt |= largest->position + largest->length < sent;
+	np_delivery_fail(session, largest, too_large(largest));
+}
+
+/* On the connection that was lost.  One that waits for its retry was answered: it is not stored. */
+static bool
+was_sent(const NpPending *message, uint64 sent)
+{
+	return message->position < sent && (message->retry_at == 0 || message->refused);
+}
+
+/*
+ * On a new connection to a server that does not know TTLs: what has one is
+ * not sent to it.
+ */
+void
+np_delivery_fail_with_ttl(NpSession *session)
+{
+	uint64		sent = np_connection_sent_before_loss(session->connection);
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (!message->has_ttl)
+			continue;
+		message->in_doubt |= was_sent(message, sent);
+		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE,
+													  "the connection was lost, and the next server does not know ttl"));
+	}
+}
+
+static NpFailure
+not_resent(const NpPending *message, bool was_sent)
+{
+	bool		has_id = message->id_length > 0;
+	NpFailure	failure = np_failure(was_sent ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
+									 "the connection was lost, and the message can't be sent again (%s)",
+									 has_id ? "the settings have changed" : "it has no id");
+
+	if (!has_id)
+		failure.hint = "";		/* it could be published with the same one */
+	return failure;
+}
+
+/*
+ * On a new connection: send what is pending, in the order of the calls.
+ *
+ * What was (perhaps in part) sent on the old one may be stored, so it needs
+ * an id; JetStream then stores it once.
+ */
+void
+np_delivery_resend(NpSession *session)
+{
+	uint64		sent = np_connection_sent_before_loss(session->connection);
+	NpPending  *message;
+	uint64		next = 0;
+	int			resent = 0;
+
+	if (np_connection_was_lost_for_size(session->connection))
+		fail_largest(session, sent);
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		bool		is_sent = was_sent(message, sent);
+
+		if (message->mode == NP_BATCH)
+			np_delivery_answer_member(session, message, NULL, is_sent);
+		else if (message->content_length > np_connection_max_payload(session->connection))
+		{
+			/* a lower limit than before: the old server may have stored it */
+			message->in_doubt |= is_sent;
+			np_delivery_fail(session, message, too_large(message));
+		}
+		else if ((is_sent && message->id_length == 0) || !expects_reply_here(session, message))
+			np_delivery_fail(session, message, not_resent(message, is_sent));
+		else
+		{
+			send_again(session, message);
+			if (is_sent)
+			{
+				message->in_doubt = true;
+				np_stats_of(message->counted_as)->resent++;
+				resent++;
+			}
+		}
+	}
+	if (resent > 0)
+		ereport(DEBUG1,
+				(errmsg_plural("nats_publish sent %d message again", "nats_publish sent %d messages again", resent, resent)));
+}

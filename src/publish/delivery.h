@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.h
+ *	  What becomes of a message once it is in the window.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_DELIVERY_H
+#define NP_DELIVERY_H
+
+#include "base/server.h"
+#include "ledger/futures.h"
+#include "message/puback.h"
+#include "publish/window.h"
+#include "wire/connection.h"
+
+/* Back-off between tries, whether of a message or of a connection. */
+#define NP_FIRST_DELAY	NP_MILLISECONDS(50)
+#define NP_LAST_DELAY	NP_MILLISECONDS(1000)
+
+/* ADR-22: a 503 is asked again; we do it three times. */
+#define NP_NO_RESPONDERS_RETRIES	3
+#define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
+
+/*
+ * What the owner of messages that are neither futures nor a call's is told.
+ * Whoever listens takes those messages out of the window before it stops to,
+ * also when it is left by an error.
+ */
+typedef struct NpDeliveryEvents
+{
+	/*
+	 * What a member of an atomic batch is answered.  reply NULL: the connection was lost; was_sent: after
+	 * the member had gone out.
+	 */
+	void		(*member_answered) (void *owner, uint64 token, const NpReply *reply, bool was_sent);
+	/* what has become of a message of the relay */
+	void		(*relayed) (void *owner, const NpResult *result);
+	/* a reply to a probe, which stays in the window */
+	void		(*probe_answered) (void *owner, const NpOperation *operation);
+} NpDeliveryEvents;
+
+/*
+ * A connection and what is in flight on it.  A backend has one for the
+ * settings, and one for each foreign server and role that it publishes with.
+ */
+typedef struct NpSession
+{
+	Oid			server_id;		/* InvalidOid: the settings */
+	Oid			role;			/* InvalidOid: any, for the settings */
+	int			number;			/* its place among all */
+	NpServer	server;			/* where to connect to */
+	bool		is_outdated;	/* the connection was made for another one */
+
+	NpConnection *connection;	/* never NULL */
+	NpWindow	window;
+
+	/* delivery.c */
+	bool		progressed;		/* a message came to its end since this was asked */
+	NpTime		next_retry;		/* the earliest retry_at in the window */
+	const NpDeliveryEvents *events; /* NULL: nobody listens */
+	void	   *owner;			/* their argument */
+
+	/* session.c */
+	NpTime		next_connect;	/* not earlier ... */
+	NpTime		connect_delay;	/* ... and so long after a failure */
+	NpTime		uncritical_pause_until;
+	char		connect_failure[512];	/* what the last attempt said */
+
+	/* publisher.c */
+	NpTime		last_sent;		/* when bytes were last handed to the socket */
+} NpSession;
+
+/* Where its commands are appended. */
+#define np_session_outbound(session)	np_connection_outbound((session)->connection)
+
+/* The message or request that a call waits for. */
+typedef struct NpWatch
+{
+	uint64		token;
+	bool		done;
+	NpResult	result;			/* when done; lives until the next watch */
+	NpSpan		reply;			/* to a request, when done and acked */
+} NpWatch;
+
+extern void np_delivery_begin(NpSession *session, const NpConnectionEvents *events);
+extern uint64 np_delivery_next_token(void);
+extern uint64 np_delivery_take_token(void);
+
+extern NpPending *np_delivery_add(NpSession *session, const NpPublication *publication,
+								  size_t length, NpMode mode);
+extern NpWatch *np_delivery_watch(uint64 token);
+extern uint64 np_delivery_watched(void);
+extern void np_delivery_keep_reply(const NpPending *request, NpSpan reply);
+extern void np_delivery_answer_member(NpSession *session, NpPending *message, const NpReply *reply, bool was_sent);
+extern void np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack, const NpFailure *failure);
+extern void np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause);
+extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
+extern void np_delivery_drop(NpSession *session, NpPending *message);
+extern void np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner);
+extern bool np_delivery_has_progressed(NpSession *session);
+
+extern void np_delivery_send_due(NpSession *session, NpTime now);
+extern void np_delivery_fail_with_ttl(NpSession *session);
+extern void np_delivery_resend(NpSession *session);
+extern NpTime np_jittered(NpTime delay);
+extern NpTime np_delay_after(int attempts);
+
+extern void np_delivery_note_untold(NpSpan subject, const NpFailure *failure);
+extern void np_delivery_tell_untold(int elevel);
+
+#endif							/* NP_DELIVERY_H */

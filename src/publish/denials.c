@@ -1,0 +1,148 @@
+/*-------------------------------------------------------------------------
+ *
+ * denials.c
+ *	  What the NATS user may not publish.
+ *
+ * A publish that is denied has no reply, but an error of the connection.
+ * Allocates in the current context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "publish/denials.h"
+
+/*
+ * The text that the server has quoted (Go's %q), palloc'd.  Only quotes and
+ * backslashes are escaped in what can be a subject of ours.
+ */
+static NpSpan
+unquoted(NpSpan quoted)
+{
+	char	   *text = palloc(quoted.length + 1);
+	size_t		length = 0;
+
+	for (size_t i = 0; i < quoted.length; i++)
+	{
+		if (quoted.data[i] == '"')
+			return (NpSpan) {text, length};
+		if (quoted.data[i] == '\\' && i + 1 < quoted.length)
+			i++;
+		text[length++] = quoted.data[i];
+	}
+	return (NpSpan) {NULL, 0};
+}
+
+/* What stands behind a prefix; absent when the text does not begin with it. */
+static NpSpan
+behind(NpSpan text, const char *prefix)
+{
+	size_t		length = strlen(prefix);
+
+	if (text.length < length || strncmp(text.data, prefix, length) != 0)
+		return (NpSpan) {NULL, 0};
+	return (NpSpan) {text.data + length, text.length - length};
+}
+
+static void
+fail_not_permitted(NpSession *session, NpPending *message, bool reply_subject)
+{
+	NpFailure	failure = {.fault = NP_FAULT_NOT_PERMITTED};
+
+	failure.text = reply_subject ? "the NATS user may not ask for replies to its inbox" :
+		"the NATS user may not publish to this subject";
+	if (reply_subject)
+		failure.hint = "Set nats_publish.inbox_prefix, or the option inbox_prefix of the foreign server, to a subject that the NATS user may use.";
+	np_delivery_fail(session, message, failure);
+}
+
+/* The next message to a subject, from a token on, that is on its way and not marked. */
+static NpPending *
+next_undenied(NpSession *session, NpSpan subject, uint64 next)
+{
+	NpPending  *message;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (!message->denied && message->retry_at == 0 &&
+			message->position + message->length <= np_session_outbound(session)->sent &&
+			np_span_equals(np_pending_subject(message), subject))
+			return message;
+	return NULL;
+}
+
+/* Errors come in the order of the messages, so the next one is likely behind the last. */
+static NpPending *
+find_undenied(NpSession *session, NpSpan subject)
+{
+	NpPending  *message = next_undenied(session, subject, session->window.last_denied);
+
+	return message != NULL ? message : next_undenied(session, subject, 0);
+}
+
+static void
+mark_next_denied(NpSession *session, NpSpan subject)
+{
+	NpPending  *message = find_undenied(session, subject);
+
+	if (message == NULL)
+		return;
+	np_window_set_denied(&session->window, message, true);
+	session->window.last_denied = message->token;
+}
+
+/* If all messages to a subject that are on their way are denied, they have failed. */
+void
+np_denials_fail(NpSession *session, NpSpan subject)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (find_undenied(session, subject) != NULL)
+		return;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (message->denied && np_span_equals(np_pending_subject(message), subject))
+			fail_not_permitted(session, message, false);
+}
+
+/* The message has a reply: if one to its subject is denied, that is another one. */
+void
+np_denials_reply(NpSession *session, NpPending *message)
+{
+	if (!message->denied)
+		return;
+	mark_next_denied(session, np_pending_subject(message));
+	np_window_set_denied(&session->window, message, false);
+}
+
+/* Here it is known which one. */
+static void
+fail_denied_reply(NpSession *session, NpSpan reply)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (np_span_equals(np_pending_reply(message), reply))
+			fail_not_permitted(session, message, true);
+}
+
+/*
+ * A denied publish has no reply, only this error with its subject (and a
+ * denied reply subject one with that).  Which of the messages to the subject it
+ * is about is not said, and some may be stored, when a permission has just
+ * changed: one is marked for each error.
+ */
+void
+np_denials_server_error(NpSession *session, NpSpan text)
+{
+	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
+	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
+
+	if (subject.data != NULL && (subject = unquoted(subject)).data != NULL)
+	{
+		mark_next_denied(session, subject);
+		np_denials_fail(session, subject);
+	}
+	if (reply.data != NULL && (reply = unquoted(reply)).data != NULL)
+		fail_denied_reply(session, reply);
+}

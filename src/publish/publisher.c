@@ -1,0 +1,598 @@
+/*-------------------------------------------------------------------------
+ *
+ * publisher.c
+ *	  Publishing, and waiting for what was published.
+ *
+ * Bytes go to the socket when nothing else is in flight, so that a lone
+ * message loses no time, and otherwise when FLUSH_BYTES have gathered; acks
+ * are read as sending goes on, for a server disconnects a client that leaves
+ * too many unread (jetstream.md §3.5).  When the window is full, the call
+ * waits for acks first.
+ *
+ * An interrupt can leave any wait by longjmp.  What it leaves is a message
+ * in the window, which the end of the transaction removes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "base/subject.h"
+#include "ledger/levels.h"
+#include "ledger/queue.h"
+#include "publish/current_session.h"
+#include "publish/delivery.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/stats.h"
+#include "wire/server_info.h"
+
+#define FLUSH_BYTES				(32 * 1024)
+
+/* The longest that a message waits for others to be sent with, if calls go on. */
+#define FLUSH_INTERVAL			NP_MILLISECONDS(10)
+
+/* Tokens from the oldest pending one on: bounds the window behind a straggler. */
+#define MAX_TOKEN_RANGE			(256 * 1024)
+
+/* Is what the call waits for done? */
+static bool
+is_done(NpSession *session, void *watch)
+{
+	return ((const NpWatch *) watch)->done;
+}
+
+/* ---- Room in the window ---------------------------------------------------- */
+
+/* For a message of this length. */
+static bool
+window_has_room(NpSession *session, size_t length)
+{
+	int64		bytes = (int64) np_max_pending_bytes * 1024;
+
+	if (session->window.count == 0)
+		return true;
+	return session->window.count < np_max_pending &&
+		np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE &&
+		np_session_outbound(session)->bytes + (int64) length <= bytes;
+}
+
+/*
+ * A part of the window is free: waiting for one message at a time would cost
+ * a wake-up each, and waiting for all of them would leave the server idle.
+ * An eighth keeps the longest call short.
+ */
+static bool
+window_is_part_free(NpSession *session, void *length)
+{
+	int64		bytes = (int64) np_max_pending_bytes * 1024;
+
+	return session->window.count == 0 ||
+		(window_has_room(session, *(size_t *) length) && session->window.count <= np_max_pending - np_max_pending / 8 &&
+		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
+}
+
+/*
+ * Have room in the window.  False: *failure says why not (palloc'd).
+ */
+static bool
+make_room(NpSession *session, size_t length, NpFailure *failure)
+{
+	if (window_has_room(session, length))
+		return true;
+	np_connection_send(session->connection);
+	np_connection_receive(session->connection);
+	if (window_has_room(session, length))
+		return true;
+	if (np_on_full == NP_ON_FULL_ERROR)
+	{
+		*failure = np_failure(NP_FAULT_WINDOW_FULL, session->window.count == 1 ?
+							  "%d message is not acknowledged yet" :
+							  "%d messages are not acknowledged yet", session->window.count);
+		return false;
+	}
+	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, &length, np_session_patience(), NP_FOREVER))
+		return true;
+	np_session_expire_overdue(session);
+	if (np_session_is_open(session) && window_has_room(session, length))
+		return true;
+	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
+						  "%d earlier messages are not acknowledged, and none was within %d ms",
+						  session->window.count, np_session_patience());
+	return false;
+}
+
+/*
+ * Headers and payload may be no longer than the server allows, or it would
+ * close the connection.  Asked again before an error: it may allow more by now.
+ */
+void
+np_publisher_check_length(NpSession *session, size_t length)
+{
+	NpFailure	failure;
+
+	if (length <= (size_t) np_connection_max_payload(session->connection))
+		return;
+	np_server_refresh_max_payload(session->connection);
+	if (length <= (size_t) np_connection_max_payload(session->connection))
+		return;
+	failure = np_failure(NP_FAULT_SIZE,
+						 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+						 length, np_connection_max_payload(session->connection));
+	np_raise(&failure);
+}
+
+/* The limits of one command. */
+static void
+check_size(NpSession *session, const NpPublication *publication, size_t control_line)
+{
+	np_publisher_check_length(session, publication->headers.length + publication->payload.length);
+	if (control_line > NP_MAX_CONTROL_LINE)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_SIZE,
+										 "subject and inbox make a protocol line of %zu bytes, the limit is %d",
+										 control_line, NP_MAX_CONTROL_LINE);
+
+		np_raise(&failure);
+	}
+}
+
+/* The inboxes of a foreign server, which the message did not know when it was built. */
+void
+np_publisher_check_inbox(const NpSession *session, NpSpan subject)
+{
+	if (OidIsValid(session->server_id) && session->server.values[NP_SERVER_INBOX_PREFIX] != NULL)
+		np_message_check_reserved(subject, session->server.values[NP_SERVER_INBOX_PREFIX]);
+}
+
+/* ---- Publishing ------------------------------------------------------------------ */
+
+/* Send now, or leave it to go with others? */
+static void
+send_or_gather(NpSession *session, NpTime now)
+{
+	uint64		unsent = np_session_outbound(session)->appended - np_session_outbound(session)->sent;
+
+	if (session->window.count > 1 && unsent < FLUSH_BYTES && now - session->last_sent < FLUSH_INTERVAL)
+		return;
+	session->last_sent = now;
+	np_connection_send(session->connection);
+	if (session->window.count > 1)
+		np_connection_receive(session->connection);
+}
+
+static void
+note_message(NpSession *session, NpPending *pending, const NpMessage *message)
+{
+	/* the block stands before the payload and the last CR LF */
+	size_t		headers = pending->length - 2 - message->payload.length - message->headers.length;
+
+	if (message->id.data != NULL)
+	{
+		pending->id_offset = headers + (message->id.data - message->headers.data);
+		pending->id_length = message->id.length;
+	}
+	pending->expects_stream = message->expect_stream.data != NULL;
+	pending->has_ttl = message->has_ttl;
+	if (message->has_ttl)
+		session->window.with_ttl++;
+	np_stats_of(np_stats_mode)->published++;
+	np_stats_of(np_stats_mode)->bytes += message->payload.length;
+}
+
+static void
+count_unsent(const NpMessage *message, const NpFailure *failure)
+{
+	np_stats_add_unsent(np_stats_mode, 1);
+	np_stats_note_failure(np_stats_mode, message->subject, failure);
+}
+
+/* Is it an ERROR of the call that there is no way to send a message?  Else of COMMIT, or none. */
+static bool
+fails_call(NpMode mode)
+{
+	return mode != NP_UNCRITICAL && np_stats_mode != NP_STATS_ON_COMMIT;
+}
+
+/*
+ * Publish a message that needs no answer before it is told that there was no
+ * way to send it.
+ */
+static uint64
+fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
+{
+	NpResult	result = {
+		.token = np_delivery_take_token(),
+		.critical = mode == NP_CRITICAL,
+		.subject = message->subject,
+		.id = message->id,
+		.failure = *failure
+	};
+
+	np_levels_enter(result.token);
+	np_futures_add(result.critical);
+	np_futures_complete(&result);
+	if (result.critical)
+		return result.token;
+	np_delivery_note_untold(message->subject, failure);
+	np_stats_of(np_stats_mode)->failed_uncritical++;
+	np_delivery_tell_untold(WARNING);
+	return result.token;
+}
+
+/*
+ * The way that every message takes.  Returns its token.
+ */
+static uint64
+publish(NpSession *session, const NpMessage *message, NpMode mode)
+{
+	NpPublication publication = {
+		.subject = message->subject,
+		.headers = message->headers,
+		.payload = message->payload
+	};
+	NpPending  *pending;
+	NpFailure	failure;
+	size_t		control_line;
+	size_t		length;
+
+	np_delivery_tell_untold(WARNING);
+	np_publisher_check_inbox(session, message->subject);
+	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
+	{
+		count_unsent(message, &failure);
+		if (!fails_call(mode))
+			return fail_unsent(message, mode, &failure);
+		if (failure.fault == NP_FAULT_LOST)
+			np_raise_message(&failure, np_from_utf8(message->subject));
+		np_raise(&failure);
+	}
+	if (message->has_ttl)
+		np_server_require(session->connection, 2, 11, "ttl");
+	publication.reply_prefix = np_connection_inbox(session->connection);
+	publication.token = np_delivery_next_token();
+	length = np_publication_size(&publication, &control_line);
+	check_size(session, &publication, control_line);
+	if (!make_room(session, length, &failure))
+	{
+		count_unsent(message, &failure);
+		if (!fails_call(mode))
+			return fail_unsent(message, mode, &failure);
+		np_raise_message(&failure, np_from_utf8(message->subject));
+	}
+
+	/* a wait may have changed the connection, but not the inbox */
+	if (message->has_ttl && np_session_is_open(session))
+		np_server_require(session->connection, 2, 11, "ttl");
+	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
+		np_levels_enter(publication.token);
+	pending = np_delivery_add(session, &publication, length, mode);
+	note_message(session, pending, message);
+	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
+		np_futures_add(mode == NP_CRITICAL);
+	send_or_gather(session, pending->published_at);
+	return publication.token;
+}
+
+/* Wait for what the call has just sent; what is not answered in time has failed. */
+static void
+wait_for_watched(NpSession *session, NpWatch *watch)
+{
+	NpPending  *pending;
+
+	if (np_session_wait(session, NP_WAIT_ACK, is_done, watch, np_ack_timeout, NP_FOREVER))
+		return;
+	pending = np_window_find(&session->window, watch->token);
+	np_delivery_fail(session, pending, np_session_explain(session, pending));
+}
+
+/*
+ * Publish and wait for the acknowledgment.
+ *
+ * What *result points to lives until the next call.  Raises the failure of
+ * the message, or whatever keeps it from being sent.
+ */
+void
+np_publish(const NpMessage *message, NpResult *result)
+{
+	NpSession  *session = np_current_session();
+	NpWatch    *watch;
+
+	np_stats_mode = NP_STATS_SYNC;
+	watch = np_delivery_watch(np_delivery_next_token());
+	(void) publish(session, message, NP_SYNC);
+	wait_for_watched(session, watch);
+	*result = watch->result;
+	if (!result->acked)
+		np_raise_message(&result->failure, np_from_utf8(message->subject));
+}
+
+/*
+ * Publish without waiting; returns the future.
+ *
+ * A critical message is waited for at the end of the transaction.  Of another
+ * one only its own faults are raised; that it could not be sent is a WARNING.
+ */
+uint64
+np_publish_async(const NpMessage *message, bool critical)
+{
+	np_stats_mode = NP_STATS_ASYNC;
+	return publish(np_current_session(), message, critical ? NP_CRITICAL : NP_UNCRITICAL);
+}
+
+/* The same for a message that was held for the transaction's end. */
+void
+np_publish_held(const NpMessage *message)
+{
+	np_stats_mode = NP_STATS_ON_COMMIT;
+	(void) publish(np_sessions_get(message->session), message, NP_CRITICAL);
+}
+
+/* Publish without waiting; who listens to the relay is told what becomes of it. */
+void
+np_publish_relayed(NpSession *session, const NpMessage *message)
+{
+	np_stats_mode = NP_STATS_OUTBOX;
+	(void) publish(session, message, NP_RELAYED);
+}
+
+/*
+ * Hold a message until the transaction commits.
+ *
+ * It is checked as far as it can be without connecting: a limit of the server
+ * is known to a session that is connected, and else is checked by the commit
+ * before anything is sent.
+ */
+void
+np_publish_on_commit(const NpMessage *message)
+{
+	NpSession  *session = np_current_session();
+
+	np_publisher_check_inbox(session, message->subject);
+	if (np_session_is_open(session))
+		np_publisher_check_length(session, message->headers.length + message->payload.length);
+	np_levels_enter(np_delivery_next_token());
+	np_queue_add(message, session->number);
+}
+
+/*
+ * One request to the JetStream API.  True: *reply lives until the next call.
+ * False: *failure says what kept it from being sent or answered.
+ */
+bool
+np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *reply,
+			   NpFailure *failure)
+{
+	NpPublication publication = {
+		.subject = {subject, strlen(subject)},
+		.payload = payload
+	};
+	NpWatch    *watch;
+	size_t		control_line;
+	size_t		length;
+
+	if (!np_session_ready(session, true, failure))
+		return false;
+	publication.reply_prefix = np_connection_inbox(session->connection);
+	publication.token = np_delivery_next_token();
+	length = np_publication_size(&publication, &control_line);
+	check_size(session, &publication, control_line);
+	watch = np_delivery_watch(publication.token);
+	(void) np_delivery_add(session, &publication, length, NP_REQUEST);
+	wait_for_watched(session, watch);
+	*reply = watch->reply;
+	*failure = watch->result.failure;
+	return watch->result.acked;
+}
+
+/* The same; raises the failure. */
+NpSpan
+np_request(const char *subject, NpSpan payload)
+{
+	NpSpan		reply;
+	NpFailure	failure;
+
+	np_stats_mode = NP_STATS_SYNC;
+	np_delivery_tell_untold(WARNING);
+	if (!np_try_request(np_current_session(), subject, payload, &reply, &failure))
+	{
+		failure.text = psprintf("JetStream request \"%s\" failed: %s",
+								np_string_from_utf8(subject), failure.text);
+		np_raise(&failure);
+	}
+	return reply;
+}
+
+/* ---- Futures --------------------------------------------------------------------- */
+
+static NpFailure
+unanswered_in_time(void)
+{
+	return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived in time");
+}
+
+/* The message of a future in whatever window it is, or NULL. */
+static NpPending *
+find_pending(uint64 future, NpSession **session)
+{
+	NpPending  *pending = NULL;
+
+	for (int i = 0; pending == NULL && (*session = np_sessions_get(i)) != NULL; i++)
+		pending = np_window_find(&(*session)->window, future);
+	return pending;
+}
+
+/*
+ * Wait for a future; the limit counts, or without one ack_timeout.
+ *
+ * Raises 22023 for a future that this transaction does not know, 08007 when
+ * it is not complete in time; then it is still pending.  A failed future is
+ * returned like an acknowledged one; what *result points to lives until the
+ * next call.
+ */
+void
+np_publisher_await(uint64 future, NpTime limit, NpResult *result)
+{
+	NpSession  *session;
+	NpPending  *pending;
+	NpWatch    *watch;
+
+	np_delivery_tell_untold(WARNING);
+	if (!np_levels_contain(future))
+		np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
+	pending = find_pending(future, &session);
+	if (pending == NULL)
+	{
+		if (!np_futures_find(future, result))
+			np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
+		return;
+	}
+	watch = np_delivery_watch(future);
+	if (!np_session_wait(session, NP_WAIT_ACK, is_done, watch, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+	{
+		NpFailure	failure = unanswered_in_time();
+
+		np_raise_message(&failure, np_from_utf8(np_pending_subject(pending)));
+	}
+	*result = watch->result;
+}
+
+static void
+flush_session(NpSession *session, NpTime limit)
+{
+	NpFailure	failure;
+
+	if (session->window.count == 0 ||
+		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
+		return;
+	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time", session->window.count);
+	np_raise(&failure);
+}
+
+/*
+ * Wait until nothing is pending; returns how many messages that was.
+ *
+ * Raises 08007 when that is not so in time, then the failures of the
+ * transaction's critical messages.
+ */
+int64
+np_publisher_flush(NpTime limit)
+{
+	NpSession  *session;
+	int64		count = 0;
+
+	np_delivery_tell_untold(WARNING);
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		count += session->window.count;
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		flush_session(session, limit);
+	np_futures_raise_failures(0);
+	np_delivery_tell_untold(WARNING);
+	return count;
+}
+
+/*
+ * Give up what is overdue, and tell of what nobody was told: for a call that
+ * does neither by publishing or waiting.
+ */
+void
+np_publisher_tell(void)
+{
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		np_session_expire_overdue(session);
+	np_delivery_tell_untold(WARNING);
+}
+
+static void
+visit_pending(NpSession *session, void (*visit) (const NpResult *result, void *argument), void *argument)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		NpResult	result = {
+			.token = message->token,
+			.critical = message->mode == NP_CRITICAL,
+			.subject = np_pending_subject(message),
+			.id = np_pending_id(message)
+		};
+
+		if (np_levels_contain(message->token))
+			visit(&result, argument);
+	}
+}
+
+/* Call visit for each future of this transaction that is pending, in the order of each session. */
+void
+np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument), void *argument)
+{
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		visit_pending(session, visit, argument);
+}
+
+/* ---- Connections -------------------------------------------------------------- */
+
+/* The open connection of this call's session; raises why there is none. */
+NpConnection *
+np_publisher_connect(void)
+{
+	NpSession  *session = np_current_session();
+	NpFailure	failure;
+
+	np_stats_mode = NP_STATS_SYNC;
+	np_delivery_tell_untold(WARNING);
+	if (!np_session_ready(session, true, &failure))
+		np_raise(&failure);
+	return session->connection;
+}
+
+/* The time of one round trip to the server and back. */
+NpTime
+np_publisher_round_trip(NpConnection *connection)
+{
+	NpTime		start = np_now();
+
+	if (!np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout)))
+	{
+		NpFailure	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");
+
+		np_raise(&failure);
+	}
+	return np_now() - start;
+}
+
+static bool
+disconnect(NpSession *session)
+{
+	if (!np_session_is_open(session))
+		return false;
+	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_ack_timeout));
+	np_connection_close(session->connection);
+	return true;
+}
+
+/*
+ * Wait for what is pending and close all connections.  False: there was none.
+ */
+bool
+np_publisher_disconnect(void)
+{
+	NpSession  *session;
+	bool		had_one = np_publisher_flush(NP_FOREVER) > 0;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		had_one |= disconnect(session);
+	return had_one;
+}

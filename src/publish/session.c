@@ -1,0 +1,468 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *	  A session's connection: having one, and waiting on it.
+ *
+ * Every wait is for progress: it gives up when no message has come to its end
+ * for a time, however long the whole takes.  While it lasts, what is due is
+ * sent again, and a lost connection is made again with what is pending on it.
+ *
+ * A transaction that uses several sessions waits for them one after the
+ * other.  Meanwhile the acknowledgments of the others stay in the kernel:
+ * there are at most max_pending of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "base/settings.h"
+#include "publish/delivery.h"
+#include "publish/session.h"
+#include "publish/sessions.h"
+#include "stats/activity.h"
+#include "stats/stats.h"
+#include "wire/connect.h"
+#include "wire/server_info.h"
+
+/* After a failed connect, critical => false does not try again for so long. */
+#define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
+
+/* The first try after a loss is put off by up to this, for other backends have lost theirs too. */
+#define RECONNECT_JITTER		NP_MILLISECONDS(50)
+
+static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
+static int	patience;			/* ms, at the end of a transaction or of the backend; 0: in a call */
+
+bool
+np_session_is_open(NpSession *session)
+{
+	return np_connection_is_open(session->connection);
+}
+
+/* The same, as a condition to wait for. */
+bool
+np_session_is_connected(NpSession *session, void *unused)
+{
+	return np_session_is_open(session);
+}
+
+/* Likewise: is nothing in its window? */
+bool
+np_session_is_idle(NpSession *session, void *unused)
+{
+	return session->window.count == 0;
+}
+
+/* ---- What others see --------------------------------------------------------- */
+
+/* Nothing in a window is older than its first message. */
+static NpTime
+oldest_pending(NpSession *session)
+{
+	uint64		next = 0;
+	NpPending  *first = np_window_next(&session->window, &next);
+
+	return first == NULL ? NP_FOREVER : first->published_at;
+}
+
+/*
+ * Show what is not acknowledged, in all sessions, and what the backend does
+ * about it.
+ */
+static void
+show(NpActivityState state)
+{
+	NpBacklog	backlog = {0};
+	NpTime		oldest = NP_FOREVER;
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		backlog.count += session->window.count;
+		backlog.bytes += np_session_outbound(session)->bytes;
+		oldest = Min(oldest, oldest_pending(session));
+	}
+	if (oldest != NP_FOREVER)
+		backlog.oldest = GetCurrentTimestamp() - (np_now() - oldest);
+	np_activity_set_backlog(state, &backlog);
+}
+
+/* The same, when the backend waits for nothing.  Never throws. */
+void
+np_session_show_rest(void)
+{
+	NpSession  *session;
+	bool		is_open = false;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		is_open |= np_session_is_open(session);
+	show(is_open ? NP_ACTIVITY_CONNECTED : NP_ACTIVITY_DISCONNECTED);
+}
+
+/* With several connections, that which was used last is shown. */
+static const NpSession *shown;
+
+static void
+show_server(const NpSession *session)
+{
+	NpConnectionIdentity identity = np_connection_identity(session->connection);
+
+	np_activity_set_server(identity.url, identity.server_name);
+	shown = session;
+}
+
+/* ---- Waiting -------------------------------------------------------------- */
+
+/*
+ * On a new connection, send what is pending again.  False: it could not be
+ * found out whether the server knows what is asked of it, and the connection
+ * is closed again, as it is by whatever is raised.
+ */
+static bool
+resend(NpSession *session, NpFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool resent = false;
+
+	PG_TRY();
+	{
+		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
+			np_delivery_fail_with_ttl(session);
+		np_delivery_resend(session);
+		resent = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (geterrcode() != ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION)
+		{
+			np_connection_close(session->connection);
+			PG_RE_THROW();
+		}
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		np_connection_lose(session->connection, error->message);
+		*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
+		failure->detail = error->detail;
+	}
+	PG_END_TRY();
+	return resent;
+}
+
+/*
+ * Try to connect once; what is pending goes out again.
+ *
+ * The next time is put off longer and longer, until a message has come to its
+ * end: a server can also accept each connection, and end it for what is sent.
+ */
+static bool
+try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
+{
+	bool		opened;
+
+	session->is_outdated = false;
+	opened = np_connection_open(session->connection, &session->server, deadline, failure);
+	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
+	session->next_connect = np_now() + np_jittered(session->connect_delay);
+	if (opened && resend(session, failure))
+	{
+		show_server(session);
+		return true;
+	}
+	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
+	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+	np_stats_note_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
+	return false;
+}
+
+/* One wait. */
+typedef struct Wait
+{
+	NpSession  *session;
+	NpTime		timeout;		/* without progress */
+	NpTime		limit;
+	NpTime		now;			/* of the present pass */
+	NpTime		last_progress;
+	NpTime		deadline;		/* if there is no more progress */
+	bool		has_waited;
+} Wait;
+
+static NpTime
+when_to_connect(const Wait *wait)
+{
+	return np_session_is_open(wait->session) ? NP_FOREVER : wait->session->next_connect;
+}
+
+/* What is pending needs it. */
+static void
+connect_again(Wait *wait)
+{
+	MemoryContext previous;
+	NpFailure	failure;
+
+	if (scratch_context == NULL)
+		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish connect",
+												ALLOCSET_SMALL_SIZES);
+	previous = MemoryContextSwitchTo(scratch_context);
+	(void) try_connect(wait->session, wait->deadline, &failure);
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}
+
+static NpTime
+when_to_retry(const Wait *wait)
+{
+	return wait->session->next_retry;
+}
+
+static void
+retry(Wait *wait)
+{
+	/* what is due may have been answered since it was read last */
+	if (np_session_is_open(wait->session))
+		np_connection_receive(wait->session->connection);
+	/* not just to give it up: then nobody would know what became of it */
+	if (wait->now < wait->deadline || !wait->has_waited)
+		np_delivery_send_due(wait->session, wait->now);
+}
+
+/* What is due when, in this order, beside the deadline. */
+static const struct
+{
+	NpTime		(*when) (const Wait *wait);
+	void		(*act) (Wait *wait);
+	bool		needs_connection;	/* without one it ends no sleep, but is done when it is due */
+}			due[] = {
+	{when_to_connect, connect_again, false},
+	{when_to_retry, retry, true},
+};
+
+static void
+do_what_is_due(Wait *wait)
+{
+	for (int i = 0; i < lengthof(due); i++)
+		if (wait->now >= due[i].when(wait))
+			due[i].act(wait);
+}
+
+static NpTime
+next_due(const Wait *wait)
+{
+	NpTime		next = wait->deadline;
+
+	for (int i = 0; i < lengthof(due); i++)
+		if (!due[i].needs_connection || np_session_is_open(wait->session))
+			next = Min(next, due[i].when(wait));
+	return next;
+}
+
+/* A message that comes to its end moves the deadline. */
+static void
+look_at_clock(Wait *wait)
+{
+	wait->now = np_now();
+	if (np_delivery_has_progressed(wait->session))
+	{
+		wait->last_progress = wait->now;
+		wait->session->connect_delay = 0;
+	}
+	wait->deadline = Min(wait->last_progress + wait->timeout, wait->limit);
+}
+
+/* Until something arrives or is due; a connection that is lost is not made again at once. */
+static void
+wait_for_something(Wait *wait, NpWaitEvent event)
+{
+	NpSession  *session = wait->session;
+
+	wait->has_waited = true;
+	if (!np_session_is_open(session))
+	{
+		show(NP_ACTIVITY_CONNECTING);
+		np_sleep(NP_WAIT_CONNECT, next_due(wait));
+		return;
+	}
+	show(NP_ACTIVITY_WAITING);
+	np_connection_wait(session->connection, event, next_due(wait));
+	if (!np_session_is_open(session))
+		session->next_connect = Max(session->next_connect,
+									np_now() + (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, RECONNECT_JITTER));
+}
+
+/*
+ * Wait until the condition holds, sending, receiving, retrying and
+ * reconnecting as it takes.
+ *
+ * False: for timeout_ms no message has come to its end, or the limit is
+ * reached.  Interrupts as in np_wait.
+ */
+bool
+np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, void *argument, int timeout_ms, NpTime limit)
+{
+	Wait		wait = {
+		.session = session,
+		.timeout = NP_MILLISECONDS(timeout_ms),
+		.limit = limit,
+		.last_progress = np_now()
+	};
+	bool		holds;
+
+	(void) np_delivery_has_progressed(session);
+	for (;;)
+	{
+		look_at_clock(&wait);
+		do_what_is_due(&wait);
+		if (np_session_is_open(session))
+			np_connection_send(session->connection);
+		holds = condition(session, argument);
+		if (holds || wait.now >= wait.deadline)
+			break;
+		wait_for_something(&wait, event);
+	}
+	np_session_show_rest();
+	return holds;
+}
+
+/* How long waits go on without progress, ms; 0: as in a call. */
+void
+np_session_set_patience(int ms)
+{
+	patience = ms;
+}
+
+/* How long a wait of the present call goes on without progress, ms. */
+int
+np_session_patience(void)
+{
+	return patience > 0 ? patience : np_ack_timeout;
+}
+
+/*
+ * Has the server answered "not now" to the last copy that it will see, or "not
+ * here" and nobody else anything in time?  What is unsent still goes out while
+ * the connection is open.
+ */
+static bool
+was_put_off(const NpSession *session, const NpPending *message)
+{
+	bool		is_open = np_connection_is_open(session->connection);
+	bool		is_unsent = !is_open && message->position >= np_connection_sent_before_loss(session->connection);
+
+	if (message->refused)
+		return is_open && np_now() >= message->retry_at;
+	return message->cause != NULL && (message->retry_at != 0 || is_unsent);
+}
+
+/* Why a message that was waited for in vain has failed; palloc'd. */
+NpFailure
+np_session_explain(const NpSession *session, const NpPending *message)
+{
+	NpFailure	failure;
+
+	if (was_put_off(session, message))
+		return *message->cause;
+	if (message->mode == NP_REQUEST)
+	{
+		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", np_session_patience());
+		failure.hint = "";
+		return failure;
+	}
+	if (np_connection_is_open(session->connection))
+		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_patience());
+	if (message->position < np_connection_sent_before_loss(session->connection))
+		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
+							 np_connection_loss(session->connection));
+	else
+		failure = np_failure(NP_FAULT_LOST, "the connection was lost before the message was sent (%s)",
+							 np_connection_loss(session->connection));
+	if (session->connect_failure[0] != '\0')
+		failure.detail = pstrdup(session->connect_failure);
+	return failure;
+}
+
+/* Give up the messages that nobody waits for and that were published before. */
+void
+np_session_expire_uncritical(NpSession *session, NpTime before)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	if (session->window.uncritical == 0)
+		return;
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+	{
+		if (message->mode == NP_UNCRITICAL && message->published_at <= before)
+			np_delivery_fail(session, message, np_session_explain(session, message));
+	}
+}
+
+/* And those that have waited for ack_timeout. */
+void
+np_session_expire_overdue(NpSession *session)
+{
+	np_session_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
+}
+
+/* ---- A connection to publish on ------------------------------------------- */
+
+/* It is to be another one: finish with the old connection. */
+static void
+leave_connection(NpSession *session)
+{
+	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, np_session_patience(), NP_FOREVER))
+		np_session_expire_uncritical(session, np_now());
+	if (session->window.count > 0)
+	{
+		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
+										 "could not change the NATS connection: %d messages are not acknowledged",
+										 session->window.count);
+
+		np_raise(&failure);
+	}
+	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_patience()));
+	np_connection_close(session->connection);
+}
+
+/*
+ * Have a connection to the session's server.
+ *
+ * One that was closed while nobody looked (an idle session does not answer
+ * the server's PINGs) is made again unseen.  One that was lost within a
+ * transaction whose commit depends on messages is given as much time as they
+ * are.
+ *
+ * False: *failure says why not (palloc'd).
+ */
+bool
+np_session_ready(NpSession *session, bool critical, NpFailure *failure)
+{
+	if (np_session_is_open(session) && session->is_outdated)
+		leave_connection(session);
+	if (np_session_is_open(session) && session->window.count == 0)
+		np_connection_receive(session->connection);
+	if (np_session_is_open(session))
+	{
+		if (session != shown)
+			show_server(session);
+		return true;
+	}
+	if (!critical && np_now() < session->uncritical_pause_until)
+	{
+		*failure = np_failure(NP_FAULT_UNREACHABLE, "NATS could not be reached a moment ago");
+		failure->detail = pstrdup(session->connect_failure);
+		return false;
+	}
+	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
+		return try_connect(session, NP_FOREVER, failure);
+	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_patience(), NP_FOREVER))
+		return true;
+	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
+	failure->detail = pstrdup(session->connect_failure);
+	return false;
+}

@@ -1,0 +1,212 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *	  The table in which messages wait for the relay.
+ *
+ * Who may publish to the outbox need not be able to write its table: rows are
+ * inserted as the table's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "base/encoding.h"
+#include "relay/outbox.h"
+#include "relay/statement.h"
+
+/* Arguments of the INSERT. */
+enum
+{
+	INSERT_SUBJECT,
+	INSERT_PAYLOAD,
+	INSERT_HEADERS,
+	INSERT_MSG_ID,
+	INSERT_ARGUMENTS
+};
+
+/* ---- Writing ------------------------------------------------------------------------- */
+
+static bool inserting;			/* a message that has been checked */
+
+static Oid
+table_owner(Oid schema)
+{
+	Oid			table = get_relname_relid("nats_outbox", schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "could not find table nats_outbox in schema %u", schema);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static NpStatement insert_message = {
+	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id) VALUES ($1, $2, $3, $4) RETURNING id",
+	.argument_count = INSERT_ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID}
+};
+
+static Datum
+make_bytea(NpSpan bytes)
+{
+	bytea	   *value = palloc(VARHDRSZ + bytes.length);
+
+	SET_VARSIZE(value, VARHDRSZ + bytes.length);
+	memcpy(VARDATA(value), bytes.data, bytes.length);
+	return PointerGetDatum(value);
+}
+
+/* All headers but the id, which has a column; NULL: there are no others. */
+static Datum
+make_headers(const NpMessage *message, char *isnull)
+{
+	Jsonb	   *headers;
+
+	*isnull = 'n';
+	if (message->headers.data == NULL)
+		return (Datum) 0;
+	headers = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+												 CStringGetDatum(np_message_headers_to_json(message->headers))));
+	headers = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(headers),
+												 CStringGetTextDatum("Nats-Msg-Id")));
+	if (JB_ROOT_COUNT(headers) == 0)
+		return (Datum) 0;
+	*isnull = ' ';
+	return JsonbPGetDatum(headers);
+}
+
+static int64
+execute_insert(Oid schema, const NpMessage *message)
+{
+	NpSpan		id = message->id.data != NULL ? message->id : np_message_next_id();
+	Datum		values[INSERT_ARGUMENTS];
+	char		nulls[INSERT_ARGUMENTS] = {' ', ' ', ' ', ' '};
+	bool		isnull;
+
+	values[INSERT_SUBJECT] = CStringGetTextDatum(np_from_utf8(message->subject));
+	values[INSERT_MSG_ID] = CStringGetTextDatum(np_from_utf8(id));
+	values[INSERT_HEADERS] = make_headers(message, &nulls[INSERT_HEADERS]);
+	if (message->payload.data != NULL)
+		values[INSERT_PAYLOAD] = make_bytea(message->payload);
+	else
+		nulls[INSERT_PAYLOAD] = 'n';
+	if (SPI_execute_plan(np_statement_prepare(&insert_message, quote_identifier(get_namespace_name(schema))), values, nulls,
+						 false, 0) != SPI_OK_INSERT_RETURNING)
+		elog(ERROR, "the INSERT into nats_outbox failed");
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * Put a message into the outbox of the extension in that schema; returns the
+ * row's id.  A message without an id gets one.
+ *
+ * Raises what an INSERT raises: 25006 in a read-only transaction.
+ */
+int64
+np_outbox_insert(Oid schema, const NpMessage *message)
+{
+	Oid			user;
+	int			context;
+	int64		id;
+
+	/* an error restores the user, AbortTransaction and AbortSubTransaction do */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(table_owner(schema), context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	PG_TRY();
+	{
+		inserting = true;
+		id = execute_insert(schema, message);
+	}
+	PG_FINALLY();
+	{
+		inserting = false;
+	}
+	PG_END_TRY();
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return id;
+}
+
+/* Is the row that is being inserted the one of np_outbox_insert?  Only once for each. */
+bool
+np_outbox_row_is_checked(void)
+{
+	bool		result = inserting;
+
+	inserting = false;
+	return result;
+}
+
+/* ---- Looking ----------------------------------------------------------------------------- */
+
+/* The columns of read_content. */
+enum
+{
+	CONTENT_WAITING = 1,
+	CONTENT_OLDEST,
+	CONTENT_DEAD,
+	CONTENT_PAUSED
+};
+
+static NpStatement read_content = {
+	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox),"
+	" (SELECT pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at)"
+	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1),"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
+	" EXISTS (SELECT FROM %1$s.nats_relay_control WHERE paused)"
+};
+
+static NpOutboxContent
+execute_content(Oid schema, MemoryContext caller)
+{
+	NpOutboxContent content;
+	SPIPlanPtr	plan = np_statement_prepare(&read_content, quote_identifier(get_namespace_name(schema)));
+	HeapTuple	row;
+	TupleDesc	columns;
+	char	   *oldest;
+	bool		isnull;
+
+	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not look into nats_outbox");
+	row = SPI_tuptable->vals[0];
+	columns = SPI_tuptable->tupdesc;
+	content.waiting = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_WAITING, &isnull));
+	oldest = SPI_getvalue(row, columns, CONTENT_OLDEST);
+	content.oldest = oldest == NULL ? NULL : MemoryContextStrdup(caller, oldest);
+	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
+	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull));
+	return content;
+}
+
+/*
+ * What is in the outbox of the extension in that schema, for whoever may not
+ * read it; the text is palloc'd.
+ */
+NpOutboxContent
+np_outbox_content(Oid schema)
+{
+	NpOutboxContent content;
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(table_owner(schema), context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	content = execute_content(schema, caller);
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return content;
+}

@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_state.c
+ *	  What all backends know of the relays, in shared memory.
+ *
+ * The launcher gives each database of relay_databases a slot; the worker that
+ * has claimed the slot is the only relay of its database, whoever started it.
+ * A worker leaves its slot when it exits, and one that crashed takes the
+ * shared memory along.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "utils/timestamp.h"
+
+#include "base/encoding.h"
+#include "relay/relay_state.h"
+
+typedef struct Slot
+{
+	NpRelayStatus status;
+	Latch	   *volatile latch; /* of the worker, of whatever process it is now; NULL: none */
+} Slot;
+
+typedef struct Shared
+{
+	LWLock	   *lock;			/* of all but the latches */
+	Slot		slots[NP_MAX_RELAYS];
+} Shared;
+
+static Shared *shared;			/* NULL: not preloaded */
+
+static const char *const state_names[] = {
+	[NP_RELAY_STARTING] = "starting",
+	[NP_RELAY_IDLE] = "idle",
+	[NP_RELAY_PUBLISHING] = "publishing",
+	[NP_RELAY_WAITING] = "waiting",
+	[NP_RELAY_PAUSED] = "paused",
+	[NP_RELAY_OFF] = "off",
+	[NP_RELAY_NO_EXTENSION] = "no extension",
+	[NP_RELAY_NO_DATABASE] = "no database",
+	[NP_RELAY_STOPPED] = "stopped",
+};
+
+const char *
+np_relay_state_name(NpRelayState state)
+{
+	return state_names[state];
+}
+
+/* ---- The memory ------------------------------------------------------------------ */
+
+static Size
+size(void)
+{
+	return sizeof(Shared);
+}
+
+static void
+initialize(void *memory)
+{
+	memset(memory, 0, sizeof(Shared));
+	((Shared *) memory)->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
+}
+
+/* Without preloading there are no relays, and nobody asks for it. */
+const NpSharedArea np_relay_area = {
+	.name = "nats_publish relays",
+	.size = size,
+	.initialize = initialize,
+	.memory = (void **) &shared
+};
+
+/* Only if the library was preloaded. */
+bool
+np_relay_state_is_there(void)
+{
+	return shared != NULL;
+}
+
+/* ---- Everybody --------------------------------------------------------------------- */
+
+/* What is in a slot. */
+NpRelayStatus
+np_relay_status(int slot)
+{
+	NpRelayStatus status;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	status = shared->slots[slot].status;
+	LWLockRelease(shared->lock);
+	return status;
+}
+
+/*
+ * Wake the relay of a database, if it has one.  Called after commit: takes no
+ * lock and never throws.  A latch that is another process's by now is a
+ * spurious wake-up to that one.
+ */
+void
+np_relay_wake(Oid database)
+{
+	if (shared == NULL)
+		return;
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	{
+		Latch	   *latch = shared->slots[i].latch;
+
+		if (latch != NULL && shared->slots[i].status.database == database)
+			SetLatch(latch);
+	}
+}
+
+/* ---- The launcher ------------------------------------------------------------------- */
+
+/* The slot of a database, a new one if need be; -1: all are used. */
+int
+np_relay_slot_for(const char *name)
+{
+	int			unused = -1;
+	int			found = -1;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < NP_MAX_RELAYS && found < 0; i++)
+	{
+		if (strcmp(shared->slots[i].status.name, name) == 0)
+			found = i;
+		else if (shared->slots[i].status.name[0] == '\0' && unused < 0)
+			unused = i;
+	}
+	if (found < 0 && unused >= 0)
+	{
+		found = unused;
+		memset(&shared->slots[found].status, 0, sizeof(NpRelayStatus));
+		strlcpy(shared->slots[found].status.name, name, NAMEDATALEN);
+	}
+	LWLockRelease(shared->lock);
+	return found;
+}
+
+/* Give up the slot of a database that is not wanted any more and has no worker. */
+void
+np_relay_slot_free(int slot)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (shared->slots[slot].status.pid == 0)
+		memset(&shared->slots[slot].status, 0, sizeof(NpRelayStatus));
+	LWLockRelease(shared->lock);
+}
+
+void
+np_relay_slot_set(int slot, NpRelayState state)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	shared->slots[slot].status.state = state;
+	LWLockRelease(shared->lock);
+}
+
+/* ---- The worker ---------------------------------------------------------------------- */
+
+/*
+ * Become the relay of a slot's database.  False: there is one, or the slot was
+ * another database's by now.
+ */
+bool
+np_relay_slot_claim(int slot, const char *name, Oid database)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+	bool		claimed;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	claimed = status->pid == 0 && strcmp(status->name, name) == 0;
+	if (claimed)
+	{
+		status->pid = MyProcPid;
+		status->database = database;
+		status->published = status->failed = status->dead = 0;
+		status->url[0] = '\0';
+		shared->slots[slot].latch = MyLatch;
+	}
+	LWLockRelease(shared->lock);
+	return claimed;
+}
+
+/* The opposite, at exit. */
+void
+np_relay_slot_leave(int slot)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	shared->slots[slot].latch = NULL;
+	status->pid = 0;
+	status->url[0] = '\0';
+	status->state = NP_RELAY_STOPPED;
+	LWLockRelease(shared->lock);
+}
+
+/* Where it is connected to, without credentials; "": nowhere. */
+void
+np_relay_slot_set_url(int slot, const char *url)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	strlcpy(shared->slots[slot].status.url, url, sizeof(shared->slots[slot].status.url));
+	LWLockRelease(shared->lock);
+}
+
+/* Add what a batch has come to. */
+void
+np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	status->published += published;
+	status->failed += failed;
+	status->dead += dead;
+	if (published > 0)
+		status->last_success = GetCurrentTimestamp();
+	LWLockRelease(shared->lock);
+}
+
+void
+np_relay_slot_set_error(int slot, const char *error)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+	char		text[sizeof(status->last_error)];
+
+	np_utf8_copy(text, sizeof(text), np_to_utf8_somehow(error));
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	memcpy(status->last_error, text, sizeof(text));
+	status->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(shared->lock);
+}

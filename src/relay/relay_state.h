@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_state.h
+ *	  What all backends know of the relays, in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_RELAY_STATE_H
+#define NP_RELAY_STATE_H
+
+#include "datatype/timestamp.h"
+
+#include "stats/shared_memory.h"
+
+/* Databases that can have a relay. */
+#define NP_MAX_RELAYS		64
+
+typedef enum NpRelayState
+{
+	NP_RELAY_STARTING,
+	NP_RELAY_IDLE,
+	NP_RELAY_PUBLISHING,
+	NP_RELAY_WAITING,			/* for NATS, which it can't reach */
+	NP_RELAY_PAUSED,
+	NP_RELAY_OFF,				/* nats_publish.publishing is not on */
+	NP_RELAY_NO_EXTENSION,
+	NP_RELAY_NO_DATABASE,
+	NP_RELAY_STOPPED			/* and to be started again */
+} NpRelayState;
+
+/* One database's relay.  Counters begin with its worker. */
+typedef struct NpRelayStatus
+{
+	char		name[NAMEDATALEN];	/* of the database; empty: not used */
+	Oid			database;		/* once a worker has connected to it */
+	int			pid;			/* 0: no worker */
+	NpRelayState state;
+	char		url[256];		/* empty: not connected */
+	int64		published;
+	int64		failed;			/* attempts */
+	int64		dead;
+	TimestampTz last_success;	/* 0: none yet */
+	TimestampTz last_error_at;	/* 0: none yet */
+	char		last_error[512];	/* UTF-8 */
+} NpRelayStatus;
+
+extern const NpSharedArea np_relay_area;
+
+extern bool np_relay_state_is_there(void);
+extern const char *np_relay_state_name(NpRelayState state);
+extern NpRelayStatus np_relay_status(int slot);
+extern void np_relay_wake(Oid database);
+
+extern int	np_relay_slot_for(const char *name);
+extern void np_relay_slot_free(int slot);
+extern void np_relay_slot_set(int slot, NpRelayState state);
+extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
+extern void np_relay_slot_leave(int slot);
+extern void np_relay_slot_set_url(int slot, const char *url);
+extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
+extern void np_relay_slot_set_error(int slot, const char *error);
+
+#endif							/* NP_RELAY_STATE_H */

@@ -1,0 +1,544 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection.c
+ *	  A backend's connection to NATS.
+ *
+ * connect.c opens the connection, this file moves the bytes on it and takes the
+ * server's operations apart.  Sending and receiving never block and never
+ * throw by themselves; they find out that the connection is lost, and then it
+ * is closed, which np_connection_is_open tells.  Only np_connection_wait and
+ * what calls it wait, with np_wait's interrupts.
+ *
+ * All replies arrive on one subscription to <inbox_prefix>.<random>.*, the
+ * same over reconnects, so that a message can be sent again as it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <errno.h>
+
+#include "storage/fd.h"
+#include "utils/memutils.h"
+
+#include "base/encoding.h"
+#include "stats/activity.h"
+#include "stats/stats.h"
+#include "wire/connection_internal.h"
+
+#define INPUT_SIZE			(64 * 1024)
+#define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is given back */
+#define READS_AT_A_TIME		16
+#define VECTORS_AT_A_TIME	16
+
+/* For what becomes of connections; a relay's are told of in the log. */
+int			np_connection_log_level = DEBUG1;
+
+void
+np_connection_log_to(int elevel)
+{
+	np_connection_log_level = elevel;
+}
+
+/*
+ * A closed connection object that lives as long as the context.
+ */
+NpConnection *
+np_connection_create(MemoryContext context, const NpConnectionEvents *events, void *owner)
+{
+	static const char alphabet[] =
+	"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+	NpConnection *connection = MemoryContextAllocZero(context, sizeof(*connection));
+	uint8		random[NP_SECRET_LENGTH];
+
+	if (!pg_strong_random(random, sizeof(random)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	for (int i = 0; i < NP_SECRET_LENGTH; i++)
+		connection->secret[i] = alphabet[random[i] % 62];
+	connection->context = context;
+	connection->events = events;
+	connection->owner = owner;
+	np_candidates_init(&connection->candidates, context);
+	np_outbound_init(&connection->outbound, context);
+	connection->input = MemoryContextAlloc(context, INPUT_SIZE);
+	connection->input_size = INPUT_SIZE;
+	return connection;
+}
+
+/* ---- Losing and closing ------------------------------------------------ */
+
+/*
+ * Close; what is unsent is dropped.  Never throws, never waits.
+ */
+void
+np_connection_close(NpConnection *connection)
+{
+	if (connection->established)
+		connection->sent_before_loss = connection->outbound.sent;
+	connection->established = false;
+	np_outbound_clear(&connection->outbound);
+	connection->input_start = connection->input_end = 0;
+	connection->input_needed = 0;
+	connection->receiving = false;
+	connection->pongs_awaited = 0;
+	connection->send_error[0] = '\0';
+	if (connection->wait_set != NULL)
+		np_wait_set_free(connection->wait_set);
+	connection->wait_set = NULL;
+	if (connection->wire != NULL)
+	{
+		np_wire_close(connection->wire);
+		np_activity_set_state(NP_ACTIVITY_DISCONNECTED);
+	}
+	connection->wire = NULL;
+	if (connection->owns_external_fd)
+		ReleaseExternalFD();
+	connection->owns_external_fd = false;
+}
+
+/* In a context of its own: losing leaves nothing behind. */
+static void
+tell_loss(const NpConnection *connection)
+{
+	char	   *loss;
+
+	if (!message_level_is_interesting(np_connection_log_level))
+		return;
+	loss = np_string_from_utf8(connection->loss);
+	ereport(np_connection_log_level,
+			(errmsg("nats_publish lost its connection to %s: %s", connection->url, loss)));
+	pfree(loss);
+}
+
+/*
+ * It can't be used any more: close, and keep the reason.
+ */
+void
+np_connection_lose(NpConnection *connection, const char *reason)
+{
+	bool		was_established = connection->established;
+
+	if (connection->server_error[0] != '\0')
+		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
+				 reason, connection->server_error);
+	else
+		strlcpy(connection->loss, reason, sizeof(connection->loss));
+	connection->lost_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
+	np_stats_of(np_stats_mode)->connections_lost++;
+	np_connection_close(connection);
+	if (was_established)
+	{
+		connection->was_lost = true;
+		tell_loss(connection);
+	}
+}
+
+bool
+np_connection_is_open(const NpConnection *connection)
+{
+	return connection->wire != NULL;
+}
+
+/* Was it open, and is to be made again? */
+bool
+np_connection_was_lost(const NpConnection *connection)
+{
+	return connection->was_lost;
+}
+
+/* When the bytes that are being handled were read. */
+NpTime
+np_connection_received_at(const NpConnection *connection)
+{
+	return connection->received_at;
+}
+
+/* Why the connection is not open any more; empty when it never was. */
+const char *
+np_connection_loss(const NpConnection *connection)
+{
+	return connection->loss;
+}
+
+/* Did the server end the last connection for a message over its max_payload? */
+bool
+np_connection_was_lost_for_size(const NpConnection *connection)
+{
+	return connection->lost_for_size;
+}
+
+/* The servers (NpConnectionTry) that the last np_connection_open has tried; none, if one of them took us. */
+const List *
+np_connection_tries(const NpConnection *connection)
+{
+	return connection->tries;
+}
+
+/*
+ * The position in the outgoing stream up to which the kernel had taken it
+ * when the last connection ended.
+ */
+uint64
+np_connection_sent_before_loss(const NpConnection *connection)
+{
+	return connection->sent_before_loss;
+}
+
+/* ---- Sending ----------------------------------------------------------- */
+
+/* Where commands are appended; they go out with np_connection_send. */
+NpOutbound *
+np_connection_outbound(NpConnection *connection)
+{
+	return &connection->outbound;
+}
+
+/*
+ * Hand to the socket as much as it takes.
+ *
+ * Never waits, never throws.  An error is left for np_connection_receive to
+ * act upon.
+ */
+void
+np_connection_send(NpConnection *connection)
+{
+	NpOutbound *outbound = &connection->outbound;
+
+	while (connection->wire != NULL && connection->send_error[0] == '\0' &&
+		   outbound->sent < outbound->appended)
+	{
+		struct iovec vectors[VECTORS_AT_A_TIME];
+		int			count = np_outbound_peek(outbound, vectors, VECTORS_AT_A_TIME);
+		ssize_t		written = np_wire_send(connection->wire, vectors, count);
+
+		if (written >= 0)
+			np_outbound_advance(outbound, written);
+		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return;
+		else if (errno != EINTR)
+		{
+			/* acks and the server's reason can still be there to be read */
+			snprintf(connection->send_error, sizeof(connection->send_error),
+					 "could not send: %m");
+			return;
+		}
+	}
+}
+
+/* A command of ours; it goes out with np_connection_send. */
+void
+np_connection_append(NpConnection *connection, const char *command)
+{
+	size_t		length = strlen(command);
+
+	memcpy(np_outbound_append(&connection->outbound, length, NULL), command, length);
+}
+
+/* ---- Receiving --------------------------------------------------------- */
+
+static void
+handle_message(NpConnection *connection, const NpOperation *operation)
+{
+	size_t		prefix = strlen(connection->inbox);
+	NpSpan		suffix = operation->subject;
+	uint64		token;
+
+	if (suffix.length <= prefix || memcmp(suffix.data, connection->inbox, prefix) != 0)
+		return;
+	suffix.data += prefix;
+	suffix.length -= prefix;
+	if (np_token_decode(suffix, &token))
+		connection->events->reply(connection->owner, token, operation);
+}
+
+/* One unsent PONG is enough for a server that does not read, whatever it sends. */
+static void
+answer_ping(NpConnection *connection)
+{
+	if (connection->last_pong > connection->outbound.sent)
+		return;
+	np_connection_append(connection, "PONG\r\n");
+	connection->last_pong = connection->outbound.appended;
+}
+
+/* The server has been reloaded, or tells of others. */
+static void
+handle_info(NpConnection *connection, NpSpan info)
+{
+	NpSpan		name = np_info_server_name(info);
+
+	(void) np_info_max_payload(info, &connection->max_payload);
+	np_candidates_rediscover(&connection->candidates, info);
+	if (name.data != NULL)
+		np_connection_set_server_name(connection, pnstrdup(name.data, name.length));
+}
+
+static void
+handle_operation(NpConnection *connection, const NpOperation *operation)
+{
+	switch (operation->kind)
+	{
+		case NP_OP_MESSAGE:
+			handle_message(connection, operation);
+			break;
+		case NP_OP_PING:
+			answer_ping(connection);
+			break;
+		case NP_OP_PONG:
+			if (connection->pongs_awaited > 0)
+				connection->pongs_awaited--;
+			break;
+		case NP_OP_INFO:
+			handle_info(connection, operation->text);
+			break;
+		case NP_OP_ERROR:
+			snprintf(connection->server_error, sizeof(connection->server_error), "%.*s",
+					 (int) Min(operation->text.length, sizeof(connection->server_error) - 1),
+					 operation->text.data);
+			connection->events->server_error(connection->owner, operation->text);
+			break;
+		case NP_OP_OK:
+			break;
+	}
+}
+
+/* Handle the operations that have arrived completely. */
+static void
+parse_input(NpConnection *connection)
+{
+	while (connection->wire != NULL && connection->input_start < connection->input_end)
+	{
+		NpOperation operation;
+		size_t		consumed;
+
+		switch (np_operation_parse(connection->input + connection->input_start,
+								   connection->input_end - connection->input_start,
+								   &operation, &consumed, &connection->input_needed))
+		{
+			case NP_PARSED:
+				/* first, for a handler may throw */
+				connection->input_start += consumed;
+				connection->input_needed = 0;
+				handle_operation(connection, &operation);
+				break;
+			case NP_PARSE_INCOMPLETE:
+				return;
+			case NP_PARSE_TLS:
+				np_connection_lose(connection, "the server speaks TLS where NATS was expected");
+				return;
+			case NP_PARSE_INVALID:
+				np_connection_lose(connection, "the server does not speak the NATS protocol");
+				return;
+		}
+	}
+}
+
+/* Have room behind what has been read, and for the operation begun there. */
+static void
+make_input_room(NpConnection *connection)
+{
+	size_t		unparsed = connection->input_end - connection->input_start;
+	size_t		wanted = Max(connection->input_needed, unparsed + 1);
+
+	if (connection->input_start > 0)
+		memmove(connection->input, connection->input + connection->input_start, unparsed);
+	connection->input_start = 0;
+	connection->input_end = unparsed;
+	if (wanted > connection->input_size)
+	{
+		size_t		size = Max(wanted, connection->input_size * 2);
+
+		connection->input = repalloc_huge(connection->input, size);
+		connection->input_size = size;
+	}
+	else if (unparsed == 0 && connection->input_size > INPUT_KEPT_SIZE)
+	{
+		connection->input = repalloc_huge(connection->input, INPUT_SIZE);
+		connection->input_size = INPUT_SIZE;
+	}
+}
+
+/* Read once.  True: there may be more. */
+static bool
+receive_once(NpConnection *connection)
+{
+	char		reason[128];
+	size_t		room;
+	ssize_t		count;
+
+	make_input_room(connection);
+	room = connection->input_size - connection->input_end;
+	count = np_wire_receive(connection->wire, connection->input + connection->input_end, room);
+	if (count > 0)
+	{
+		connection->received_at = np_now();
+		connection->input_end += count;
+		parse_input(connection);
+		return (size_t) count == room ||
+			(connection->wire != NULL && np_wire_has_pending(connection->wire));
+	}
+	if (count < 0 && errno == EINTR)
+		return true;
+	if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (count == 0)
+		strlcpy(reason, "the server closed the connection", sizeof(reason));
+	else
+		snprintf(reason, sizeof(reason), "could not receive: %m");
+	np_connection_lose(connection, reason);
+	return false;
+}
+
+/*
+ * Read and handle what has arrived.
+ *
+ * Never waits; can find the connection lost.  Throws only what the events
+ * throw, or when out of memory; what is not handled then is still there.
+ */
+void
+np_connection_receive(NpConnection *connection)
+{
+	bool		more = true;
+
+	connection->receiving = true;
+	parse_input(connection);	/* a handler may have thrown the last time */
+	for (int i = 0; more && i < READS_AT_A_TIME && connection->wire != NULL; i++)
+		more = receive_once(connection);
+	connection->receiving = false;
+	if (!more && connection->wire != NULL && connection->send_error[0] != '\0')
+		np_connection_lose(connection, connection->send_error);
+}
+
+/*
+ * Send what is unsent, wait until something arrives (or can be sent), and
+ * handle it; at most until the time.  Interrupts as in np_wait.
+ */
+void
+np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until)
+{
+	bool		unsent;
+
+	np_connection_send(connection);
+	if (connection->send_error[0] != '\0')
+	{
+		np_connection_receive(connection);
+		return;
+	}
+	unsent = connection->outbound.sent < connection->outbound.appended;
+	if (connection->receiving || np_wire_has_pending(connection->wire) ||
+		np_wait(connection->wait_set, event, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
+		np_connection_receive(connection);
+}
+
+/* An answer shows that the server has read the stream up to a position. */
+void
+np_connection_confirm(NpConnection *connection, uint64 position)
+{
+	connection->confirmed = Max(connection->confirmed, position);
+}
+
+/*
+ * A round trip.  True: everything sent before has been seen by the server.
+ */
+bool
+np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
+{
+	uint64		position;
+
+	np_connection_append(connection, "PING\r\n");
+	position = connection->outbound.appended;
+	connection->pongs_awaited++;
+	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
+		np_connection_wait(connection, event, until);
+	if (connection->wire == NULL || connection->pongs_awaited > 0)
+		return false;
+	np_connection_confirm(connection, position);
+	return true;
+}
+
+/*
+ * Before closing: see that the server has read everything, for what it has
+ * not is lost then.  False: that could not be seen in time.
+ */
+bool
+np_connection_drain(NpConnection *connection, NpTime until)
+{
+	elog(DEBUG1, "nats_publish drains its connection to %s", connection->url);
+	return connection->confirmed >= connection->outbound.appended ||
+		np_connection_ping(connection, NP_WAIT_ACK, until);
+}
+
+/* The next np_connection_open is for other servers. */
+void
+np_connection_forget_servers(NpConnection *connection)
+{
+	np_candidates_forget(&connection->candidates);
+}
+
+/* ---- What is known of an open connection -------------------------------- */
+
+NpSpan
+np_connection_inbox(const NpConnection *connection)
+{
+	return (NpSpan) {connection->inbox, strlen(connection->inbox)};
+}
+
+int64
+np_connection_max_payload(const NpConnection *connection)
+{
+	return connection->max_payload;
+}
+
+void
+np_connection_set_max_payload(NpConnection *connection, int64 bytes)
+{
+	connection->max_payload = bytes;
+}
+
+/* In UTF-8. */
+void
+np_connection_set_server_name(NpConnection *connection, const char *name)
+{
+	np_utf8_copy(connection->server_name, sizeof(connection->server_name), name);
+	np_activity_set_server(connection->url, connection->server_name);
+}
+
+/* What server_info.c has found out; forgotten when the connection is opened. */
+NpServerVersion *
+np_connection_version(NpConnection *connection)
+{
+	return &connection->version;
+}
+
+/* The connection must be open. */
+NpWire *
+np_connection_wire(const NpConnection *connection)
+{
+	return connection->wire;
+}
+
+bool
+np_connection_begins_with_tls(const NpConnection *connection)
+{
+	return connection->begins_with_tls;
+}
+
+/* The connection must be open; the texts are its own. */
+NpConnectionIdentity
+np_connection_identity(const NpConnection *connection)
+{
+	return (NpConnectionIdentity)
+	{
+		.url = connection->url,
+			.login = connection->login,
+			.server_id = np_wire_server_id(connection->wire),
+			.server_name = connection->server_name,
+			.client_ip = np_wire_client_ip(connection->wire),
+			.tls = np_wire_tls(connection->wire) != NULL,
+			.client_id = np_wire_client_id(connection->wire),
+			.max_payload = connection->max_payload,
+			.connected_at = connection->connected_at
+	};
+}

@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * connection_internal.h
+ *	  The inside of a connection, for connection.c and connect.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_CONNECTION_INTERNAL_H
+#define NP_CONNECTION_INTERNAL_H
+
+#include "wire/candidates.h"
+#include "wire/connection.h"
+
+#define NP_SECRET_LENGTH	12
+
+struct NpConnection
+{
+	MemoryContext context;
+	const NpConnectionEvents *events;
+	void	   *owner;			/* their argument */
+
+	NpWire	   *wire;			/* NULL: not open */
+	NpWaitSet  *wait_set;		/* on the wire's socket */
+	bool		established;	/* subscribed: the owner's messages can go out */
+	bool		owns_external_fd;	/* counted by fd.c */
+	NpOutbound	outbound;
+
+	char	   *input;
+	size_t		input_size;
+	size_t		input_start;	/* of what is not parsed yet */
+	size_t		input_end;
+	size_t		input_needed;	/* bytes that the operation at input_start has at least */
+	bool		receiving;		/* or a handler has thrown then, and the rest of input is not handled */
+
+	NpCandidates candidates;	/* where to connect to */
+	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
+	char		url[300];		/* without credentials */
+	const char *login;			/* as what it was logged in */
+	char		server_name[64];	/* or its id */
+	char		inbox[64];		/* with its last dot */
+	char		secret[NP_SECRET_LENGTH + 1];	/* so that nobody guesses the inbox */
+	int64		max_payload;
+	NpServerVersion version;
+	bool		begins_with_tls;	/* before the server's first line */
+	TimestampTz connected_at;
+	int			pongs_awaited;
+	NpTime		received_at;	/* when the last bytes were read */
+	uint64		last_pong;		/* the end of ours in the outgoing stream */
+
+	uint64		confirmed;		/* the server has read the stream up to here */
+	uint64		sent_before_loss;	/* outbound.sent when the connection went */
+	bool		was_lost;		/* while it was in use, and not made again yet */
+	bool		lost_for_size;	/* the server has ended it for a message over max_payload */
+	char		server_error[256];	/* the last -ERR */
+	char		send_error[128];	/* the socket takes no more; empty: it does */
+	char		loss[384];		/* why the last connection ended */
+};
+
+extern int	np_connection_log_level;
+
+extern void np_connection_append(NpConnection *connection, const char *command);
+
+#endif							/* NP_CONNECTION_INTERNAL_H */
