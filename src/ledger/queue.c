@@ -338,7 +338,7 @@ np_queue_close(void)
 
 /* The transaction has ended; its context takes the memory, its owner the file. */
 void
-np_queue_forget(void)
+np_queue_reset(void)
 {
 	memset(&summary, 0, sizeof(summary));
 	memory = read_buffer = NULL;
