@@ -47,6 +47,7 @@ enum
 	LEDGER_COLUMNS
 };
 
+/* Of the current transaction; a backend has one. */
 static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
 static bool closed;				/* the transaction ends: nobody reads it any more */
 static bool incomplete;			/* a result could not be recorded */

@@ -30,6 +30,7 @@ typedef struct Range
 	uint64		to;				/* not included */
 } Range;
 
+/* Of the current transaction; a backend has one. */
 static NpLevel *top;			/* NULL: nothing published */
 static int	depth;				/* of levels */
 

@@ -50,6 +50,7 @@ typedef struct Record
 	bool		has_ttl;
 } Record;
 
+/* Of the current transaction; a backend has one. */
 static NpQueueSummary summary;
 
 static char *memory;

@@ -35,7 +35,8 @@
 #define RECONNECT_JITTER		NP_MILLISECONDS(50)
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
-static int	wait_timeout;		/* ms, at the end of a transaction or of the backend; 0: in a call */
+static int	wait_timeout;		/* ms, of all that waits while a transaction or the backend ends; 0: in a
+								 * call */
 
 bool
 np_session_is_open(NpSession *session)

@@ -50,6 +50,7 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* Between looks for an extension that is not there. */
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
 
+/* A relay is a process, and this is its state. */
 static int	slot;
 static NpSession *session;		/* of the last batch; NULL: none yet */
 static bool is_failing;			/* that was logged, and not yet that it is over */

@@ -67,7 +67,11 @@ typedef struct NpCounted
 	NpLastError error;
 } NpCounted;
 
-/* What is not counted for a message goes to this. */
+/*
+ * What is not counted for a message goes to this: the mode of the call that
+ * runs, or has run last.  Connections are also lost between calls, and those of
+ * other sessions than the call's, so it can be nobody's argument.
+ */
 extern NpStatsMode np_stats_mode;
 
 extern void np_stats_add(NpStats *sum, const NpStats *stats);
