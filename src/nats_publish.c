@@ -10,8 +10,8 @@
  *	  functions/sql_server.c	the options of foreign servers and user mappings
  *	  change/change_trigger.c	the trigger that publishes the changes of a table
  *	  change/change_table.c		the functions that put it on a table
- *	  commit/transaction.c		when a transaction's messages are told of its end,
- *	  commit/commit.c			and what becomes of them then
+ *	  commit/transaction.c		what happens at the ends of transactions,
+ *	  commit/commit.c			and what becomes of messages then
  *	  relay/relay.c				the worker that publishes the outbox
  *	  publish/publisher.c		sending a message, and waiting for it
  *	  publish/replies.c			what the server answers

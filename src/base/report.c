@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * report.c
- *	  What can go wrong, and how it is told.
+ *	  What can go wrong, and how it is reported.
  *
  * Every ERROR and WARNING of the extension about NATS is made here, from a
  * fault that decides its SQLSTATE and a clause that says what happened.
@@ -303,7 +303,7 @@ np_raise_transaction(const NpTransactionReport *report)
 }
 
 /*
- * Tell of messages published with critical => false that failed.
+ * Report messages published with critical => false that failed.
  */
 void
 np_warn_messages(int elevel, const NpFailedMessage *first, int64 count)

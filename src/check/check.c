@@ -209,7 +209,7 @@ ask(NpExamination *examination, const char *subject, const char *body, NpSpan *r
 
 /* Why a request has failed, as far as it matters to the next one. */
 static void
-note_failed_request(NpExamination *examination, const NpFailure *failure)
+record_failed_request(NpExamination *examination, const NpFailure *failure)
 {
 	if (failure->fault == NP_FAULT_NOT_PERMITTED)
 		examination->api_refused = true;
@@ -233,7 +233,7 @@ np_examine_api(NpExamination *examination, const char *api, const char *body, Js
 	}
 	if (!ask(examination, psprintf("$JS.API.%s", api), body, &reply, failure))
 	{
-		note_failed_request(examination, failure);
+		record_failed_request(examination, failure);
 		return false;
 	}
 	*answer = np_json_parse(reply);

@@ -42,7 +42,7 @@ typedef struct NpExamination
 
 	NpSession  *session;		/* NULL: not known which */
 	const char *unreachable;	/* why the server can't be asked; NULL: it can */
-	Jsonb	   *info;			/* of the server; NULL: it does not tell */
+	Jsonb	   *info;			/* of the server; NULL: not known */
 
 	const char *api_silence;	/* why JetStream is not asked any more; NULL: it is */
 	bool		api_refused;	/* the NATS user may not ask JetStream something */

@@ -40,7 +40,7 @@ typedef struct Probe
 } Probe;
 
 static void
-note_stream(Probe *probe, NpSpan name)
+record_stream(Probe *probe, NpSpan name)
 {
 	if (probe->stream_count < MAX_ANSWERS)
 		snprintf(probe->streams[probe->stream_count], NAME_LENGTH, "%.*s", (int) Min(name.length, NAME_LENGTH - 1), name.data);
@@ -57,10 +57,10 @@ on_answer(void *owner, const NpOperation *operation)
 	if (reply.kind == NP_REPLY_NO_RESPONDERS)
 		probe->nobody = true;
 	else if (reply.stream.data != NULL && reply.error_code == NP_ERROR_OTHER_STREAM)
-		note_stream(probe, reply.stream);
+		record_stream(probe, reply.stream);
 	else if (reply.stream.data != NULL && reply.error_code != 0)
 	{
-		note_stream(probe, reply.stream);
+		record_stream(probe, reply.stream);
 		strlcpy(probe->refusal, reply.failure.text, pg_mbcliplen(reply.failure.text, strlen(reply.failure.text), NAME_LENGTH - 1) + 1);
 	}
 	else
@@ -103,7 +103,7 @@ send_probe(Probe *probe, NpSession *session, NpSpan subject)
 }
 
 static void
-forget_probe(const Probe *probe, NpSession *session)
+end_probe(const Probe *probe, NpSession *session)
 {
 	NpPending  *pending = np_window_find(&session->window, probe->watch->token);
 
@@ -124,7 +124,7 @@ run_probe(Probe *probe, NpSession *session, NpSpan subject)
 	}
 	PG_FINALLY();
 	{
-		forget_probe(probe, session);
+		end_probe(probe, session);
 	}
 	PG_END_TRY();
 }

@@ -6,7 +6,7 @@
  * ADR-50 §1: the members of an atomic batch carry its id and their number in
  * headers, and the last one says "commit".  Nothing is visible before that is
  * acknowledged.  All are sent in one go, each with a reply subject, so that
- * the member that is refused is the one whose error is told; the others then
+ * the member that is refused is the one whose error is reported; the others then
  * just find their batch incomplete (10176).
  *
  * When the connection is lost after the commit member has gone out, the batch
@@ -230,7 +230,7 @@ check_server(const Batch *batch)
 /* ---- One attempt --------------------------------------------------------------- */
 
 static void
-note_refusal(Batch *batch, const NpReply *reply)
+record_refusal(Batch *batch, const NpReply *reply)
 {
 	bool		consequence = reply->error_code == ERROR_INCOMPLETE;
 
@@ -257,12 +257,12 @@ acknowledges_batch(const Batch *batch, const NpReply *reply)
 
 /* Somebody may have stored members one by one, whatever became of the others. */
 static void
-note_bad_reply(Batch *batch, const char *text)
+record_bad_reply(Batch *batch, const char *text)
 {
 	NpReply		reply = {.kind = NP_REPLY_FAILURE,.failure = {NP_FAULT_UNKNOWN, text, NULL, NULL}};
 
 	batch->refused = batch->refused && batch->refusal.fault == NP_FAULT_UNKNOWN && !batch->refusal_is_transient;
-	note_refusal(batch, &reply);
+	record_refusal(batch, &reply);
 }
 
 static void
@@ -283,25 +283,25 @@ on_member_answered(void *owner, uint64 token, const NpReply *reply, bool was_sen
 	{
 		case NP_REPLY_STAGED:
 			if (is_commit)
-				note_bad_reply(batch, "the commit of the batch has no acknowledgment");
+				record_bad_reply(batch, "the commit of the batch has no acknowledgment");
 			break;
 		case NP_REPLY_ACK:
 			if (is_commit && acknowledges_batch(batch, reply))
 				batch->stored = true;
 			else
-				note_bad_reply(batch, "the server has acknowledged something else than the batch");
+				record_bad_reply(batch, "the server has acknowledged something else than the batch");
 			break;
 		case NP_REPLY_NO_RESPONDERS:
 			{
 				NpReply		no_stream = {.kind = NP_REPLY_RETRY};
 
 				no_stream.failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes one of the subjects");
-				note_refusal(batch, &no_stream);
+				record_refusal(batch, &no_stream);
 			}
 			break;
 		case NP_REPLY_RETRY:
 		case NP_REPLY_FAILURE:
-			note_refusal(batch, reply);
+			record_refusal(batch, reply);
 			break;
 	}
 }
@@ -561,7 +561,7 @@ count_failed(const Batch *batch, const char *error)
 	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "%s", error);
 
 	np_stats_of(NP_STATS_ON_COMMIT)->failed += batch->member_count;
-	np_stats_note_failure(NP_STATS_ON_COMMIT, (NpSpan) {NULL, 0}, &failure);
+	np_stats_record_failure(NP_STATS_ON_COMMIT, (NpSpan) {NULL, 0}, &failure);
 }
 
 /*

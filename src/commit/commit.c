@@ -41,7 +41,7 @@ typedef struct Commit
 {
 	int64		unsent;
 	int64		in_batch;		/* that was tried to be sent */
-	bool		reported;		/* the ERROR tells of all messages */
+	bool		reported;		/* the ERROR reports all messages */
 } Commit;
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
@@ -77,7 +77,7 @@ fail_awaited(NpSession *session)
 
 /*
  * Wait for what the transaction has sent, and raise what failed of it; unsent
- * messages are only told of.
+ * messages are only counted in the report.
  */
 static void
 finish_futures(Commit *commit)
@@ -229,7 +229,7 @@ attend_uncritical(void)
 		if (np_session_is_open(session) && session->window.uncritical > 0)
 			np_connection_receive(session->connection);
 	}
-	np_publisher_tell();
+	np_publisher_report_failures();
 }
 
 /*
@@ -265,7 +265,7 @@ np_commit_finish_transaction(void)
 	MemoryContext context = CurrentMemoryContext;
 	Commit		commit = {.unsent = np_queue_summary().count};
 
-	np_session_set_patience(np_commit_timeout);
+	np_session_set_timeout(np_commit_timeout);
 	begin_wait();
 	PG_TRY();
 	{
@@ -337,19 +337,19 @@ abandon(NpSession *session, uint64 first_critical)
  * connects.
  */
 void
-np_commit_forget_transaction(void)
+np_commit_reset(void)
 {
 	NpSession  *session;
 
 	end_wait();
-	np_session_set_patience(0);
-	np_futures_forget();
-	np_queue_forget();
-	np_levels_forget();
+	np_session_set_timeout(0);
+	np_futures_reset();
+	np_queue_reset();
+	np_levels_reset();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
 		abandon(session, 0);
-		np_outbound_give_back(np_session_outbound(session));
+		np_outbound_trim(np_session_outbound(session));
 	}
 	(void) np_delivery_watch(0);
 	np_session_show_rest();
@@ -363,9 +363,9 @@ np_commit_merge_subtransaction(int nest_level)
 	np_futures_subcommit(nest_level);
 }
 
-/* np_commit_forget_transaction for a subtransaction that was rolled back. */
+/* np_commit_reset for a subtransaction that was rolled back. */
 void
-np_commit_forget_subtransaction(int nest_level)
+np_commit_abort_subtransaction(int nest_level)
 {
 	uint64		first = np_levels_subabort(nest_level, np_delivery_next_token());
 	NpSession  *session;
@@ -396,13 +396,13 @@ np_commit_exit(void)
 	NpTime		limit = np_now() + NP_MILLISECONDS(EXIT_TIMEOUT);
 	NpSession  *session;
 
-	np_commit_forget_transaction();
-	np_session_set_patience(EXIT_TIMEOUT);
+	np_commit_reset();
+	np_session_set_timeout(EXIT_TIMEOUT);
 	PG_TRY();
 	{
 		for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 			drain_at_exit(session, limit);
-		np_delivery_tell_untold(LOG);
+		np_delivery_report_failures(LOG);
 	}
 	PG_CATCH();
 	{

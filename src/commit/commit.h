@@ -11,8 +11,8 @@
 extern void np_commit_finish_transaction(void);
 extern void np_commit_prepare_transaction(void);
 extern void np_commit_merge_subtransaction(int nest_level);
-extern void np_commit_forget_transaction(void);
-extern void np_commit_forget_subtransaction(int nest_level);
+extern void np_commit_reset(void);
+extern void np_commit_abort_subtransaction(int nest_level);
 extern void np_commit_exit(void);
 
 #endif							/* NP_COMMIT_H */

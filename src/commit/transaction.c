@@ -10,7 +10,7 @@
  *	XACT_EVENT_PRE_COMMIT	we wait here for what is critical: an ERROR rolls
  *							back, and interrupts are still handled
  *	commit record, locks	from here on an ERROR is a PANIC
- *	XACT_EVENT_COMMIT		we forget, and do not wait, allocate or throw
+ *	XACT_EVENT_COMMIT		we reset, and do not wait, allocate or throw
  *
  * Between PRE_COMMIT and the commit record the transaction can still fail
  * (a serialization failure, a crash): then the messages are there and the
@@ -35,11 +35,11 @@ static bool joined;				/* something was called in this transaction */
 static bool wakes_relay;		/* it has given the relay something to do */
 
 static void
-forget(void)
+reset(void)
 {
 	joined = false;
 	wakes_relay = false;
-	np_commit_forget_transaction();
+	np_commit_reset();
 }
 
 static void
@@ -58,11 +58,11 @@ on_transaction_event(XactEvent event, void *argument)
 		case XACT_EVENT_COMMIT:
 			if (wakes_relay)
 				np_relay_wake(MyDatabaseId);
-			forget();
+			reset();
 			break;
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
-			forget();
+			reset();
 			break;
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
@@ -80,7 +80,7 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 		np_commit_merge_subtransaction(GetCurrentTransactionNestLevel());
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		np_commit_forget_subtransaction(GetCurrentTransactionNestLevel());
+		np_commit_abort_subtransaction(GetCurrentTransactionNestLevel());
 }
 
 static void

@@ -156,7 +156,7 @@ nats_check(PG_FUNCTION_ARGS)
 	};
 
 	np_transaction_join();
-	np_publisher_tell();
+	np_publisher_report_failures();
 	InitMaterializedSRF(fcinfo, 0);
 	examination.subject = np_text_to_utf8(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	examination.probe = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);

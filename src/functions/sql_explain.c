@@ -165,7 +165,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	const char *unknown;
 
 	np_transaction_join();
-	np_publisher_tell();
+	np_publisher_report_failures();
 	options.msg_id = get_utf8(fcinfo, ARG_MSG_ID);
 	np_message_build(&message, examination.subject, get_utf8(fcinfo, ARG_PAYLOAD), &options);
 	size = message.headers.length + message.payload.length;

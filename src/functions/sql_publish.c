@@ -409,7 +409,7 @@ Datum
 nats_futures(PG_FUNCTION_ARGS)
 {
 	np_transaction_join();
-	np_publisher_tell();
+	np_publisher_report_failures();
 	InitMaterializedSRF(fcinfo, 0);
 	np_futures_each(put_complete_future, fcinfo->resultinfo);
 	np_publisher_each_pending(put_pending_future, fcinfo->resultinfo);

@@ -10,8 +10,8 @@
  * in a tuplestore, which spills to disk beyond work_mem.  All is allocated in
  * the transaction's context; nothing that is called at its end throws.
  *
- * A tuplestore that has thrown can't even be closed, and what was not noted is
- * known to nobody.  So a transaction of which a result could not be noted
+ * A tuplestore that has thrown can't even be closed, and what was not recorded is
+ * known to nobody.  So a transaction of which a result could not be recorded
  * can't commit, though a savepoint may have caught the error.
  *
  *-------------------------------------------------------------------------
@@ -48,15 +48,16 @@ enum
 	LEDGER_COLUMNS
 };
 
+/* Of the current transaction; a backend has one. */
 static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
 static bool closed;				/* the transaction ends: nobody reads it any more */
-static bool incomplete;			/* a result could not be noted */
+static bool incomplete;			/* a result could not be recorded */
 static TupleDesc ledger_columns;
 
 /* ---- What has become of the critical ones --------------------------------- */
 
 /*
- * Note a future of the current subtransaction, which has a level.  Never throws.
+ * Count a future of the current subtransaction, which has a level.  Never throws.
  */
 void
 np_futures_add(bool critical)
@@ -115,7 +116,7 @@ list_failure(NpOutcome *outcome, const NpFailedMessage *message)
 }
 
 static void
-note_failure(NpOutcome *outcome, const NpResult *result)
+record_failure(NpOutcome *outcome, const NpResult *result)
 {
 	MemoryContext previous = MemoryContextSwitchTo(TopTransactionContext);
 	NpFailedMessage message;
@@ -229,7 +230,7 @@ put_in_ledger(const NpResult *result)
 }
 
 static void
-note(const NpResult *result)
+record(const NpResult *result)
 {
 	NpOutcome  *outcome = &np_levels_find(result->token)->outcome;
 
@@ -239,14 +240,14 @@ note(const NpResult *result)
 		if (result->acked)
 			outcome->acked++;
 		else
-			note_failure(outcome, result);
+			record_failure(outcome, result);
 	}
 	if (!closed)
 		put_in_ledger(result);
 }
 
 /*
- * Note what has become of a message.  Allocates in the current context.
+ * Record what has become of a message.  Allocates in the current context.
  *
  * Messages of other transactions (with critical => false) are none of ours.
  * ERROR when out of memory or of disk.
@@ -257,7 +258,7 @@ np_futures_complete(const NpResult *result)
 	if (incomplete || !np_levels_contain(result->token))
 		return;
 	incomplete = true;			/* should it throw */
-	note(result);
+	record(result);
 	incomplete = false;
 }
 
@@ -466,7 +467,7 @@ np_futures_close(void)
 
 /* The transaction has ended; its context takes the memory. */
 void
-np_futures_forget(void)
+np_futures_reset(void)
 {
 	closed = incomplete = false;
 	ledger = NULL;

@@ -37,6 +37,6 @@ extern char *np_futures_describe(int64 more_failed, int64 unsent);
 extern void np_futures_raise_failures(int64 unsent);
 extern void np_futures_subcommit(int nest_level);
 extern void np_futures_close(void);
-extern void np_futures_forget(void);
+extern void np_futures_reset(void);
 
 #endif							/* NP_FUTURES_H */

@@ -30,27 +30,28 @@ typedef struct Range
 	uint64		to;				/* not included */
 } Range;
 
+/* Of the current transaction; a backend has one. */
 static NpLevel *top;			/* NULL: nothing published */
 static int	depth;				/* of levels */
 
 /* Tokens of rolled-back subtransactions, in order, with room for all levels. */
-static Range *dead;
-static int	dead_count;
-static int	dead_room;
+static Range *aborted;
+static int	aborted_count;
+static int	aborted_room;
 
 /* So that a rollback needs no memory. */
 static void
-make_dead_room(void)
+make_aborted_room(void)
 {
-	int			room = Max(8, dead_room * 2);
+	int			room = Max(8, aborted_room * 2);
 
-	if (dead_room >= dead_count + depth + 1)
+	if (aborted_room >= aborted_count + depth + 1)
 		return;
-	if (dead == NULL)
-		dead = MemoryContextAlloc(TopTransactionContext, room * sizeof(Range));
+	if (aborted == NULL)
+		aborted = MemoryContextAlloc(TopTransactionContext, room * sizeof(Range));
 	else
-		dead = repalloc_huge(dead, room * sizeof(Range));
-	dead_room = room;
+		aborted = repalloc_huge(aborted, room * sizeof(Range));
+	aborted_room = room;
 }
 
 /*
@@ -66,7 +67,7 @@ np_levels_enter(uint64 next_token)
 
 	if (top != NULL && top->nest_level >= nest_level)
 		return;
-	make_dead_room();
+	make_aborted_room();
 	level = MemoryContextAllocZero(TopTransactionContext, sizeof(NpLevel));
 	level->upper = top;
 	level->nest_level = nest_level;
@@ -99,7 +100,7 @@ bool
 np_levels_contain(uint64 token)
 {
 	int			low = 0;
-	int			high = dead_count;
+	int			high = aborted_count;
 
 	if (np_levels_find(token) == NULL)
 		return false;
@@ -107,9 +108,9 @@ np_levels_contain(uint64 token)
 	{
 		int			middle = (low + high) / 2;
 
-		if (token < dead[middle].from)
+		if (token < aborted[middle].from)
 			high = middle;
-		else if (token >= dead[middle].to)
+		else if (token >= aborted[middle].to)
 			low = middle + 1;
 		else
 			return false;
@@ -148,21 +149,21 @@ np_levels_pop(void)
 
 /* Room was made when the level was. */
 static void
-bury(uint64 from, uint64 to)
+add_aborted(uint64 from, uint64 to)
 {
-	while (dead_count > 0 && dead[dead_count - 1].from >= from)
-		dead_count--;
-	if (dead_count > 0 && dead[dead_count - 1].to == from)
-		dead[dead_count - 1].to = to;
+	while (aborted_count > 0 && aborted[aborted_count - 1].from >= from)
+		aborted_count--;
+	if (aborted_count > 0 && aborted[aborted_count - 1].to == from)
+		aborted[aborted_count - 1].to = to;
 	else
-		dead[dead_count++] = (Range) {from, to};
+		aborted[aborted_count++] = (Range) {from, to};
 }
 
 /*
  * What a subtransaction has published no longer counts, and what it holds is
  * gone.
  *
- * Returns its first token (all up to next_token are dead), or 0: it had none.
+ * Returns its first token (all up to next_token are aborted), or 0: it had none.
  * Can be called more than once for a level (async.c AtSubAbort_Notify).
  */
 uint64
@@ -177,16 +178,16 @@ np_levels_subabort(int nest_level, uint64 next_token)
 		np_levels_pop();
 	}
 	if (first != 0)
-		bury(first, next_token);
+		add_aborted(first, next_token);
 	return first;
 }
 
 /* The transaction has ended; its context takes the memory. */
 void
-np_levels_forget(void)
+np_levels_reset(void)
 {
 	top = NULL;
 	depth = 0;
-	dead = NULL;
-	dead_count = dead_room = 0;
+	aborted = NULL;
+	aborted_count = aborted_room = 0;
 }

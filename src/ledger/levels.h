@@ -40,6 +40,6 @@ extern bool np_levels_contain(uint64 token);
 extern NpLevel *np_levels_subcommit(int nest_level);
 extern void np_levels_pop(void);
 extern uint64 np_levels_subabort(int nest_level, uint64 next_token);
-extern void np_levels_forget(void);
+extern void np_levels_reset(void);
 
 #endif							/* NP_LEVELS_H */

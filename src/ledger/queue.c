@@ -50,6 +50,7 @@ typedef struct Record
 	bool		has_ttl;
 } Record;
 
+/* Of the current transaction; a backend has one. */
 static NpQueueSummary summary;
 
 static char *memory;
@@ -338,7 +339,7 @@ np_queue_close(void)
 
 /* The transaction has ended; its context takes the memory, its owner the file. */
 void
-np_queue_forget(void)
+np_queue_reset(void)
 {
 	memset(&summary, 0, sizeof(summary));
 	memory = read_buffer = NULL;

@@ -35,6 +35,6 @@ extern bool np_queue_only_session(const NpQueueSummary *held, int *session);
 extern NpQueueMark np_queue_mark(void);
 extern void np_queue_cut(const NpQueueMark *mark);
 extern void np_queue_close(void);
-extern void np_queue_forget(void);
+extern void np_queue_reset(void);
 
 #endif							/* NP_QUEUE_H */

@@ -4,13 +4,13 @@
  *	  libnats: from an address to a connection with TLS, authenticated.
  *
  * The connection is made in the library's event-loop mode, in which it
- * touches the socket only when told to: no thread of it reads or writes, and
- * once connected we don't tell it to.  The traffic is protocol.c's.  The
+ * touches the socket only when asked to: no thread of it reads or writes, and
+ * once connected we don't ask it to.  The traffic is protocol.c's.  The
  * library has read nothing beyond the PONG that ends its handshake (it reads
  * that line byte by byte, conn.c _readProto), so both sides agree on where
  * the stream starts.
  *
- * This runs in attempt.c's helper thread.
+ * This runs in connect_attempt.c's helper thread.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +67,7 @@ np_handshake_ms_left(NpHandshake *handshake)
 	return abandoned || left < 0 ? 0 : left;
 }
 
-/* ---- The library's event loop: it only tells us the socket ------------- */
+/* ---- The library's event loop: it only hands us the socket ------------- */
 
 static natsStatus
 on_attach(void **user_data, void *loop, natsConnection *nc, natsSock socket)
@@ -427,7 +427,7 @@ try_address_signed(NpHandshake *handshake, const struct addrinfo *address, bool 
  *
  * On NP_WIRE_OK the wire is connected; else the error says why.
  *
- * A server may require TLS of a client that was not told of it.  The library
+ * A server may require TLS of a client that does not expect it.  The library
  * then goes on with TLS, without our name and authorities: so we begin anew.
  */
 NpWireStatus

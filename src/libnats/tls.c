@@ -5,7 +5,7 @@
  *
  * The library makes the TLS connection and verifies the server's certificate;
  * the traffic on it is ours, as it is without TLS.  It does not give its SSL
- * away, but OpenSSL tells of it: a callback on the making of an SSL_CTX shows
+ * away, but OpenSSL reports it: a callback on the making of an SSL_CTX shows
  * the context, on which a second one can be set before the first handshake,
  * and that one shows the SSL.  Both look at a variable of the thread, and so
  * see nothing of what PostgreSQL or libpq do with OpenSSL.
@@ -16,7 +16,7 @@
  * Reading and writing never block, so a record that arrives in part keeps
  * nobody waiting: the library's own read would wait for its rest.
  *
- * Plain C; runs in the helper thread of attempt.c too.
+ * Plain C; runs in the helper thread of connect_attempt.c too.
  *
  *-------------------------------------------------------------------------
  */
@@ -74,7 +74,7 @@ on_event(const SSL *ssl, int where, int result)
 }
 
 /*
- * From here on it is noted what is made in this thread, until
+ * From here on it is recorded what is made in this thread, until
  * np_tls_capture_end.  False: out of memory.
  */
 bool

@@ -91,7 +91,7 @@ np_wire_server_name(const NpWire *wire)
 	return wire->server_name;
 }
 
-/* As the server sees it; NULL: it does not tell. */
+/* As the server sees it; NULL: not known. */
 const char *
 np_wire_client_ip(const NpWire *wire)
 {

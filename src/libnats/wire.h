@@ -19,7 +19,7 @@ typedef struct NpWire NpWire;	/* an established connection */
 #define NP_MAX_SECRET_LENGTH	1024
 #define NP_MAX_JWT_LENGTH		16384
 
-/* Whom to connect to, and as whom; all in UTF-8.  Copied by np_wire_start. */
+/* Whom to connect to, and as whom; all in UTF-8.  Copied by np_connect_attempt_start. */
 typedef struct NpWireTarget
 {
 	char		host[256];

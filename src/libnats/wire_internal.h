@@ -22,8 +22,8 @@ struct NpWire
 	bool		detached;		/* the library has let go of the socket */
 	NpTls	   *tls;			/* the library's; NULL: no TLS */
 	char		server_id[128];
-	char		server_name[128];	/* its id with a library that does not tell */
-	char	   *client_ip;		/* from the library's malloc; NULL: not told */
+	char		server_name[128];	/* its id if the library does not report it */
+	char	   *client_ip;		/* from the library's malloc; NULL: not known */
 };
 
 extern bool np_wire_take_over(NpWire *wire, char *error, size_t error_size);

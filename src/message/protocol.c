@@ -405,7 +405,7 @@ np_info_max_payload(NpSpan json, int64_t *bytes)
 	return value > 0;
 }
 
-/* The server's name in such an INFO; absent when it is not told, or not plainly. */
+/* The server's name in such an INFO; absent when it is not there, or not plainly. */
 NpSpan
 np_info_server_name(NpSpan json)
 {
@@ -420,7 +420,7 @@ np_info_server_name(NpSpan json)
 }
 
 /*
- * The other servers of the cluster, in an INFO.  False: it does not tell of
+ * The other servers of the cluster, in an INFO.  False: it does not announce
  * them; else np_info_next_url takes one after the other off *rest.
  */
 bool

@@ -30,7 +30,7 @@ static uint64 current_generation;
 
 /* What is left of the one that it was. */
 static void
-forget_identity(NpSession *session)
+reset_identity(NpSession *session)
 {
 	np_connection_close(session->connection);
 	np_server_wipe(&session->server);
@@ -69,7 +69,7 @@ close_dropped(void)
 	{
 		if (!is_of_foreign_server(session) || np_foreign_server_exists(session->server_id) || !is_idle(session))
 			continue;
-		forget_identity(session);
+		reset_identity(session);
 		closed = session;
 	}
 	return closed;
@@ -77,7 +77,7 @@ close_dropped(void)
 
 /* Another one, when there can be no more.  Raises 54000. */
 static NpSession *
-take_idle(void)
+acquire_idle(void)
 {
 	NpFailure	failure;
 	NpSession  *session;
@@ -86,7 +86,7 @@ take_idle(void)
 	{
 		if (!is_of_foreign_server(session) || !is_idle(session))
 			continue;
-		forget_identity(session);
+		reset_identity(session);
 		return session;
 	}
 	failure = np_failure(NP_FAULT_SIZE, "this session publishes over %d connections at once already", NP_MAX_SESSIONS);
@@ -103,7 +103,7 @@ find_or_make(Oid server_id, Oid role)
 		return session;
 	session = unused != NULL ? unused : np_sessions_add();
 	if (session == NULL)
-		session = take_idle();
+		session = acquire_idle();
 	session->server_id = server_id;
 	session->role = role;
 	return session;
@@ -116,7 +116,7 @@ set_server(NpSession *session, const NpServer *server)
 	if (np_server_equal(&session->server, server))
 		return;
 	np_server_copy(&session->server, server, TopMemoryContext);
-	np_connection_forget_servers(session->connection);
+	np_connection_reset_servers(session->connection);
 	session->is_outdated = true;
 }
 

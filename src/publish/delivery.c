@@ -14,7 +14,7 @@
  *		│											   has an id; else failed
  *
  * Nothing here waits.  What the server answers is understood by replies.c.  What throws is only the lack of memory or disk: a future
- * that can't be noted fails its transaction (futures.c) and leaves the window
+ * that can't be recorded fails its transaction (futures.c) and leaves the window
  * all the same; any other message is not known to be answered.
  *
  *-------------------------------------------------------------------------
@@ -36,9 +36,9 @@ static uint64 last_token;		/* of all sessions */
 /* Not the call's own, which an interrupt leaves by longjmp: then the end of the transaction takes its message away. */
 static NpWatch watch;
 
-/* Failed messages published with critical => false that were not told yet. */
-static int64 untold_count;
-static NpFailedMessage untold_first;
+/* Failed messages published with critical => false that were not reported yet. */
+static int64 unreported_count;
+static NpFailedMessage first_unreported;
 
 static void
 create_contexts(void)
@@ -74,7 +74,7 @@ np_delivery_next_token(void)
 
 /* Use up a token for a message that never enters the window. */
 uint64
-np_delivery_take_token(void)
+np_delivery_use_token(void)
 {
 	return ++last_token;
 }
@@ -93,7 +93,7 @@ np_delivery_has_progressed(NpSession *session)
 
 /*
  * Keep what becomes of a token, which may not be added yet; 0 for none.  The
- * one watched before is forgotten.
+ * one watched before is dropped.
  */
 NpWatch *
 np_delivery_watch(uint64 token)
@@ -146,29 +146,29 @@ np_delivery_keep_reply(const NpPending *request, NpSpan reply)
 		watch.reply = copy_span(reply.length > 0 ? reply : (NpSpan) {"", 0}, watch_context);
 }
 
-/* Remember a failure that nobody waits for, until it can be told. */
+/* Keep a failure that nobody waits for, until it can be reported. */
 void
-np_delivery_note_untold(NpSpan subject, const NpFailure *failure)
+np_delivery_record_failure(NpSpan subject, const NpFailure *failure)
 {
-	if (untold_count == 0)
+	if (unreported_count == 0)
 	{
-		untold_first.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
-		untold_first.failure = np_failure_copy(failure, delivery_context);
+		first_unreported.subject = MemoryContextStrdup(delivery_context, np_from_utf8(subject));
+		first_unreported.failure = np_failure_copy(failure, delivery_context);
 	}
-	untold_count++;
+	unreported_count++;
 }
 
-/* Tell of such failures; elevel is below ERROR. */
+/* Report such failures; elevel is below ERROR. */
 void
-np_delivery_tell_untold(int elevel)
+np_delivery_report_failures(int elevel)
 {
-	NpFailedMessage first = untold_first;
-	int64		count = untold_count;
+	NpFailedMessage first = first_unreported;
+	int64		count = unreported_count;
 
 	if (count == 0)
 		return;
-	/* forgotten first, for the report can throw */
-	untold_count = 0;
+	/* reset first, for the report can throw */
+	unreported_count = 0;
 	np_warn_messages(elevel, &first, count);
 	pfree(first.subject);
 	np_failure_free(&first.failure);
@@ -193,7 +193,7 @@ count_failure(const NpPending *message, const NpFailure *failure)
 	stats->failed++;
 	if (message->mode == NP_UNCRITICAL)
 		stats->failed_uncritical++;
-	np_stats_note_failure(message->counted_as, np_pending_subject(message), failure);
+	np_stats_record_failure(message->counted_as, np_pending_subject(message), failure);
 }
 
 /* From now on the owner hears of its messages on this session; events NULL: nobody does. */
@@ -273,7 +273,7 @@ np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack
 	if (message->token == watch.token)
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
-		np_delivery_note_untold(result.subject, &result.failure);
+		np_delivery_record_failure(result.subject, &result.failure);
 	if (is_message(message) && result.acked)
 		count_ack(session, message, ack->duplicate);
 	else if (is_message(message))
@@ -453,7 +453,7 @@ too_large(const NpPending *message)
 
 /*
  * The server has ended the connection for a message over a max_payload that
- * it had not told (one lowered by a reload).  The largest of those sent is
+ * it had not announced (one lowered by a reload).  The largest of those sent is
  * over it too, so it is not sent again.  It may be stored if anything behind it
  * can have been the cause.
  */

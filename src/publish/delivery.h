@@ -23,9 +23,9 @@
 #define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
 
 /*
- * What the owner of messages that are neither futures nor a call's is told.
- * Whoever listens takes those messages out of the window before it stops to,
- * also when it is left by an error.
+ * What is reported to the owner of messages that are neither futures nor a call's.
+ * It takes those messages out of the window before it stops to
+ * listen, also when it is left by an error.
  */
 typedef struct NpDeliveryEvents
 {
@@ -85,7 +85,7 @@ typedef struct NpWatch
 
 extern void np_delivery_begin(NpSession *session, const NpConnectionEvents *events);
 extern uint64 np_delivery_next_token(void);
-extern uint64 np_delivery_take_token(void);
+extern uint64 np_delivery_use_token(void);
 
 extern NpPending *np_delivery_add(NpSession *session, const NpPublication *publication,
 								  size_t length, NpMode mode);
@@ -106,7 +106,7 @@ extern void np_delivery_resend(NpSession *session);
 extern NpTime np_jittered(NpTime delay);
 extern NpTime np_delay_after(int attempts);
 
-extern void np_delivery_note_untold(NpSpan subject, const NpFailure *failure);
-extern void np_delivery_tell_untold(int elevel);
+extern void np_delivery_record_failure(NpSpan subject, const NpFailure *failure);
+extern void np_delivery_report_failures(int elevel);
 
 #endif							/* NP_DELIVERY_H */

@@ -98,14 +98,14 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 							  "%d messages are not acknowledged yet", session->window.count);
 		return false;
 	}
-	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, &length, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_WINDOW, window_is_part_free, &length, np_session_timeout(), NP_FOREVER))
 		return true;
 	np_session_expire_overdue(session);
 	if (np_session_is_open(session) && window_has_room(session, length))
 		return true;
 	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
 						  "%d earlier messages are not acknowledged, and none was within %d ms",
-						  session->window.count, np_session_patience());
+						  session->window.count, np_session_timeout());
 	return false;
 }
 
@@ -169,7 +169,7 @@ send_or_gather(NpSession *session, NpTime now)
 }
 
 static void
-note_message(NpSession *session, NpPending *pending, const NpMessage *message)
+record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 {
 	/* the block stands before the payload and the last CR LF */
 	size_t		headers = pending->length - 2 - message->payload.length - message->headers.length;
@@ -191,7 +191,7 @@ static void
 count_unsent(const NpMessage *message, const NpFailure *failure)
 {
 	np_stats_add_unsent(np_stats_mode, 1);
-	np_stats_note_failure(np_stats_mode, message->subject, failure);
+	np_stats_record_failure(np_stats_mode, message->subject, failure);
 }
 
 /* Is it an ERROR of the call that there is no way to send a message?  Else of COMMIT, or none. */
@@ -202,14 +202,14 @@ fails_call(NpMode mode)
 }
 
 /*
- * Publish a message that needs no answer before it is told that there was no
+ * Publish a message that needs no answer before it is reported that there was no
  * way to send it.
  */
 static uint64
 fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 {
 	NpResult	result = {
-		.token = np_delivery_take_token(),
+		.token = np_delivery_use_token(),
 		.critical = mode == NP_CRITICAL,
 		.subject = message->subject,
 		.id = message->id,
@@ -221,9 +221,9 @@ fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 	np_futures_complete(&result);
 	if (result.critical)
 		return result.token;
-	np_delivery_note_untold(message->subject, failure);
+	np_delivery_record_failure(message->subject, failure);
 	np_stats_of(np_stats_mode)->failed_uncritical++;
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	return result.token;
 }
 
@@ -243,7 +243,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	size_t		control_line;
 	size_t		length;
 
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	np_publisher_check_inbox(session, message->subject);
 	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
 	{
@@ -274,7 +274,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_levels_enter(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);
-	note_message(session, pending, message);
+	record_message(session, pending, message);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_futures_add(mode == NP_CRITICAL);
 	send_or_gather(session, pending->published_at);
@@ -335,7 +335,7 @@ np_publish_held(const NpMessage *message)
 	(void) publish(np_sessions_get(message->session), message, NP_CRITICAL);
 }
 
-/* Publish without waiting; who listens to the relay is told what becomes of it. */
+/* Publish without waiting; what becomes of it is reported to who listens to the session. */
 void
 np_publish_relayed(NpSession *session, const NpMessage *message)
 {
@@ -400,7 +400,7 @@ np_request(const char *subject, NpSpan payload)
 	NpFailure	failure;
 
 	np_stats_mode = NP_STATS_SYNC;
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	if (!np_try_request(np_current_session(), subject, payload, &reply, &failure))
 	{
 		failure.text = psprintf("JetStream request \"%s\" failed: %s",
@@ -444,7 +444,7 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 	NpPending  *pending;
 	NpWatch    *watch;
 
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	if (!np_levels_contain(future))
 		np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
 	pending = find_pending(future, &session);
@@ -488,28 +488,28 @@ np_publisher_flush(NpTime limit)
 	NpSession  *session;
 	int64		count = 0;
 
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		count += session->window.count;
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		flush_session(session, limit);
 	np_futures_raise_failures(0);
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	return count;
 }
 
 /*
- * Give up what is overdue, and tell of what nobody was told: for a call that
+ * Give up what is overdue, and report failures that nobody waits for: for a call that
  * does neither by publishing or waiting.
  */
 void
-np_publisher_tell(void)
+np_publisher_report_failures(void)
 {
 	NpSession  *session;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		np_session_expire_overdue(session);
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 }
 
 static void
@@ -552,7 +552,7 @@ np_publisher_connect(void)
 	NpFailure	failure;
 
 	np_stats_mode = NP_STATS_SYNC;
-	np_delivery_tell_untold(WARNING);
+	np_delivery_report_failures(WARNING);
 	if (!np_session_ready(session, true, &failure))
 		np_raise(&failure);
 	return session->connection;

@@ -22,7 +22,7 @@ extern NpSpan np_request(const char *subject, NpSpan payload);
 
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
 extern int64 np_publisher_flush(NpTime limit);
-extern void np_publisher_tell(void);
+extern void np_publisher_report_failures(void);
 extern void np_publisher_check_inbox(const NpSession *session, NpSpan subject);
 extern void np_publisher_check_length(NpSession *session, size_t length);
 extern void np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument),

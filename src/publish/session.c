@@ -35,7 +35,8 @@
 #define RECONNECT_JITTER		NP_MILLISECONDS(50)
 
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
-static int	patience;			/* ms, at the end of a transaction or of the backend; 0: in a call */
+static int	wait_timeout;		/* ms, of all that waits while a transaction or the backend ends; 0: in a
+								 * call */
 
 bool
 np_session_is_open(NpSession *session)
@@ -177,7 +178,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	}
 	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
 	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
-	np_stats_note_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
+	np_stats_record_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
 	return false;
 }
 
@@ -331,16 +332,16 @@ np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, vo
 
 /* How long waits go on without progress, ms; 0: as in a call. */
 void
-np_session_set_patience(int ms)
+np_session_set_timeout(int ms)
 {
-	patience = ms;
+	wait_timeout = ms;
 }
 
 /* How long a wait of the present call goes on without progress, ms. */
 int
-np_session_patience(void)
+np_session_timeout(void)
 {
-	return patience > 0 ? patience : np_ack_timeout;
+	return wait_timeout > 0 ? wait_timeout : np_ack_timeout;
 }
 
 /*
@@ -369,12 +370,12 @@ np_session_explain(const NpSession *session, const NpPending *message)
 		return *message->cause;
 	if (message->mode == NP_REQUEST)
 	{
-		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", np_session_patience());
+		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", np_session_timeout());
 		failure.hint = "";
 		return failure;
 	}
 	if (np_connection_is_open(session->connection))
-		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_patience());
+		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
 	if (message->position < np_connection_sent_before_loss(session->connection))
 		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
 							 np_connection_loss(session->connection));
@@ -415,7 +416,7 @@ np_session_expire_overdue(NpSession *session)
 static void
 leave_connection(NpSession *session)
 {
-	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, np_session_patience(), NP_FOREVER))
+	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, np_session_timeout(), NP_FOREVER))
 		np_session_expire_uncritical(session, np_now());
 	if (session->window.count > 0)
 	{
@@ -425,7 +426,7 @@ leave_connection(NpSession *session)
 
 		np_raise(&failure);
 	}
-	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_patience()));
+	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_timeout()));
 	np_connection_close(session->connection);
 }
 
@@ -460,7 +461,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
 		return try_connect(session, NP_FOREVER, failure);
-	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_patience(), NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_timeout(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
 	failure->detail = pstrdup(session->connect_failure);

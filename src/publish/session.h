@@ -18,8 +18,8 @@ extern bool np_session_is_idle(NpSession *session, void *unused);
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern void np_session_show_rest(void);
 extern bool np_session_is_open(NpSession *session);
-extern void np_session_set_patience(int ms);
-extern int	np_session_patience(void);
+extern void np_session_set_timeout(int ms);
+extern int	np_session_timeout(void);
 extern bool np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, void *argument,
 							int timeout_ms, NpTime limit);
 extern NpFailure np_session_explain(const NpSession *session, const NpPending *message);

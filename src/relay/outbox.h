@@ -10,7 +10,7 @@
 
 #include "message/message.h"
 
-/* What is in the tables, as anybody may be told. */
+/* What is in the tables, as anybody may see it. */
 typedef struct NpOutboxContent
 {
 	int64		waiting;		/* rows of nats_outbox */

@@ -357,13 +357,13 @@ static NpStatement put_off_row = {
 	.types = {INT8OID, TEXTOID, FLOAT8OID}
 };
 
-static NpStatement note_doubt = {
+static NpStatement record_doubt = {
 	.text = "UPDATE %s.nats_outbox SET last_error = $2 WHERE id = $1",
 	.argument_count = 2,
 	.types = {INT8OID, TEXTOID}
 };
 
-static NpStatement bury_row = {
+static NpStatement dead_letter_row = {
 	.text = "WITH dead AS (DELETE FROM %s.nats_outbox WHERE id = $1 RETURNING *)"
 	" INSERT INTO %s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
 	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $2 FROM dead",
@@ -409,8 +409,8 @@ static NpStatement *
 statement_for(const NpOutboxRow *row)
 {
 	if (row->state != NP_ROW_FAILED)
-		return &note_doubt;
-	return row->is_hopeless ? &bury_row : &put_off_row;
+		return &record_doubt;
+	return row->is_hopeless ? &dead_letter_row : &put_off_row;
 }
 
 /* A row that failed: when it is tried again, or where it ends.  One that came into doubt: that it has. */

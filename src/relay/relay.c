@@ -5,7 +5,7 @@
  *
  *	  read a batch (a short transaction)
  *	  ──► publish it (no transaction: NATS may take its time)
- *	  ──► delete what is stored, put off or bury what failed (a transaction)
+ *	  ──► delete what is stored, put off or dead-letter what failed (a transaction)
  *
  * In a backlog, a batch that is stored as a whole is deleted a little later,
  * while the server works on the next one.
@@ -50,6 +50,7 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* Between looks for an extension that is not there. */
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
 
+/* A relay is a process, and this is its state. */
 static int	slot;
 static NpSession *session;		/* of the last batch; NULL: none yet */
 static bool is_failing;			/* that was logged, and not yet that it is over */
@@ -80,7 +81,7 @@ problem_is_known(void)
 }
 
 static void
-tell_problem(const char *problem)
+report_problem(const char *problem)
 {
 	np_relay_slot_set_error(slot, problem);
 	np_relay_slot_set(slot, NP_RELAY_WAITING);
@@ -97,7 +98,7 @@ tell_problem(const char *problem)
 }
 
 static void
-tell_success(void)
+report_success(void)
 {
 	if (is_failing)
 		ereport(LOG, (errmsg("nats_publish relay publishes again")));
@@ -133,7 +134,7 @@ is_full(const NpOutboxBatch *batch)
  * must not overtake it.
  */
 static void
-note_floor(const NpOutboxBatch *batch, bool complete)
+record_floor(const NpOutboxBatch *batch, bool complete)
 {
 	is_backlog = complete && is_full(batch);
 	floor_id = is_backlog ? Min(batch->rows[batch->count - 1].id, settled_id) : 0;
@@ -188,9 +189,9 @@ publish_batch(NpOutboxBatch *batch)
 	pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
 	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, settle_stored, &problem);
 	if (!complete)
-		tell_problem(problem);
+		report_problem(problem);
 	settle_stored();
-	note_floor(batch, complete);
+	record_floor(batch, complete);
 	if (complete && is_full(batch) && is_stored(batch))
 		stored = batch;
 	else
@@ -198,7 +199,7 @@ publish_batch(NpOutboxBatch *batch)
 	unsettled = NULL;
 	/* not before it is written down: what fails each time is to be tried less and less often */
 	if (complete && is_connected())
-		tell_success();
+		report_success();
 	pgstat_report_stat(false);
 }
 
@@ -236,7 +237,7 @@ keep_connection(void)
 		np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 		return true;
 	}
-	tell_problem(problem);
+	report_problem(problem);
 	return false;
 }
 
@@ -315,7 +316,7 @@ try_round(void)
 		MemoryContextSwitchTo(context);
 		floor_id = 0;
 		is_backlog = false;
-		tell_problem(error->message);
+		report_problem(error->message);
 	}
 	PG_END_TRY();
 	return until;
@@ -420,7 +421,7 @@ np_relay_main(Datum argument)
 		until = try_round();
 		MemoryContextReset(round_context);
 		if (session != NULL)
-			np_outbound_give_back(np_session_outbound(session));
+			np_outbound_trim(np_session_outbound(session));
 		np_session_show_rest();
 		np_shared_stats_flush();
 		rest(until);

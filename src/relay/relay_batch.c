@@ -89,7 +89,7 @@ np_relay_row_refuse(NpOutboxRow *row, const char *sqlstate, const char *error)
 	NpFailure	failure = np_failure(NP_FAULT_INPUT, "%s", error);
 
 	np_stats_add_unsent(NP_STATS_OUTBOX, 1);
-	np_stats_note_failure(NP_STATS_OUTBOX, (NpSpan) {NULL, 0}, &failure);
+	np_stats_record_failure(NP_STATS_OUTBOX, (NpSpan) {NULL, 0}, &failure);
 	set_failed(row, sqlstate, error);
 }
 
@@ -99,7 +99,7 @@ fail_row(const Run *run, NpOutboxRow *row, const char *sqlstate, const char *err
 	set_failed(row, MemoryContextStrdup(run->batch->context, sqlstate), MemoryContextStrdup(run->batch->context, error));
 }
 
-/* It may be stored, and nothing more will be heard of this attempt; the first such one is told. */
+/* It may be stored, and nothing more will be heard of this attempt; the first such one is reported. */
 static void
 put_in_doubt(const Run *run, NpOutboxRow *row, const NpFailure *failure)
 {
@@ -258,7 +258,7 @@ send_row(Run *run, NpOutboxRow *row)
  * on its way all the same, and the error is about what was received.
  */
 static bool
-take_back(Run *run, NpOutboxRow *row)
+retract(Run *run, NpOutboxRow *row)
 {
 	if (row->state != NP_ROW_SENT || np_window_find(&run->session->window, row->token) != NULL)
 		return false;
@@ -310,7 +310,7 @@ try_send_row(Run *run, NpOutboxRow *row, const char **problem)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		is_unsent = take_back(run, row);
+		is_unsent = retract(run, row);
 	}
 	PG_END_TRY();
 	if (error == NULL)
@@ -392,7 +392,7 @@ send_all(Run *run, void (*meanwhile) (void), const char **problem)
 }
 
 static void
-forget_row(Run *run, NpOutboxRow *row, const NpPending *pending)
+abort_row(Run *run, NpOutboxRow *row, const NpPending *pending)
 {
 	NpFailure	failure = np_session_explain(run->session, pending);
 
@@ -403,7 +403,7 @@ forget_row(Run *run, NpOutboxRow *row, const NpPending *pending)
 
 /* What is still in the window is published again with another batch. */
 static void
-forget_in_flight(Run *run)
+abort_in_flight(Run *run)
 {
 	NpPending  *pending;
 	uint64		next = 0;
@@ -414,7 +414,7 @@ forget_in_flight(Run *run)
 		NpOutboxRow *row = find_sent(run, pending->token);
 
 		if (row != NULL)
-			forget_row(run, row, pending);
+			abort_row(run, row, pending);
 		if (pending->mode == NP_RELAYED)
 			np_delivery_drop(run->session, pending);
 	}
@@ -422,7 +422,7 @@ forget_in_flight(Run *run)
 
 /*
  * Publish the rows of a batch and wait for what becomes of them, which their
- * states then tell; `ordered` keeps the order of each subject.  Before the
+ * states then say; `ordered` keeps the order of each subject.  Before the
  * wait, when the server has something to do, `meanwhile` is called.
  *
  * False: *problem (palloc'd) kept rows from being sent or answered.  Raises what an
@@ -442,7 +442,7 @@ np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, void (*meanwhile) (vo
 	}
 	PG_FINALLY();
 	{
-		forget_in_flight(run);
+		abort_in_flight(run);
 	}
 	PG_END_TRY();
 	return complete;

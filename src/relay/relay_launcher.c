@@ -45,7 +45,7 @@ PGDLLEXPORT void np_launcher_main(Datum argument);
 /* A worker that has lived so long did not fail to start. */
 #define SETTLED_AFTER	NP_MILLISECONDS(60000)
 
-/* A worker that an earlier launcher has started does not tell this one of its end. */
+/* A worker that an earlier launcher has started does not notify this one of its end. */
 #define LONGEST_SLEEP	NP_MILLISECONDS(5000)
 
 /* What the launcher remembers of a slot. */
@@ -88,7 +88,7 @@ database_exists(const char *name)
 }
 
 static void
-forget_worker(Relay *relay)
+reset_worker(Relay *relay)
 {
 	if (relay->handle != NULL)
 		pfree(relay->handle);
@@ -122,7 +122,7 @@ register_worker(int slot, const char *database)
 
 	snprintf(worker.bgw_name, BGW_MAXLEN, "nats_publish relay for %s", database);
 	strlcpy(worker.bgw_extra, database, BGW_EXTRALEN);
-	forget_worker(&relays[slot]);
+	reset_worker(&relays[slot]);
 	registered = RegisterDynamicBackgroundWorker(&worker, &relays[slot].handle);
 	MemoryContextSwitchTo(previous);
 	if (registered)
@@ -197,7 +197,7 @@ keep_workers(void)
 			continue;
 		if (!relay->wanted)
 		{
-			forget_worker(relay);
+			reset_worker(relay);
 			memset(relay, 0, sizeof(*relay));
 			if (status.pid != 0)
 				(void) kill(status.pid, SIGTERM);

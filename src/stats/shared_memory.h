@@ -17,7 +17,7 @@ typedef struct NpSharedArea
 	const char *name;
 	Size		(*size) (void);
 	void		(*initialize) (void *memory);
-	void	  **memory;			/* where to note its place; NULL there: not attached */
+	void	  **memory;			/* where to record its place; NULL there: not attached */
 } NpSharedArea;
 
 extern void np_shared_memory_reserve(const NpSharedArea *const *all_areas);

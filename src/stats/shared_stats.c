@@ -102,7 +102,7 @@ find_or_make(Oid id)
 
 /* Give up the places of databases that were dropped, where no backend can be. */
 static void
-forget_dropped(void)
+release_dropped(void)
 {
 	for (int i = 0; i < NP_MAX_STATS_DATABASES; i++)
 	{
@@ -134,7 +134,7 @@ np_shared_stats_attach(void)
 		own = find_or_make(MyDatabaseId);
 	if (own == NULL)
 	{
-		forget_dropped();
+		release_dropped();
 		own = find_or_make(MyDatabaseId);
 	}
 	return true;

@@ -92,7 +92,7 @@ np_stats_add_unsent(NpStatsMode mode, int64 count)
  * message's; the failure's texts are in the database's encoding.
  */
 void
-np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure)
+np_stats_record_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure)
 {
 	NpLastError *error = &fresh[mode].counted.error;
 	StringInfoData text;

@@ -67,7 +67,11 @@ typedef struct NpCounted
 	NpLastError error;
 } NpCounted;
 
-/* What is not counted for a message goes to this. */
+/*
+ * What is not counted for a message goes to this: the mode of the call that
+ * runs, or has run last.  Connections are also lost between calls, and those of
+ * other sessions than the call's, so it can be nobody's argument.
+ */
 extern NpStatsMode np_stats_mode;
 
 extern void np_stats_add(NpStats *sum, const NpStats *stats);
@@ -76,7 +80,7 @@ extern NpTime np_histogram_bound(int bucket);
 extern void np_histogram_add(NpHistogram *histogram, NpTime time, int64 count);
 extern void np_stats_add_commit_wait(NpStatsMode mode, NpTime time);
 extern void np_stats_add_unsent(NpStatsMode mode, int64 count);
-extern void np_stats_note_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure);
+extern void np_stats_record_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failure);
 extern NpStats np_stats_of_session(void);
 extern bool np_stats_take_new(NpStatsMode mode, NpCounted *counted);
 

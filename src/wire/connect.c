@@ -3,7 +3,7 @@
  * connect.c
  *	  Opening a connection.
  *
- * Server by server, until one takes us; libnats/attempt.c makes the connection,
+ * Server by server, until one takes us; libnats/connect_attempt.c makes the connection,
  * and then the inbox is subscribed to.
  *
  *-------------------------------------------------------------------------
@@ -16,7 +16,7 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
-#include "libnats/attempt.h"
+#include "libnats/connect_attempt.h"
 #include "stats/activity.h"
 #include "stats/stats.h"
 #include "wire/connect.h"
@@ -28,14 +28,14 @@
 
 /* Wait for an attempt; on an interrupt, give it up and go on with the error. */
 static bool
-wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
+wait_for_attempt(NpConnectAttempt *attempt, NpTime deadline)
 {
 	NpWaitSet  *volatile set = NULL;
 	volatile bool ended = false;
 
 	PG_TRY();
 	{
-		set = np_wait_set_create(np_wire_attempt_fd(attempt));
+		set = np_wait_set_create(np_connect_attempt_fd(attempt));
 		while (!ended && np_now() < deadline)
 			ended = (np_wait(set, NP_WAIT_CONNECT, NP_READABLE, deadline) & NP_READABLE) != 0;
 	}
@@ -43,7 +43,7 @@ wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
 	{
 		if (set != NULL)
 			np_wait_set_free(set);
-		np_wire_abandon(attempt);
+		np_connect_attempt_abandon(attempt);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -55,25 +55,25 @@ wait_for_attempt(NpWireAttempt *attempt, NpTime deadline)
  * Make the connection in the library.  On failure the reason is in error.
  */
 static NpWireStatus
-connect_wire(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
+connect_wire(NpConnection *connection, const NpServer *server, const NpPoolServer *picked,
 			 NpTime deadline, char *error, size_t error_size)
 {
 	NpWireTarget *target = palloc0(sizeof(NpWireTarget));
-	NpWireAttempt *attempt = NULL;
+	NpConnectAttempt *attempt = NULL;
 	NpWireStatus failure = NP_WIRE_NO_LOGIN;
 
-	if (np_login_fill(target, server, candidate, error, error_size))
+	if (np_login_fill(target, server, picked, error, error_size))
 	{
 		failure = NP_WIRE_FAILED;
-		attempt = np_wire_start(target, error, error_size);
+		attempt = np_connect_attempt_start(target, error, error_size);
 	}
 	explicit_bzero(target, sizeof(*target));
 	pfree(target);
 	if (attempt == NULL)
 		return failure;
 	if (wait_for_attempt(attempt, deadline + NP_MILLISECONDS(LIBRARY_SLACK_MS)))
-		return np_wire_finish(attempt, &connection->wire, error, error_size);
-	np_wire_abandon(attempt);
+		return np_connect_attempt_finish(attempt, &connection->wire, error, error_size);
+	np_connect_attempt_abandon(attempt);
 	snprintf(error, error_size, "no answer in time");
 	return NP_WIRE_NO_SERVER;
 }
@@ -121,7 +121,7 @@ set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
 			connection->max_payload = np_wire_max_payload(connection->wire);
 			strlcpy(connection->server_name, np_wire_server_name(connection->wire), sizeof(connection->server_name));
 			connection->version.is_known = false;
-			np_candidates_discover(&connection->candidates, connection->wire);
+			np_server_pool_discover(&connection->pool, connection->wire);
 			ready = subscribe(connection, server, deadline);
 		}
 		else
@@ -157,7 +157,7 @@ classify(const NpConnection *connection, NpWireStatus status)
 
 /* For np_connection_tries. */
 static void
-note_try(NpConnection *connection, NpWireStatus status, const char *reason)
+record_try(NpConnection *connection, NpWireStatus status, const char *reason)
 {
 	MemoryContext previous = MemoryContextSwitchTo(connection->context);
 	size_t		size = strlen(reason) + 1;
@@ -171,7 +171,7 @@ note_try(NpConnection *connection, NpWireStatus status, const char *reason)
 }
 
 static void
-forget_tries(NpConnection *connection)
+free_tries(NpConnection *connection)
 {
 	list_free_deep(connection->tries);
 	connection->tries = NIL;
@@ -184,7 +184,7 @@ forget_tries(NpConnection *connection)
  * is more than that it can't be reached.
  */
 static bool
-open_server(NpConnection *connection, const NpServer *server, const NpCandidate *candidate,
+open_server(NpConnection *connection, const NpServer *server, const NpPoolServer *picked,
 			NpTime deadline, NpFault *fault, StringInfo detail)
 {
 	NpWireStatus status;
@@ -193,12 +193,12 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	char	   *reason;
 	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
 
-	np_candidate_name(candidate, connection->url, sizeof(connection->url));
-	connection->login = np_login_kind(server, &candidate->url);
+	np_pool_server_name(picked, connection->url, sizeof(connection->url));
+	connection->login = np_login_kind(server, &picked->url);
 	/* whatever was appended while closed: its owner appends it again */
 	np_outbound_clear(&connection->outbound);
 	connection->server_error[0] = '\0';
-	status = connect_wire(connection, server, candidate, limit, error, sizeof(error));
+	status = connect_wire(connection, server, picked, limit, error, sizeof(error));
 	if (status == NP_WIRE_OK && set_up(connection, server, limit))
 	{
 		connection->established = true;
@@ -211,13 +211,13 @@ open_server(NpConnection *connection, const NpServer *server, const NpCandidate 
 	if (kind != NP_FAULT_UNREACHABLE)
 		*fault = kind;
 	reason = np_string_from_utf8(error);
-	note_try(connection, status, reason);
+	record_try(connection, status, reason);
 	appendStringInfo(detail, "%s%s: %s.", detail->len > 0 ? "\n" : "", connection->url, reason);
 	return false;
 }
 
 static void
-tell_connected(const NpConnection *connection)
+log_connected(const NpConnection *connection)
 {
 	/* only what ends an interruption is worth a line of the log */
 	int			elevel = connection->was_lost ? np_connection_log_level : DEBUG1;
@@ -228,14 +228,14 @@ tell_connected(const NpConnection *connection)
 }
 
 static void
-note_open(NpConnection *connection)
+record_open(NpConnection *connection)
 {
 	NpStats    *stats = np_stats_of(np_stats_mode);
 
 	stats->connects++;
 	if (connection->was_lost)
 		stats->reconnects++;
-	tell_connected(connection);
+	log_connected(connection);
 	connection->was_lost = false;
 }
 
@@ -251,22 +251,22 @@ bool
 np_connection_open(NpConnection *connection, const NpServer *server, NpTime deadline, NpFailure *failure)
 {
 	NpFault		fault = NP_FAULT_UNREACHABLE;
-	NpCandidate candidate;
+	NpPoolServer picked;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
-	forget_tries(connection);
+	free_tries(connection);
 	np_activity_set_state(NP_ACTIVITY_CONNECTING);
-	np_candidates_begin(&connection->candidates, server);
-	while (np_now() < deadline && np_candidates_next(&connection->candidates, &candidate))
+	np_server_pool_begin(&connection->pool, server);
+	while (np_now() < deadline && np_server_pool_next(&connection->pool, &picked))
 	{
-		if (open_server(connection, server, &candidate, deadline, &fault, &detail))
+		if (open_server(connection, server, &picked, deadline, &fault, &detail))
 		{
 			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
-			np_candidates_accept(&connection->candidates);
-			forget_tries(connection);
+			np_server_pool_accept(&connection->pool);
+			free_tries(connection);
 			connection->connected_at = GetCurrentTimestamp();
-			note_open(connection);
+			record_open(connection);
 			pfree(detail.data);
 			return true;
 		}

@@ -6,7 +6,7 @@
  * connect.c opens the connection, this file moves the bytes on it and takes the
  * server's operations apart.  Sending and receiving never block and never
  * throw by themselves; they find out that the connection is lost, and then it
- * is closed, which np_connection_is_open tells.  Only np_connection_wait and
+ * is closed, which np_connection_is_open says.  Only np_connection_wait and
  * what calls it wait, with np_wait's interrupts.
  *
  * All replies arrive on one subscription to <inbox_prefix>.<random>.*, the
@@ -27,11 +27,11 @@
 #include "wire/connection_internal.h"
 
 #define INPUT_SIZE			(64 * 1024)
-#define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is given back */
+#define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is freed */
 #define READS_AT_A_TIME		16
 #define VECTORS_AT_A_TIME	16
 
-/* For what becomes of connections; a relay's are told of in the log. */
+/* For what becomes of connections; a relay's are in the log. */
 int			np_connection_log_level = DEBUG1;
 
 void
@@ -60,7 +60,7 @@ np_connection_create(MemoryContext context, const NpConnectionEvents *events, vo
 	connection->context = context;
 	connection->events = events;
 	connection->owner = owner;
-	np_candidates_init(&connection->candidates, context);
+	np_server_pool_init(&connection->pool, context);
 	np_outbound_init(&connection->outbound, context);
 	connection->input = MemoryContextAlloc(context, INPUT_SIZE);
 	connection->input_size = INPUT_SIZE;
@@ -100,7 +100,7 @@ np_connection_close(NpConnection *connection)
 
 /* In a context of its own: losing leaves nothing behind. */
 static void
-tell_loss(const NpConnection *connection)
+log_loss(const NpConnection *connection)
 {
 	char	   *loss;
 
@@ -131,7 +131,7 @@ np_connection_lose(NpConnection *connection, const char *reason)
 	if (was_established)
 	{
 		connection->was_lost = true;
-		tell_loss(connection);
+		log_loss(connection);
 	}
 }
 
@@ -263,14 +263,14 @@ answer_ping(NpConnection *connection)
 	connection->last_pong = connection->outbound.appended;
 }
 
-/* The server has been reloaded, or tells of others. */
+/* The server has been reloaded, or announces others. */
 static void
 handle_info(NpConnection *connection, NpSpan info)
 {
 	NpSpan		name = np_info_server_name(info);
 
 	(void) np_info_max_payload(info, &connection->max_payload);
-	np_candidates_rediscover(&connection->candidates, info);
+	np_server_pool_rediscover(&connection->pool, info);
 	if (name.data != NULL)
 		np_connection_set_server_name(connection, pnstrdup(name.data, name.length));
 }
@@ -472,9 +472,9 @@ np_connection_drain(NpConnection *connection, NpTime until)
 
 /* The next np_connection_open is for other servers. */
 void
-np_connection_forget_servers(NpConnection *connection)
+np_connection_reset_servers(NpConnection *connection)
 {
-	np_candidates_forget(&connection->candidates);
+	np_server_pool_reset(&connection->pool);
 }
 
 /* ---- What is known of an open connection -------------------------------- */
@@ -505,7 +505,7 @@ np_connection_set_server_name(NpConnection *connection, const char *name)
 	np_activity_set_server(connection->url, connection->server_name);
 }
 
-/* What server_info.c has found out; forgotten when the connection is opened. */
+/* What server_info.c has found out; reset when the connection is opened. */
 NpServerVersion *
 np_connection_version(NpConnection *connection)
 {

@@ -20,7 +20,7 @@
 
 typedef struct NpConnection NpConnection;
 
-/* What the owner of a connection is told; called from np_connection_receive. */
+/* What is reported to the owner of a connection; called from np_connection_receive. */
 typedef struct NpConnectionEvents
 {
 	/* a message to <inbox><token> */
@@ -52,7 +52,7 @@ typedef struct NpConnectionIdentity
 	const char *login;			/* by what the session has logged in, in words */
 	const char *server_id;
 	const char *server_name;	/* or its id, while no name is known; UTF-8 */
-	const char *client_ip;		/* NULL: not told */
+	const char *client_ip;		/* NULL: not known */
 	bool		tls;
 	uint64		client_id;
 	int64		max_payload;
@@ -62,7 +62,7 @@ typedef struct NpConnectionIdentity
 extern NpConnection *np_connection_create(MemoryContext context, const NpConnectionEvents *events,
 										  void *owner);
 extern void np_connection_log_to(int elevel);
-extern void np_connection_forget_servers(NpConnection *connection);
+extern void np_connection_reset_servers(NpConnection *connection);
 extern void np_connection_close(NpConnection *connection);
 extern void np_connection_lose(NpConnection *connection, const char *reason);
 extern bool np_connection_is_open(const NpConnection *connection);

@@ -8,8 +8,8 @@
 #ifndef NP_CONNECTION_INTERNAL_H
 #define NP_CONNECTION_INTERNAL_H
 
-#include "wire/candidates.h"
 #include "wire/connection.h"
+#include "wire/server_pool.h"
 
 #define NP_SECRET_LENGTH	12
 
@@ -32,7 +32,7 @@ struct NpConnection
 	size_t		input_needed;	/* bytes that the operation at input_start has at least */
 	bool		receiving;		/* or a handler has thrown then, and the rest of input is not handled */
 
-	NpCandidates candidates;	/* where to connect to */
+	NpServerPool pool;			/* where to connect to */
 	List	   *tries;			/* NpConnectionTry, of the last np_connection_open if that failed */
 	char		url[300];		/* without credentials */
 	const char *login;			/* as what it was logged in */

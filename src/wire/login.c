@@ -224,13 +224,13 @@ copy_path(const Login *login, NpServerField field, const char *name, char *to, s
 }
 
 static bool
-fill_tls(const Login *login, const NpCandidate *candidate)
+fill_tls(const Login *login, const NpPoolServer *picked)
 {
 	NpWireTarget *target = login->target;
 
 	target->tls_handshake_first = np_server_is_on(login->server, NP_SERVER_TLS_HANDSHAKE_FIRST);
-	target->tls = candidate->url.tls || target->tls_handshake_first;
-	memcpy(target->tls_name, candidate->tls_name.data, candidate->tls_name.length);
+	target->tls = picked->url.tls || target->tls_handshake_first;
+	memcpy(target->tls_name, picked->tls_name.data, picked->tls_name.length);
 	return copy_path(login, NP_SERVER_TLS_CA_FILE, "tls_ca_file", target->tls_ca_file, sizeof(target->tls_ca_file)) &&
 		copy_path(login, NP_SERVER_TLS_CERT_FILE, "tls_cert_file", target->tls_cert_file, sizeof(target->tls_cert_file)) &&
 		copy_path(login, NP_SERVER_TLS_KEY_FILE, "tls_key_file", target->tls_key_file, sizeof(target->tls_key_file));
@@ -241,15 +241,15 @@ fill_tls(const Login *login, const NpCandidate *candidate)
  * error.  The caller wipes the target in both cases.
  */
 bool
-np_login_fill(NpWireTarget *target, const NpServer *server, const NpCandidate *candidate,
+np_login_fill(NpWireTarget *target, const NpServer *server, const NpPoolServer *picked,
 			  char *error, size_t error_size)
 {
 	Login		login = {.target = target,.server = server,.error = error,.error_size = error_size};
 
 	/* np_url_parse has checked the lengths */
-	memcpy(target->host, candidate->url.host.data, candidate->url.host.length);
-	target->port = candidate->url.port;
+	memcpy(target->host, picked->url.host.data, picked->url.host.length);
+	target->port = picked->url.port;
 	target->timeout_ms = np_connect_timeout;
 	snprintf(target->client_name, sizeof(target->client_name), "nats_publish, PostgreSQL backend %d", MyProcPid);
-	return fill_identity(&login, &candidate->url) && fill_tls(&login, candidate);
+	return fill_identity(&login, &picked->url) && fill_tls(&login, picked);
 }

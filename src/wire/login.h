@@ -8,10 +8,10 @@
 #ifndef NP_LOGIN_H
 #define NP_LOGIN_H
 
-#include "wire/candidates.h"
+#include "wire/server_pool.h"
 
 extern const char *np_login_kind(const NpServer *server, const NpServerUrl *url);
-extern bool np_login_fill(NpWireTarget *target, const NpServer *server, const NpCandidate *candidate,
+extern bool np_login_fill(NpWireTarget *target, const NpServer *server, const NpPoolServer *picked,
 						  char *error, size_t error_size);
 
 #endif							/* NP_LOGIN_H */

@@ -136,7 +136,7 @@ np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count)
 	return used;
 }
 
-/* Note that the next length bytes have been sent. */
+/* Record that the next length bytes have been sent. */
 void
 np_outbound_advance(NpOutbound *outbound, size_t length)
 {
@@ -167,7 +167,7 @@ np_outbound_advance(NpOutbound *outbound, size_t length)
  * back to the system.  glibc would keep it in the backend.  Never throws.
  */
 void
-np_outbound_give_back(NpOutbound *outbound)
+np_outbound_trim(NpOutbound *outbound)
 {
 	if (outbound->appended - outbound->trimmed < TRIM_INTERVAL)
 		return;

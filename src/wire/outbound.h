@@ -32,7 +32,7 @@ typedef struct NpOutbound
 	uint64		appended;		/* bytes ever appended ... */
 	uint64		sent;			/* ... and of these, gone or given up */
 	int64		bytes;			/* in use in all chunks */
-	uint64		trimmed;		/* appended, when memory was last given back */
+	uint64		trimmed;		/* appended, when memory was last freed */
 } NpOutbound;
 
 extern void np_outbound_init(NpOutbound *outbound, MemoryContext context);
@@ -40,7 +40,7 @@ extern char *np_outbound_append(NpOutbound *outbound, size_t length, NpChunk **c
 extern void np_outbound_release(NpOutbound *outbound, NpChunk *chunk);
 extern int	np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count);
 extern void np_outbound_advance(NpOutbound *outbound, size_t length);
-extern void np_outbound_give_back(NpOutbound *outbound);
+extern void np_outbound_trim(NpOutbound *outbound);
 extern void np_outbound_clear(NpOutbound *outbound);
 
 #endif							/* NP_OUTBOUND_H */

@@ -156,7 +156,7 @@ greet(NpConnection *connection)
 }
 
 static void
-note_name(NpConnection *connection, Jsonb *info)
+record_name(NpConnection *connection, Jsonb *info)
 {
 	char	   *name = np_json_text(info, "server_name");
 
@@ -185,7 +185,7 @@ np_server_info(NpConnection *connection)
 		id = np_json_text(info, "server_id");
 		if (id != NULL && strcmp(id, server_id) == 0)
 		{
-			note_name(connection, info);
+			record_name(connection, info);
 			return info;
 		}
 	}
@@ -194,8 +194,8 @@ np_server_info(NpConnection *connection)
 }
 
 /*
- * Ask for max_payload again: a server that was reloaded tells connected
- * clients nothing.  Raises 08001 when it can't be had.
+ * Ask for max_payload again: a server that was reloaded does not notify
+ * its clients.  Raises 08001 when it can't be had.
  */
 void
 np_server_refresh_max_payload(NpConnection *connection)
@@ -208,7 +208,7 @@ np_server_refresh_max_payload(NpConnection *connection)
 
 /*
  * Is the connected server of at least this version?  Asks it once; raises
- * 08001 when it does not tell.
+ * 08001 when it does not say.
  */
 bool
 np_server_is_at_least(NpConnection *connection, int major, int minor)

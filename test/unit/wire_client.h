@@ -11,7 +11,7 @@
 #endif
 #include "unit.h"
 
-#include "libnats/attempt.h"
+#include "libnats/connect_attempt.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -202,11 +202,11 @@ target_at(int port, int timeout_ms)
 	return target;
 }
 
-static inline NpWireAttempt *
+static inline NpConnectAttempt *
 start_to(const NpWireTarget *target)
 {
 	char		error[256] = "";
-	NpWireAttempt *attempt = np_wire_start(target, error, sizeof(error));
+	NpConnectAttempt *attempt = np_connect_attempt_start(target, error, sizeof(error));
 
 	CHECK(attempt != NULL);
 	CHECK_STR(error, "");
@@ -214,9 +214,9 @@ start_to(const NpWireTarget *target)
 }
 
 static inline bool
-has_ended(const NpWireAttempt *attempt, int milliseconds)
+has_ended(const NpConnectAttempt *attempt, int milliseconds)
 {
-	struct pollfd fd = {.fd = np_wire_attempt_fd(attempt),.events = POLLIN};
+	struct pollfd fd = {.fd = np_connect_attempt_fd(attempt),.events = POLLIN};
 
 	return poll(&fd, 1, milliseconds) == 1;
 }
@@ -224,14 +224,14 @@ has_ended(const NpWireAttempt *attempt, int milliseconds)
 static inline NpWireStatus
 connect_with(const NpWireTarget *target, NpWire **wire, char *error, size_t error_size)
 {
-	NpWireAttempt *attempt = np_wire_start(target, error, error_size);
+	NpConnectAttempt *attempt = np_connect_attempt_start(target, error, error_size);
 
 	*wire = NULL;
 	if (attempt == NULL)
 		return NP_WIRE_FAILED;
 	if (has_ended(attempt, PATIENCE_MS))
-		return np_wire_finish(attempt, wire, error, error_size);
-	np_wire_abandon(attempt);
+		return np_connect_attempt_finish(attempt, wire, error, error_size);
+	np_connect_attempt_abandon(attempt);
 	CHECK(!"an answer in the time of the test");
 	return NP_WIRE_FAILED;
 }
@@ -265,11 +265,11 @@ expect_failure(const NpWireTarget *target, NpWireStatus status, const char *text
 }
 
 static inline void
-abandon(NpWireAttempt *attempt)
+abandon(NpConnectAttempt *attempt)
 {
 	double		start_time = now_ms();
 
-	np_wire_abandon(attempt);
+	np_connect_attempt_abandon(attempt);
 	CHECK(now_ms() - start_time < AT_ONCE_MS);
 }
 

@@ -4,7 +4,7 @@
  *		and over; being refused; giving up at any moment; servers that die, stop and come back. It checks what
  *		comes of it, and above all it is what the sanitizers look at.
  *
- * Skipped where there is no nats-server. The threads are those of attempt.c and libnats: this file has none.
+ * Skipped where there is no nats-server. The threads are those of connect_attempt.c and libnats: this file has none.
  */
 #include "wire_client.h"
 
@@ -659,7 +659,7 @@ stops_and_goes_on(Server *server)
 	target.timeout_ms = 60000;
 	for (int i = 0; i < 20; i++)
 	{
-		NpWireAttempt *attempt = start_to(&target);
+		NpConnectAttempt *attempt = start_to(&target);
 
 		CHECK(!has_ended(attempt, i));
 		abandon(attempt);
@@ -681,7 +681,7 @@ given_up_at_any_moment(Server *server)
 
 	for (int i = 0; i < 200; i++)
 	{
-		NpWireAttempt *attempt = start_to(&target);
+		NpConnectAttempt *attempt = start_to(&target);
 
 		spin_for(&state, server->tls ? 8000 : 4000);
 		abandon(attempt);
@@ -753,7 +753,7 @@ given_up_when_the_name_is_resolved(Server *server)
 	for (int i = 0; i < 40; i++)
 	{
 		struct itimerspec once = {.it_value = {0, 40000000 + (long) (unit_random(&state) % 20000000)}};
-		NpWireAttempt *attempt = start_to(&target);
+		NpConnectAttempt *attempt = start_to(&target);
 
 		resolved_at_a_time = false;
 		timer_settime(timer, 0, &once, NULL);
@@ -774,7 +774,7 @@ given_up_and_connected(Server *server)
 	NpWireTarget target = target_of(server);
 	struct rlimit saved;
 	struct rlimit none;
-	NpWireAttempt *attempt;
+	NpConnectAttempt *attempt;
 
 	target.timeout_ms = 60000;
 	getrlimit(RLIMIT_NOFILE, &saved);
@@ -799,7 +799,7 @@ static void
 given_up_while_authorities_are_loaded(Server *server)
 {
 	NpWireTarget target = target_of(server);
-	NpWireAttempt *attempt;
+	NpConnectAttempt *attempt;
 	int			fd;
 
 	if (!server->tls)
@@ -820,7 +820,7 @@ given_up_while_authorities_are_loaded(Server *server)
 /* ---- Processes that end -------------------------------------------------------------- */
 
 /* Not lost when the process ends: what a backend has then is no leak. */
-static NpWireAttempt *volatile unfinished;
+static NpConnectAttempt *volatile unfinished;
 static Session *volatile open_at_end;
 
 /* Without a server's answer, with half of one, or connected; as a backend ends that is terminated. */
@@ -834,7 +834,7 @@ end_connecting(const NpWireTarget *target, uint64_t *state)
 static void
 end_giving_up(const NpWireTarget *target, uint64_t *state)
 {
-	NpWireAttempt *attempt = start_to(target);
+	NpConnectAttempt *attempt = start_to(target);
 
 	spin_for(state, 8000);
 	abandon(attempt);

@@ -2,7 +2,7 @@
  * wire_test.c
  *		Connecting by way of libnats, giving up, closing: to servers of all kinds of ill will.
  *
- * The servers are child processes, not threads: attempt.c looks at all threads' sockets, as they are
+ * The servers are child processes, not threads: connect_attempt.c looks at all threads' sockets, as they are
  * its own process's. wire_server_test.c is for a real one.
  */
 #include "wire_client.h"
@@ -161,7 +161,7 @@ start_server(Behaviour behaviour)
 
 /* ---- Clients --------------------------------------------------------------- */
 
-static NpWireAttempt *
+static NpConnectAttempt *
 start(int port, int timeout_ms)
 {
 	NpWireTarget target = target_at(port, timeout_ms);
@@ -265,7 +265,7 @@ test_abandon(void)
 
 	for (size_t i = 0; i < UNIT_COUNT(cases); i++)
 	{
-		NpWireAttempt *attempt = start(ports[cases[i].behaviour], 60000);
+		NpConnectAttempt *attempt = start(ports[cases[i].behaviour], 60000);
 
 		/* the endless one may be found out */
 		if (has_ended(attempt, 300) && cases[i].behaviour != ENDLESS)
@@ -281,7 +281,7 @@ test_abandon(void)
 static void
 abandoned_after_its_end(void)
 {
-	NpWireAttempt *attempt = start(ports[GOOD], 5000);
+	NpConnectAttempt *attempt = start(ports[GOOD], 5000);
 
 	CHECK(has_ended(attempt, PATIENCE_MS));
 	abandon(attempt);
@@ -301,7 +301,7 @@ abandoned_at_any_moment(void)
 
 	for (int i = 0; i < 200; i++)
 	{
-		NpWireAttempt *attempt = start(ports[GOOD], 5000);
+		NpConnectAttempt *attempt = start(ports[GOOD], 5000);
 
 		spin_for(&state, 3000);
 		abandon(attempt);
@@ -314,7 +314,7 @@ static void
 abandon_leaves_others_alone(void)
 {
 	NpWire	   *wire = connect_to(ports[GOOD]);
-	NpWireAttempt *attempt = start(ports[SILENT], 60000);
+	NpConnectAttempt *attempt = start(ports[SILENT], 60000);
 	char		byte;
 
 	CHECK(!has_ended(attempt, 200));
@@ -562,7 +562,7 @@ check_signals_blocked(void)
 static void
 signals_are_blocked_in_threads(void)
 {
-	NpWireAttempt *attempt = start(ports[SILENT], 60000);
+	NpConnectAttempt *attempt = start(ports[SILENT], 60000);
 	NpWire	   *wire;
 
 	CHECK(!has_ended(attempt, 100));
@@ -601,14 +601,14 @@ connects_under_a_rain_of_signals(void)
 	timer_settime(timer, 0, &often, NULL);
 	for (int i = 0; i < 20; i++)
 	{
-		NpWireAttempt *attempt = start(ports[GOOD], 5000);
+		NpConnectAttempt *attempt = start(ports[GOOD], 5000);
 		NpWire	   *wire = NULL;
 		char		error[256] = "";
 		double		end = now_ms() + PATIENCE_MS;
 
 		while (!has_ended(attempt, 100) && now_ms() < end)
 			;
-		CHECK_INT(np_wire_finish(attempt, &wire, error, sizeof(error)), NP_WIRE_OK);
+		CHECK_INT(np_connect_attempt_finish(attempt, &wire, error, sizeof(error)), NP_WIRE_OK);
 		CHECK_STR(error, "");
 		if (wire != NULL)
 			np_wire_close(wire);

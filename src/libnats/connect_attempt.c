@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * attempt.c
+ * connect_attempt.c
  *	  libnats: an attempt to connect, in a helper thread.
  *
  * The library connects, makes TLS, and authenticates.  It does so in a
@@ -18,7 +18,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "libnats/attempt.h"
+#include "libnats/connect_attempt.h"
 #include "libnats/handshake.h"
 
 #include <dirent.h>
@@ -46,7 +46,7 @@
  * comes last frees it: the backend when the thread has ended, the thread when
  * the backend has left it behind.
  */
-struct NpWireAttempt
+struct NpConnectAttempt
 {
 	pthread_mutex_t lock;
 	pthread_cond_t ended_condition;
@@ -61,7 +61,7 @@ struct NpWireAttempt
 };
 
 /* The attempt that is neither finished nor abandoned; there is one at a time. */
-static NpWireAttempt *unfinished;
+static NpConnectAttempt *unfinished;
 
 /* The threads that are in the library; under lock. */
 static struct
@@ -114,7 +114,7 @@ wait_for_threads(void)
 	int			count = 1;
 
 	if (unfinished != NULL)
-		np_wire_abandon(unfinished);
+		np_connect_attempt_abandon(unfinished);
 	for (int i = 0; i < EXIT_MS && count > 0; i++)
 	{
 		pthread_mutex_lock(&library_threads.lock);
@@ -167,11 +167,11 @@ open_library(void)
 /*
  * Call visit for each socket that the process has open.
  *
- * The library does not tell the socket of a connection before it is made, so
+ * The library does not reveal the socket of a connection before it is made, so
  * the only way to end a connect that hangs is to find the one that appeared.
  */
 static void
-visit_sockets(void (*visit) (int fd, ino_t inode, NpWireAttempt *attempt), NpWireAttempt *attempt)
+visit_sockets(void (*visit) (int fd, ino_t inode, NpConnectAttempt *attempt), NpConnectAttempt *attempt)
 {
 	DIR		   *directory = opendir("/dev/fd");
 	struct dirent *entry;
@@ -191,7 +191,7 @@ visit_sockets(void (*visit) (int fd, ino_t inode, NpWireAttempt *attempt), NpWir
 }
 
 static void
-remember_socket(int fd, ino_t inode, NpWireAttempt *attempt)
+remember_socket(int fd, ino_t inode, NpConnectAttempt *attempt)
 {
 	ino_t	   *grown = realloc(attempt->sockets_before,
 								(attempt->socket_count + 1) * sizeof(ino_t));
@@ -204,7 +204,7 @@ remember_socket(int fd, ino_t inode, NpWireAttempt *attempt)
 }
 
 static void
-shut_down_new_socket(int fd, ino_t inode, NpWireAttempt *attempt)
+shut_down_new_socket(int fd, ino_t inode, NpConnectAttempt *attempt)
 {
 	for (size_t i = 0; i < attempt->socket_count; i++)
 		if (attempt->sockets_before[i] == inode)
@@ -215,7 +215,7 @@ shut_down_new_socket(int fd, ino_t inode, NpWireAttempt *attempt)
 /* ---- Connecting -------------------------------------------------------- */
 
 static void
-free_attempt(NpWireAttempt *attempt)
+free_attempt(NpConnectAttempt *attempt)
 {
 	pthread_cond_destroy(&attempt->ended_condition);
 	pthread_mutex_destroy(&attempt->lock);
@@ -230,7 +230,7 @@ free_attempt(NpWireAttempt *attempt)
 
 /* Try the addresses of the host in their order. */
 static NpWireStatus
-connect_to_host(NpWireAttempt *attempt)
+connect_to_host(NpConnectAttempt *attempt)
 {
 	NpHandshake *handshake = &attempt->handshake;
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
@@ -260,7 +260,7 @@ connect_to_host(NpWireAttempt *attempt)
 static void *
 connect_in_thread(void *argument)
 {
-	NpWireAttempt *attempt = argument;
+	NpConnectAttempt *attempt = argument;
 	NpWire	   *wire = attempt->handshake.wire;
 	NpWireStatus status = connect_to_host(attempt);
 	bool		in_library = attempt->in_library;
@@ -290,7 +290,7 @@ connect_in_thread(void *argument)
 }
 
 static bool
-start_thread(NpWireAttempt *attempt)
+start_thread(NpConnectAttempt *attempt)
 {
 	pthread_attr_t attributes;
 	pthread_t	thread;
@@ -307,13 +307,13 @@ start_thread(NpWireAttempt *attempt)
 /*
  * Begin to connect.  Never blocks.
  *
- * Returns the attempt, which must go to np_wire_finish or np_wire_abandon, or
+ * Returns the attempt, which must go to np_connect_attempt_finish or np_connect_attempt_abandon, or
  * NULL with the reason in error.
  */
-NpWireAttempt *
-np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
+NpConnectAttempt *
+np_connect_attempt_start(const NpWireTarget *target, char *error, size_t error_size)
 {
-	NpWireAttempt *attempt = calloc(1, sizeof(*attempt));
+	NpConnectAttempt *attempt = calloc(1, sizeof(*attempt));
 	NpWire	   *wire = calloc(1, sizeof(*wire));
 	natsStatus	status = NATS_NO_MEMORY;
 	sigset_t	previous;
@@ -355,7 +355,7 @@ np_wire_start(const NpWireTarget *target, char *error, size_t error_size)
 
 /* The descriptor that becomes readable when the attempt has ended. */
 int
-np_wire_attempt_fd(const NpWireAttempt *attempt)
+np_connect_attempt_fd(const NpConnectAttempt *attempt)
 {
 	return attempt->pipe[0];
 }
@@ -367,7 +367,7 @@ np_wire_attempt_fd(const NpWireAttempt *attempt)
  * in error.
  */
 NpWireStatus
-np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_size)
+np_connect_attempt_finish(NpConnectAttempt *attempt, NpWire **wire, char *error, size_t error_size)
 {
 	NpWireStatus result;
 
@@ -391,7 +391,7 @@ np_wire_finish(NpWireAttempt *attempt, NpWire **wire, char *error, size_t error_
 
 /* Wait for the thread's end, at most a millisecond.  The lock is held. */
 static void
-wait_for_end(NpWireAttempt *attempt)
+wait_for_end(NpConnectAttempt *attempt)
 {
 	struct timespec until;
 
@@ -414,7 +414,7 @@ wait_for_end(NpWireAttempt *attempt)
  * by itself when it is.
  */
 void
-np_wire_abandon(NpWireAttempt *attempt)
+np_connect_attempt_abandon(NpConnectAttempt *attempt)
 {
 	bool		ended;
 	NpWire	   *wire;
@@ -432,6 +432,6 @@ np_wire_abandon(NpWireAttempt *attempt)
 	attempt->left_behind = !ended;
 	pthread_mutex_unlock(&attempt->lock);
 
-	if (ended && np_wire_finish(attempt, &wire, ignored, sizeof(ignored)) == NP_WIRE_OK)
+	if (ended && np_connect_attempt_finish(attempt, &wire, ignored, sizeof(ignored)) == NP_WIRE_OK)
 		np_wire_close(wire);
 }

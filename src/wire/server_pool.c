@@ -1,0 +1,235 @@
+/*-------------------------------------------------------------------------
+ *
+ * server_pool.c
+ *	  The servers that a connection can be made to, and their order.
+ *
+ * The URLs of the list come first, in their order or a random one, and then
+ * the other members of the cluster, which a connected server announces in its
+ * INFO.  After a loss the order begins behind the server that was lost.
+ *
+ * A discovered server gets the credentials of the URL that led to it, and TLS
+ * if that had it; if it is announced by its address, its certificate must have the
+ * name in that URL, as with other NATS clients.  What a server announces is not
+ * believed any further: it can add places to try, no more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+
+#include "base/list.h"
+#include "message/protocol.h"
+#include "wire/server_pool.h"
+
+/* More of them than any cluster has are not listened to. */
+#define MAX_DISCOVERED	64
+
+void
+np_server_pool_init(NpServerPool *pool, MemoryContext context)
+{
+	memset(pool, 0, sizeof(*pool));
+	pool->context = context;
+	pool->connected = -1;
+}
+
+static void
+free_discovered(NpServerPool *pool)
+{
+	list_free_deep(pool->discovered);
+	pool->discovered = NIL;
+}
+
+/* The list of URLs is another one. */
+void
+np_server_pool_reset(NpServerPool *pool)
+{
+	free_discovered(pool);
+	pool->connected = -1;
+	pool->origin = 0;
+}
+
+/* ---- A round of tries --------------------------------------------------------- */
+
+static NpSpan
+configured_at(const NpServer *server, int index)
+{
+	const char *rest = server->values[NP_SERVER_URL];
+	NpSpan		item = {NULL, 0};
+
+	for (int i = 0; i <= index; i++)
+		(void) np_list_next(&rest, &item);
+	return item;
+}
+
+static int
+count_configured(const NpServer *server)
+{
+	const char *rest = server->values[NP_SERVER_URL];
+	NpSpan		item;
+	int			count = 0;
+
+	while (np_list_next(&rest, &item))
+		count++;
+	return count;
+}
+
+static void
+shuffle(int *order, int count)
+{
+	for (int i = count - 1; i > 0; i--)
+	{
+		int			j = (int) pg_prng_uint64_range(&pg_global_prng_state, 0, i);
+		int			swapped = order[i];
+
+		order[i] = order[j];
+		order[j] = swapped;
+	}
+}
+
+/* Begin to try servers; *server must live until that ends. */
+void
+np_server_pool_begin(NpServerPool *pool, const NpServer *server)
+{
+	pool->server = server;
+	pool->configured = count_configured(server);
+	pool->count = pool->configured + list_length(pool->discovered);
+	pool->tried = 0;
+	if (pool->order != NULL)
+		pfree(pool->order);		/* an interrupt has ended the last round */
+	pool->order = MemoryContextAlloc(pool->context, sizeof(int) * pool->count);
+	for (int i = 0; i < pool->count; i++)
+		pool->order[i] = (pool->connected + 1 + i) % pool->count;
+	if (np_server_is_on(server, NP_SERVER_RANDOMIZE))
+		shuffle(pool->order, pool->count);
+}
+
+static void
+end_round(NpServerPool *pool)
+{
+	pfree(pool->order);
+	pool->order = NULL;
+}
+
+/* False: its URL is not one, or it is known no more. */
+static bool
+describe(const NpServerPool *pool, int index, NpPoolServer *picked)
+{
+	const char *discovered;
+	NpServerUrl origin;
+
+	if (index < pool->configured)
+	{
+		if (np_url_parse(configured_at(pool->server, index), &picked->url) != NULL)
+			return false;
+		picked->tls_name = picked->url.host;
+		return true;
+	}
+	if (index - pool->configured >= list_length(pool->discovered))
+		return false;
+	discovered = list_nth(pool->discovered, index - pool->configured);
+	if (np_url_parse((NpSpan) {discovered, strlen(discovered)}, &picked->url) != NULL ||
+		np_url_parse(configured_at(pool->server, pool->origin), &origin) != NULL)
+		return false;
+	picked->url.tls = origin.tls;
+	picked->url.user = origin.user;
+	picked->url.password = origin.password;
+	picked->tls_name = np_url_is_address(picked->url.host) ? origin.host : picked->url.host;
+	return true;
+}
+
+/* The next one to try; false: that was all, and the round has ended. */
+bool
+np_server_pool_next(NpServerPool *pool, NpPoolServer *picked)
+{
+	while (pool->tried < pool->count)
+	{
+		if (describe(pool, pool->order[pool->tried++], picked))
+			return true;
+	}
+	end_round(pool);
+	return false;
+}
+
+/* The last one that was returned is connected to, which ends the round. */
+void
+np_server_pool_accept(NpServerPool *pool)
+{
+	pool->connected = pool->order[pool->tried - 1];
+	if (pool->connected < pool->configured)
+		pool->origin = pool->connected;
+	end_round(pool);
+}
+
+/* ---- Discovered ones ---------------------------------------------------------------- */
+
+static bool
+same_place(NpSpan url, const NpServerUrl *place)
+{
+	NpServerUrl other;
+
+	return np_url_parse(url, &other) == NULL && other.port == place->port &&
+		np_span_equals(other.host, place->host);
+}
+
+/* Add a server that another one has announced, if it is new. */
+static void
+add(NpServerPool *pool, NpSpan text)
+{
+	MemoryContext previous;
+	NpServerUrl place;
+	ListCell   *cell;
+
+	if (list_length(pool->discovered) >= MAX_DISCOVERED || np_url_parse(text, &place) != NULL ||
+		place.user.data != NULL)
+		return;
+	for (int i = 0; i < pool->configured; i++)
+		if (same_place(configured_at(pool->server, i), &place))
+			return;
+	foreach(cell, pool->discovered)
+	{
+		if (same_place((NpSpan) {lfirst(cell), strlen(lfirst(cell))}, &place))
+			return;
+	}
+	previous = MemoryContextSwitchTo(pool->context);
+	pool->discovered = lappend(pool->discovered, pnstrdup(text.data, text.length));
+	MemoryContextSwitchTo(previous);
+}
+
+/* What the server has announced when the connection was made. */
+void
+np_server_pool_discover(NpServerPool *pool, NpWire *wire)
+{
+	char	  **servers;
+	int			count = np_wire_discovered(wire, &servers);
+
+	for (int i = 0; i < count; i++)
+		add(pool, (NpSpan) {servers[i], strlen(servers[i])});
+	np_wire_free_discovered(servers, count);
+}
+
+/* What a connected server announces when its cluster has changed; INFO's JSON. */
+void
+np_server_pool_rediscover(NpServerPool *pool, NpSpan info)
+{
+	NpSpan		rest;
+	NpSpan		url;
+
+	if (!np_info_connect_urls(info, &rest))
+		return;
+	free_discovered(pool);
+	while (np_info_next_url(&rest, &url))
+		add(pool, url);
+}
+
+/* ---- Names ---------------------------------------------------------------------------- */
+
+/* How it is shown: a URL without credentials. */
+void
+np_pool_server_name(const NpPoolServer *picked, char *name, size_t size)
+{
+	bool		brackets = memchr(picked->url.host.data, ':', picked->url.host.length) != NULL;
+
+	snprintf(name, size, "%s://%s%.*s%s:%d", picked->url.tls ? "tls" : "nats", brackets ? "[" : "",
+			 (int) picked->url.host.length, picked->url.host.data, brackets ? "]" : "", picked->url.port);
+}
