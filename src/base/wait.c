@@ -16,9 +16,9 @@
 #include "postgres.h"
 
 #include <limits.h>
+#include <time.h>
 
 #include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -33,13 +33,17 @@ struct NpWaitSet
 	int			registered;		/* NP_READABLE | NP_WRITEABLE */
 };
 
+/*
+ * PostgreSQL's own timing (INSTR_TIME_*) is for intervals: since 19 its clock
+ * can be changed at any time (timing_clock_source), and so would deadlines.
+ */
 NpTime
 np_now(void)
 {
-	instr_time	now;
+	struct timespec now;
 
-	INSTR_TIME_SET_CURRENT(now);
-	return (NpTime) INSTR_TIME_GET_MICROSEC(now);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (NpTime) now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 /*
