@@ -86,7 +86,6 @@ has_ended(NpSession *session, void *argument)
 static void
 send_probe(Probe *probe, NpSession *session, NpSpan subject)
 {
-	static const NpDeliveryEvents events = {.probe_answered = on_answer};
 	NpPublication publication = {
 		.subject = subject,
 		.headers = {HEADERS, strlen(HEADERS)},
@@ -98,8 +97,8 @@ send_probe(Probe *probe, NpSession *session, NpSpan subject)
 	size_t		length = np_publication_size(&publication, &control_line);
 
 	probe->watch = np_delivery_watch(publication.token);
-	np_delivery_listen(session, &events, probe);
 	(void) np_delivery_add(session, &publication, length, NP_PROBE);
+	session->probe = (NpProbeListener) {on_answer, probe};
 }
 
 static void
@@ -109,7 +108,7 @@ end_probe(const Probe *probe, NpSession *session)
 
 	if (pending != NULL)
 		np_delivery_drop(session, pending);
-	np_delivery_listen(session, NULL, NULL);
+	session->probe = (NpProbeListener) {0};
 }
 
 /* Ask, and listen until all have had their time. */

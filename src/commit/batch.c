@@ -620,14 +620,13 @@ attempt_until_stored(Batch *batch)
 void
 np_batch_publish(NpSession *session)
 {
-	static const NpDeliveryEvents events = {.member_answered = on_member_answered};
 	MemoryContext context = CurrentMemoryContext;
 	NpTime		began = np_now();
 	Batch	   *batch = MemoryContextAllocZero(TopTransactionContext, sizeof(Batch));
 
 	batch->session = session;
 	check_batch(batch);
-	np_delivery_listen(session, &events, batch);
+	session->members = (NpMemberListener) {on_member_answered, batch};
 	count_sent(batch);
 	PG_TRY();
 	{
@@ -642,7 +641,7 @@ np_batch_publish(NpSession *session)
 			drop_members(batch);
 			batch->in_doubt |= batch->commit_was_sent;
 		}
-		np_delivery_listen(session, NULL, NULL);
+		session->members = (NpMemberListener) {0};
 		/* a cancel leaves it as open as it leaves other messages */
 		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_OPERATOR_INTERVENTION)
 		{
@@ -658,6 +657,6 @@ np_batch_publish(NpSession *session)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	np_delivery_listen(session, NULL, NULL);
+	session->members = (NpMemberListener) {0};
 	count_stored(batch, np_now() - began);
 }

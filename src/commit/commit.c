@@ -256,30 +256,41 @@ raise_with_others(const Commit *commit, MemoryContext context)
 }
 
 /*
+ * Not inlined: what is written between PG_TRY and an error is not seen behind
+ * it in a variable of the same function.
+ */
+static pg_noinline void
+send_and_wait(Commit *commit)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		np_futures_close();
+		send_held(commit);
+		np_queue_close();
+		finish_futures(commit);
+	}
+	PG_CATCH();
+	{
+		raise_with_others(commit, context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/*
  * Before the transaction becomes durable: what it holds is sent, and
  * everything critical is acknowledged, or ERROR.
  */
 void
 np_commit_finish_transaction(void)
 {
-	MemoryContext context = CurrentMemoryContext;
 	Commit		commit = {.unsent = np_queue_summary().count};
 
 	np_session_set_timeout(np_commit_timeout);
 	begin_wait();
-	PG_TRY();
-	{
-		np_futures_close();
-		send_held(&commit);
-		np_queue_close();
-		finish_futures(&commit);
-	}
-	PG_CATCH();
-	{
-		raise_with_others(&commit, context);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	send_and_wait(&commit);
 	end_wait();
 	attend_uncritical();
 }
@@ -360,7 +371,7 @@ np_commit_reset(void)
 void
 np_commit_merge_subtransaction(int nest_level)
 {
-	np_futures_subcommit(nest_level);
+	np_levels_subcommit(nest_level);
 }
 
 /* np_commit_reset for a subtransaction that was rolled back. */

@@ -98,23 +98,6 @@ np_futures_failed(void)
 	return failed;
 }
 
-/* Insert into the list of the first failures, if it is one of them. */
-static void
-list_failure(NpOutcome *outcome, const NpFailedMessage *message)
-{
-	int			place = Min(outcome->listed, NP_MAX_LISTED - 1);
-
-	if (outcome->listed == NP_MAX_LISTED && outcome->list[place].token < message->token)
-		return;
-	while (place > 0 && outcome->list[place - 1].token > message->token)
-	{
-		outcome->list[place] = outcome->list[place - 1];
-		place--;
-	}
-	outcome->list[place] = *message;
-	outcome->listed = Min(outcome->listed + 1, NP_MAX_LISTED);
-}
-
 static void
 record_failure(NpOutcome *outcome, const NpResult *result)
 {
@@ -127,7 +110,7 @@ record_failure(NpOutcome *outcome, const NpResult *result)
 		message.token = result->token;
 		message.subject = np_from_utf8(result->subject);
 		message.failure = np_failure_copy(&result->failure, TopTransactionContext);
-		list_failure(outcome, &message);
+		np_outcome_list(outcome, &message);
 	}
 	MemoryContextSwitchTo(previous);
 }
@@ -387,16 +370,6 @@ np_futures_each(void (*visit) (const NpResult *result, void *argument), void *ar
 
 /* ---- Ends ---------------------------------------------------------------- */
 
-static void
-merge(NpOutcome *into, const NpOutcome *from)
-{
-	into->awaited += from->awaited;
-	into->acked += from->acked;
-	into->failed += from->failed;
-	for (int i = 0; i < from->listed; i++)
-		list_failure(into, &from->list[i]);
-}
-
 /*
  * What has become of the messages, for an ERROR that is not about one of them.
  * What is awaited may be stored; more_failed and unsent are not among them.
@@ -429,7 +402,7 @@ np_futures_raise_failures(int64 unsent)
 
 	raise_if_incomplete();
 	for (NpLevel *level = np_levels_top(); level != NULL; level = level->upper)
-		merge(&all, &level->outcome);
+		np_outcome_merge(&all, &level->outcome);
 	if (all.failed == 0)
 		return;
 	report.list = all.list;
@@ -437,18 +410,6 @@ np_futures_raise_failures(int64 unsent)
 	report.failed = all.failed;
 	report.acked = all.acked;
 	np_raise_transaction(&report);
-}
-
-/* What the subtransaction has published becomes its parent's. */
-void
-np_futures_subcommit(int nest_level)
-{
-	NpLevel    *level = np_levels_subcommit(nest_level);
-
-	if (level == NULL)
-		return;
-	merge(&level->upper->outcome, &level->outcome);
-	np_levels_pop();
 }
 
 /*

@@ -35,7 +35,6 @@ extern void np_futures_each(void (*visit) (const NpResult *result, void *argumen
 extern int64 np_futures_failed(void);
 extern char *np_futures_describe(int64 more_failed, int64 unsent);
 extern void np_futures_raise_failures(int64 unsent);
-extern void np_futures_subcommit(int nest_level);
 extern void np_futures_close(void);
 extern void np_futures_reset(void);
 

@@ -39,6 +39,38 @@ static Range *aborted;
 static int	aborted_count;
 static int	aborted_room;
 
+/* ---- What has become of messages ------------------------------------------- */
+
+/* Insert into the list of the first failures, if it is one of them. */
+void
+np_outcome_list(NpOutcome *outcome, const NpFailedMessage *message)
+{
+	int			place = Min(outcome->listed, NP_MAX_LISTED - 1);
+
+	if (outcome->listed == NP_MAX_LISTED && outcome->list[place].token < message->token)
+		return;
+	while (place > 0 && outcome->list[place - 1].token > message->token)
+	{
+		outcome->list[place] = outcome->list[place - 1];
+		place--;
+	}
+	outcome->list[place] = *message;
+	outcome->listed = Min(outcome->listed + 1, NP_MAX_LISTED);
+}
+
+/* Add one to another. */
+void
+np_outcome_merge(NpOutcome *into, const NpOutcome *from)
+{
+	into->awaited += from->awaited;
+	into->acked += from->acked;
+	into->failed += from->failed;
+	for (int i = 0; i < from->listed; i++)
+		np_outcome_list(into, &from->list[i]);
+}
+
+/* ---- Levels -------------------------------------------------------------- */
+
 /* So that a rollback needs no memory. */
 static void
 make_aborted_room(void)
@@ -120,31 +152,33 @@ np_levels_contain(uint64 token)
 
 /* ---- Ends ---------------------------------------------------------------- */
 
-/*
- * A subtransaction commits.  Returns its level if that must be merged into the
- * one above, and popped then; NULL: there is nothing to merge.  If the parent
- * had no level, the subtransaction's has just become that.
- */
-NpLevel *
-np_levels_subcommit(int nest_level)
-{
-	if (top == NULL || top->nest_level < nest_level)
-		return NULL;
-	if (top->upper != NULL && top->upper->nest_level == nest_level - 1)
-		return top;
-	top->nest_level--;
-	return NULL;
-}
-
 /* Drop the innermost level. */
-void
-np_levels_pop(void)
+static void
+pop(void)
 {
 	NpLevel    *level = top;
 
 	top = level->upper;
 	depth--;
 	pfree(level);
+}
+
+/*
+ * A subtransaction commits: what it has published is its parent's.  If the
+ * parent had no level, the subtransaction's becomes that.
+ */
+void
+np_levels_subcommit(int nest_level)
+{
+	if (top == NULL || top->nest_level < nest_level)
+		return;
+	if (top->upper == NULL || top->upper->nest_level < nest_level - 1)
+	{
+		top->nest_level--;
+		return;
+	}
+	np_outcome_merge(&top->upper->outcome, &top->outcome);
+	pop();
 }
 
 /* Room was made when the level was. */
@@ -175,9 +209,10 @@ np_levels_subabort(int nest_level, uint64 next_token)
 	{
 		first = top->first;
 		np_queue_cut(&top->held);
-		np_levels_pop();
+		pop();
 	}
-	if (first != 0)
+	/* what was only held has had no token */
+	if (first != 0 && first < next_token)
 		add_aborted(first, next_token);
 	return first;
 }

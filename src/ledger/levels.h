@@ -28,17 +28,18 @@ typedef struct NpLevel
 {
 	struct NpLevel *upper;
 	int			nest_level;
-	uint64		first;			/* its futures, and those of its children, are from this token on */
+	uint64		first;			/* its tokens, and those of its children, are from this one on */
 	NpQueueMark held;			/* what was held before it */
 	NpOutcome	outcome;		/* of its futures */
 } NpLevel;
 
+extern void np_outcome_list(NpOutcome *outcome, const NpFailedMessage *message);
+extern void np_outcome_merge(NpOutcome *into, const NpOutcome *from);
 extern void np_levels_enter(uint64 next_token);
 extern NpLevel *np_levels_top(void);
 extern NpLevel *np_levels_find(uint64 token);
 extern bool np_levels_contain(uint64 token);
-extern NpLevel *np_levels_subcommit(int nest_level);
-extern void np_levels_pop(void);
+extern void np_levels_subcommit(int nest_level);
 extern uint64 np_levels_subabort(int nest_level, uint64 next_token);
 extern void np_levels_reset(void);
 

@@ -13,9 +13,10 @@
  *		│		 └ connection lost: on the next one ──► sent again, if it
  *		│											   has an id; else failed
  *
- * Nothing here waits.  What the server answers is understood by replies.c.  What throws is only the lack of memory or disk: a future
- * that can't be recorded fails its transaction (futures.c) and leaves the window
- * all the same; any other message is not known to be answered.
+ * Nothing here waits.  The server's answers come from replies.c.  Only the
+ * lack of memory or disk throws: a future that can't be recorded fails its
+ * transaction (futures.c) and leaves the window all the same; any other
+ * message is not known to be answered.
  *
  *-------------------------------------------------------------------------
  */
@@ -196,14 +197,6 @@ count_failure(const NpPending *message, const NpFailure *failure)
 	np_stats_record_failure(message->counted_as, np_pending_subject(message), failure);
 }
 
-/* From now on the owner hears of its messages on this session; events NULL: nobody does. */
-void
-np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner)
-{
-	session->events = events;
-	session->owner = owner;
-}
-
 /* Take a message out of the window, whatever has become of it. */
 void
 np_delivery_drop(NpSession *session, NpPending *message)
@@ -222,7 +215,8 @@ np_delivery_answer_member(NpSession *session, NpPending *message, const NpReply 
 
 	np_delivery_drop(session, message);
 	session->progressed = true;
-	session->events->member_answered(session->owner, token, reply, was_sent);
+	if (session->members.answered != NULL)
+		session->members.answered(session->members.owner, token, reply, was_sent);
 }
 
 /* Or does it only ask something? */
@@ -268,8 +262,8 @@ np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack
 		result.ack = *ack;
 	if (failure != NULL)
 		result.failure = *failure;
-	if (message->mode == NP_RELAYED && session->events != NULL)
-		session->events->relayed(session->owner, &result);
+	if (message->mode == NP_RELAYED && session->relay.completed != NULL)
+		session->relay.completed(session->relay.owner, &result);
 	if (message->token == watch.token)
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)

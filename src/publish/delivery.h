@@ -23,22 +23,31 @@
 #define NP_NO_RESPONDERS_DELAY		NP_MILLISECONDS(250)
 
 /*
- * What is reported to the owner of messages that are neither futures nor a call's.
- * It takes those messages out of the window before it stops to
- * listen, also when it is left by an error.
+ * Who hears what becomes of messages that are neither futures nor a call's.
+ * There is one of each kind, for what settles a batch of the relay can publish
+ * an atomic batch of its own on the same session.  Who listens takes its
+ * messages out of the window before it stops, also when it is left by an
+ * error; owner is its argument.
  */
-typedef struct NpDeliveryEvents
+typedef struct NpMemberListener
 {
-	/*
-	 * What a member of an atomic batch is answered.  reply NULL: the connection was lost; was_sent: after
-	 * the member had gone out.
-	 */
-	void		(*member_answered) (void *owner, uint64 token, const NpReply *reply, bool was_sent);
-	/* what has become of a message of the relay */
-	void		(*relayed) (void *owner, const NpResult *result);
+	/* reply NULL: the connection was lost; was_sent: after the member of an atomic batch had gone out */
+	void		(*answered) (void *owner, uint64 token, const NpReply *reply, bool was_sent);
+	void	   *owner;
+} NpMemberListener;
+
+typedef struct NpRelayListener
+{
+	void		(*completed) (void *owner, const NpResult *result);
+	void	   *owner;
+} NpRelayListener;
+
+typedef struct NpProbeListener
+{
 	/* a reply to a probe, which stays in the window */
-	void		(*probe_answered) (void *owner, const NpOperation *operation);
-} NpDeliveryEvents;
+	void		(*answered) (void *owner, const NpOperation *operation);
+	void	   *owner;
+} NpProbeListener;
 
 /*
  * A connection and what is in flight on it.  A backend has one for the
@@ -58,8 +67,11 @@ typedef struct NpSession
 	/* delivery.c */
 	bool		progressed;		/* a message came to its end since this was asked */
 	NpTime		next_retry;		/* the earliest retry_at in the window */
-	const NpDeliveryEvents *events; /* NULL: nobody listens */
-	void	   *owner;			/* their argument */
+
+	/* all zero: nobody listens */
+	NpMemberListener members;	/* batch.c */
+	NpRelayListener relay;		/* relay_batch.c */
+	NpProbeListener probe;		/* check_probe.c */
 
 	/* session.c */
 	NpTime		next_connect;	/* not earlier ... */
@@ -97,7 +109,6 @@ extern void np_delivery_complete(NpSession *session, NpPending *message, const N
 extern void np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause);
 extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpSession *session, NpPending *message);
-extern void np_delivery_listen(NpSession *session, const NpDeliveryEvents *events, void *owner);
 extern bool np_delivery_has_progressed(NpSession *session);
 
 extern void np_delivery_send_due(NpSession *session, NpTime now);

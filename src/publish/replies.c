@@ -150,7 +150,7 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	if (message->mode == NP_REQUEST)
 		handle_request_reply(session, message, operation);
 	else if (message->mode == NP_PROBE)
-		session->events->probe_answered(session->owner, operation);
+		session->probe.answered(session->probe.owner, operation);
 	else
 		handle_reply(session, message, operation);
 	if (session->window.denied > 0 && subject.data != NULL)

@@ -408,7 +408,6 @@ abort_in_flight(Run *run)
 	NpPending  *pending;
 	uint64		next = 0;
 
-	np_delivery_listen(run->session, NULL, NULL);
 	while ((pending = np_window_next(&run->session->window, &next)) != NULL)
 	{
 		NpOutboxRow *row = find_sent(run, pending->token);
@@ -418,6 +417,7 @@ abort_in_flight(Run *run)
 		if (pending->mode == NP_RELAYED)
 			np_delivery_drop(run->session, pending);
 	}
+	run->session->relay = (NpRelayListener) {0};
 }
 
 /*
@@ -431,11 +431,10 @@ abort_in_flight(Run *run)
 bool
 np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, void (*meanwhile) (void), const char **problem)
 {
-	static const NpDeliveryEvents events = {.relayed = on_result};
 	Run		   *run = begin(batch, ordered);
 	bool		complete = false;
 
-	np_delivery_listen(batch->session, &events, run);
+	batch->session->relay = (NpRelayListener) {on_result, run};
 	PG_TRY();
 	{
 		complete = send_all(run, meanwhile, problem);

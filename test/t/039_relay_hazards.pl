@@ -5,6 +5,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -243,6 +244,27 @@ reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
 	ok(wait_for('a line', sub { log_lines($node, $offset, qr/more than 64 databases: none is relayed for "absent_64"/) == 1 }), 'unless there are');
 	sleep 6;    # longer than the launcher sleeps
 	is(scalar(log_lines($node, $offset, qr/more than/)), 1, 'which is one line');
+}
+
+# ---- What settles a batch publishes one of its own, on the same connection, while the next one is on its way
+
+SKIP:
+{
+	skip 'NATS_SERVER_NEW does not name a newer nats-server', 3 unless $ENV{NATS_SERVER_NEW};
+	my $newer = NatsServer->new(name => 'newer', jetstream => 1, binary => $ENV{NATS_SERVER_NEW})->start;
+	my $reader = NatsClient->new(url => $newer->url);
+	$reader->create_stream('B', ['b.>'], allow_atomic => JSON::PP::true);
+	reconfigure($node, 'nats_publish.url' => $newer->url, 'nats_publish.relay_databases' => 'postgres',
+		'nats_publish.relay_batch_size' => 10, 'nats_publish.commit_batch' => 'atomic');
+	my $pid = wait_for('the relay', sub { relay_pid($session) });
+	$session->value(q(SELECT nats_publish_table('nats_outbox', 'b.deleted.{id}', events => '{delete}', columns => '{id}', key => '{id}')));
+	$session->value(q(INSERT INTO nats_outbox (subject, payload) SELECT 'b.row.' || i, 'x' FROM generate_series(1, 200) AS i));
+	wait_until_drained($session);
+	my @subjects = map { $_->{subject} } $reader->stream_messages('B');
+	is(scalar(grep { /^b\.row\./ } @subjects), 200, 'each row is stored');
+	is(scalar(grep { /^b\.deleted\./ } @subjects), 200, 'and so is each message of the batches that deleting them publishes');
+	is(relay_pid($session), $pid, 'by the same worker');
+	$session->value(q(SELECT nats_unpublish_table('nats_outbox')));
 }
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
