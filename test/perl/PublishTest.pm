@@ -99,6 +99,8 @@ sub publishing_node
 	$node->init;
 	# a machine that stands still for a moment is not a server that is away
 	$settings{'nats_publish.connect_timeout'} //= '30s';
+	# of 19 a node's lines begin with the kind of process, too, which may be "nats_publish relay"
+	$settings{log_line_prefix} //= '%m [%p] %q%a ';
 	$node->append_conf('postgresql.conf', join '', map { "$_ = '$settings{$_}'\n" } sort keys %settings);
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');

@@ -322,7 +322,7 @@ $session->value('ALTER DATABASE postgres RESET ALL');
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "nats_publish.url = '" . $nats->url . "'\nshared_preload_libraries = 'nats_publish'\n");
+$primary->append_conf('postgresql.conf', "nats_publish.url = '" . $nats->url . "'\nshared_preload_libraries = 'nats_publish'\nlog_line_prefix = '%m [%p] %q%a '\n");
 $primary->start;
 $primary->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
 $primary->backup('backup');
