@@ -62,7 +62,7 @@ PGXS := $(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) -
 ## make: builds the extension; PG_CONFIG=/path/to/pg_config says for which PostgreSQL
 ## make install: installs it there
 ## make uninstall: removes it; "Uninstall" in README.md says what comes first
-## make installcheck: tests an installed extension in a running server, of which it says what it must be like
+## make installcheck: tests the installed extension in a running server, or says what that server lacks
 ## make clean: removes what was built
 ifneq ($(PGXS),)
 include $(PGXS)
@@ -96,8 +96,11 @@ installcheck-server:
 else
 # With the headers of another version than pg_config's, it is a matter of saying so.
 OTHERS := $(foreach other,$(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config)),$(if $(call has_headers,$(other)),$(other)))
-all install uninstall installcheck clean:
-	@echo "$(if $(PG_VERSION),There are no headers of PostgreSQL $(PG_MAJOR) to build with: '$(PG_CONFIG) --includedir-server' has no postgres.h.,Nothing says which PostgreSQL to build for: there is no '$(PG_CONFIG)'.)" >&2
+clean:
+	rm -f nats_publish.so .built_for $(OBJS) $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz)
+	rm -rf results tmp_check coverage
+all install uninstall installcheck:
+	@echo "$(if $(PG_VERSION),There are no headers of PostgreSQL $(PG_MAJOR) to build with: '$(PG_CONFIG) --includedir-server' has no postgres.h, or --pgxs no pgxs.mk.,Nothing says which PostgreSQL to build for: there is no '$(PG_CONFIG)'.)" >&2
 	@echo "Debian: apt-get install postgresql-server-dev-$(or $(PG_MAJOR),NN (NN is your version))" >&2
 	@echo "Another PostgreSQL: make PG_CONFIG=$(or $(firstword $(OTHERS)),/path/to/pg_config)" >&2
 	@exit 1
@@ -139,6 +142,13 @@ $(addprefix run-,$(UNIT_TESTS)): run-%: %
 
 ## make fuzz, make fuzz SECONDS=60 TARGET=ack: look so long for an input that breaks what holds of every input
 SECONDS = 600
+# given on make's command line; what the environment calls so is something else
+T =
+ON =
+HEADERS =
+STANDBY =
+ROUNDS =
+ONLY =
 TARGET  = $(FUZZ_TARGETS)
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZ_TARGETS))
 fuzz:

@@ -8,14 +8,14 @@
 
 chroot_cache=${NATS_PUBLISH_CACHE:-/var/cache/nats_publish}
 
-chroot_mirror() { apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1; }
+source "$top/test/unpack.sh"
 
 # chroot_sources DIR SUITE...: apt takes packages of these suites, too.
 chroot_sources()
 {
 	local suite
 	for suite in "${@:2}"; do
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(chroot_mirror) $suite main" \
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) $suite main" \
 			>"$1/etc/apt/sources.list.d/$suite.list"
 	done
 }
@@ -33,7 +33,7 @@ make_chroot_base()
 	local release=$1 dir=$chroot_cache/$1 script=/usr/share/debootstrap/scripts/$1
 	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
 	rm -rf "$dir"
-	debootstrap --variant=minbase "$release" "$dir" "$(chroot_mirror)" "$script" >"$dir.log" 2>&1 ||
+	debootstrap --variant=minbase "$release" "$dir" "$(debian_mirror)" "$script" >"$dir.log" 2>&1 ||
 		{ tail -n 20 "$dir.log" >&2; return 1; }
 	# the mirror may be one of a day that is past
 	echo 'Acquire::Check-Valid-Until "false";' >"$dir/etc/apt/apt.conf.d/90nats_publish"
@@ -76,18 +76,21 @@ install_experimental()
 	in_chroot "$1" apt-get -q -y --no-install-recommends install "postgresql-$2" "postgresql-server-dev-$2" >/dev/null
 }
 
-# A directory for temporary files that is set here may not be there.
-in_chroot() { chroot "$1" env -u TMPDIR DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root "${@:2}"; }
+# What is set here means nothing there, but how the network is reached, and that it is CI.
+in_chroot()
+{
+	chroot "$1" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+		DEBIAN_FRONTEND=noninteractive ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+		${NATS_PUBLISH_CI:+NATS_PUBLISH_CI="$NATS_PUBLISH_CI"} "${@:2}"
+}
 
 remove_chroot()
 {
-	local pid mounted
+	local pid
 	for pid in $(ls /proc | grep -E '^[0-9]+$'); do
 		[ "$(readlink "/proc/$pid/root" 2>/dev/null)" != "$1" ] || kill -9 "$pid" 2>/dev/null || true
 	done
-	for mounted in proc dev var/cache/apt/archives; do
-		! mountpoint -q "$1/$mounted" || umount -l "$1/$mounted"
-	done
+	findmnt -rno TARGET | grep -F "$1/" | sort -r | xargs -r umount -l
 	# never into what is still mounted
 	rm -rf --one-file-system "$1"
 }

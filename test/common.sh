@@ -21,7 +21,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 choose_server
-nats_server=${NATS_SERVER:-$(command -v nats-server || echo /usr/sbin/nats-server)}
+nats_server=${NATS_SERVER:-$(command -v nats-server || echo nats-server)}
 export NATS_SERVER=$nats_server
 
 as_tester() { become_tester env ${tester:+HOME="$work"} TMPDIR="$work/tmp" "$@"; }
@@ -30,6 +30,7 @@ private_dir()
 {
 	work=$(mktemp -d "$TMPDIR/nats_publish.XXXXXX")
 	group=
+	holding=
 	trap clean_up EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
@@ -58,6 +59,7 @@ clean_up()
 {
 	local status=$?
 	trap - EXIT
+	set +e
 	trap '' INT TERM HUP
 	if [ -n "$group" ] && kill -TERM -- "-$group" 2>/dev/null; then
 		# it may have servers to stop
@@ -77,6 +79,7 @@ clean_up()
 		done
 		! is_ours "$pid" || kill -KILL "$pid" || true
 	done 2>/dev/null
+	[ -z "$holding" ] || release_checkout
 	cd /
 	rm -rf "$work"
 	exit "$status"
@@ -85,29 +88,30 @@ clean_up()
 hold_checkout()
 {
 	exec 9<"$top/Makefile"
-	flock -n 9 || { echo "waiting for another run, which builds in this checkout"; flock 9; }
+	holding=yes
+	# where files can't be locked, do without
+	flock -n -E 99 9 2>/dev/null || [ $? -ne 99 ] || { echo "waiting for another run, which builds in this checkout"; flock 9; }
 }
 
-# Who owns the checkout owns what root has made there.
 release_checkout()
 {
-	[ -z "$tester" ] || [ "$(stat -c %u "$top")" -eq 0 ] ||
-		find "$top" -path "$top/.git" -prune -o -user root -exec chown -h --reference="$top" {} +
+	give_back
+	holding=
 	exec 9<&-
 }
 
 build()
 {
-	local status=0 jobs=
-	[[ ${MAKEFLAGS:-} == *-j* ]] || jobs=-j$(nproc)
+	local status=0
 	hold_checkout
-	in_group make -s $jobs -C "$top" all >"$work/make.log" 2>&1 || status=$?
+	in_group make -s -j"$(nproc)" -C "$top" all >"$work/make.log" 2>&1 || status=$?
 	cat "$work/make.log"
-	[ "$status" -eq 0 ] || { release_checkout; die "make all failed"; }
+	[ "$status" -eq 0 ] || die "make all failed"
 }
 
 install_privately()
 {
+	become_tester test -r "$("$PG_CONFIG" --sharedir)/postgres.bki" || die "$tester can't read the PostgreSQL of $PG_CONFIG"
 	private_pg_config=$("$top/test/copy_server" "$work/server")
 	in_group make -s -C "$top" install DESTDIR="$work/server" >"$work/install.log" 2>&1 ||
 		{ cat "$work/install.log" >&2; die "make install failed"; }
@@ -175,13 +179,13 @@ start_nats()
 	as_tester mkdir "$work/nats"
 	# The server chooses a free port itself and writes it down: nothing can take it in between.
 	as_tester "$nats_server" -a 127.0.0.1 -p -1 --ports_file_dir "$work/nats" -P "$work/nats/nats.pid" \
-		-n nats_publish_test -js -sd "$work/nats" -l "$work/nats.log" </dev/null >/dev/null 2>&1 &
+		-n nats_publish_test -js -sd "$work/nats" -l "$work/nats.log" </dev/null >"$work/nats.out" 2>&1 &
 	pid=$!
 	disown
 	nats_started()
 	{
 		ports=$(find "$work/nats" -maxdepth 1 -name '*.ports' -size +0)
-		[ -n "$ports" ] || kill -0 "$pid" 2>/dev/null || { cat "$work/nats.log" >&2; die "nats-server ended"; }
+		[ -n "$ports" ] || kill -0 "$pid" 2>/dev/null || { cat "$work"/nats.{out,log} >&2 2>/dev/null || true; die "$nats_server ended"; }
 		[ -n "$ports" ]
 	}
 	wait_for 60 "nats-server" nats_started

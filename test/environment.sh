@@ -4,14 +4,19 @@
 #	die MESSAGE          ends the script
 #	temporary_dir WHAT   makes a directory and prints its path
 #	copy_sources DIR     copies the checkout there, without what was built in it and what tests have left
+#	give_back            after something was left in the checkout
 #	choose_server        sets PG_CONFIG
 
 set -euo pipefail
 
 die() { echo "$0: $*" >&2; exit 1; }
 
-# Exported, it makes `cd` go elsewhere, and print where to.
-unset CDPATH
+# They make `cd` go elsewhere and print where to, scripts run something before they begin, tools mean something else.
+unset CDPATH BASH_ENV ENV TAR_OPTIONS GREP_OPTIONS POSIXLY_CORRECT
+# not every user's has them, nor root's after `su`
+export PATH=$PATH:/usr/sbin:/sbin
+# a jobserver does not reach the makes that scripts run
+[ -z "${MAKEFLAGS:-}" ] || MAKEFLAGS=$(sed -E 's/(^| )(-j[0-9]*|--jobserver-[a-z]+=[^ ]*)//g' <<<"$MAKEFLAGS")
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # The user's PGHOST, PGSERVICE and so on name other servers, which are none of our business.
@@ -49,19 +54,30 @@ serves()
 	return "$status"
 }
 
-if [ -n "${TMPDIR:-}" ] && ! serves "$TMPDIR"; then
-	echo "$0: TMPDIR=$TMPDIR does not serve the private servers (${tester:-you} must be able to write and run programs there," \
-		"and its path be plain and short); looking for another directory" >&2
-	unset TMPDIR
-fi
-if [ -z "${TMPDIR:-}" ]; then
-	for TMPDIR in /tmp /var/tmp /dev/shm none; do ! serves "$TMPDIR" || break; done
-	[ "$TMPDIR" != none ] || die "neither /tmp nor /var/tmp serves the private servers; set TMPDIR to a directory where ${tester:-you}" \
-		"can write and run programs"
-fi
-export TMPDIR
+become_tester true || die "root can't become $tester here, and PostgreSQL does not run as root"
+# choose_tmpdir DIR...: the first one that serves, as processes will name it
+choose_tmpdir()
+{
+	local directory
+	for directory; do
+		TMPDIR=$(cd "$directory" 2>/dev/null && pwd -P) && serves "$TMPDIR" || continue
+		export TMPDIR
+		[ "$directory" = "$1" ] ||
+			echo "$0: using $TMPDIR, as $1 does not serve (can ${tester:-you} write and run programs there? is its path plain and short?)" >&2
+		return
+	done
+	die "no directory for temporary files: set TMPDIR to one where ${tester:-you} can write and run programs, with a plain and short path"
+}
+choose_tmpdir "${TMPDIR:-/tmp}" /tmp /var/tmp /dev/shm
 
 temporary_dir() { mktemp -d "$TMPDIR/nats_publish_$1.XXXXXX"; }
+
+# Who owns the checkout owns what root has made there.
+give_back()
+{
+	[ -z "$tester" ] || [ "$(stat -c %u "$top")" -eq 0 ] ||
+		find "$top" -path "$top/.git" -prune -o -user root -exec chown -h --reference="$top" {} + || true
+}
 
 copy_sources()
 {
@@ -77,13 +93,14 @@ server_major() { { "$1" --version 2>/dev/null || true; } | sed -n 's/^PostgreSQL
 has_server()   { [ -x "$("$1" --bindir 2>/dev/null)/initdb" ]; }
 has_headers()  { [ -f "$("$1" --includedir-server 2>/dev/null)/postgres.h" ] && [ -f "$("$1" --pgxs 2>/dev/null)" ]; }
 
-# Sets PG_CONFIG to a path, unless the user has chosen: that of the PATH if its server is there with its headers, else that of the newest server
-# which is, else that of the newest one without headers. (Debian's own pg_config is that of the newest client.)
+# Makes PG_CONFIG a path: what the user has set, else that of the PATH if its server is there with its headers, else that of the
+# newest server which is, else that of the newest one without headers. (Debian's own pg_config is that of the newest client.)
 choose_server()
 {
 	local candidate complete= incomplete=
 	if [ -n "${PG_CONFIG:-}" ]; then
-		PG_CONFIG=$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")
+		PG_CONFIG=$(realpath -s "$(command -v "$PG_CONFIG" || echo "$PG_CONFIG")")
+		export PG_CONFIG
 		return
 	fi
 	for candidate in pg_config $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -rV); do

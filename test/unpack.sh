@@ -1,12 +1,22 @@
-# Shell function of the scripts that need a file of another Debian release's package. To be sourced.
+# Shell functions of the scripts that need something of another Debian release. To be sourced.
 #
+#	debian_mirror                        prints the one that apt uses here
 #	unpack_package RELEASE PACKAGE DIR   the package, unpacked (not installed) into DIR, from the mirror that apt already
 #	                                     uses; false, and why on stderr, if it can't be had
+
+# Others' repositories can come first.
+debian_mirror()
+{
+	local label
+	for label in 'Label: Debian' 'Codename: bookworm' 'Codename: trixie' 'Codename: forky'; do
+		apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "$label" 2>/dev/null
+	done | grep . | head -n 1
+}
 
 unpack_package()
 {
 	local release=$1 package=$2 dir=$3 site work status=0
-	site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -v security | head -n 1)
+	site=$(debian_mirror)
 	[ -n "$site" ] || { echo "apt knows no Debian mirror" >&2; return 1; }
 	work=$(mktemp -d)
 	mkdir -p "$work/lists/partial" "$work/archives/partial" "$dir"

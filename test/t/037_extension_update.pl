@@ -18,7 +18,8 @@ my $SCRIPT = slurp_file("$FindBin::RealBin/../../sql/nats_publish--$VERSION.sql"
 # A copy of the server, whose extensions can have versions of our own: where it is, and the directory of its extensions.
 sub copy_of_installation
 {
-	my $copy = readpipe("$FindBin::RealBin/../copy_server " . PostgreSQL::Test::Utils::tempdir('installation')) =~ s/\n//r;
+	open(my $output, '-|', "$FindBin::RealBin/../copy_server", PostgreSQL::Test::Utils::tempdir('installation')) or die "copy_server: $!";
+	chomp(my $copy = <$output>);
 	my ($here, $there) = map { { library => readpipe("$_ --pkglibdir") =~ s/\n//r, share => readpipe("$_ --sharedir") =~ s/\n//r } } 'pg_config', $copy;
 	system_or_bail('cp', "$here->{library}/nats_publish.so", $there->{library});
 	system_or_bail('cp', glob("$here->{share}/extension/nats_publish*"), "$there->{share}/extension");
