@@ -71,12 +71,13 @@ sub publish_everything
 
 sub debug_session { return PsqlSession->new($node, settings => { log_min_messages => 'debug1' }); }
 
-# The lines behind the offset are these, in their order. How often it could not connect to a server that was being
-# started is a matter of chance.
+# The session's lines behind the offset are these, in their order. How often it could not connect to a server that was
+# being started is a matter of chance, and so is whether the relay tells of it.
 sub logged
 {
-	my ($what, $offset, @expected) = @_;
-	my @lines = grep { !/could not connect: .*refused/ } ours($offset);
+	my ($what, $from, $offset, @expected) = @_;
+	my $pid = $from->pid;
+	my @lines = grep { /\[$pid\]/ && !/could not connect: .*refused/ } ours($offset);
 	is(scalar @lines, scalar @expected, "$what: so many lines") or diag(join "\n", @lines);
 	foreach my $i (0 .. $#expected) { like($lines[$i] // '', $expected[$i], $what); }
 	unlike(join("\n", @lines), qr/Secret/, 'without credentials');
@@ -93,29 +94,29 @@ foreach my $count (1, 10)
 	my $debugged = debug_session();
 	my $offset = log_length($node);
 	$debugged->value(calls(q(nats_publish('s.a', 'x'))));
-	logged('the first message', $offset, $CONNECTED);
+	logged('the first message', $debugged, $offset, $CONNECTED);
 	$offset = log_length($node);
 	$debugged->value(calls(q(nats_publish('s.a', 'x'))));
-	logged('the second message', $offset);
+	logged('the second message', $debugged, $offset);
 	$nats->stall;
 	$debugged->begin("SELECT nats_publish_async('s.a', 'x') FROM generate_series(1, $count) \\g /dev/null\n");
 	$debugged->wait_until_waiting;
 	$nats->restart(stop => 'kill9');
 	is($debugged->finish->{error}, '', 'a server that is killed');
-	logged("a lost connection, and $count in flight", $offset, $LOST, $CONNECTED_AGAIN, qr/DEBUG: .*sent $count messages? again/);
+	logged("a lost connection, and $count in flight", $debugged, $offset, $LOST, $CONNECTED_AGAIN, qr/DEBUG: .*sent $count messages? again/);
 	$offset = log_length($node);
 	$debugged->value(calls('nats_disconnect()'));
-	logged('nats_disconnect()', $offset, $DRAINS);
+	logged('nats_disconnect()', $debugged, $offset, $DRAINS);
 	$offset = log_length($node);
 	$debugged->value(calls(q(nats_publish('s.a', 'x'))));
-	logged('a message behind it', $offset, $CONNECTED);
+	logged('a message behind it', $debugged, $offset, $CONNECTED);
 	$nats->stall;
 	$debugged->value(calls(q(nats_publish_async('s.a', 'x', critical => false))));
 	$offset = log_length($node);
 	$debugged->close;
 	$nats->resume;
 	wait_for('the end', sub { !process_is_there($debugged->pid) });
-	logged('a session that ends with a message that is not acknowledged', $offset, $DRAINS);
+	logged('a session that ends with a message that is not acknowledged', $debugged, $offset, $DRAINS);
 }
 {
 	# one that is lost while nobody looks
@@ -124,7 +125,7 @@ foreach my $count (1, 10)
 	$nats->restart;
 	my $offset = log_length($node);
 	$debugged->value(calls(q(nats_publish('s.a', 'x'))));
-	logged('a server that was restarted', $offset, $LOST, $CONNECTED_AGAIN);
+	logged('a server that was restarted', $debugged, $offset, $LOST, $CONNECTED_AGAIN);
 }
 {
 	my $nowhere = '127.0.0.1:' . free_port();
