@@ -36,7 +36,7 @@ typedef struct Entry
 
 static HTAB *entries;			/* NULL: nothing was looked for yet */
 static bool some_are_stale;
-static uint64 changes;			/* of catalogs, that we were told of */
+static uint64 changes;			/* of catalogs, by their invalidations */
 
 /* ---- Invalidation -------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * change_message.c
- *	  The message that tells of one changed row.
+ *	  The message about one changed row.
  *
  * Rows become JSON by PostgreSQL's row_to_json; only the envelope around them
  * is written here.  Everything is palloc'd in the current context, which the

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * change_message.h
- *	  The message that tells of one changed row.
+ *	  The message about one changed row.
  *
  *-------------------------------------------------------------------------
  */

@@ -36,7 +36,7 @@ np_check_is_relayed(void)
 	return false;
 }
 
-/* What the relay of this database tells of itself.  False: there is none. */
+/* What the relay of this database reports.  False: there is none. */
 static bool
 find_status(NpRelayStatus *status)
 {

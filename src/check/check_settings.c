@@ -27,7 +27,7 @@ find_publishing(NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "nats_publish.publishing is dry_run: messages are checked and not published. Set it to on, unless this is a copy.");
 }
 
-/* Messages that outlive the rows they tell of. */
+/* Messages that outlive the rows they are about. */
 static void
 find_durability(NpFinding *finding)
 {

@@ -310,11 +310,9 @@ np_queue_next(NpMessage *message)
 NpQueueMark
 np_queue_mark(void)
 {
-	return (NpQueueMark)
-	{
-		.length = file_end + used,
-			.summary = summary
-	};
+	NpQueueMark mark = {.length = file_end + used,.summary = summary};
+
+	return mark;
 }
 
 /* What was added since is gone. */

@@ -335,7 +335,7 @@ np_publish_held(const NpMessage *message)
 	(void) publish(np_sessions_get(message->session), message, NP_CRITICAL);
 }
 
-/* Publish without waiting; what becomes of it is reported to who listens to the session. */
+/* Publish without waiting; what becomes of it is reported to the session's listener. */
 void
 np_publish_relayed(NpSession *session, const NpMessage *message)
 {

@@ -265,7 +265,7 @@ next_due(const Wait *wait)
 
 /* A message that comes to its end moves the deadline. */
 static void
-look_at_clock(Wait *wait)
+update_deadline(Wait *wait)
 {
 	wait->now = np_now();
 	if (np_delivery_has_progressed(wait->session))
@@ -278,7 +278,7 @@ look_at_clock(Wait *wait)
 
 /* Until something arrives or is due; a connection that is lost is not made again at once. */
 static void
-wait_for_something(Wait *wait, NpWaitEvent event)
+sleep_until_due(Wait *wait, NpWaitEvent event)
 {
 	NpSession  *session = wait->session;
 
@@ -317,14 +317,14 @@ np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, vo
 	(void) np_delivery_has_progressed(session);
 	for (;;)
 	{
-		look_at_clock(&wait);
+		update_deadline(&wait);
 		do_what_is_due(&wait);
 		if (np_session_is_open(session))
 			np_connection_send(session->connection);
 		holds = condition(session, argument);
 		if (holds || wait.now >= wait.deadline)
 			break;
-		wait_for_something(&wait, event);
+		sleep_until_due(&wait, event);
 	}
 	np_session_show_rest();
 	return holds;

@@ -27,9 +27,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use NatsClient;
+use NatsServer;
 use PsqlSession;
 
-our @EXPORT = qw(publishing_node publishing_database publishing_session stream_to_table wait_for wait_until_back process_threads process_files
+our @EXPORT = qw(nats_with_stream publishing_node publishing_database publishing_session stream_to_table wait_for wait_until_back process_threads process_files
 	process_ticks process_memory peak_memory process_is_there free_port);
 
 =pod
@@ -37,6 +39,10 @@ our @EXPORT = qw(publishing_node publishing_database publishing_session stream_t
 =head1 FUNCTIONS
 
 =over
+
+=item nats_with_stream($name, \@subjects, %config)
+
+A started nats-server with JetStream, and a client of it that has created this stream there.
 
 =item publishing_node($name, %settings)
 
@@ -89,6 +95,15 @@ END
 	my $status = $?;
 	$_->stop('fast', fail_ok => 1) foreach $ENV{NATS_PUBLISH_COVERAGE} ? @nodes : ();
 	$? = $status;
+}
+
+sub nats_with_stream
+{
+	my ($name, $subjects, %config) = @_;
+	my $nats = NatsServer->new(jetstream => 1)->start;
+	my $client = NatsClient->new(url => $nats->url);
+	$client->create_stream($name, $subjects, %config);
+	return ($nats, $client);
 }
 
 sub publishing_node

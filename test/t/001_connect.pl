@@ -17,8 +17,7 @@ use PublishTest;
 # A wait that must end at its own timeout ends long before this.
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('T', ['t.>'], storage => 'file');
+my ($nats) = nats_with_stream('T', ['t.>'], storage => 'file');
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
 
 my $PUBLISH = q(SELECT (nats_publish('t.a', 'x')).stream);

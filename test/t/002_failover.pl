@@ -14,8 +14,7 @@ use PublishTest;
 
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('F', ['f.>'], storage => 'file');
+my ($nats) = nats_with_stream('F', ['f.>'], storage => 'file');
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
 $node->safe_psql('postgres', 'CREATE TABLE t (i int)');
 

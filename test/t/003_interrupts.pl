@@ -8,17 +8,13 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
 # Long before the timeouts, which are of minutes; also for a machine that stands still for a moment.
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('T', ['t.>']);
+my ($nats, $client) = nats_with_stream('T', ['t.>']);
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '10min',

@@ -10,15 +10,12 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
 my $CRLF = "\r\n";
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $admin = NatsClient->new(url => $nats->url);
-$admin->create_stream('OK', ['ok.>']);
+my ($nats, $admin) = nats_with_stream('OK', ['ok.>']);
 $admin->close;
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,

@@ -10,7 +10,6 @@ use Time::HiRes qw(sleep time);
 
 use FakeServer;
 use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
@@ -19,9 +18,7 @@ my $BOUND = 20;
 # A stalled server may keep a backend that exits for about a second; this is for a loaded machine.
 my $EXIT_BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('T', ['t.>'], storage => 'file');
+my ($nats, $client) = nats_with_stream('T', ['t.>'], storage => 'file');
 $client->create_stream('FULL', ['full.>'], max_msgs => 1, discard => 'new');
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.ack_timeout' => '60s');
 

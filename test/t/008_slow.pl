@@ -9,16 +9,12 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use FakeServer;
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('T', ['t.>']);
+my ($nats, $client) = nats_with_stream('T', ['t.>']);
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '60s',

@@ -10,16 +10,13 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use FakeServer;
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
 my $CRLF = "\r\n";
 my $BOUND = 15;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('T', ['t.>']);
+my ($nats) = nats_with_stream('T', ['t.>']);
 my $node = publishing_node('main',
 	'nats_publish.ack_timeout' => '700ms',
 	'nats_publish.commit_timeout' => '700ms',

@@ -8,14 +8,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('T', ['t.>']);
+my ($nats, $client) = nats_with_stream('T', ['t.>']);
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);

@@ -8,12 +8,10 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('T', ['t.>']);
+my ($nats) = nats_with_stream('T', ['t.>']);
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.connect_timeout' => '1s',
 	restart_after_crash => 'on');
 

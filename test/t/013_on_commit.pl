@@ -9,14 +9,12 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('H', ['h.>'], storage => 'file');
+my ($nats) = nats_with_stream('H', ['h.>'], storage => 'file');
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.commit_timeout' => '60s',

@@ -9,8 +9,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
@@ -22,9 +20,7 @@ my $KEYS = 100;
 srand $SEED;
 note("SEED=$SEED");
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('C', ['c.>']);
+my ($nats, $client) = nats_with_stream('C', ['c.>']);
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
 	'log_statement' => 'none',

@@ -9,14 +9,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('D', ['d.>']);
+my ($nats, $client) = nats_with_stream('D', ['d.>']);
 my $node = publishing_node('main', 'nats_publish.url' => $nats->url, log_statement => 'none', wal_level => 'logical', max_wal_senders => 10);
 
 sub stored { return $client->stream_info('D')->{state}{messages}; }

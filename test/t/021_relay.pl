@@ -9,8 +9,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
@@ -18,9 +16,7 @@ use RelayTest;
 # Without the paths of sockets, which are named for us.
 my $NOTEWORTHY = qr/nats_publish (relay|launcher)|relay_databases|WARNING|ERROR|FATAL|PANIC/;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('R', ['r.>']);
+my ($nats, $client) = nats_with_stream('R', ['r.>']);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	max_worker_processes => 20);

@@ -10,14 +10,11 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('O', ['o.>'], storage => 'file');
+my ($nats, $client) = nats_with_stream('O', ['o.>'], storage => 'file');
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.connect_timeout' => '500ms',

@@ -12,8 +12,6 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use FakeServer;
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 
@@ -27,8 +25,7 @@ my $GROWTH = 20 * 1024;
 my $seed = $ENV{NATS_FUZZ_SEED} // time;
 note("random bytes are those of NATS_FUZZ_SEED=$seed");
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('T', ['t.>']);
+my ($nats) = nats_with_stream('T', ['t.>']);
 my $node = publishing_node('main', max_connections => 60);
 is($node->safe_psql('postgres', 'SHOW server_encoding'), 'UTF8', 'what is text');
 $node->safe_psql('postgres', 'CREATE TABLE t (mode text, i int)');

@@ -12,8 +12,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
@@ -25,8 +23,7 @@ my $seed = $ENV{NATS_FUZZ_SEED} // time;
 $seed = int($seed) % 1_000_000_000;
 note("NATS_FUZZ_SEED=$seed");
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('T', [ 't.>', 'bogus', 'public.>' ], max_bytes => 100_000_000);
+my ($nats) = nats_with_stream('T', [ 't.>', 'bogus', 'public.>' ], max_bytes => 100_000_000);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '200ms',

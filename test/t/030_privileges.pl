@@ -11,8 +11,6 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use FakeServer;
-use NatsClient;
-use NatsServer;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
@@ -20,9 +18,7 @@ use RelayTest;
 # What takes no network, on a loaded machine.
 my $BOUND = 20;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('P', ['p.>']);
+my ($nats, $client) = nats_with_stream('P', ['p.>']);
 
 sub stored
 {

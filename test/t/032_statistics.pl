@@ -28,8 +28,7 @@ my %CALL = (
 	outbox => 'nats_publish_outbox');
 my %END = (sync => {}, async => { commit_waits => 1 }, on_commit => { commit_waits => 1 }, outbox => {});
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('S', ['s.>'], storage => 'file');
+my ($nats) = nats_with_stream('S', ['s.>'], storage => 'file');
 # Another library before ours, if there is one, must not lose its own shared memory.
 chomp(my $libraries = `pg_config --pkglibdir`);
 my $has_other = -e "$libraries/pg_stat_statements.so";

@@ -15,8 +15,7 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-NatsClient->new(url => $nats->url)->create_stream('S', ['s.>'], storage => 'file');
+my ($nats) = nats_with_stream('S', ['s.>'], storage => 'file');
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.ack_timeout' => '60s',

@@ -17,9 +17,7 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $nats = NatsServer->new(jetstream => 1)->start;
-my $client = NatsClient->new(url => $nats->url);
-$client->create_stream('H', ['h.>']);
+my ($nats, $client) = nats_with_stream('H', ['h.>']);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	'nats_publish.connect_timeout' => '500ms',
