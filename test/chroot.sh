@@ -90,7 +90,7 @@ remove_chroot()
 	for pid in $(ls /proc | grep -E '^[0-9]+$'); do
 		[ "$(readlink "/proc/$pid/root" 2>/dev/null)" != "$1" ] || kill -9 "$pid" 2>/dev/null || true
 	done
-	findmnt -rno TARGET | grep -F "$1/" | sort -r | xargs -r umount -l
+	findmnt -rno TARGET | { grep -F "$1/" || true; } | sort -r | xargs -r umount -l
 	# never into what is still mounted
 	rm -rf --one-file-system "$1"
 }
