@@ -55,7 +55,8 @@ PG_VERSION := $(shell $(PG_CONFIG) --version 2>/dev/null)
 PG_MAJOR := $(shell echo '$(PG_VERSION)' | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
 # pgxs.mk comes with Debian's client, without the headers.
 has_headers = $(wildcard $(shell $(1) --includedir-server 2>/dev/null)/postgres.h)
-PGXS := $(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null)))
+TOO_OLD := $(filter 9 10 11 12 13 14,$(PG_MAJOR))
+PGXS := $(if $(TOO_OLD),,$(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))))
 
 .DEFAULT_GOAL = all
 
@@ -65,6 +66,10 @@ PGXS := $(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(shell $(PG_CONFIG) -
 ## make installcheck: tests the installed extension in a running server, or says what that server lacks
 ## make clean: removes what was built
 ifneq ($(PGXS),)
+# PostgreSQL's own flags and attributes are gcc's.
+ifneq ($(findstring clang,$(CC)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-attributes -Wno-ignored-optimization-argument
+endif
 include $(PGXS)
 # pg_config's compiler flags do not track headers; there are few enough to rebuild everything.
 $(OBJS): $(wildcard src/*/*.h) Makefile nats_publish.control .built_for
@@ -99,9 +104,16 @@ OTHERS := $(foreach other,$(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config)
 clean:
 	rm -f nats_publish.so .built_for $(OBJS) $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz)
 	rm -rf results tmp_check coverage
+ifneq ($(TOO_OLD),)
+WHY = PostgreSQL $(PG_MAJOR) is not supported: nats_publish needs 15 or later.
+else ifneq ($(PG_VERSION),)
+WHY = There are no headers of PostgreSQL $(PG_MAJOR) to build with: '$(PG_CONFIG)' names no postgres.h (--includedir-server) or no pgxs.mk (--pgxs).
+else
+WHY = Nothing says which PostgreSQL to build for: there is no '$(PG_CONFIG)'.
+endif
 all install uninstall installcheck:
-	@echo "$(if $(PG_VERSION),There are no headers of PostgreSQL $(PG_MAJOR) to build with: '$(PG_CONFIG) --includedir-server' has no postgres.h, or --pgxs no pgxs.mk.,Nothing says which PostgreSQL to build for: there is no '$(PG_CONFIG)'.)" >&2
-	@echo "Debian: apt-get install postgresql-server-dev-$(or $(PG_MAJOR),NN (NN is your version))" >&2
+	@echo "$(WHY)" >&2
+	@echo "Debian: apt-get install postgresql-server-dev-$(if $(TOO_OLD)$(if $(PG_MAJOR),,none),NN where NN is your version,$(PG_MAJOR))" >&2
 	@echo "Another PostgreSQL: make PG_CONFIG=$(or $(firstword $(OTHERS)),/path/to/pg_config)" >&2
 	@exit 1
 endif

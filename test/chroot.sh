@@ -87,10 +87,11 @@ in_chroot()
 remove_chroot()
 {
 	local pid
+	[ -n "$1" ] || return 0
 	for pid in $(ls /proc | grep -E '^[0-9]+$'); do
 		[ "$(readlink "/proc/$pid/root" 2>/dev/null)" != "$1" ] || kill -9 "$pid" 2>/dev/null || true
 	done
-	findmnt -rno TARGET | { grep -F "$1/" || true; } | sort -r | xargs -r umount -l
+	findmnt -rno TARGET | awk -v below="$1/" 'index($0, below) == 1' | sort -r | xargs -r umount -l
 	# never into what is still mounted
 	rm -rf --one-file-system "$1"
 }
