@@ -40,7 +40,7 @@
 #define np_compat_handshake_first(options)	NATS_NO_SERVER_SUPPORT
 #endif
 
-/* Since 3.11 the library tells the name of the server, too. */
+/* Since 3.11 the library knows the name of the server, too. */
 #if NATS_VERSION_NUMBER >= 0x030B00
 #define np_compat_server_name(nc, buffer, size) natsConnection_GetConnectedServerName((nc), (buffer), (size))
 #else

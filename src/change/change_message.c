@@ -396,7 +396,7 @@ append_changed(StringInfo json, const NpChangePlan *plan, const bool *changed)
 }
 
 /*
- * What tells of the row before, if anything shall: the whole row, or its key
+ * The row before, if it is in the message at all: the whole row, or its key
  * when the row has another one now, or (a DELETE) is not there any more.
  */
 static const NpRowShape *
@@ -504,7 +504,7 @@ make_payload(const NpChangePlan *plan, const NpChange *change, const Difference 
 }
 
 /*
- * Build the message of a change; false when there is nothing to tell: an
+ * Build the message of a change; false when there is nothing to report: an
  * UPDATE that changed nothing that matters.
  *
  * Raises what output functions, conversions and np_message_build raise.

@@ -41,10 +41,8 @@ enum
 	EXPLAIN_COLUMNS
 };
 
-static ReturnSetInfo *result;	/* of the present call */
-
 static void
-put(const char *item, const char *value)
+put(const ReturnSetInfo *result, const char *item, const char *value)
 {
 	Datum		values[EXPLAIN_COLUMNS];
 	bool		nulls[EXPLAIN_COLUMNS] = {false};
@@ -55,9 +53,9 @@ put(const char *item, const char *value)
 }
 
 static void
-put_size(const char *item, int64 size)
+put_size(const ReturnSetInfo *result, const char *item, int64 size)
 {
-	put(item, psprintf(INT64_FORMAT, size));
+	put(result, item, psprintf(INT64_FORMAT, size));
 }
 
 /* ---- The message ----------------------------------------------------------------------- */
@@ -69,17 +67,17 @@ get_utf8(FunctionCallInfo fcinfo, int argument)
 }
 
 static void
-put_id(const NpMessage *message)
+put_id(const ReturnSetInfo *result, const NpMessage *message)
 {
 	if (message->has_automatic_id)
-		put("msg_id", "made automatically");
+		put(result, "msg_id", "made automatically");
 	else
-		put("msg_id", message->id.data != NULL ? np_from_utf8(message->id) : "none");
+		put(result, "msg_id", message->id.data != NULL ? np_from_utf8(message->id) : "none");
 }
 
 /* One row for each line; an automatic id is another one each time. */
 static void
-put_headers(const NpMessage *message)
+put_headers(const ReturnSetInfo *result, const NpMessage *message)
 {
 	NpSpan		rest = message->headers;
 	NpSpan		name;
@@ -88,7 +86,7 @@ put_headers(const NpMessage *message)
 	while (rest.data != NULL && np_header_next(&rest, &name, &value))
 	{
 		if (!message->has_automatic_id || value.data != message->id.data)
-			put(psprintf("header %s", np_from_utf8(name)), np_from_utf8(value));
+			put(result, psprintf("header %s", np_from_utf8(name)), np_from_utf8(value));
 	}
 }
 
@@ -115,11 +113,11 @@ check_policy(NpExamination *examination, void *unused)
 }
 
 static void
-put_allowed(NpExamination *examination)
+put_allowed(const ReturnSetInfo *result, NpExamination *examination)
 {
 	NpFailure	failure;
 
-	put("allowed", np_check_attempt(check_policy, examination, NULL, &failure) ? "yes" :
+	put(result, "allowed", np_check_attempt(check_policy, examination, NULL, &failure) ? "yes" :
 		psprintf("no: %s", failure.text));
 }
 
@@ -163,6 +161,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	NpMessage	message;
 	int64		size;
 	const char *unknown;
+	const ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	np_transaction_join();
 	np_publisher_report_failures();
@@ -174,16 +173,15 @@ nats_explain(PG_FUNCTION_ARGS)
 		np_publisher_check_inbox(examination.session, examination.subject);
 
 	InitMaterializedSRF(fcinfo, 0);
-	result = (ReturnSetInfo *) fcinfo->resultinfo;
-	put("subject", np_from_utf8(message.subject));
-	put_id(&message);
-	put_headers(&message);
-	put_size("payload_size", message.payload.length);
-	put_size("message_size", size);
-	put("max_payload", unknown != NULL ? unknown : describe_limit(&examination, size));
-	put("publishing", publishing_name());
-	put_allowed(&examination);
-	put("server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
-	put("stream", unknown != NULL ? unknown : describe_stream(&examination));
+	put(result, "subject", np_from_utf8(message.subject));
+	put_id(result, &message);
+	put_headers(result, &message);
+	put_size(result, "payload_size", message.payload.length);
+	put_size(result, "message_size", size);
+	put(result, "max_payload", unknown != NULL ? unknown : describe_limit(&examination, size));
+	put(result, "publishing", publishing_name());
+	put_allowed(result, &examination);
+	put(result, "server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
+	put(result, "stream", unknown != NULL ? unknown : describe_stream(&examination));
 	return (Datum) 0;
 }

@@ -238,7 +238,7 @@ static const struct
 {
 	NpTime		(*when) (const Wait *wait);
 	void		(*act) (Wait *wait);
-	bool		needs_connection;	/* without one it ends no sleep, but is done when it is due */
+	bool		needs_connection;	/* without one it is no reason to wake up */
 }			due[] = {
 	{when_to_connect, connect_again, false},
 	{when_to_retry, retry, true},
