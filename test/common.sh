@@ -7,7 +7,7 @@
 #	install_privately    the extension, into a copy of PostgreSQL that is in the PATH from then on; $private_pg_config is its
 #	build_and_install    all of that
 #	as_tester CMD...     runs CMD without root's rights: initdb and the server refuse root
-#	copy_checkout        the checkout without what tests have left there, in $work/tree, the tester's own
+#	copy_checkout        the checkout as copy_sources does it, in $work/tree, the tester's own
 #	keep FROM... TO      copies what a run has left into the directory TO of the checkout, in place of what an earlier one has
 #	export_newer_server  $NATS_SERVER_NEW: a nats-server of version 2.12 or later, where the tester can run it
 #	show_tap_log NAME    what the TAP program of that name has come to, which died or failed: the end of its own log
@@ -127,8 +127,7 @@ build_and_install()
 
 copy_checkout()
 {
-	mkdir "$work/tree"
-	tar -C "$top" --exclude=./.git --exclude=./results --exclude=./tmp_check -cf - . | tar -C "$work/tree" -xf -
+	copy_sources "$work/tree"
 	[ -z "$tester" ] || chown -R "$tester" "$work/tree"
 }
 
