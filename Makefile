@@ -252,11 +252,11 @@ compilers:
 	@test/setup compilers
 	@test/compilers $(HEADERS)
 
-## make test-matrix: every test on the versions of other releases of Debian, each in a fresh system
+## make test-matrix, make test-matrix ON="trixie forky+19": every test on other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:
 	@test/setup test-matrix
-	@test/matrix
+	@test/matrix $(ON)
 
 ## make test-upgrade UPGRADES="15-17 17-18": from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
 UPGRADES = 15-17 15-18 17-18 18-19
