@@ -51,7 +51,7 @@ fresh_chroot()
 	mkdir -p "$2"
 	tar -C "$2" -xf "$chroot_cache/$release.tar"
 	# it does not outlive a power failure
-	echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/nats_publish"
+	echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/unsafe-io"
 	mkdir -p "$chroot_cache/$1.archives"
 	mount -t proc proc "$2/proc"
 	mount --bind /dev "$2/dev"
