@@ -143,7 +143,7 @@ COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is a
 COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
 COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';
 COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'of a message that failed: when it is tried again';
-COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 08007, for a message that may be stored, it stays so';
+COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 58030, for a message that may be stored, it stays so';
 
 -- What waits to be tried again holds up the rest of its subject, which can be too long for an index.
 CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500), id) WHERE next_attempt_at IS NOT NULL;
@@ -161,7 +161,7 @@ CREATE TABLE nats_outbox_dead (
     died_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
-COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 08007: the message may be stored all the same';
+COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
 CREATE VIEW nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' ELSE 'retrying' END AS state, subject, msg_id,

@@ -20,7 +20,7 @@
  *
  * Where the answer proves nothing, the stream is asked for the last message
  * of the last member's subject: if that is ours, the batch is stored.  If
- * that proves nothing either, the ERROR is 08007.  Never a guess.
+ * that proves nothing either, the ERROR is 58030.  Never a guess.
  *
  *-------------------------------------------------------------------------
  */
@@ -175,7 +175,7 @@ check_batch(Batch *batch)
 	check_members(batch);
 }
 
-/* The attempt has no outcome: 08007 if the batch may be stored, else 08006. */
+/* The attempt has no outcome: 58030 if the batch may be stored, else 58000. */
 static void
 raise_without_outcome(const Batch *batch)
 {
@@ -614,7 +614,7 @@ attempt_until_stored(Batch *batch)
  * session, and wait until it is stored.
  *
  * Raises 54000, 22023 and 0A000 before anything is sent; then what the server
- * refuses it for, 08006 when it could not be sent, and 08007 when nobody
+ * refuses it for, 58000 when it could not be sent, and 58030 when nobody
  * knows.
  */
 void
@@ -648,7 +648,7 @@ np_batch_publish(NpSession *session)
 			ErrorData  *error = CopyErrorData();
 
 			count_failed(batch, error->message);
-			if (batch->in_doubt && error->sqlerrcode != ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN)
+			if (batch->in_doubt && error->sqlerrcode != ERRCODE_IO_ERROR)
 			{
 				FlushErrorState();
 				raise_in_doubt(error->message);

@@ -249,7 +249,7 @@ raise_with_others(const Commit *commit, MemoryContext context)
 	others = np_futures_describe(commit->in_batch, commit->unsent);
 	FlushErrorState();
 	if (np_futures_awaited() > 0)
-		error->sqlerrcode = ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN;
+		error->sqlerrcode = ERRCODE_IO_ERROR;
 	if (others != NULL)
 		error->detail = error->detail != NULL ? psprintf("%s\n%s", error->detail, others) : others;
 	ReThrowError(error);

@@ -432,7 +432,7 @@ find_pending(uint64 future, NpSession **session)
 /*
  * Wait for a future; the limit counts, or without one ack_timeout.
  *
- * Raises 22023 for a future that this transaction does not know, 08007 when
+ * Raises 22023 for a future that this transaction does not know, 58030 when
  * it is not complete in time; then it is still pending.  A failed future is
  * returned like an acknowledged one; what *result points to lives until the
  * next call.
@@ -479,7 +479,7 @@ flush_session(NpSession *session, NpTime limit)
 /*
  * Wait until nothing is pending; returns how many messages that was.
  *
- * Raises 08007 when that is not so in time, then the failures of the
+ * Raises 58030 when that is not so in time, then the failures of the
  * transaction's critical messages.
  */
 int64

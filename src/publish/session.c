@@ -140,7 +140,7 @@ resend(NpSession *session, NpFailure *failure)
 	{
 		ErrorData  *error;
 
-		if (geterrcode() != ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION)
+		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
 		{
 			np_connection_close(session->connection);
 			PG_RE_THROW();

@@ -42,7 +42,7 @@ enum
 };
 
 /* The SQLSTATE with which the last_error of a row begins for good once it may be stored. */
-#define IN_DOUBT	"08007"
+#define IN_DOUBT	"58030"
 
 /* How many rows are fetched at a time: all of them are in memory before it is known how large they are. */
 #define FETCH_ROWS	10

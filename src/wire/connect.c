@@ -190,11 +190,13 @@ open_server(NpConnection *connection, const NpServer *server, const NpPoolServer
 	NpWireStatus status;
 	NpFault		kind;
 	char		error[256] = "";
+	char		loss[sizeof(connection->loss)];
 	char	   *reason;
 	NpTime		limit = Min(np_now() + NP_MILLISECONDS(np_connect_timeout), deadline);
 
 	np_pool_server_name(picked, connection->url, sizeof(connection->url));
 	connection->login = np_login_kind(server, &picked->url);
+	strlcpy(loss, connection->loss, sizeof(loss));
 	/* whatever was appended while closed: its owner appends it again */
 	np_outbound_clear(&connection->outbound);
 	connection->server_error[0] = '\0';
@@ -208,6 +210,8 @@ open_server(NpConnection *connection, const NpServer *server, const NpPoolServer
 	if (status == NP_WIRE_OK)
 		strlcpy(error, connection->loss, sizeof(error));
 	kind = classify(connection, status);
+	/* what went wrong on the connection that was in use is not what goes wrong without it */
+	strlcpy(connection->loss, loss, sizeof(connection->loss));
 	if (kind != NP_FAULT_UNREACHABLE)
 		*fault = kind;
 	reason = np_string_from_utf8(error);

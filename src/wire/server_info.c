@@ -167,7 +167,7 @@ record_name(NpConnection *connection, Jsonb *info)
 /*
  * The INFO of the connected server, palloc'd.
  *
- * Raises 08001 when it can't be had.
+ * Raises 58000 when it can't be had.
  */
 Jsonb *
 np_server_info(NpConnection *connection)
@@ -195,7 +195,7 @@ np_server_info(NpConnection *connection)
 
 /*
  * Ask for max_payload again: a server that was reloaded does not notify
- * its clients.  Raises 08001 when it can't be had.
+ * its clients.  Raises 58000 when it can't be had.
  */
 void
 np_server_refresh_max_payload(NpConnection *connection)
@@ -208,7 +208,7 @@ np_server_refresh_max_payload(NpConnection *connection)
 
 /*
  * Is the connected server of at least this version?  Asks it once; raises
- * 08001 when it does not say.
+ * 58000 when it does not say.
  */
 bool
 np_server_is_at_least(NpConnection *connection, int major, int minor)

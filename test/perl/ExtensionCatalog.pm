@@ -105,13 +105,14 @@ sub catalog_difference
 }
 
 # The catalogues of which a row can be of an object: those with oids, and those whose first column is one of another.
-# Of each: name, has it oids, its columns that are oids of others (name, catalogue, is it an array), ACLs and node trees.
+# Of each: name, has it oids, its columns that are oids of others (name, catalogue, is it an array), lists without an order (none is as good as an empty one,
+# which pg_upgrade leaves where it was), and node trees.
 sub _catalogs
 {
 	return <<'END';
 SELECT t.relname, bool_or(a.attname = 'oid') AS has_oids,
     string_agg(concat_ws(' ', a.attname, f.pktable::regclass, f.is_array), ',' ORDER BY a.attnum) FILTER (WHERE f.pktable IS NOT NULL),
-    string_agg(a.attname, ',') FILTER (WHERE a.atttypid = 'aclitem[]'::regtype OR a.attname = 'reloptions'),
+    string_agg(a.attname, ',') FILTER (WHERE a.atttypid = 'aclitem[]'::regtype OR a.atttypid = 'text[]'::regtype AND a.attname LIKE '%options'),
     string_agg(a.attname, ',') FILTER (WHERE a.atttypid = 'pg_node_tree'::regtype)
 FROM pg_class t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0
     LEFT JOIN pg_get_catalog_foreign_keys() f ON f.fktable = t.oid AND f.fkcols = ARRAY[a.attname::text]

@@ -62,7 +62,7 @@ SELECT nats_publish_async('connection.a', 'x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT nats_server_info();
 \echo :LAST_ERROR_SQLSTATE
-SELECT error_of($$SELECT nats_jetstream('STREAM.NAMES')$$) ~ '^08001: .*could not connect to NATS$' AS unreachable;
+SELECT error_of($$SELECT nats_jetstream('STREAM.NAMES')$$) ~ '^58000: .*could not connect to NATS$' AS unreachable;
 SELECT nats_flush(), nats_disconnect();
 -- Several: each says why.
 SET nats_publish.url = 'nats://127.0.0.1:1, nats://token-secret@127.0.0.1:2,nats://127.0.0.1:3';

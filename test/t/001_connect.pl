@@ -34,20 +34,20 @@ sub session_to
 my $nobody = 'nats://127.0.0.1:' . free_port();
 my $result = session_to("$nobody, nats://alice:s3cret\@127.0.0.1:" . free_port() . ', t0ken@localhost:' . free_port())
 	->run($PUBLISH);
-is($result->{sqlstate}, '08001', 'no server: cannot connect');
+is($result->{sqlstate}, '58000', 'no server: cannot connect');
 like($result->{error}, qr/^ERROR: .*could not connect to NATS/m, 'and it says so');
 like($result->{error}, qr{\Q$nobody\E: .*\n.*nats://127\.0\.0\.1:\d+: .*\n.*nats://localhost:\d+: .}, 'for each URL');
 unlike($result->{error}, qr/alice|s3cret|t0ken/, 'without credentials');
 like($result->{error}, qr/^HINT: .*nats_publish\.url/m, 'and a hint at the setting');
 
 $result = session_to($nobody)->run(q(SELECT nats_publish_async('t.a', 'x')));
-is($result->{sqlstate}, '08001', 'nats_publish_async() needs a connection too');
+is($result->{sqlstate}, '58000', 'nats_publish_async() needs a connection too');
 $result = session_to($nobody)->run(q(SELECT nats_publish_async('t.a', 'x', critical => false)));
 is($result->{sqlstate}, '', 'unless the message is not critical');
 like($result->{error}, qr/^WARNING: .*could not/m, 'which is a WARNING');
 
 $result = session_to('nats://no-such-host.invalid:4222')->run($PUBLISH);
-is($result->{sqlstate}, '08001', 'a name that is not known');
+is($result->{sqlstate}, '58000', 'a name that is not known');
 like($result->{error}, qr{nats://no-such-host\.invalid:4222: }, 'with the name');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 
@@ -86,7 +86,7 @@ foreach my $what (sort keys %strange)
 	my $fake = FakeServer->new($strange{$what});
 	$session = session_to($fake->url, 'nats_publish.connect_timeout' => '700ms');
 	$result = $session->run($PUBLISH);
-	is($result->{sqlstate}, '08001', "a server that $what");
+	is($result->{sqlstate}, '58000', "a server that $what");
 	cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 	like($result->{error}, qr/127\.0\.0\.1:@{[$fake->port]}: \S/, 'with a reason')
 		or diag($result->{error});
@@ -188,7 +188,7 @@ is($session->sqlstate('SHOW nats_publish.url'), '42501', 'nor see it then');
 my $fake = FakeServer->new(sub { $_[0]->send($_[0]->info_line(tls_required => 'true')); $_[0]->hold });
 $session = session_to($fake->url, 'nats_publish.connect_timeout' => '2s');
 $result = $session->run($PUBLISH);
-is($result->{sqlstate}, '08001', 'a server that requires TLS and then is silent');
+is($result->{sqlstate}, '58000', 'a server that requires TLS and then is silent');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 SKIP:
 {
@@ -198,7 +198,7 @@ SKIP:
 			. " >$dir/log 2>&1") != 0;
 	my $secure = NatsServer->new(name => 'secure', config => qq(tls { cert_file: "$dir/cert", key_file: "$dir/key" }))->start;
 	$result = session_to($secure->url)->run($PUBLISH);
-	is($result->{sqlstate}, '08001', 'a real server that requires TLS');
+	is($result->{sqlstate}, '58000', 'a real server that requires TLS');
 	like($result->{error}, qr/TLS|SSL|secure/i, 'is told so');
 }
 

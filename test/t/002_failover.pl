@@ -86,7 +86,7 @@ $result = $session->finish;
 if ($result->{sqlstate})
 {
 	# everything was acknowledged just then: a call that finds no server has nothing to ride out for
-	is($result->{sqlstate}, '08001', 'a shutdown while messages are sent: a call fails');
+	is($result->{sqlstate}, '58000', 'a shutdown while messages are sent: a call fails');
 	is(rows(), 0, 'and the transaction with it');
 }
 else
@@ -107,14 +107,14 @@ $session->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('f.
 	SELECT nats_publish_async('f.b', '2') > 0));
 $nats->kill9;
 $result = $session->run('COMMIT');
-is($result->{sqlstate}, '08007', 'COMMIT fails when the server stays down: stored or not, that is unknown');
+is($result->{sqlstate}, '58030', 'COMMIT fails when the server stays down: stored or not, that is unknown');
 like($result->{error}, qr/could not publish 2 messages/, 'it counts them');
 like($result->{error}, qr/"f\.a".*\n.*"f\.b"/, 'and lists them');
 like($result->{error}, qr/^HINT: .*msg_id/m, 'with a hint');
 cmp_ok($result->{seconds}, '>=', 0.9, 'after commit_timeout');
 cmp_ok($result->{seconds}, '<', $BOUND, 'and not much later');
 is(rows(), 0, 'the transaction has left nothing');
-is($session->sqlstate(q(SELECT nats_publish('f.a', 'x'))), '08001', 'the session goes on, without a server');
+is($session->sqlstate(q(SELECT nats_publish('f.a', 'x'))), '58000', 'the session goes on, without a server');
 $nats->start;
 is($session->value(q(SELECT (nats_publish('f.a', 'x')).stream)), 'F', 'and with one');
 
@@ -124,7 +124,7 @@ $session->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('f.
 $nats->kill9;
 $session->run(q(SET LOCAL nats_publish.ack_timeout = '1s'));
 $result = $session->run(q(SELECT nats_publish_async('f.b', '2'); COMMIT));
-like($result->{sqlstate}, qr/^0800[67]$/, 'publishing goes on with the connection lost: an error');
+like($result->{sqlstate}, qr/^580[03]0$/, 'publishing goes on with the connection lost: an error');
 is(rows(), 0, 'nothing is left');
 $nats->start;
 
@@ -137,10 +137,10 @@ $result = $session->run(q(BEGIN; INSERT INTO t VALUES (1);
 is($result->{output} . $result->{error}, 't', 'COMMIT does not wait for critical => false');
 cmp_ok($result->{seconds}, '<', $BOUND, 'at all');
 $nats->kill9;
-is($session->sqlstate(q(SET nats_publish.ack_timeout = '500ms'; SELECT nats_flush('700 ms'))), '08007', 'but nats_flush() does');
+is($session->sqlstate(q(SET nats_publish.ack_timeout = '500ms'; SELECT nats_flush('700 ms'))), '58030', 'but nats_flush() does');
 $result = $session->run(q(SELECT nats_publish_async('f.a', '2', critical => false) > 0));
 is($result->{output}, 't', 'another one, without a server');
-like($result->{error}, qr/^WARNING:  0800[167]: .*could not publish/m, 'their failure is a WARNING');
+like($result->{error}, qr/^WARNING:  580[03]0: .*could not publish/m, 'their failure is a WARNING');
 is($session->value('SELECT failed_uncritical FROM nats_session_stats()'), '2', 'which is counted');
 is(rows(), 1, 'the row is there');
 $nats->start;
@@ -187,7 +187,7 @@ $session->begin('COMMIT');
 $session->wait_until_waiting;
 $nats->restart(stop => 'kill9');
 $result = $session->finish;
-is($result->{sqlstate}, '08007', 'without an id a message is not sent again');
+is($result->{sqlstate}, '58030', 'without an id a message is not sent again');
 like($result->{error}, qr/"f\.noid"/, 'it is named');
 is(rows(), 0, 'and COMMIT fails');
 cmp_ok(scalar stored('f.noid'), '<=', 1, 'it is stored once at most');
@@ -195,7 +195,7 @@ $nats->stall;
 $session->begin(q(SELECT nats_publish('f.noid', '2')));
 $session->wait_until_waiting;
 $nats->restart(stop => 'kill9');
-is($session->finish->{sqlstate}, '08007', 'likewise for nats_publish()');
+is($session->finish->{sqlstate}, '58030', 'likewise for nats_publish()');
 is($session->value(q(SELECT (nats_publish('f.noid', '3')).stream)), 'F', 'the session goes on');
 
 # Two servers, of which the second takes over
@@ -226,9 +226,9 @@ $nats->stall;
 $session->value(q(BEGIN; SELECT nats_publish_async('f.gone', '1') \g /dev/null
 	SAVEPOINT s));
 $nats->kill9;
-like($session->sqlstate(q(SELECT nats_publish('f.gone', '2'))), qr/^0800[67]$/, 'a server that does not come back');
+like($session->sqlstate(q(SELECT nats_publish('f.gone', '2'))), qr/^580[03]0$/, 'a server that does not come back');
 $result = $session->run(q(ROLLBACK TO s; SELECT nats_publish('f.gone', '3')));
-is($result->{sqlstate}, '08006', 'is tried again by the next call');
+is($result->{sqlstate}, '58000', 'is tried again by the next call');
 like($result->{error}, qr/"f\.gone".*could not be made again/, 'which says so');
 $session->run('ROLLBACK');
 $nats->start;
@@ -244,7 +244,7 @@ $nats->start;
 	$session->value(q(BEGIN; SELECT count(nats_publish_async('f.small', repeat('x', 5000))) FROM generate_series(1, 20)));
 	$nats->kill9;
 	$result = $session->run('COMMIT');
-	is($result->{sqlstate}, '08007', 'messages that were sent, and are too large for the next server');
+	is($result->{sqlstate}, '58030', 'messages that were sent, and are too large for the next server');
 	like($result->{error}, qr/max_payload.*may be stored/, 'as it says');
 	$nats->start;
 	$small->stop;
@@ -258,12 +258,12 @@ $session->value(q(SELECT nats_publish('f.late', 'warm')));
 foreach my $round (1 .. 5)
 {
 	$nats->stall;
-	is($session->sqlstate(qq(SELECT nats_publish('f.late', 'late $round'))), '08007', 'no acknowledgment in time');
+	is($session->sqlstate(qq(SELECT nats_publish('f.late', 'late $round'))), '58030', 'no acknowledgment in time');
 	is($session->sqlstate(qq(BEGIN; SELECT count(nats_publish_async('f.late', 'rolled back $round')) FROM generate_series(1, 50);
 		ROLLBACK)), '', 'rolled back');
-	is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('f.late', 'failed'); COMMIT)), '08007', 'COMMIT fails');
+	is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('f.late', 'failed'); COMMIT)), '58030', 'COMMIT fails');
 	is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('f.late', 'aborted') AS future \gset
-		SELECT nats_await(:future); COMMIT)), '08007', 'nats_await() fails');
+		SELECT nats_await(:future); COMMIT)), '58030', 'nats_await() fails');
 	$nats->resume;
 	$session->value(q(SET nats_publish.ack_timeout = '30s'; SET nats_publish.commit_timeout = '30s'));
 	my ($seq) = $session->value(qq(SELECT (nats_publish('f.late', 'next $round')).seq)) =~ /^(\d+)$/;

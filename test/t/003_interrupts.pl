@@ -144,22 +144,22 @@ $result = $session->run(q(SELECT nats_publish('t.a', 'x')));
 is($result->{sqlstate}, '57014', 'and again');
 $result = $session->run(q(RESET statement_timeout; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '100ms';
 	SET nats_publish.ack_timeout = '500ms'; SELECT nats_publish('t.a', 'x')));
-is($result->{sqlstate}, '08007', 'ack_timeout ends nats_publish()');
+is($result->{sqlstate}, '58030', 'ack_timeout ends nats_publish()');
 like($result->{error}, qr/"t\.a".* 500 ms/, 'which says after what time');
 like($result->{error}, qr/^HINT: .*msg_id/m, 'and what can be done');
 cmp_ok($result->{seconds}, '>=', 0.45, 'not earlier');
 cmp_ok($result->{seconds}, '<', $BOUND, 'nor much later');
 
-is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush())), '08007', 'ack_timeout ends nats_flush()');
+is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush())), '58030', 'ack_timeout ends nats_flush()');
 is($session->sqlstate('ROLLBACK; SET nats_publish.max_pending = 2; BEGIN;' .
-	q(SELECT nats_publish_async('t.a', 'x') FROM generate_series(1, 3))), '08007', 'and a call with the window full');
+	q(SELECT nats_publish_async('t.a', 'x') FROM generate_series(1, 3))), '58030', 'and a call with the window full');
 $result = $session->run(q(ROLLBACK; RESET nats_publish.max_pending; BEGIN; SELECT nats_publish_async('t.a', 'x') AS future \gset
 	SELECT nats_await(:future, '200 ms')));
-is($result->{sqlstate}, '08007', 'nats_await() has a timeout');
+is($result->{sqlstate}, '58030', 'nats_await() has a timeout');
 cmp_ok($result->{seconds}, '<', $BOUND, 'that is kept');
-is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('200 ms'))), '08007',
+is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('200 ms'))), '58030',
 	'nats_flush() too');
-is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('0 s'))), '08007',
+is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('0 s'))), '58030',
 	'also one of 0');
 
 # A message whose wait was given up is still that of the transaction
@@ -172,7 +172,7 @@ is($session->value('SELECT (nats_await(:future)).stream; COMMIT; SELECT count(*)
 $nats->stall;
 $result = $session->run(q(SET statement_timeout = '200ms'; SET nats_publish.commit_timeout = '1500ms';
 	BEGIN; SELECT nats_publish_async('t.a', 'x'); COMMIT));
-is($result->{sqlstate}, '08007', 'statement_timeout does not apply to COMMIT, commit_timeout does');
+is($result->{sqlstate}, '58030', 'statement_timeout does not apply to COMMIT, commit_timeout does');
 cmp_ok($result->{seconds}, '>=', 1.4, 'not earlier');
 cmp_ok($result->{seconds}, '<', $BOUND, 'nor much later');
 $nats->resume;

@@ -128,9 +128,9 @@ is($session->value($GOES_ON), 'T', 'a session whose credentials were refused for
 $session = session_as('admin', 'nats_publish.ack_timeout' => '500ms');
 $admin->create_stream('NOACK', ['noack.>'], no_ack => \1);
 $result = $session->run(q(SELECT nats_publish('noack.a', 'x')));
-is($result->{sqlstate}, '08007', 'a stream that does not acknowledge');
+is($result->{sqlstate}, '58030', 'a stream that does not acknowledge');
 like($result->{error}, qr/^HINT: .*msg_id/m, 'a hint');
-is($session->sqlstate(q(SET nats_publish.commit_timeout = '500ms'; BEGIN; SELECT nats_publish_async('noack.a', 'x'); COMMIT)), '08007',
+is($session->sqlstate(q(SET nats_publish.commit_timeout = '500ms'; BEGIN; SELECT nats_publish_async('noack.a', 'x'); COMMIT)), '58030',
 	'at COMMIT');
 is($session->value($GOES_ON), 'T', 'the session goes on');
 $session->value('RESET nats_publish.ack_timeout; RESET nats_publish.commit_timeout');
@@ -184,7 +184,7 @@ is($session->sqlstate(q(SELECT nats_get_message('T', 100000))), '42704', 'no suc
 is($session->sqlstate(q(SELECT nats_jetstream('STREAM.DELETE.NONE'))), '42704', 'not found');
 is($session->sqlstate(q(SELECT nats_jetstream('STREAM.CREATE.T', '{"name":"U"}'))), '38000', 'another API error');
 $result = $session->run(q(SET nats_publish.ack_timeout = '300ms'; SELECT nats_jetstream('NO.SUCH.API')));
-like($result->{sqlstate}, qr/^(08007|0A000|38000)$/, 'an API that there is not');
+like($result->{sqlstate}, qr/^(58030|0A000|38000)$/, 'an API that there is not');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 $session->value('RESET nats_publish.ack_timeout');
 if ($admin->info->{version} =~ /^2\.(\d+)\./ && $1 < 11)
@@ -274,13 +274,13 @@ is($session->value($GOES_ON), 'T', 'the session goes on');
 is(connects($session), '1|0', 'over one connection');
 
 $result = $session->run(q(BEGIN; SELECT nats_publish('t.' || repeat('y', 600), 'x')));
-like($result->{sqlstate}, qr/^(0800[67]|54000)$/, 'a subject over max_control_line, which no server tells');
+like($result->{sqlstate}, qr/^(580[03]0|54000)$/, 'a subject over max_control_line, which no server tells');
 like($result->{error}, qr/control line/i, 'the reason is the server\'s') or diag $result->{error};
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 is($session->value("ROLLBACK; $GOES_ON"), 'T', 'the session goes on');
 $result = $session->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 10);
 	SELECT nats_publish_async('t.' || repeat('y', 600), 'x') > 0; COMMIT));
-like($result->{sqlstate}, qr/^(0800[67]|54000)$/, 'at COMMIT');
+like($result->{sqlstate}, qr/^(580[03]0|54000)$/, 'at COMMIT');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 is($session->value($GOES_ON), 'T', 'the session goes on');
 
@@ -329,7 +329,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 		});
 	my ($told, $error, $at) = commit_at($fake, q(SELECT nats_publish_async('t.again', 'x') \g /dev/null
 		SELECT count(nats_publish_async('t.much', repeat('x', 1000000))) FROM generate_series(1, 40)));
-	like($told, qr/^08007/, 'a message that is to be sent again to a server that does not read: it may be stored');
+	like($told, qr/^58030/, 'a message that is to be sent again to a server that does not read: it may be stored');
 	$at->run(q(SET nats_publish.ack_timeout = '30s'; SELECT nats_publish('t.next', 'x')));
 	my $sent = 0;
 	while (($_ = $fake->next_event // 't.next') ne 't.next') { $sent++ if $_ eq 't.again'; }
@@ -361,9 +361,9 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 {
 	my $leave = sub { my ($peer, $command, $number) = @_; return $number == 1 ? $peer->close : stores($peer, $command); };
 	is(told($leave, q(SELECT nats_publish_async('t.a', 'x')), 'nats_publish.auto_msg_id' => 'off'),
-		'08007, no counts', 'a lost connection, and a message without an id: it may be stored');
+		'58030, no counts', 'a lost connection, and a message without an id: it may be stored');
 	is(told($leave, q(SELECT nats_publish_async('t.a', 'x'); SET LOCAL nats_publish.inbox_prefix = '_OTHER'; SELECT nats_publish_async('t.b', 'x'))),
-		'08007, 1 stored, 1 failed, 0 not sent', 'a lost connection, and then another inbox: likewise');
+		'58030, 1 stored, 1 failed, 0 not sent', 'a lost connection, and then another inbox: likewise');
 }
 
 # The largest message was stored before the limit was lowered, and the connection is lost for one that is sent again.
@@ -376,7 +376,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 		return $peer->{again}++ ? $peer->leave("-ERR 'Maximum Payload Violation'\r\n") : $peer->reply($command, '', ' 503');
 	};
 	is(told($limit, q(SELECT nats_publish_async('t.small', repeat('x', 500)), nats_publish_async('t.large', repeat('x', 1000)))),
-		'08007, 1 stored, 1 failed, 0 not sent', 'a message over max_payload that is not the last one sent: it may be stored');
+		'58030, 1 stored, 1 failed, 0 not sent', 'a message over max_payload that is not the last one sent: it may be stored');
 }
 
 # The next server does not tell whether it knows TTLs: it takes no third connection, nor any after that.
@@ -390,7 +390,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 			while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; }
 			return;
 		});
-	is((commit_at($fake, q(SELECT nats_publish_async('t.a', 'x', ttl => '1 h'))))[0], '08007, no counts',
+	is((commit_at($fake, q(SELECT nats_publish_async('t.a', 'x', ttl => '1 h'))))[0], '58030, no counts',
 		'a lost connection, a TTL, and a server that does not tell its version: it may be stored');
 }
 
@@ -405,22 +405,22 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 	is((commit_at(FakeServer->answering($mixed, version => '"2.12.0"'),
 			q(SELECT nats_publish_on_commit('t.a', 'x', expect_last_seq => 1), nats_publish_on_commit('t.b', 'x')),
 			'nats_publish.commit_batch' => 'atomic'))[0],
-		'08007, no counts', 'a batch of which a part may be stored');
+		'58030, no counts', 'a batch of which a part may be stored');
 }
 
 # An error of COMMIT about something else than what was sent
 {
 	my $lose = sub { my ($peer, $command, $number) = @_; return ++$peer->{count} == 10 || $number > 1 ? $peer->close : 0; };
 	my @thirty = (q(SELECT count(nats_publish_on_commit('t.a', 'x')) FROM generate_series(1, 30)), 'nats_publish.max_pending' => 10);
-	is(told($lose, @thirty), '08007, 0 stored, 11 failed, 19 not sent', 'a connection that is lost again and again, and a full window: some may be stored');
+	is(told($lose, @thirty), '58030, 0 stored, 11 failed, 19 not sent', 'a connection that is lost again and again, and a full window: some may be stored');
 	my $wait = sub { my ($peer, $command) = @_; push @{ $peer->{waiting} }, $command; return if @{ $peer->{waiting} } < 10; sleep 0.2; stores($peer, $_) foreach @{ $peer->{waiting} }; return; };
 	is(told($wait, @thirty, 'nats_publish.on_full' => 'error'), '53000, 10 stored, 1 failed, 19 not sent', 'a window that is full');
 
 	$node->safe_psql('postgres', q(CREATE SERVER nowhere FOREIGN DATA WRAPPER nats OPTIONS (url 'nats://127.0.0.1:1');
 		CREATE USER MAPPING FOR PUBLIC SERVER nowhere));
 	my $two = q(SELECT nats_publish_async('t.a', 'x'); SET LOCAL nats_publish.server = 'nowhere'; SELECT nats_publish_on_commit('t.b', 'x'));
-	is(told(\&stores, $two), '08001, 1 stored, 0 failed, 1 not sent', 'the second of two servers is not there');
-	is(told(sub { }, $two), '08007, 0 stored, 1 failed, 1 not sent', 'and the first one does not answer');
+	is(told(\&stores, $two), '58000, 1 stored, 0 failed, 1 not sent', 'the second of two servers is not there');
+	is(told(sub { }, $two), '58030, 0 stored, 1 failed, 1 not sent', 'and the first one does not answer');
 	my $large = q(SELECT nats_publish_async('t.a', 'x'), nats_publish_on_commit('t.b', repeat('x', 1000), ttl => '1 h'));
 	is(told(\&stores, $large), '0A000, 1 stored, 0 failed, 1 not sent', 'a server that lacks a feature');
 	is(told(\&stores, $large, 'nats_publish.commit_batch' => 'atomic'), '0A000, 1 stored, 1 failed, 0 not sent', 'or knows no batches');
@@ -446,7 +446,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 			ROLLBACK TO s; SET temp_file_limit = -1; SET LOCAL nats_publish.server = 'silent'; SELECT nats_publish_async('t.b', 'x') \g /dev/null
 			COMMIT));
 	my @states = $failed->{error} =~ /^ERROR:  (\w{5})/mg;
-	is("@states", '53400 08007', 'the message that nobody acknowledges is waited for') or diag($failed->{error});
+	is("@states", '53400 58030', 'the message that nobody acknowledges is waited for') or diag($failed->{error});
 }
 
 done_testing();

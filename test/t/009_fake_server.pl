@@ -91,7 +91,7 @@ check('one with spaces', 'success', replies('{ "stream" : "T" , "seq" : 1 } '));
 check('one with more in it', 'success', replies('{"type":"x","stream":"T","more":{"a":[1,{"stream":"U"}]},"seq":1,"domain":"d","duplicate":true}'));
 check('one with headers', 'success', replies('{"stream":"T","seq":1}', "${CRLF}A: b"));
 check('one with escapes', 'success', replies('{"str\u0065am":"T\u00e4\n","seq":1}'));
-check('one with a stream that is not UTF-8', '(success|08007)', replies("{\"stream\":\"\xff\",\"seq\":1}"));
+check('one with a stream that is not UTF-8', '(success|58030)', replies("{\"stream\":\"\xff\",\"seq\":1}"));
 check('a large sequence', 'success', replies('{"stream":"T","seq":9223372036854775807}'));
 check('a stream with a long name', 'success', replies('{"stream":"' . 'T' x 10000 . '","seq":1}'));
 my @garbage = (
@@ -100,7 +100,7 @@ my @garbage = (
 	'{"stream":"T","seq":}', "\0\0\0", "\xff\xfe\xfd", '{"a":{"stream":"T","seq":1}}',
 	'{"stream":{"stream":"T"},"seq":[1]}', '{"error":1}', '{"error":null}', '{"error":"x"}', '{"error":[]}',
 	'x' x 500000, '{"' . 'x' x 500000);
-my $numbers = join '|', map { quotemeta } qw(08007 38000);
+my $numbers = join '|', map { quotemeta } qw(58030 38000);
 {
 	# all of them over one session: none may keep the next from working
 	my $fake = fake(sub { my ($peer, $command) = @_; $peer->reply($command, $garbage[ $command->{payload} ]); return; });
@@ -114,18 +114,18 @@ my $numbers = join '|', map { quotemeta } qw(08007 38000);
 	is($session->value('SELECT connects, connections_lost FROM nats_session_stats()'), '1|0', 'over one connection');
 	goes_on($session, 'no acknowledgments');
 }
-check('JSON of a great depth', '(08007|54001)', replies('{"a":' x 100000));
-check('JSON arrays of a great depth', '(08007|54001)', replies('{"a":' . '[' x 100000));
-check('a great number of fields', '(08007|38000)', replies('{' . join(',', map { qq("f$_":$_) } 1 .. 50000) . '}'));
-check('a negative sequence', '(08007|38000|success)', replies('{"stream":"T","seq":-1}'));
-check('a sequence beyond 64 bits', '(08007|38000|success)', replies('{"stream":"T","seq":99999999999999999999999}'));
-check('a fraction as sequence', '(08007|38000|success)', replies('{"stream":"T","seq":1.5}'));
+check('JSON of a great depth', '(58030|54001)', replies('{"a":' x 100000));
+check('JSON arrays of a great depth', '(58030|54001)', replies('{"a":' . '[' x 100000));
+check('a great number of fields', '(58030|38000)', replies('{' . join(',', map { qq("f$_":$_) } 1 .. 50000) . '}'));
+check('a negative sequence', '(58030|38000|success)', replies('{"stream":"T","seq":-1}'));
+check('a sequence beyond 64 bits', '(58030|38000|success)', replies('{"stream":"T","seq":99999999999999999999999}'));
+check('a fraction as sequence', '(58030|38000|success)', replies('{"stream":"T","seq":1.5}'));
 
 check('an error', '38000', replies('{"error":{"code":400,"err_code":10999,"description":"strange"},"stream":"T","seq":0}'));
 check('an empty error', '38000', replies('{"error":{}}'));
-check('an error of odd types', '(38000|08007)', replies('{"error":{"code":"x","err_code":1e99,"description":null}}'));
+check('an error of odd types', '(38000|58030)', replies('{"error":{"code":"x","err_code":1e99,"description":null}}'));
 check('a long error', '38000', replies('{"error":{"code":400,"err_code":1,"description":"' . 'x' x 100000 . '"}}'));
-check('an error with NUL', '(38000|08007)', replies('{"error":{"code":400,"err_code":1,"description":"a\u0000b"}}'));
+check('an error with NUL', '(38000|58030)', replies('{"error":{"code":400,"err_code":1,"description":"a\u0000b"}}'));
 check('an error with a format', '38000', replies('{"error":{"code":400,"err_code":1,"description":"%s%n%d"}}'));
 check('an error with an acknowledgment', '40001', replies('{"stream":"T","seq":5,"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}}'));
 
@@ -136,7 +136,7 @@ foreach my $encoding ('LATIN1', 'SQL_ASCII')
 	my $fake = fake(replies('{"error":{"code":400,"err_code":10999,"description":"\u4e16"}}'));
 	my $session = PsqlSession->new($node, dbname => $database, settings => { 'nats_publish.url' => $fake->url });
 	my $result = $session->run(q(SELECT nats_publish('t.a', 'x')));
-	is($result->{sqlstate}, '08007', "an error with a character that is not in $encoding") or diag $result->{error};
+	is($result->{sqlstate}, '58030', "an error with a character that is not in $encoding") or diag $result->{error};
 	goes_on($session, 'after it');
 }
 
@@ -210,13 +210,13 @@ check('a permission error about the reply subject', '42501',
 check('one byte at a time', 'success',
 	sub { my ($peer, $command) = @_; $peer->slow("PING$CRLF-ERR 'x'$CRLF" . $peer->reply_bytes($command, ack(1), "${CRLF}A: b")); return; });
 check('an INFO of 300 kB', 'success', sub { my ($peer, $command) = @_; $peer->send($peer->info_line(pad => '"' . 'x' x 300000 . '"')); $peer->reply($command, ack(1)); return; });
-check('a greeting of 30 kB', '(success|08001)', replies(ack(1)), pad => '"' . 'x' x 30000 . '"');
-check('a greeting of 3 MB', '(success|08001)', replies(ack(1)), pad => '"' . 'x' x 3000000 . '"');
-check('an unfinished reply', '08007', sub { my ($peer, $command) = @_; $peer->send("MSG $command->{reply} 1 30$CRLF" . '{"stream":'); return; });
-check('a line without end', '0800[67]', sub { my ($peer) = @_; 1 while $peer->send('x' x 100000); return 'close'; });
-check('an operation without end', '0800[67]', sub { my ($peer) = @_; $peer->send('INFO '); 1 while $peer->send('x' x 100000); return 'close'; });
-check('errors without end', '0800[67]', sub { my ($peer) = @_; 1 while $peer->send("-ERR 'x'$CRLF" x 1000); return 'close'; });
-check('a message without end', '0800[67]',
+check('a greeting of 30 kB', '(success|58000)', replies(ack(1)), pad => '"' . 'x' x 30000 . '"');
+check('a greeting of 3 MB', '(success|58000)', replies(ack(1)), pad => '"' . 'x' x 3000000 . '"');
+check('an unfinished reply', '58030', sub { my ($peer, $command) = @_; $peer->send("MSG $command->{reply} 1 30$CRLF" . '{"stream":'); return; });
+check('a line without end', '580[03]0', sub { my ($peer) = @_; 1 while $peer->send('x' x 100000); return 'close'; });
+check('an operation without end', '580[03]0', sub { my ($peer) = @_; $peer->send('INFO '); 1 while $peer->send('x' x 100000); return 'close'; });
+check('errors without end', '580[03]0', sub { my ($peer) = @_; 1 while $peer->send("-ERR 'x'$CRLF" x 1000); return 'close'; });
+check('a message without end', '580[03]0',
 	sub { my ($peer, $command) = @_; $peer->send("MSG $command->{reply} 1 60000000$CRLF"); 1 while $peer->send('x' x 100000); return 'close'; });
 foreach my $line ("MSG$CRLF", "MSG a$CRLF", "MSG a b$CRLF", "MSG a 1 -1$CRLF", "MSG a 1 x$CRLF", "MSG a 1 99999999999999999999999$CRLF", "MSG a 1 2147483648$CRLF",
 	"MSG a 1 5${CRLF}abcdefgh$CRLF", "MSG a b c d e$CRLF", "HMSG a 1 10 5${CRLF}abcde$CRLF", "HMSG a 1 5$CRLF", "HMSG a 1 99999999999 99999999999$CRLF",
@@ -233,7 +233,7 @@ foreach my $line ("MSG$CRLF", "MSG a$CRLF", "MSG a b$CRLF", "MSG a 1 -1$CRLF", "
 		});
 	my $session = session_to($fake);
 	my $result = $session->run(q(SELECT (nats_publish('t.a', 'x')).seq));
-	like($result->{output} . $result->{sqlstate}, qr/^(1|0800[67])$/, 'a strange line: ' . ($line =~ s/\r/\\r/gr =~ s/\n/\\n/gr =~ s/\0/\\0/gr =~ s/ {9,}/.../gr))
+	like($result->{output} . $result->{sqlstate}, qr/^(1|580[03]0)$/, 'a strange line: ' . ($line =~ s/\r/\\r/gr =~ s/\n/\\n/gr =~ s/\0/\\0/gr =~ s/ {9,}/.../gr))
 		or diag $result->{error};
 	goes_on($session, 'a strange line');
 }
@@ -286,8 +286,8 @@ check('503 for ever', '42704', replies('', ' 503'));
 	is(scalar(grep { defined } @seen), 4, 'after four attempts');
 	my $code = '{"error":{"code":%d,"err_code":%d,"description":"%s"},"stream":"T","seq":0}';
 	check('429 for ever', '53000', replies(sprintf($code, 429, 10167, 'too many requests')));
-	check('in process for ever', '08007', replies(sprintf($code, 409, 10158, 'duplicate message id is in process')));
-	check('sequence 0 for ever', '08007', replies('{"stream":"T","seq":0,"duplicate":true}'));
+	check('in process for ever', '58030', replies(sprintf($code, 409, 10158, 'duplicate message id is in process')));
+	check('sequence 0 for ever', '58030', replies('{"stream":"T","seq":0,"duplicate":true}'));
 }
 
 # A backend that is stopped until it is late for both, to ask again and to give up
@@ -316,7 +316,7 @@ check('503 for ever', '42704', replies('', ' 503'));
 	foreach my $case (@answers)
 	{
 		my ($what, @answer) = @$case;
-		check($what, '08007', sub
+		check($what, '58030', sub
 			{
 				my ($peer, $command, $count) = @_;
 				$peer->reply($command, @{ $answer[ $count - 1 ] }) if $answer[ $count - 1 ];
@@ -329,7 +329,7 @@ check('503 for ever', '42704', replies('', ' 503'));
 {
 	my $fake = fake(replies('{"error":{"code":409,"err_code":10158,"description":"duplicate message id is in process"}}'));
 	my $session = session_to($fake, auto_msg_id => 'off');
-	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '08007', 'in process, without an id');
+	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '58030', 'in process, without an id');
 	ok($fake->next_event(5), 'is asked once');
 	is($fake->next_event(0.3), undef, 'and no more');
 	goes_on($session, 'in process, without an id');
@@ -378,7 +378,7 @@ check('another stream without expectation', 'success', replies('{"stream":"OTHER
 		});
 	my $session = session_to($fake, ack_timeout => '20s', commit_timeout => '20s');
 	my $call = q(nats_publish_async('t.a', '%s', expect_stream => 'T', msg_id => '%s'));
-	foreach my $case ([ 'both', '', 'both refuse or take it' ], [ 'alone', '40001', 'nobody takes it' ], [ 'lost', '08007', 'the connection is lost before anybody can have taken it' ])
+	foreach my $case ([ 'both', '', 'both refuse or take it' ], [ 'alone', '40001', 'nobody takes it' ], [ 'lost', '58030', 'the connection is lost before anybody can have taken it' ])
 	{
 		my ($payload, $sqlstate, $what) = @$case;
 		my $async = sprintf($call, $payload, $payload);
@@ -389,15 +389,15 @@ check('another stream without expectation', 'success', replies('{"stream":"OTHER
 	is($session->sqlstate("BEGIN; SELECT $both; SELECT pg_sleep(1); SELECT $both, $both; COMMIT"), '', 'an acknowledgment that was not read for long');
 	goes_on($session, 'a stream of another domain');
 	$session = session_to($fake, ack_timeout => '100ms');
-	ok((grep { $session->sqlstate(q(SELECT nats_publish('t.a', 'alone', expect_stream => 'T', msg_id => 'alone'))) eq '08007' } 1 .. 5),
+	ok((grep { $session->sqlstate(q(SELECT nats_publish('t.a', 'alone', expect_stream => 'T', msg_id => 'alone'))) eq '58030' } 1 .. 5),
 		'it is not known that nobody takes it when there was no time for that');
 }
 
 # Connections that end
 
-check('closes after PUB', '0800[67]', sub { return 'close'; });
-check('half a reply and the end', '0800[67]', sub { my ($peer, $command) = @_; $peer->send("MSG $command->{reply} 1 22$CRLF" . '{"stream":'); return 'close'; });
-check('an error and the end', '0800[67]', sub { my ($peer) = @_; $peer->send("-ERR 'Stale Connection'$CRLF"); return 'close'; });
+check('closes after PUB', '580[03]0', sub { return 'close'; });
+check('half a reply and the end', '580[03]0', sub { my ($peer, $command) = @_; $peer->send("MSG $command->{reply} 1 22$CRLF" . '{"stream":'); return 'close'; });
+check('an error and the end', '580[03]0', sub { my ($peer) = @_; $peer->send("-ERR 'Stale Connection'$CRLF"); return 'close'; });
 check('closes, and then answers', 'success',
 	sub { my ($peer, $command, $count, $number) = @_; return 'close' if $number == 1; $peer->reply($command, ack(1)); return; });
 check('closes after the acknowledgment', 'success', sub { my ($peer, $command) = @_; $peer->reply($command, ack(1)); return 'close'; });
@@ -465,7 +465,7 @@ check('closes after the acknowledgment', 'success', sub { my ($peer, $command) =
 	$node->safe_psql('postgres', sprintf(q(CREATE SERVER lost FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $lost->url));
 	my $session = session_to($nats, server => 'lost', connect_timeout => '300ms', commit_timeout => '60s');
 	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '', 'a message to one server');
-	wait_for('its end', sub { $session->sqlstate(q(SELECT nats_publish('t.a', 'x'))) eq '08001' });
+	wait_for('its end', sub { $session->sqlstate(q(SELECT nats_publish('t.a', 'x'))) eq '58000' });
 	my $result = $session->run(q(SET nats_publish.server = ''; SET nats_publish.connect_timeout = '60s'; BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
 		SELECT pg_sleep(0.5); COMMIT));
 	is($result->{error}, '', 'a COMMIT that needs another server');
@@ -482,9 +482,9 @@ check('closes after the acknowledgment', 'success', sub { my ($peer, $command) =
 	is($session->sqlstate(q(SELECT nats_publish('t.a', repeat('x', 1000)))), '', 'the same after the server has lowered its max_payload, and raised it again');
 	goes_on($session, 'a lowered max_payload');
 }
-check('a max_payload of 0', '(54000|08001|success)', replies(ack(1)), max_payload => 0);
-check('a negative max_payload', '(54000|08001|success)', replies(ack(1)), max_payload => -1);
-check('a max_payload that is no number', '(54000|08001|success)', replies(ack(1)), max_payload => '"x"');
+check('a max_payload of 0', '(54000|58000|success)', replies(ack(1)), max_payload => 0);
+check('a negative max_payload', '(54000|58000|success)', replies(ack(1)), max_payload => -1);
+check('a max_payload that is no number', '(54000|58000|success)', replies(ack(1)), max_payload => '"x"');
 
 # A server that greets the second connection, which asks for its INFO, in another way than the first
 {
@@ -509,7 +509,7 @@ check('a max_payload that is no number', '(54000|08001|success)', replies(ack(1)
 			});
 		my $call = $greeting eq $no_version ? q(nats_publish('t.a', 'x', ttl => '1 h')) : 'nats_server_info()';
 		my $result = session_to($fake)->run("SELECT $call");
-		is($result->{sqlstate}, '08001', 'greeted with ' . $greeting =~ s/\s+$//r);
+		is($result->{sqlstate}, '58000', 'greeted with ' . $greeting =~ s/\s+$//r);
 		like($result->{error}, $greetings{$greeting}, 'it says why not');
 	}
 }
@@ -548,15 +548,15 @@ check_batch('its acknowledgment', '', qr/^$/, [ '', '', $batch_ack ]);
 check_batch('its acknowledgment alone', '', qr/^$/, [ undef, undef, $batch_ack ], @short);
 check_batch('its acknowledgment after "not now"', '', qr/^$/, [ ([ '', ' 503' ]) x 3, '', '', $batch_ack ]);
 
-check_batch('nothing but that its commit has arrived', '08007', qr/as one batch: the commit of the batch has no acknowledgment$/m, [ '', '', '' ]);
-check_batch("its commit is answered with $_", '08007', qr/as one batch: the server has acknowledged something else than the batch$/m, [ '', '', $_ ])
+check_batch('nothing but that its commit has arrived', '58030', qr/as one batch: the commit of the batch has no acknowledgment$/m, [ '', '', '' ]);
+check_batch("its commit is answered with $_", '58030', qr/as one batch: the server has acknowledged something else than the batch$/m, [ '', '', $_ ])
 	foreach '{"stream":"T","seq":3}', '{"stream":"T","seq":3,"batch":"ID"}', '{"stream":"T","seq":3,"count":3}', '{"stream":"T","seq":3,"batch":"ID","count":2}',
 	'{"stream":"T","seq":3,"batch":"ID","count":"3"}', '{"stream":"T","seq":3,"batch":"ID ","count":3}', '{"stream":"T","seq":3,"batch":"","count":3}',
 	'{"stream":"T","seq":3,"batch":"0123456789ABCDEFGHIJKL","count":3}', '{"stream":"T","seq":3,"batch":null,"count":3}';
-check_batch('its commit is answered with no JSON', '08007', qr/the reply is not an acknowledgment of JetStream$/m, [ '', '', 'x' ]);
-check_batch('nonsense for its commit, and no answer to another member', '08007', qr/as one batch: /, [ undef, '', $_ ], @short)
+check_batch('its commit is answered with no JSON', '58030', qr/the reply is not an acknowledgment of JetStream$/m, [ '', '', 'x' ]);
+check_batch('nonsense for its commit, and no answer to another member', '58030', qr/as one batch: /, [ undef, '', $_ ], @short)
 	foreach '', '{"stream":"T","seq":3}';
-check_batch('its acknowledgment comes to another member', '08007', qr/something else than the batch$/m, [ '', $batch_ack, '' ]);
+check_batch('its acknowledgment comes to another member', '58030', qr/something else than the batch$/m, [ '', $batch_ack, '' ]);
 
 # Of several refusals the first is told that is no consequence of another one.
 my $incomplete = refusal(10176, 'batch is incomplete');
@@ -567,8 +567,8 @@ check_batch('the cause between its consequences', '40001', qr/wrong last sequenc
 check_batch('the cause behind its consequences', '40001', qr/wrong last sequence: 5/, [ $incomplete, $incomplete, $conflict ]);
 check_batch('two causes', '40001', qr/wrong last sequence: 5/, [ $incomplete, $conflict, $is_full ]);
 check_batch('two causes, in the other order', '53400', qr/maximum messages exceeded/, [ $is_full, $incomplete, $conflict ]);
-check_batch('nonsense before a consequence', '08007', qr/something else than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
-check_batch('nonsense behind a consequence', '08007', qr/something else than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
+check_batch('nonsense before a consequence', '58030', qr/something else than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
+check_batch('nonsense behind a consequence', '58030', qr/something else than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
 check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HINT:  All messages of the transaction must go to one stream/s, [ ($incomplete) x 3 ]);
 check_batch('only consequences, once', '', qr/^$/, [ ($incomplete) x 3, '', '', $batch_ack ]);
 

@@ -114,7 +114,7 @@ foreach my $stop ('kill9', 'stop')
 	$session->wait_until_waiting;
 	$nats->restart(stop => 'kill9');
 	my $result = $session->finish;
-	like($result->{sqlstate}, qr/^0800[67]$/, 'a crash of the server, and messages without ids: COMMIT fails');
+	like($result->{sqlstate}, qr/^580[03]0$/, 'a crash of the server, and messages without ids: COMMIT fails');
 	like($result->{error}, qr/Of the transaction's messages: \d+ stored, \d+ failed, \d+ not sent\./, 'and tells how many');
 	my ($acked, $failed, $unsent) = $result->{error} =~ /: (\d+) stored, (\d+) failed, (\d+) not sent\./;
 	is($acked + $failed + $unsent, 60_000, 'of all messages') if defined $unsent;
@@ -134,7 +134,7 @@ foreach my $stop ('kill9', 'stop')
 	$nats->stop;
 	hold($session, 1000);
 	my $result = $session->run('COMMIT');
-	is($result->{sqlstate}, '08001', 'no server: COMMIT fails');
+	is($result->{sqlstate}, '58000', 'no server: COMMIT fails');
 	cmp_ok($result->{seconds}, '<', $BOUND, 'in time');
 	is(rows(), 0, 'no row');
 	hold($session, 1000);
@@ -148,7 +148,7 @@ foreach my $stop ('kill9', 'stop')
 	clean();
 	hold($session, 1000);
 	$nats->kill9;
-	is($session->sqlstate('COMMIT'), '08001', 'a server that has gone since the last COMMIT');
+	is($session->sqlstate('COMMIT'), '58000', 'a server that has gone since the last COMMIT');
 	is(rows(), 0, 'no row');
 	$nats->start;
 	is(stored(), 0, 'nothing in the stream');
@@ -173,7 +173,7 @@ foreach my $end ('cancel', 'terminate', 'timeout')
 	kill 'INT', $pid if $end eq 'cancel';
 	kill 'TERM', $pid if $end eq 'terminate';
 	my $result = $session->finish;
-	is($result->{sqlstate}, { cancel => '57014', terminate => '57P01', timeout => '08007' }->{$end}, 'COMMIT ends');
+	is($result->{sqlstate}, { cancel => '57014', terminate => '57P01', timeout => '58030' }->{$end}, 'COMMIT ends');
 	cmp_ok(time - $started, '<', $BOUND, 'at once') if $end ne 'timeout';
 	cmp_ok($result->{seconds}, '>', 0.9, 'statement_timeout does not end it') if $end eq 'timeout';
 	cmp_ok($result->{seconds}, '<', $BOUND, 'commit_timeout does') if $end eq 'timeout';

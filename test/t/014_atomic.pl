@@ -270,7 +270,7 @@ foreach my $case ([ 'a part of the batch is sent', 900_000, qr/^0$/ ], [ 'all of
 	$held->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT count(nats_publish_on_commit('a.b', repeat('x', 5000))) FROM generate_series(1, 3)));
 	$nats->set_config('max_payload: 2000', reload => 1);
 	my $result = $held->run('COMMIT');
-	is($result->{sqlstate}, '08007', 'a max_payload that is lowered before COMMIT ends the connection that the batch is sent on');
+	is($result->{sqlstate}, '58030', 'a max_payload that is lowered before COMMIT ends the connection that the batch is sent on');
 	like($result->{error}, qr/the next server can't take it/, 'which then does not take it again');
 	$nats->set_config('', reload => 1);
 	is(stored() . ' ' . rows(), '0 0', 'nothing is stored');
@@ -308,7 +308,7 @@ foreach my $signal ('INT', 'TERM')
 	$bounded->value(q(BEGIN; INSERT INTO t VALUES (1); SELECT count(nats_publish_on_commit('a.b', 'x')) FROM generate_series(1, 3)));
 	$nats->stall;
 	my $result = $bounded->run('COMMIT');
-	is($result->{sqlstate}, '08007', 'a server that does not answer in time');
+	is($result->{sqlstate}, '58030', 'a server that does not answer in time');
 	like($result->{error}, qr/no acknowledgment arrived within 1000 ms.*HINT:  Read the stream/s, 'the error tells where to look');
 	$nats->resume;
 	is(rows(), 0, 'no row');

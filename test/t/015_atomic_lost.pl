@@ -84,7 +84,7 @@ is(payloads() . ' ' . rows(), '1 2 3 4 5 1', 'the batch is stored once, and the 
 
 clean();
 $result = commit($ids_given, break => 'acknowledged', user => 'less:less');
-is($result->{sqlstate}, '08007', 'with ids of the user, who may not ask: nobody knows') or diag($result->{error});
+is($result->{sqlstate}, '58030', 'with ids of the user, who may not ask: nobody knows') or diag($result->{error});
 like($result->{error}, qr/HINT/, 'a hint says what can be done');
 is(payloads() . ' ' . rows(), '1 2 3 4 5 0', 'the batch is stored once, the row is not');
 
@@ -95,7 +95,7 @@ is($result->{error} . payloads() . ' ' . rows(), '1 2 3 4 5 1', 'who may not ask
 my $overtaking = $nats->url;
 clean();
 $result = commit($ids_given, break => 'acknowledged', on_break => sub { NatsClient->new(url => $overtaking)->js_publish('a.1', 'other'); });
-is($result->{sqlstate}, '08007', 'ids of the user, and another message has come after the batch: nobody knows') or diag($result->{error});
+is($result->{sqlstate}, '58030', 'ids of the user, and another message has come after the batch: nobody knows') or diag($result->{error});
 is(payloads() . ' ' . rows(), '1 2 3 4 5 other 0', 'the batch is stored once, the row is not');
 
 clean();
@@ -106,7 +106,7 @@ is($result->{error} . payloads() . ' ' . rows(), '1 2 3 4 5 other 1', 'with auto
 clean();
 $client->js_publish('a.1', 'foreign', headers => { 'Nats-Msg-Id' => 'id 5' });
 $result = commit($ids_given, break => 'commit');
-is($result->{sqlstate}, '08007', 'an id that is stored already, when the first attempt may be: nobody knows') or diag($result->{error});
+is($result->{sqlstate}, '58030', 'an id that is stored already, when the first attempt may be: nobody knows') or diag($result->{error});
 is(payloads() . ' ' . rows(), 'foreign 0', 'nothing is stored');
 
 # Expectations are checked before ids: the batch itself has changed what it expected.
@@ -120,7 +120,7 @@ is($result->{error} . payloads() . ' ' . rows(), '1 2 1', 'with expect_last_seq:
 clean();
 $result = commit(q(SELECT nats_publish_on_commit('a.1', '1', expect_last_subject_seq => 0), nats_publish_on_commit('a.1', '2')),
 	break => 'acknowledged', user => 'less:less');
-like($result->{sqlstate}, qr/^(08007)?$/, 'by a user who may not ask: COMMIT succeeds, or nobody knows');
+like($result->{sqlstate}, qr/^(58030)?$/, 'by a user who may not ask: COMMIT succeeds, or nobody knows');
 is(payloads() . ' ' . rows(), '1 2 ' . ($result->{sqlstate} ? 0 : 1), 'the batch is stored once, and the row if COMMIT succeeds');
 
 # Without ids the server would store a second batch like the first: it must not be sent.
@@ -132,12 +132,12 @@ is($result->{error}, '', 'without ids: the stream is asked, and COMMIT succeeds'
 is(payloads() . ' ' . rows(), '1 2 3 4 5 1', 'the batch is stored once, and the row');
 clean();
 $result = commit($ids_automatic, break => 'acknowledged', user => 'less:less', @without_ids);
-is($result->{sqlstate}, '08007', 'without ids, by a user who may not ask: nobody knows');
+is($result->{sqlstate}, '58030', 'without ids, by a user who may not ask: nobody knows');
 like($result->{error}, $lost_in_doubt, 'it says so');
 is(payloads() . ' ' . rows(), '1 2 3 4 5 0', 'the batch is stored once, the row is not');
 clean();
 $result = commit($ids_automatic, break => 'commit', @without_ids);
-is($result->{sqlstate}, '08007', 'without ids, lost before the last member: nobody knows');
+is($result->{sqlstate}, '58030', 'without ids, lost before the last member: nobody knows');
 like($result->{error}, $lost_in_doubt, 'it says so');
 is(payloads() . ' ' . rows(), ' 0', 'nothing is stored, no row');
 
@@ -163,11 +163,11 @@ is($result->{error} . payloads() . ' ' . rows(), '1 2 3 4 5 1', 'lost acknowledg
 
 clean();
 $result = commit($ids_automatic, break => 'acknowledged', then_close => 1, settings => { 'nats_publish.commit_timeout' => '1s' });
-is($result->{sqlstate}, '08007', 'a lost acknowledgment, and no server to ask: nobody knows') or diag($result->{error});
+is($result->{sqlstate}, '58030', 'a lost acknowledgment, and no server to ask: nobody knows') or diag($result->{error});
 is(payloads() . ' ' . rows(), '1 2 3 4 5 0', 'the batch is stored once, the row is not');
 clean();
 $result = commit($ids_automatic, break => 'commit', then_close => 1, settings => { 'nats_publish.commit_timeout' => '1s' });
-like($result->{sqlstate}, qr/^0800[67]$/, 'lost before the last member, and no server any more') or diag($result->{error});
+like($result->{sqlstate}, qr/^580[03]0$/, 'lost before the last member, and no server any more') or diag($result->{error});
 is(payloads() . ' ' . rows(), ' 0', 'nothing is stored, no row');
 
 # A server that loses the batch as it likes. Of its connections every second one only asks for its version, and has no
@@ -231,24 +231,24 @@ sub commit_to
 	return;
 }
 
-commit_to('gone for good, and the last member was not sent', '08006', unsent('the server closed the connection|could not (send|receive): '),
+commit_to('gone for good, and the last member was not sent', '58000', unsent('the server closed the connection|could not (send|receive): '),
 	$much, sub { $_[0]->close; }, connections => 2, @briefly);
-commit_to('lost again and again, and the last member was never sent', '08006', unsent('the connection was lost|no answer in time'),
+commit_to('lost again and again, and the last member was never sent', '58000', unsent('the connection was lost|no answer in time'),
 	$few, sub { $_[0]->close; }, @small_window, @briefly);
-commit_to('no member is answered', '08006', unsent('no answer in time'), $few, sub { }, @small_window, @briefly);
-commit_to('gone for good after a refusal', '08006', unsent('the server does not speak the NATS protocol'), $few, \&refuse, connections => 2, @briefly);
+commit_to('no member is answered', '58000', unsent('no answer in time'), $few, sub { }, @small_window, @briefly);
+commit_to('gone for good after a refusal', '58000', unsent('the server does not speak the NATS protocol'), $few, \&refuse, connections => 2, @briefly);
 
-commit_to('gone for good after the last member', '08007', $no_answer, $few, \&take_to_commit, connections => 2, @briefly);
-commit_to('lost again and again after the last member', '08007', qr/$no_answer|$lost_in_doubt/, $few, \&take_to_commit, @briefly);
+commit_to('gone for good after the last member', '58030', $no_answer, $few, \&take_to_commit, connections => 2, @briefly);
+commit_to('lost again and again after the last member', '58030', qr/$no_answer|$lost_in_doubt/, $few, \&take_to_commit, @briefly);
 
 # The first attempt may be stored, whatever is known of the next ones.
 sub in_doubt { my ($then) = @_; return sub { $_[2] == 1 ? take_to_commit(@_) : $then->(@_) }; }
 
-commit_to('in doubt, and then lost again and again before the last member', '08007', qr/$no_answer|$lost_in_doubt/,
+commit_to('in doubt, and then lost again and again before the last member', '58030', qr/$no_answer|$lost_in_doubt/,
 	$few, in_doubt(sub { $_[0]->close; }), @small_window, @briefly);
-commit_to('in doubt, and then no member is answered', '08007', $no_answer, $few, in_doubt(sub { }), @small_window, @briefly);
-commit_to('in doubt, and then gone for good after a refusal', '08007', $no_answer, $few, in_doubt(\&refuse), connections => 4, @briefly);
-commit_to('in doubt, and the next server does not tell its version', '08007', $not_known, $few, in_doubt(\&take), connections => 3);
+commit_to('in doubt, and then no member is answered', '58030', $no_answer, $few, in_doubt(sub { }), @small_window, @briefly);
+commit_to('in doubt, and then gone for good after a refusal', '58030', $no_answer, $few, in_doubt(\&refuse), connections => 4, @briefly);
+commit_to('in doubt, and the next server does not tell its version', '58030', $not_known, $few, in_doubt(\&take), connections => 3);
 commit_to('in doubt, and then stored', '', qr/^$/, $few, in_doubt(\&take));
 
 # Without ids a batch is sent again only if it can't be stored; else the stream is asked, which may answer anything.
@@ -256,12 +256,12 @@ commit_to('without ids, lost before the last member was sent', '', qr/^$/, $much
 foreach my $message ('x', '{"headers":{}}', '{"message":[]}', '{"message":{"hdrs":1}}', '{"message":{"hdrs":"%%%"}}',
 	map { '{"message":{"hdrs":"' . encode_base64("NATS/1.0\r\nNats-Batch-Id: $_\r\n\r\n", '') . '"}}' } 'x', 'x' x 22)
 {
-	commit_to("in doubt without ids, and the message is $message", '08007', $not_known, $few,
+	commit_to("in doubt without ids, and the message is $message", '58030', $not_known, $few,
 		in_doubt(sub { my ($peer, $command) = @_; $peer->reply($command, $command->{subject} =~ /NAMES$/ ? '{"streams":["A"]}' : $message); }), @no_ids);
 }
 foreach my $streams ('', '[]', '{}', '{"streams":"A"}', '{"streams":[]}', '{"streams":[{}]}', '{"streams":[null]}')
 {
-	commit_to("in doubt without ids, and the streams are '$streams'", '08007', $not_known, $few,
+	commit_to("in doubt without ids, and the streams are '$streams'", '58030', $not_known, $few,
 		in_doubt(sub { my ($peer, $command) = @_; $peer->reply($command, $streams); }), @no_ids);
 }
 
@@ -272,7 +272,7 @@ foreach my $break ('acknowledged', 'commit')
 	clean();
 	$result = commit($ids_automatic, break => $break, then_close => 1, more_urls => ',' . $old->url, settings => { 'nats_publish.commit_timeout' => '2s' });
 	is($old_client->stream_info('A')->{state}{messages}, 0, "lost ($break), and the next server is an old one: it gets nothing");
-	like($result->{sqlstate}, qr/^(0A000|0800[67])$/, 'COMMIT fails') or diag($result->{error});
+	like($result->{sqlstate}, qr/^(0A000|580[03]0)$/, 'COMMIT fails') or diag($result->{error});
 	is(rows(), 0, 'no row');
 	$old_client->purge('A');
 }
@@ -293,7 +293,7 @@ foreach my $break ('acknowledged', 'commit')
 	$nats->kill9;
 	my $sqlstate = $session->finish->{sqlstate};
 	is($old_client->stream_info('L')->{state}{messages}, 0, 'messages with a ttl, and the next server is an old one: it gets nothing');
-	like($sqlstate, qr/^(0A000|0800[67])$/, 'COMMIT fails');
+	like($sqlstate, qr/^(0A000|580[03]0)$/, 'COMMIT fails');
 	is(rows(), 0, 'no row');
 	$nats->start;
 	$client = NatsClient->new(url => $nats->url);
@@ -322,7 +322,7 @@ foreach my $break ('acknowledged', 'commit')
 	is(scalar(grep { $subjects->{$_} != 100 } keys %$subjects), 0, 'crashes during COMMIT: all or nothing of each batch, and once');
 	is_deeply([ grep { !$subjects->{"a.$_"} } keys %committed ], [], 'what has committed is there');
 	is(rows(), scalar keys %committed, 'with its row');
-	is(scalar(grep { !/^08/ } @failed), 0, 'what has not says that the connection was lost');
+	is(scalar(grep { !/^58/ } @failed), 0, 'what has not says that the connection was lost');
 }
 
 done_testing();

@@ -95,11 +95,11 @@ sub judge_after
 my @cases;
 
 # %more: info => {fields of INFO}, arguments => of the function; timeout => '1s'. What is expected to end by a timeout
-# gets a short one, and in a case that begins with 08 it does not matter when that comes too early.
+# gets a short one, and in a case that begins with 58 it does not matter when that comes too early.
 sub hostile
 {
 	my ($what, $expected, $handler, %more) = @_;
-	push @cases, { what => $what, expected => $expected, handler => $handler, timeout => $expected =~ /^08/ ? '400ms' : '10s', %more, number => scalar @cases };
+	push @cases, { what => $what, expected => $expected, handler => $handler, timeout => $expected =~ /^58/ ? '400ms' : '10s', %more, number => scalar @cases };
 	return;
 }
 
@@ -160,7 +160,7 @@ sub only_first
 
 # ---- Before the greeting has ended
 
-my $NO_CONNECTION = '08001';
+my $NO_CONNECTION = '58000';
 srand($seed);
 hostile("random bytes as greeting ($_)", $NO_CONNECTION, do { my $bytes = random_bytes(2 ** $_); sub { $_[0]->send($bytes); $_[0]->hold; } })
 	foreach 0, 4, 9, 16;
@@ -179,13 +179,13 @@ hostile('too many connections', $NO_CONNECTION, sub { my ($peer) = @_; $peer->se
 
 # what stands in INFO and does not keep from publishing
 hostile_answer("INFO with $_->[0]", $_->[2] // 'success', sub { $_[0]->reply($_[1], ack()); }, info => $_->[1])
-	foreach [ '1,000 other servers', { connect_urls => '[' . join(',', ('"127.0.0.1:1"') x 1000) . ']' } ], [ 'strange other servers', { connect_urls => '["","nats://","a b","\u0000",1]' }, 'success|08001' ],
-	[ 'invalid UTF-8', { server_name => qq("\xff\xc0\x80"), server_id => qq("\xfe"), client_ip => qq("\xed\xa0\x80"), version => qq("\xff") }, 'success|08001' ],
-	[ 'a NUL', { server_name => '"a\u0000b"' }, 'success|08001' ], [ 'a nonce', { nonce => '"' . 'n' x 1000 . '"', auth_required => 'true' } ];
+	foreach [ '1,000 other servers', { connect_urls => '[' . join(',', ('"127.0.0.1:1"') x 1000) . ']' } ], [ 'strange other servers', { connect_urls => '["","nats://","a b","\u0000",1]' }, 'success|58000' ],
+	[ 'invalid UTF-8', { server_name => qq("\xff\xc0\x80"), server_id => qq("\xfe"), client_ip => qq("\xed\xa0\x80"), version => qq("\xff") }, 'success|58000' ],
+	[ 'a NUL', { server_name => '"a\u0000b"' }, 'success|58000' ], [ 'a nonce', { nonce => '"' . 'n' x 1000 . '"', auth_required => 'true' } ];
 
 # ---- After it
 
-my $LOST = '0800[167]';
+my $LOST = '580[03]0';
 foreach my $i (1 .. 20)
 {
 	my $bytes = random_bytes(2 ** ($i % 16));
@@ -236,8 +236,8 @@ foreach my $line (
 	hostile_answer('and its end', $LOST, sub { my ($peer, $command) = @_; $peer->send(sprintf($line, $command->{reply}) . $CRLF . ack() . $CRLF); $peer->close; })
 		if $line =~ /23$|67108864/;
 }
-hostile_answer('NUL in the body', '08007|38000', sub { $_[0]->reply($_[1], qq({"stream":"T\0","seq":1})); });
-hostile_answer('NUL behind the body', '08007|38000', sub { $_[0]->reply($_[1], ack() . "\0"); });
+hostile_answer('NUL in the body', '58030|38000', sub { $_[0]->reply($_[1], qq({"stream":"T\0","seq":1})); });
+hostile_answer('NUL behind the body', '58030|38000', sub { $_[0]->reply($_[1], ack() . "\0"); });
 hostile_answer('an INFO of 1 MB', 'success', sub { my ($peer, $command) = @_; $peer->send($peer->info_line(pad => '"' . 'x' x 1_000_000 . '"')); $peer->reply($command, ack()); });
 hostile_answer('an INFO of a great depth', 'success', sub { my ($peer, $command) = @_; $peer->send('INFO ' . '[' x 500_000 . $CRLF); $peer->reply($command, ack()); });
 hostile_answer('an INFO with a max_payload out of range', 'success|54000',
@@ -251,7 +251,7 @@ hostile_answer('permission errors without end', $LOST, sub { $_[0]->flood(qq(-ER
 
 # ---- Acknowledgments that are lies
 
-my $NO_ACK = '08007|38000|54001';
+my $NO_ACK = '58030|38000|54001';
 hostile_answer("the sequence $_", $NO_ACK, do { my $answer = ack($_); sub { $_[0]->reply($_[1], $answer); } })
 	foreach 0, '-0', '-1', '-9223372036854775808', '9223372036854775808', '9999999999999999999', '18446744073709551615', '18446744073709551617', '1e300', '1e-300', '0.5', '+1', '0x1', 'true';
 hostile_answer("no acknowledgment: '" . shown($_) . q('), $NO_ACK, do { my $answer = $_; sub { $_[0]->reply($_[1], $answer); } })
@@ -286,11 +286,11 @@ run_cases();
 		sub { my ($peer, $command) = @_; our $first //= $command; $peer->note($command->{reply}); $peer->reply($first, ack()); });
 	my $session = PsqlSession->new($node, settings => { 'nats_publish.url' => $fake->url, 'nats_publish.ack_timeout' => '1s' });
 	is($session->value(q(SELECT seq FROM nats_publish('t.a', 'x'))), '1', 'an acknowledgment');
-	is($session->sqlstate(q(SELECT seq FROM nats_publish('t.a', 'x'))), '08007', 'the same again is none for the next message');
+	is($session->sqlstate(q(SELECT seq FROM nats_publish('t.a', 'x'))), '58030', 'the same again is none for the next message');
 	my $reply = $fake->next_event;
 	my $other = FakeServer->answering(sub { $_[0]->reply($reply, ack()); });
 	my $victim = PsqlSession->new($node, settings => { 'nats_publish.url' => $other->url, 'nats_publish.ack_timeout' => '1s' });
-	is($victim->sqlstate(q(SELECT seq FROM nats_publish('t.a', 'x'))), '08007', 'nor for one of another session');
+	is($victim->sqlstate(q(SELECT seq FROM nats_publish('t.a', 'x'))), '58030', 'nor for one of another session');
 }
 
 # ---- It closes at every point
@@ -330,7 +330,7 @@ sub ends_at_each
 	}
 	$count{$_}++ foreach map { $_->finish->{error} =~ /^ERROR:  (\w{5}):/mg } @sessions;
 	note("$what: " . join(', ', map { "$_: $count{$_}" } sort keys %count));
-	is(join(' ', grep { !/^(0800[167]|25P02)$/ } sort keys %count), '', "$what: each time a success or a lost connection");
+	is(join(' ', grep { !/^(580[03]0|25P02)$/ } sort keys %count), '', "$what: each time a success or a lost connection");
 	is_deeply([ map { $_->value(q(SELECT seq, pg_backend_pid() FROM nats_publish('t.a', 'x'))) } @sessions ], [ map { '1|' . $_->pid } @sessions ], 'the sessions go on');
 	my %reached;
 	foreach my $fake (@fakes) { while (defined(my $event = $fake->next_event(0.1))) { $reached{$event} = 1; } }
@@ -435,7 +435,7 @@ foreach my $bad ("\xff\xc0\x80", "\xed\xa0\x80", "\x01", '\u0000', '\ud800')
 {
 	my @fields = qw(server_name server_id version client_ip cluster);
 	my $fake = FakeServer->answering(sub { $_[0]->reply($_[1], ack()); }, map { ($_ => qq("$_$bad")) } @fields);
-	shows_text('a server called ' . ($bad =~ s/[^ -~]/?/gr), 'success|08001|38000', $fake, 'SELECT * FROM nats_server_info()');
+	shows_text('a server called ' . ($bad =~ s/[^ -~]/?/gr), 'success|58000|38000', $fake, 'SELECT * FROM nats_server_info()');
 	$fake = FakeServer->answering(
 		sub
 		{
@@ -473,9 +473,9 @@ foreach my $what (sort keys %receivers)
 	$session->value('TRUNCATE t');
 	my $result = $session->run(sprintf("$transaction; SELECT nats_flush()", 'uncritical', 'false'));
 	is($result->{sqlstate}, '', "a reply that can't be parsed, to a message that nobody waits for: $what") or diag $result->{error};
-	like($result->{error}, qr/^WARNING:  08007: .*$NO_ANSWER/m, 'tells of it');
+	like($result->{error}, qr/^WARNING:  58030: .*$NO_ANSWER/m, 'tells of it');
 	$result = $session->run(sprintf($transaction, 'critical', 'true'));
-	is($result->{sqlstate}, '08007', "and to one that the transaction waits for: $what") or diag $result->{error};
+	is($result->{sqlstate}, '58030', "and to one that the transaction waits for: $what") or diag $result->{error};
 	like($result->{error}, $NO_ANSWER, 'says why');
 	is($session->value(q(ROLLBACK; SELECT string_agg(mode, ' ') FROM t)), 'uncritical', 'what was committed');
 	is($session->value(q(SELECT seq FROM nats_publish('t.a', 'x'))), '1', 'and the session goes on');
@@ -495,7 +495,7 @@ foreach my $bad (1, 3)
 	my $session = PsqlSession->new($node,
 		settings => { @deep_settings, 'nats_publish.url' => $fake->url, 'nats_publish.commit_batch' => 'atomic' });
 	my $result = $session->run(q(BEGIN; SELECT count(nats_publish_on_commit('t.a', i::text)) FROM generate_series(1, 3) i; COMMIT));
-	is($result->{sqlstate}, $bad == 3 ? '08007' : '', "a reply that can't be parsed, to member $bad of 3") or diag $result->{error};
+	is($result->{sqlstate}, $bad == 3 ? '58030' : '', "a reply that can't be parsed, to member $bad of 3") or diag $result->{error};
 }
 
 # ---- The next server does not tell what it knows
@@ -523,8 +523,8 @@ sub server_of_few_words
 my $ask_in_vain = qr/connection was lost before .*could not ask the NATS server for its features/;
 my $in_vain = qr/as one batch: no acknowledgment arrived within 1000 ms/;
 foreach my $case (
-	[ 'once', 4, '', qr/^$/, q(nats_publish_async('t.a', 'last')) ], [ 'ever', 1e6, '08007', $ask_in_vain, q(nats_publish_async('t.a', 'last')) ],
-	[ 'ever, to a batch', 1e6, '08007', $in_vain, q(nats_publish_on_commit('t.a', 'last')) ])
+	[ 'once', 4, '', qr/^$/, q(nats_publish_async('t.a', 'last')) ], [ 'ever', 1e6, '58030', $ask_in_vain, q(nats_publish_async('t.a', 'last')) ],
+	[ 'ever, to a batch', 1e6, '58030', $in_vain, q(nats_publish_on_commit('t.a', 'last')) ])
 {
 	my ($how, $last_bad, $expected, $text, $call) = @$case;
 	my $fake = server_of_few_words($last_bad);
@@ -642,7 +642,7 @@ foreach my $case (
 	is(without_memory($session, q(SELECT nats_publish_async('t.a', 'no room')))->{sqlstate}, '53200', "no memory for $what");
 	$session->value('ROLLBACK TO s; SELECT publish_and_roll_back(5000)');
 	my $result = $session->run(q(SELECT nats_publish_async('t.a', 'last'); COMMIT));
-	is($result->{sqlstate}, '08007', 'COMMIT fails without the last acknowledgment') or diag $result->{error};
+	is($result->{sqlstate}, '58030', 'COMMIT fails without the last acknowledgment') or diag $result->{error};
 }
 
 # ---- There is no room on disk for what became of the messages: whoever receives that gets the error
@@ -673,7 +673,7 @@ foreach my $sql ('SELECT count(*) FROM nats_futures()', 'SELECT nats_await(1)', 
 	is(fill_ledger($session, 'true'), '53400', 'there is no room for what became of the messages');
 	my $result = $session->run("ROLLBACK TO s; SET LOCAL temp_file_limit = -1; $sql");
 	# COMMIT also tells of those that were sent
-	is($result->{sqlstate}, $sql eq 'COMMIT' ? '08007' : '53000', "a savepoint does not hide it from $sql") or diag $result->{error};
+	is($result->{sqlstate}, $sql eq 'COMMIT' ? '58030' : '53000', "a savepoint does not hide it from $sql") or diag $result->{error};
 	is($session->value(q(ROLLBACK; SELECT count(*) FROM t WHERE mode = 'full')), '0', 'nor is it committed');
 	is($session->value(q(SELECT seq FROM nats_publish('t.a', 'last'))), '1', 'the session goes on');
 }

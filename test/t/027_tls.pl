@@ -74,7 +74,7 @@ sub refused
 {
 	my ($what, $session, $reason, $sqlstate) = @_;
 	my $result = $session->run($PUBLISH);
-	like($result->{sqlstate}, $sqlstate // qr/^08001$/, "$what: refused");
+	like($result->{sqlstate}, $sqlstate // qr/^58000$/, "$what: refused");
 	like($result->{error}, $reason, 'with the reason');
 	cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 	is($session->value(set(url => $nats->tls_url, tls_ca_file => $ca, tls_cert_file => '', tls_key_file => '',
@@ -167,7 +167,7 @@ is(session_to($proxy->tls_url =~ s{//}{//alice:s3cret@}r)->value($PUBLISH), 'T',
 unlike($proxy->client_bytes, qr/CONNECT|s3cret/, 'which nobody can read');
 
 $proxy = ByteProxy->new($nats, edit => sub { return $_[0] =~ s/^(INFO .*\r\n)\z/$1-ERR 'Authorization Violation'\r\n/r; });
-like(session_to($proxy->tls_url)->run($PUBLISH)->{sqlstate}, qr/^(08001)?$/, 'what somebody put behind the INFO is not believed');
+like(session_to($proxy->tls_url)->run($PUBLISH)->{sqlstate}, qr/^(58000)?$/, 'what somebody put behind the INFO is not believed');
 
 # Whose certificate?
 
@@ -282,7 +282,7 @@ else
 	is($session->value($PUBLISH), 'T', 'TLS first with a server that was restarted');
 	$certificates->make('first', names => $HERE, ca => 'foreign');
 	$first->set_config('', reload => 1);
-	is($session->sqlstate('SELECT nats_server_info()'), '08001', 'a certificate that is another one when the server is asked again');
+	is($session->sqlstate('SELECT nats_server_info()'), '58000', 'a certificate that is another one when the server is asked again');
 	refused('TLS first where the server is first', session(tls_handshake_first => 'on', connect_timeout => '2s'), qr/\S/);
 	refused('the server first where TLS is', session_to($first->tls_url, connect_timeout => '2s'), qr/\S/);
 }
@@ -337,7 +337,7 @@ foreach my $side ('server', 'client')
 
 		$session->value(set(ack_timeout => '700ms', commit_timeout => '700ms'));
 		my $started = $stall->();
-		is($session->finish->{sqlstate}, '08007', 'it ends by itself');
+		is($session->finish->{sqlstate}, '58030', 'it ends by itself');
 		cmp_ok(time - $started, '<', $BOUND, 'in time');
 		$session->run('ROLLBACK');
 		$proxy->resume;
@@ -431,7 +431,7 @@ foreach my $at ('handshake', 'server')
 	$session->value(set(url => $nats->tls_url, connect_timeout => '10s') . $PUBLISH);
 	$proxy->stall($at);
 	my $result = $session->run(set(url => $proxy->tls_url, connect_timeout => '700ms') . $PUBLISH);
-	is($result->{sqlstate}, '08001', "within the first record of the $at: connect_timeout");
+	is($result->{sqlstate}, '58000', "within the first record of the $at: connect_timeout");
 	cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
 	$proxy->resume;
 	is($session->value(set(connect_timeout => '10s') . $PUBLISH), 'T', 'and the next attempt succeeds');
@@ -521,7 +521,7 @@ client($nats)->create_stream('FEW', ['few.>'], max_msgs => 1000, duplicate_windo
 $session = session();
 my $cycle = q(SELECT (nats_publish('few.a', 'x')).stream = 'FEW' AND nats_disconnect());
 my $failing_cycle = set(tls_ca_file => $certificates->ca_file('foreign')) . q(DO $$ BEGIN PERFORM nats_publish('few.a', 'x');
-	EXCEPTION WHEN others THEN ASSERT SQLSTATE = '08001'; END $$; ) . set(tls_ca_file => $ca);
+	EXCEPTION WHEN others THEN ASSERT SQLSTATE = '58000'; END $$; ) . set(tls_ca_file => $ca);
 my %cycles = ('connections' => $cycle, 'refused certificates' => $failing_cycle);
 foreach my $what (sort keys %cycles)
 {

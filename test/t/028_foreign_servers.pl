@@ -153,7 +153,7 @@ is($session->value('SELECT url FROM nats_server_info()'), $two->url, 'nats_serve
 $session->value('SET nats_publish.server = one');
 is($session->value('SELECT url FROM nats_server_info()'), $one->url, 'and of the other one');
 is($session->value(q(SELECT nats_stream_info('T') #>> '{config,name}')), 'T', 'requests go there too');
-is($session->sqlstate(q(SET nats_publish.server = ''; SELECT nats_publish('t.settings', 'x'))), '08001', 'without it the settings count');
+is($session->sqlstate(q(SET nats_publish.server = ''; SELECT nats_publish('t.settings', 'x'))), '58000', 'without it the settings count');
 $session->value('SET nats_publish.server = one');
 
 # Several in a transaction
@@ -222,7 +222,7 @@ is(places('atomic') . rows(), '0', 'nothing is stored or committed');
 my $to_both = calls(held('down')) . 'SET LOCAL nats_publish.server = two;' . calls(held('down'));
 $two->stop;
 $result = transaction($session, $to_both);
-is($result->{sqlstate}, '08001', 'one of two servers is down at COMMIT');
+is($result->{sqlstate}, '58000', 'one of two servers is down at COMMIT');
 like($result->{error}, qr/\Q${\ $two->url}\E/, 'which the error tells');
 unlike($result->{error}, qr/\Q${\ $one->url}\E/, 'and nothing of the other one');
 is(rows(), 0, 'nothing is committed');
@@ -240,7 +240,7 @@ $bounded->value('BEGIN; INSERT INTO t VALUES (1); ' . calls(async('stalled')));
 $two->stall;
 $bounded->value('SET LOCAL nats_publish.server = two; ' . calls(async('stalled_two')));
 $result = $bounded->run('COMMIT');
-is($result->{sqlstate}, '08007', 'one of two servers does not acknowledge');
+is($result->{sqlstate}, '58030', 'one of two servers does not acknowledge');
 like($result->{error}, qr/"t\.stalled_two"/, 'the error names the message');
 unlike($result->{error}, qr/"t\.stalled"/, 'and not the one that is stored');
 $two->resume;
@@ -270,7 +270,7 @@ is(places('old_user'), 'one.app', 'and the old one again');
 
 $one->set_config(accounts(app => 'rotated secret'), reload => 1);
 $session->value(q(SET nats_publish.ack_timeout = '500ms'));
-# 08007 when the message was sent to a server that then ended the connection
+# 58030 when the message was sent to a server that then ended the connection
 ok(wait_for('28000', sub { $session->sqlstate(q(SELECT nats_publish('t.rotating', 'x'))) eq '28000' }),
 	'a password that the server has changed');
 $session->value('RESET nats_publish.ack_timeout');

@@ -178,7 +178,7 @@ sub bad_files
 	foreach my $case (@cases)
 	{
 		my ($what, $path, $reason) = @$case;
-		my $result = refused("$setting $what", '08001', $reason, %settings, $setting => $path);
+		my $result = refused("$setting $what", '58000', $reason, %settings, $setting => $path);
 		unlike($result->{error}, qr/\Q$directory\E/, 'without the path');
 	}
 	return;
@@ -202,7 +202,7 @@ bad_files('creds_file', [
 	url => $jwts->url);
 
 is(publishes(username => 'app', password_file => file(" \t\n$password{app}")), 'APP', 'blanks before a password');
-refused('a user name of 5,000 bytes', '08001', qr/user is too long/, username => 'x' x 5000, password_file => file('x'));
+refused('a user name of 5,000 bytes', '58000', qr/user is too long/, username => 'x' x 5000, password_file => file('x'));
 refused('a wrong password', '28000', $VIOLATION, username => 'app', password_file => file($password{wrong}));
 refused('a user without a password', '28000', $VIOLATION, username => 'app');
 refused('a wrong token', '28000', $VIOLATION, url => $tokens->url, token_file => file($password{wrong}));
@@ -243,7 +243,7 @@ $nats->set_config(users(app => 'Secret-rotated'), reload => 1);
 write_file($path, 'Secret-rotated');
 is($session->value($PUBLISH), 'APP', 'so the session goes on with the new password');
 $nats->set_config(users(), reload => 1);
-# 08007 when the message was sent to a server that then ended the connection
+# 58030 when the message was sent to a server that then ended the connection
 ok(wait_for('28000', sub { attempt($session)->{sqlstate} eq '28000' }), 'a password that the server changes under a live session');
 write_file($path, $password{app});
 is($session->value($PUBLISH), 'APP', 'until it is in the file');
@@ -328,7 +328,7 @@ foreach my $case (
 	like($result->{error}, qr/127\.0\.0\.1/, 'and by which server');
 }
 my $result = mapped('jwts', creds_file => "$directory/none");
-is($result->{sqlstate}, '08001', 'a mapping with a file that is missing');
+is($result->{sqlstate}, '58000', 'a mapping with a file that is missing');
 like($result->{error}, qr/could not open creds_file: No such file/, 'is told');
 unlike($result->{error}, qr/\Q$directory\E/, 'without its path');
 

@@ -94,7 +94,7 @@ is(session_to([ dead_url(), $urls[1], $urls[0] ])->value($PUBLISH), 'second', 't
 	cmp_ok($result->{seconds}, '>=', 2.9, 'and waited for, connect_timeout each');
 	cmp_ok($result->{seconds}, '<', $BOUND, 'and not longer');
 	$result = session_to([ map { $_->url } @holes ], connect_timeout => '500ms')->run($PUBLISH);
-	is($result->{sqlstate}, '08001', 'no server that answers');
+	is($result->{sqlstate}, '58000', 'no server that answers');
 	like($result->{error}, qr/\Q$_\E/, 'is named') foreach map { $_->url =~ s{nats://}{}r } @holes;
 	cmp_ok($result->{seconds}, '>=', 0.9, 'after connect_timeout for each');
 }
@@ -215,12 +215,12 @@ my $refusing = join ',', map { qq("127.0.0.1:$_") } 1 .. 3;
 told('a server that is there', "[$real]", qr/^first$/);
 told('a server that is there, at the end', "[$refusing,$real]", qr/^first$/);
 told('one that is told of many times', '[' . join(',', ($real) x 5000) . ']', qr/^first$/);
-told('100,000 servers', '[' . join(',', map { '"0:' . ($_ % 65000) . '"' } 200 .. 100199) . ']', qr/^0800[17]$/);
-told('1 MB of text', '["' . 'x' x 1_000_000 . '"]', qr/^0800[17]$/);
+told('100,000 servers', '[' . join(',', map { '"0:' . ($_ % 65000) . '"' } 200 .. 100199) . ']', qr/^580[03]0$/);
+told('1 MB of text', '["' . 'x' x 1_000_000 . '"]', qr/^580[03]0$/);
 told('invalid ones, and then a good one', "[\"\",\"a b\",\":\",\"h:0\",\"h:99999\",\"http://h\",\"[::1\",\"\\u0000\",$real]", qr/^first$/);
-told('ones with credentials', '["mallory:pw@127.0.0.1:' . $three[0]->port . '"]', qr/^0800[17]$/);
-told('what is no list', '{"a":1}', qr/^0800[17]$/);
-told('no servers', '[]', qr/^0800[17]$/);
+told('ones with credentials', '["mallory:pw@127.0.0.1:' . $three[0]->port . '"]', qr/^580[03]0$/);
+told('what is no list', '{"a":1}', qr/^580[03]0$/);
+told('no servers', '[]', qr/^580[03]0$/);
 
 {
 	# more text than any line may have is not the protocol
@@ -235,7 +235,7 @@ told('no servers', '[]', qr/^0800[17]$/);
 	my $session = session_to($fake->url, ack_timeout => '2s');
 	my $before = process_memory($session->pid);
 	my ($peak) = peak_memory($session, q(DO $$ BEGIN PERFORM nats_publish('t.a', 'x'); RAISE 'it was published';
-		EXCEPTION WHEN OTHERS THEN IF sqlstate !~ '^0800[167]' THEN RAISE; END IF; END $$));
+		EXCEPTION WHEN OTHERS THEN IF sqlstate !~ '^580[03]0' THEN RAISE; END IF; END $$));
 	cmp_ok($peak - $before, '<', $FEW_MB, 'a line of 2 MB ends the connection, in bounded memory');
 	is($session->value("SET nats_publish.url = '$urls[0]'; $PUBLISH"), 'first', 'and the session goes on');
 }
@@ -247,7 +247,7 @@ told('no servers', '[]', qr/^0800[17]$/);
 	my ($memory) = peak_memory($session, q(SELECT (nats_publish('t.a', 'x')).stream));
 	cmp_ok($memory, '<', 4 * $FEW_MB, '1,000 servers at the start: bounded memory');
 	$fake->stop;
-	like($session->sqlstate($PUBLISH), qr/^0800[17]$/, 'none of which is there');
+	like($session->sqlstate($PUBLISH), qr/^580[03]0$/, 'none of which is there');
 	is($session->value("SET nats_publish.url = '$urls[0]'; $PUBLISH"), 'first', 'and the session goes on');
 }
 
@@ -278,7 +278,7 @@ foreach my $refuses (
 	my $session = session_to($fake->url, commit_timeout => '3s', ack_timeout => '3s');
 	my $result = $session->run(q(BEGIN; SELECT nats_publish_async('t.a', 'lost') \g /dev/null
 		COMMIT));
-	like($result->{sqlstate}, qr/^(0800[167]|28000)$/, "a server that $what: COMMIT gives up");
+	like($result->{sqlstate}, qr/^(580[03]0|28000)$/, "a server that $what: COMMIT gives up");
 	my $attempts = 0;
 	$attempts++ while defined $fake->next_event(0.1);
 	# delays that double from 50 ms to 1 s, each 3/4 to 5/4 of itself: 6 or 7 in 3 s

@@ -329,7 +329,7 @@ foreach my $mode (qw(sync async on_commit))
 	{
 		stall($session);
 		$session->value(q(SET nats_publish.ack_timeout = '300ms'; SET nats_publish.commit_timeout = '300ms'));
-		is($session->sqlstate("SELECT $CALL{$mode}('s.a', 'x')"), '08007', "$mode: no acknowledgment in time");
+		is($session->sqlstate("SELECT $CALL{$mode}('s.a', 'x')"), '58030', "$mode: no acknowledgment in time");
 		like(column($mode, 'last_error'), qr/"s\.a": no acknowledgment arrived/, 'last_error tells');
 		counted("$mode, no acknowledgment in time", $mode => { %{ $END{$mode} }, published => 1, failed => 1, bytes => 1 });
 		$nats->resume;
@@ -349,7 +349,7 @@ foreach my $mode (qw(sync async on_commit))
 	my $session = session(url => 'nats://127.0.0.1:' . free_port(), connect_timeout => '1s');
 	foreach my $mode (qw(sync async on_commit))
 	{
-		is($session->sqlstate("SELECT $CALL{$mode}('s.a', 'x')"), '08001', "$mode: no server");
+		is($session->sqlstate("SELECT $CALL{$mode}('s.a', 'x')"), '58000', "$mode: no server");
 		like(column($mode, 'last_error'), qr/could not connect/, 'last_error tells');
 		counted("$mode, no server", $mode => { $mode eq 'on_commit' ? %{ $END{$mode} } : (), published => 1, failed => 1 });
 	}

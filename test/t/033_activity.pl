@@ -168,7 +168,7 @@ my $IDLE = 'state, pending, pending_bytes, oldest_pending';
 	}
 	unlike($observer->value('SELECT string_agg(a::text, $$ $$) FROM nats_publish_activity AS a'), qr/Secret/, 'without credentials');
 	$session->value(q(SET nats_publish.connect_timeout = '200 ms'));
-	is($session->sqlstate(q(BEGIN; SAVEPOINT s; SELECT nats_publish('s.a', 'x'))), '08001', 'no connection');
+	is($session->sqlstate(q(BEGIN; SAVEPOINT s; SELECT nats_publish('s.a', 'x'))), '58000', 'no connection');
 	like(activity($pid, 'state, last_error'), qr/^disconnected\|.*could not connect/, 'disconnected, with an error');
 	$session->value('ROLLBACK');
 	is(activity($pid, $IDLE), 'disconnected|0|0|', 'also behind the transaction');
@@ -194,7 +194,7 @@ my $IDLE = 'state, pending, pending_bytes, oldest_pending';
 	is(activity($pid, $IDLE), 'connected|0|0|', 'connected again');
 	$session->value(q(SET nats_publish.ack_timeout = '500 ms'));
 	$nats->stop;
-	is($session->sqlstate(q(SELECT nats_publish('s.a', 'x'))), '08001', 'it has gone');
+	is($session->sqlstate(q(SELECT nats_publish('s.a', 'x'))), '58000', 'it has gone');
 	is(activity($pid, $IDLE), 'disconnected|0|0|', 'disconnected');
 	$nats->start;
 }

@@ -131,7 +131,7 @@ foreach my $count (1, 10)
 	my $nowhere = '127.0.0.1:' . free_port();
 	my $debugged = PsqlSession->new($node, settings => { log_min_messages => 'debug1', 'nats_publish.url' => "nats://app:Secret\@$nowhere" });
 	my $offset = log_length($node);
-	is($debugged->sqlstate(q(SELECT nats_publish('s.a', 'x'))), '08001', 'no server');
+	is($debugged->sqlstate(q(SELECT nats_publish('s.a', 'x'))), '58000', 'no server');
 	my @lines = grep { /DEBUG: / } ours($offset);
 	is(scalar @lines, 1, 'one line');
 	like($lines[0], qr/could not connect: .*$nowhere.*refused/, 'tells of it');

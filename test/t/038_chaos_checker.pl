@@ -93,7 +93,7 @@ breaks('', 'every promise is kept');
 
 breaks('^what was told to be committed', 'told to be committed, and is not', log => [ 'begin 1.2.0 ', 'end commit', 'done committed' ]);
 breaks('^what was told to be committed', 'told that it failed, and is committed',
-	log => [ 'begin 1.2.0 ', 'end commit', 'done 08007 text detail' ], committed => ['1.2.0']);
+	log => [ 'begin 1.2.0 ', 'end commit', 'done 58030 text detail' ], committed => ['1.2.0']);
 breaks('^what was told to be committed', 'rolled back, and is committed', log => [ 'begin 1.2.0 ', 'end rollback', 'done lost' ], committed => ['1.2.0']);
 breaks('', 'a COMMIT whose end nobody was told', log => [ 'begin 1.2.0 ', 'end commit', 'done lost' ], committed => ['1.2.0']);
 breaks('', 'and one that was not committed', log => [ 'begin 1.2.0 ', 'end commit', 'done lost' ]);
@@ -101,7 +101,7 @@ breaks('', 'and one that was not committed', log => [ 'begin 1.2.0 ', 'end commi
 breaks('^every critical', 'an async message is not stored', all_stored => without('1.1.0.2'));
 breaks('^every critical', 'a held message is not stored', all_stored => without('1.1.0.3'));
 breaks('', 'one of a savepoint that was rolled back', all_stored => without('1.1.0.2'), only => [ @LOG[ 0 .. 6 ], 'undone 1.1.0.2', @LOG[ 7 .. $#LOG ] ]);
-breaks('', 'one of a transaction that failed', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 async', 'told 1.2.0.0 ok  1', 'end commit', 'done 08007 text detail' ]);
+breaks('', 'one of a transaction that failed', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 async', 'told 1.2.0.0 ok  1', 'end commit', 'done 58030 text detail' ]);
 
 breaks('^every PubAck', 'acknowledged, and not stored', all_stored => without('1.1.0.1'));
 breaks('^every PubAck', 'acknowledged, and stored elsewhere',
@@ -144,8 +144,8 @@ breaks('^an atomic batch', 'in another order', log => [ @ATOMIC, 'done committed
 my @sync = ([ 'CHAOS_SYNC', 3, 'chaos.sync.1', '1.2.0.0|0|' ]);
 my @refused = ('begin 1.2.0 ', 'call 1.2.0.0 sync', 'told 1.2.0.0 53400 full ', 'end rollback', 'done rolled');
 breaks('^a message that could not be published', 'refused, and stored', stored => \@sync, log => \@refused);
-breaks('', 'not acknowledged in time, and stored', stored => \@sync, log => [ map { s/53400/08007/r } @refused ]);
-breaks('^a message that could not be published', 'not sent, and stored', stored => \@sync, log => [ map { s/53400/08006/r } @refused ]);
+breaks('', 'not acknowledged in time, and stored', stored => \@sync, log => [ map { s/53400/58030/r } @refused ]);
+breaks('^a message that could not be published', 'not sent, and stored', stored => \@sync, log => [ map { s/53400/58000/r } @refused ]);
 
 # Two messages of one COMMIT, the text and the detail that it is told, and those that are stored.
 sub told_by_commit
@@ -178,9 +178,9 @@ foreach my $case ([ '53400', $full ], [ '42704', $nobody ])
 	told_by_commit('', 'told one failed of one', @one[ 0 .. 2 ], 'HINT: x');
 	told_by_commit($COMMIT, 'told one failed of one, and it is stored', @one[ 0 .. 2 ], 'HINT: x', 0);
 }
-told_by_commit('', 'it may be stored', 'held', '08007', 'to "a": no acknowledgment arrived', $counted->('1 stored, 1 failed, 0 not sent'), 0, 1);
-told_by_commit('', 'it may be stored: not counted', 'held', '08007', "to \"a\": $nobody_now", '', 0);
-told_by_commit($COMMIT, 'told one not sent, and it is stored', 'held', '08007', 'to "a": x', $counted->('0 stored, 1 failed, 1 not sent'), 0, 1);
+told_by_commit('', 'it may be stored', 'held', '58030', 'to "a": no acknowledgment arrived', $counted->('1 stored, 1 failed, 0 not sent'), 0, 1);
+told_by_commit('', 'it may be stored: not counted', 'held', '58030', "to \"a\": $nobody_now", '', 0);
+told_by_commit($COMMIT, 'told one not sent, and it is stored', 'held', '58030', 'to "a": x', $counted->('0 stored, 1 failed, 1 not sent'), 0, 1);
 
 my @several = ('held', '42704', "2 messages of this transaction: $nobody");
 told_by_commit('', 'told both failed', @several, qq("a": $nobody. "a": $full.));
@@ -191,7 +191,7 @@ told_by_commit($COMMIT, 'and both are stored', @several, qq("a": $nobody. "a": $
 my @batch = ('atomic', '53400', "the transaction's messages as one batch: $full", '');
 told_by_commit('', 'told that a batch failed', @batch);
 told_by_commit($COMMIT, 'told that a batch failed, and it is stored', @batch, 0, 1);
-told_by_commit('', 'told that a batch may be stored', 'atomic', '08007', @batch[ 2, 3 ], 0, 1);
+told_by_commit('', 'told that a batch may be stored', 'atomic', '58030', @batch[ 2, 3 ], 0, 1);
 
 breaks('^every error is', 'an internal error of a call', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 held', 'told 1.2.0.0 XX000 bug ' ]);
 breaks('^every error is', 'an internal error of COMMIT', log => [ 'begin 1.2.0 ', 'end commit', 'done XX000 bug detail' ]);

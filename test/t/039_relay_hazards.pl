@@ -49,7 +49,7 @@ sub dead
 sub is_in_doubt
 {
 	my ($id, $what) = @_;
-	return ok(eval { wait_for('doubt', sub { outbox_column($session, 'last_error', $id) =~ /^08007: / }, 20) }, $what);
+	return ok(eval { wait_for('doubt', sub { outbox_column($session, 'last_error', $id) =~ /^58030: / }, 20) }, $what);
 }
 
 # ---- Messages in doubt
@@ -69,15 +69,15 @@ my $small = FakeServer->answering(sub { }, max_payload => 10);
 	$session->value("ALTER SYSTEM SET nats_publish.url = '" . $small->url . "'");
 	$node->restart;
 	$session = PsqlSession->new($node);
-	like(dead($id), qr/^1\|08007: message is .* max_payload is 10$DOUBT/, 'when it is too large after a restart, it is dead, and may be stored');
+	like(dead($id), qr/^1\|58030: message is .* max_payload is 10$DOUBT/, 'when it is too large after a restart, it is dead, and may be stored');
 
 	publish_to($losing);
 	$id = write_message('h.refused');
 	is_in_doubt($id, 'another one');
 	publish_to($refusing);
-	like(dead($id), qr/^2\|08007: refused .*$DOUBT/, 'refused as often as it may be');
+	like(dead($id), qr/^2\|58030: refused .*$DOUBT/, 'refused as often as it may be');
 	$session->value("SELECT nats_outbox_retry($id)");
-	like(dead($id), qr/^2\|08007: refused .*$DOUBT/, 'it stays so when it is brought back');
+	like(dead($id), qr/^2\|58030: refused .*$DOUBT/, 'it stays so when it is brought back');
 	publish_to($nats);
 	$session->value("SELECT nats_outbox_retry($id)");
 	wait_until_drained($session);
@@ -109,7 +109,7 @@ my $small = FakeServer->answering(sub { }, max_payload => 10);
 			return;
 		});
 	publish_to($fake);
-	like(dead(write_message('h.resent')), qr/^2\|08007: refused .*$DOUBT/, 'a message that was lost, and then refused each time, is dead and in doubt');
+	like(dead(write_message('h.resent')), qr/^2\|58030: refused .*$DOUBT/, 'a message that was lost, and then refused each time, is dead and in doubt');
 }
 
 # and when the relay's wait is cancelled
@@ -127,7 +127,7 @@ my $small = FakeServer->answering(sub { }, max_payload => 10);
 	is($fake->next_event, 'h.cancelled', 'a message is on its way');
 	reconfigure($node, 'nats_publish.url' => $small->url, 'nats_publish.ack_timeout' => undef);
 	$session->value('SELECT pg_cancel_backend(' . relay_pid($session) . ')');
-	like(dead($id), qr/^1\|08007: message is .*$DOUBT/, 'one that was on its way when the relay was cancelled may be stored');
+	like(dead($id), qr/^1\|58030: message is .*$DOUBT/, 'one that was on its way when the relay was cancelled may be stored');
 	is($session->value("SELECT count(*) FROM nats_outbox_messages WHERE id = $answered"), '0', 'one that was answered is not published again');
 	reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
 }

@@ -33,11 +33,11 @@ use warnings FATAL => 'all';
 
 # What a call or COMMIT may be told when servers, networks and sessions fail: the README's table of errors, and
 # PostgreSQL's own for what the harness does to it.
-my %KNOWN = map { $_ => 1 } qw(08001 08006 08007 42704 53400 53000 38000 23505
+my %KNOWN = map { $_ => 1 } qw(58000 58030 42704 53400 53000 38000 23505
 	57014 57P01 57P02 57P03 25P02 22012);
 
 # After these the message may be stored or not.
-my %EITHER = map { $_ => 1 } qw(08007 57014 57P01 57P02 57P03 lost 25P02);
+my %EITHER = map { $_ => 1 } qw(58030 57014 57P01 57P02 57P03 lost 25P02);
 
 # For these a stream has certainly not stored it.
 my $REFUSED = qr/: (?:no stream takes this subject|maximum messages exceeded \(JetStream error 10077\))(?!; it was sent before)/;
