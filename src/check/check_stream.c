@@ -16,6 +16,7 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "check/check.h"
+#include "publish/delivery.h"
 
 /* From here on something is near its limit. */
 #define NEARLY_FULL		80		/* percent */
@@ -310,7 +311,7 @@ np_check_discard(NpExamination *examination, NpFinding *finding)
 static int64
 retry_time(const NpExamination *examination)
 {
-	int64		time = (int64) Max(np_ack_timeout, np_commit_timeout) + np_connect_timeout;
+	int64		time = np_delivery_resend_time();
 
 	return examination->is_relayed ? time + RELAY_PAUSE : time;
 }

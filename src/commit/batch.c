@@ -389,24 +389,30 @@ run_attempt(Batch *batch)
 	return np_session_wait(batch->session, NP_WAIT_COMMIT, attempt_has_ended, batch, np_commit_timeout, NP_FOREVER);
 }
 
-/* What is still in the window of an attempt that is given up. */
+/*
+ * What is still in the window of an attempt that is given up, and may not
+ * arrive any more: the server forgets a batch whose connection ends.
+ */
 static void
 drop_members(Batch *batch)
 {
+	NpConnection *connection = batch->session->connection;
+	bool		is_open = np_connection_is_open(connection);
+	uint64		sent = is_open ? np_session_outbound(batch->session)->sent : np_connection_sent_before_loss(connection);
 	NpPending  *message;
 	uint64		next = batch->commit_token - batch->member_count + 1;
+	bool		dropped = false;
 
 	while ((message = np_window_next(&batch->session->window, &next)) != NULL)
 	{
 		if (message->mode != NP_BATCH)
 			continue;
-		if (message->token == batch->commit_token && message->position <
-			(np_connection_is_open(batch->session->connection) ?
-			 np_session_outbound(batch->session)->appended :
-			 np_connection_sent_before_loss(batch->session->connection)))
-			batch->commit_was_sent = true;
+		batch->commit_was_sent |= message->token == batch->commit_token && message->position < sent;
 		np_delivery_drop(batch->session, message);
+		dropped = true;
 	}
+	if (dropped && !batch->stored)
+		np_connection_close(connection);
 }
 
 /* ---- Proof and outcome ------------------------------------------------------------ */

@@ -18,6 +18,7 @@
 #include "commit/commit.h"
 #include "ledger/levels.h"
 #include "ledger/queue.h"
+#include "publish/current_session.h"
 #include "publish/delivery.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
@@ -54,6 +55,17 @@ nothing_is_awaited(NpSession *session, void *unused)
 	return session->window.critical == 0;
 }
 
+/*
+ * Was it held for COMMIT?  When that fails, what is still on its way must not
+ * arrive: neither from our memory nor from the kernel's.  Then the connection
+ * is closed with a reset.  What was published before COMMIT stays.
+ */
+static bool
+was_held(const NpPending *message)
+{
+	return message->mode == NP_BATCH || (message->mode == NP_CRITICAL && message->counted_as == NP_STATS_ON_COMMIT);
+}
+
 /* What the transaction waits for has not come in time: it failed. */
 static void
 fail_awaited(NpSession *session)
@@ -61,6 +73,7 @@ fail_awaited(NpSession *session)
 	MemoryContext previous;
 	NpPending  *message;
 	uint64		next = 0;
+	bool		drops_held = false;
 
 	if (scratch_context == NULL)
 		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish scratch",
@@ -68,11 +81,15 @@ fail_awaited(NpSession *session)
 	previous = MemoryContextSwitchTo(scratch_context);
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		if (message->mode == NP_CRITICAL)
-			np_delivery_fail(session, message, np_session_explain(session, message));
+		if (message->mode != NP_CRITICAL)
+			continue;
+		drops_held |= was_held(message);
+		np_delivery_fail(session, message, np_session_explain(session, message));
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
+	if (drops_held)
+		np_connection_close(session->connection);
 }
 
 /*
@@ -230,6 +247,7 @@ attend_uncritical(void)
 			np_connection_receive(session->connection);
 	}
 	np_publisher_report_failures();
+	np_current_session_close_left();
 }
 
 /*
@@ -319,9 +337,17 @@ np_commit_prepare_transaction(void)
 
 /* ---- After the end --------------------------------------------------------------- */
 
+/* What an interrupted call has left. */
+static bool
+is_of_call(const NpPending *message)
+{
+	return message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_PROBE;
+}
+
 /*
  * Take what nobody waits for any more out of the window: critical messages
- * from a token on, and what an interrupted call has left.
+ * from a token on, and what an interrupted call has left.  Who drops a message
+ * says what becomes of its bytes.
  */
 static void
 abandon(NpSession *session, uint64 first_critical)
@@ -329,17 +355,23 @@ abandon(NpSession *session, uint64 first_critical)
 	NpPending  *message;
 	uint64		next = first_critical;
 	uint64		interrupted = np_delivery_watched();
+	bool		drops_held = false;
 
 	/* only the call that was interrupted last can have left something */
 	if (interrupted != 0)
 		next = Min(next, interrupted);
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		if (message->mode == NP_SYNC || message->mode == NP_REQUEST || message->mode == NP_BATCH || message->mode == NP_PROBE ||
-			(message->mode == NP_CRITICAL && message->token >= first_critical))
+		drops_held |= was_held(message);
+		if (is_of_call(message))
+			np_delivery_take_back(session, message);
+		else if (message->mode == NP_BATCH || (message->mode == NP_CRITICAL && message->token >= first_critical))
 			np_delivery_drop(session, message);
 	}
-	np_connection_send(session->connection);
+	if (drops_held)
+		np_connection_close(session->connection);
+	else
+		np_connection_send(session->connection);
 }
 
 /*

@@ -28,12 +28,14 @@ static NpSession *current;		/* NULL: look it up */
 static Oid	current_role;
 static uint64 current_generation;
 
-/* What is left of the one that it was. */
+/* What is left of the one that it was, which has nothing pending. */
 static void
 reset_identity(NpSession *session)
 {
 	np_connection_close(session->connection);
+	np_connection_reset_servers(session->connection);
 	np_server_wipe(&session->server);
+	session->is_retired = false;
 	session->next_connect = session->connect_delay = session->uncritical_pause_until = 0;
 	session->connect_failure[0] = '\0';
 }
@@ -52,27 +54,45 @@ is_idle(NpSession *session)
 
 	if (np_queue_holds_for(&held, session->number))
 		return false;
-	if (session->window.count > 0)
-		np_connection_receive(session->connection);
+	if (session->window.count > 0 && np_session_is_open(session))
+		np_connection_receive_all(session->connection);
 	np_session_expire_overdue(session);
 	return session->window.count == 0;
 }
 
-/* The connections of foreign servers that were dropped; returns one that is to be used again, or NULL. */
+/* Will no call use it any more? */
+static bool
+is_left(const NpSession *session)
+{
+	return session->is_retired || (is_of_foreign_server(session) && !np_foreign_server_exists(session->server_id));
+}
+
+/* Close the connections that were left; returns one that is to be used again, or NULL. */
 static NpSession *
-close_dropped(void)
+close_left(void)
 {
 	NpSession  *closed = NULL;
 	NpSession  *session;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
-		if (!is_of_foreign_server(session) || np_foreign_server_exists(session->server_id) || !is_idle(session))
+		if (!is_left(session) || !is_idle(session))
 			continue;
 		reset_identity(session);
 		closed = session;
 	}
 	return closed;
+}
+
+/* At the end of a transaction: what was left and has come to its end needs no connection any more. */
+void
+np_current_session_close_left(void)
+{
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		if (session->is_retired && session->window.count == 0)
+			np_connection_close(session->connection);
 }
 
 /* Another one, when there can be no more.  Raises 54000. */
@@ -94,14 +114,11 @@ acquire_idle(void)
 }
 
 static NpSession *
-find_or_make(Oid server_id, Oid role)
+make(Oid server_id, Oid role)
 {
-	NpSession  *unused = close_dropped();
-	NpSession  *session = np_sessions_find(server_id, role);
+	NpSession  *unused = close_left();
+	NpSession  *session = unused != NULL ? unused : np_sessions_add();
 
-	if (session != NULL)
-		return session;
-	session = unused != NULL ? unused : np_sessions_add();
 	if (session == NULL)
 		session = acquire_idle();
 	session->server_id = server_id;
@@ -109,15 +126,28 @@ find_or_make(Oid server_id, Oid role)
 	return session;
 }
 
-/* What the session connects to is from now on this. */
-static void
-set_server(NpSession *session, const NpServer *server)
+/*
+ * The session of a foreign server and role that connects to this.  If it has
+ * connected to something else before, what it has pending or is held for it
+ * stays there: it ends by itself, and another one takes its place.
+ */
+static NpSession *
+find_or_make(Oid server_id, Oid role, const NpServer *server)
 {
-	if (np_server_equal(&session->server, server))
-		return;
+	NpSession  *session = np_sessions_find(server_id, role);
+
+	if (session != NULL && np_server_equal(&session->server, server))
+		return session;
+	if (session != NULL && is_idle(session))
+		reset_identity(session);
+	else
+	{
+		if (session != NULL)
+			session->is_retired = true;
+		session = make(server_id, role);
+	}
 	np_server_copy(&session->server, server, TopMemoryContext);
-	np_connection_reset_servers(session->connection);
-	session->is_outdated = true;
+	return session;
 }
 
 static NpSession *
@@ -125,15 +155,12 @@ look_up(Oid role)
 {
 	NpServer	server = {{0}};
 	Oid			server_id = InvalidOid;
-	NpSession  *session;
 
 	if (OidIsValid(role))
 		server_id = np_foreign_server_find(np_server_setting, role, &server);
 	else
 		np_settings_server(&server);
-	session = find_or_make(server_id, role);
-	set_server(session, &server);
-	return session;
+	return find_or_make(server_id, role, &server);
 }
 
 /*

@@ -11,5 +11,6 @@
 #include "publish/delivery.h"
 
 extern NpSession *np_current_session(void);
+extern void np_current_session_close_left(void);
 
 #endif							/* NP_CURRENT_SESSION_H */

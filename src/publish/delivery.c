@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "base/encoding.h"
+#include "base/settings.h"
 #include "message/message.h"
 #include "publish/delivery.h"
 #include "stats/stats.h"
@@ -197,7 +198,7 @@ count_failure(const NpPending *message, const NpFailure *failure)
 	np_stats_record_failure(message->counted_as, np_pending_subject(message), failure);
 }
 
-/* Take a message out of the window, whatever has become of it. */
+/* Take a message out of the window, whatever has become of it.  What is unsent of it goes out. */
 void
 np_delivery_drop(NpSession *session, NpPending *message)
 {
@@ -205,6 +206,14 @@ np_delivery_drop(NpSession *session, NpPending *message)
 
 	np_window_remove(&session->window, message);
 	np_outbound_release(np_session_outbound(session), chunk);
+}
+
+/* The same; if nothing of it has left yet, nothing does. */
+void
+np_delivery_take_back(NpSession *session, NpPending *message)
+{
+	(void) np_outbound_take_back(np_session_outbound(session), message->chunk, message->position, message->length);
+	np_delivery_drop(session, message);
 }
 
 /* A member of a batch has its answer; it is the batch that has an end. */
@@ -390,6 +399,33 @@ np_delay_after(int attempts)
 	return np_jittered(attempts > 4 ? NP_LAST_DELAY : NP_FIRST_DELAY << attempts);
 }
 
+/*
+ * How long after its first copy a message may be sent again, ms: as long as
+ * it is waited for, and a connection then made.  The doctor compares that
+ * with the duplicate_window of the stream.
+ */
+int
+np_delivery_resend_time(void)
+{
+	return Max(np_ack_timeout, np_commit_timeout) + np_connect_timeout;
+}
+
+/*
+ * Why a message that may be stored can't be sent again: JetStream would not
+ * know the copy for one.  NULL: it can.
+ */
+static const char *
+keeps_from_resend(const NpPending *message)
+{
+	if (message->mode == NP_REQUEST)
+		return NULL;			/* asking twice does no harm */
+	if (message->id_length == 0)
+		return "it has no id";
+	if (np_now() - message->published_at > NP_MILLISECONDS(np_delivery_resend_time()))
+		return "the first time is too long ago";
+	return NULL;
+}
+
 /* Nobody else has answered; where the connection is lost, nobody can have been heard. */
 static void
 fail_refused(NpSession *session, NpPending *message)
@@ -418,24 +454,14 @@ np_delivery_send_due(NpSession *session, NpTime now)
 			session->next_retry = Min(session->next_retry, message->retry_at);
 		else if (message->refused)
 			fail_refused(session, message);
+		else if (message->in_doubt && keeps_from_resend(message) != NULL)
+			np_delivery_fail(session, message, *message->cause);
 		else
 		{
 			send_again(session, message);
 			np_stats_of(message->counted_as)->retried++;
 		}
 	}
-}
-
-/*
- * The inbox is another one: acks of what was sent would not arrive.  Only
- * after the settings were changed while a connection was lost.
- */
-static bool
-expects_reply_here(NpSession *session, const NpPending *message)
-{
-	NpSpan		inbox = np_connection_inbox(session->connection);
-
-	return memcmp(np_pending_reply(message).data, inbox.data, inbox.length) == 0;
 }
 
 static NpFailure
@@ -499,24 +525,22 @@ np_delivery_fail_with_ttl(NpSession *session)
 	}
 }
 
-static NpFailure
-not_resent(const NpPending *message, bool was_sent)
+static void
+fail_in_doubt(NpSession *session, NpPending *message, const char *why)
 {
-	bool		has_id = message->id_length > 0;
-	NpFailure	failure = np_failure(was_sent ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
-									 "the connection was lost, and the message can't be sent again (%s)",
-									 has_id ? "the settings have changed" : "it has no id");
+	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost, and the message can't be sent again (%s)", why);
 
-	if (!has_id)
+	if (message->id_length == 0)
 		failure.hint = "";		/* it could be published with the same one */
-	return failure;
+	np_delivery_fail(session, message, failure);
 }
 
 /*
  * On a new connection: send what is pending, in the order of the calls.
  *
  * What was (perhaps in part) sent on the old one may be stored, so it needs
- * an id; JetStream then stores it once.
+ * an id, and is sent again only inside the time for which JetStream knows
+ * ids, counted from the first copy: then it stores it once.
  */
 void
 np_delivery_resend(NpSession *session)
@@ -531,6 +555,7 @@ np_delivery_resend(NpSession *session)
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
 		bool		is_sent = was_sent(message, sent);
+		const char *why_not = is_sent || message->in_doubt ? keeps_from_resend(message) : NULL;
 
 		if (message->mode == NP_BATCH)
 			np_delivery_answer_member(session, message, NULL, is_sent);
@@ -540,8 +565,8 @@ np_delivery_resend(NpSession *session)
 			message->in_doubt |= is_sent;
 			np_delivery_fail(session, message, too_large(message));
 		}
-		else if ((is_sent && message->id_length == 0) || !expects_reply_here(session, message))
-			np_delivery_fail(session, message, not_resent(message, is_sent));
+		else if (why_not != NULL)
+			fail_in_doubt(session, message, why_not);
 		else
 		{
 			send_again(session, message);

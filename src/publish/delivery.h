@@ -59,7 +59,7 @@ typedef struct NpSession
 	Oid			role;			/* InvalidOid: any, for the settings */
 	int			number;			/* its place among all */
 	NpServer	server;			/* where to connect to */
-	bool		is_outdated;	/* the connection was made for another one */
+	bool		is_retired;		/* nothing new goes there: its server is another one now */
 
 	NpConnection *connection;	/* never NULL */
 	NpWindow	window;
@@ -109,10 +109,12 @@ extern void np_delivery_complete(NpSession *session, NpPending *message, const N
 extern void np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause);
 extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpSession *session, NpPending *message);
+extern void np_delivery_take_back(NpSession *session, NpPending *message);
 extern bool np_delivery_has_progressed(NpSession *session);
 
 extern void np_delivery_send_due(NpSession *session, NpTime now);
 extern void np_delivery_fail_with_ttl(NpSession *session);
+extern int	np_delivery_resend_time(void);
 extern void np_delivery_resend(NpSession *session);
 extern NpTime np_jittered(NpTime delay);
 extern NpTime np_delay_after(int attempts);

@@ -51,16 +51,23 @@ is_done(NpSession *session, void *watch)
 
 /* ---- Room in the window ---------------------------------------------------- */
 
+/* What is not sent counts as pending, also when nobody waits for it any more. */
+static bool
+is_clear(NpSession *session)
+{
+	return session->window.count == 0 && np_outbound_unsent(np_session_outbound(session)) == 0;
+}
+
 /* For a message of this length. */
 static bool
 window_has_room(NpSession *session, size_t length)
 {
 	int64		bytes = (int64) np_max_pending_bytes * 1024;
 
-	if (session->window.count == 0)
+	if (is_clear(session))
 		return true;
 	return session->window.count < np_max_pending &&
-		np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE &&
+		(session->window.count == 0 || np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE) &&
 		np_session_outbound(session)->bytes + (int64) length <= bytes;
 }
 
@@ -74,7 +81,7 @@ window_is_part_free(NpSession *session, void *length)
 {
 	int64		bytes = (int64) np_max_pending_bytes * 1024;
 
-	return session->window.count == 0 ||
+	return is_clear(session) ||
 		(window_has_room(session, *(size_t *) length) && session->window.count <= np_max_pending - np_max_pending / 8 &&
 		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
 }
@@ -158,14 +165,13 @@ np_publisher_check_inbox(const NpSession *session, NpSpan subject)
 static void
 send_or_gather(NpSession *session, NpTime now)
 {
-	uint64		unsent = np_session_outbound(session)->appended - np_session_outbound(session)->sent;
-
-	if (session->window.count > 1 && unsent < FLUSH_BYTES && now - session->last_sent < FLUSH_INTERVAL)
+	if (session->window.count > 1 && np_outbound_unsent(np_session_outbound(session)) < FLUSH_BYTES && now - session->last_sent < FLUSH_INTERVAL)
 		return;
 	session->last_sent = now;
 	np_connection_send(session->connection);
 	if (session->window.count > 1)
 		np_connection_receive(session->connection);
+	np_session_watch(session, now);
 }
 
 static void
@@ -558,19 +564,27 @@ np_publisher_connect(void)
 	return session->connection;
 }
 
-/* The time of one round trip to the server and back. */
+/*
+ * The time of one round trip to the server and back, of an open connection; a
+ * server that does not answer in half of the time is left for the next one.
+ */
 NpTime
 np_publisher_round_trip(NpConnection *connection)
 {
 	NpTime		start = np_now();
+	NpTime		deadline = start + NP_MILLISECONDS(np_ack_timeout);
+	NpFailure	failure;
 
-	if (!np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout)))
+	if (np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout) / 2))
+		return np_now() - start;
+	if (np_session_wait(np_current_session(), NP_WAIT_CONNECT, np_session_is_connected, NULL, np_ack_timeout, deadline))
 	{
-		NpFailure	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");
-
-		np_raise(&failure);
+		start = np_now();
+		if (np_connection_ping(connection, NP_WAIT_ACK, deadline))
+			return np_now() - start;
 	}
-	return np_now() - start;
+	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");
+	np_raise(&failure);
 }
 
 static bool

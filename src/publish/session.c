@@ -5,7 +5,11 @@
  *
  * Every wait is for progress: it gives up when no message has come to its end
  * for a time, however long the whole takes.  While it lasts, what is due is
- * sent again, and a lost connection is made again with what is pending on it.
+ * sent again, a server that says nothing is asked and left (wire/liveness.c),
+ * and a lost connection is made again with what is pending on it.
+ *
+ * Nothing is given up, or called pending, before what the socket holds has
+ * been read to its end.
  *
  * A transaction that uses several sessions waits for them one after the
  * other.  Meanwhile the acknowledgments of the others stay in the kernel:
@@ -165,10 +169,8 @@ resend(NpSession *session, NpFailure *failure)
 static bool
 try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 {
-	bool		opened;
+	bool		opened = np_connection_open(session->connection, &session->server, deadline, failure);
 
-	session->is_outdated = false;
-	opened = np_connection_open(session->connection, &session->server, deadline, failure);
 	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
 	if (opened && resend(session, failure))
@@ -188,6 +190,8 @@ typedef struct Wait
 	NpSession  *session;
 	NpTime		timeout;		/* without progress */
 	NpTime		limit;
+	NpTime		patience;		/* with a server that says nothing */
+	NpTime		begun;
 	NpTime		now;			/* of the present pass */
 	NpTime		last_progress;
 	NpTime		deadline;		/* if there is no more progress */
@@ -233,6 +237,28 @@ retry(Wait *wait)
 		np_delivery_send_due(wait->session, wait->now);
 }
 
+/* Since when the server owes an answer: nothing in the window is older than its first message. */
+static NpTime
+owed_since(const Wait *wait)
+{
+	NpTime		oldest = oldest_pending(wait->session);
+
+	return oldest != NP_FOREVER ? oldest : wait->begun;
+}
+
+static NpTime
+when_to_doubt(const Wait *wait)
+{
+	return np_connection_next_doubt(wait->session->connection, owed_since(wait), wait->patience);
+}
+
+static void
+doubt(Wait *wait)
+{
+	if (np_session_is_open(wait->session))
+		np_connection_doubt(wait->session->connection, owed_since(wait), wait->patience);
+}
+
 /* What is due when, in this order, beside the deadline. */
 static const struct
 {
@@ -240,6 +266,7 @@ static const struct
 	void		(*act) (Wait *wait);
 	bool		needs_connection;	/* without one it is no reason to wake up */
 }			due[] = {
+	{when_to_doubt, doubt, true},
 	{when_to_connect, connect_again, false},
 	{when_to_retry, retry, true},
 };
@@ -296,6 +323,16 @@ sleep_until_due(Wait *wait, NpWaitEvent event)
 									np_now() + (NpTime) pg_prng_uint64_range(&pg_global_prng_state, 0, RECONNECT_JITTER));
 }
 
+/* Before it is said that it does not. */
+static bool
+holds_when_read(NpSession *session, NpCondition condition, void *argument)
+{
+	if (!np_session_is_open(session))
+		return false;
+	np_connection_receive_all(session->connection);
+	return condition(session, argument);
+}
+
 /*
  * Wait until the condition holds, sending, receiving, retrying and
  * reconnecting as it takes.
@@ -310,10 +347,13 @@ np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, vo
 		.session = session,
 		.timeout = NP_MILLISECONDS(timeout_ms),
 		.limit = limit,
-		.last_progress = np_now()
+		/* a limit is how long the caller wants to look, not how long a server may be silent */
+		.patience = NP_MILLISECONDS(limit == NP_FOREVER ? timeout_ms : np_ack_timeout),
+		.begun = np_now()
 	};
 	bool		holds;
 
+	wait.last_progress = wait.begun;
 	(void) np_delivery_has_progressed(session);
 	for (;;)
 	{
@@ -321,7 +361,7 @@ np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, vo
 		do_what_is_due(&wait);
 		if (np_session_is_open(session))
 			np_connection_send(session->connection);
-		holds = condition(session, argument);
+		holds = condition(session, argument) || (wait.now >= wait.deadline && holds_when_read(session, condition, argument));
 		if (holds || wait.now >= wait.deadline)
 			break;
 		sleep_until_due(&wait, event);
@@ -403,50 +443,64 @@ np_session_expire_uncritical(NpSession *session, NpTime before)
 	}
 }
 
-/* And those that have waited for ack_timeout. */
+/* And those that have waited for ack_timeout, and still do when the socket is read. */
 void
 np_session_expire_overdue(NpSession *session)
 {
-	np_session_expire_uncritical(session, np_now() - NP_MILLISECONDS(np_ack_timeout));
+	NpTime		overdue = np_now() - NP_MILLISECONDS(np_ack_timeout);
+
+	if (oldest_pending(session) > overdue)
+		return;
+	if (np_session_is_open(session))
+		np_connection_receive_all(session->connection);
+	np_session_expire_uncritical(session, overdue);
+}
+
+/*
+ * For who publishes without waiting: has the server taken what was published,
+ * and said nothing of it for long?  The connection is lost then, and made
+ * again for the next message, with what is pending.
+ */
+void
+np_session_watch(NpSession *session, NpTime now)
+{
+	NpTime		patience = NP_MILLISECONDS(np_session_timeout());
+	NpTime		since = oldest_pending(session);
+
+	if (np_session_is_open(session) && since != NP_FOREVER &&
+		now >= np_connection_next_doubt(session->connection, since, patience))
+		np_connection_doubt(session->connection, since, patience);
 }
 
 /* ---- A connection to publish on ------------------------------------------- */
 
-/* It is to be another one: finish with the old connection. */
-static void
-leave_connection(NpSession *session)
+/*
+ * How long a round of attempts may take, from now on.  What nobody waits for
+ * does not hold up its caller for longer than one server may take.
+ */
+static NpTime
+round_deadline(bool critical)
 {
-	if (session->window.count > 0 && !np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, np_session_timeout(), NP_FOREVER))
-		np_session_expire_uncritical(session, np_now());
-	if (session->window.count > 0)
-	{
-		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
-										 "could not change the NATS connection: %d messages are not acknowledged",
-										 session->window.count);
+	int			timeout = critical ? Max(np_session_timeout(), np_connect_timeout) : np_connect_timeout;
 
-		np_raise(&failure);
-	}
-	(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_timeout()));
-	np_connection_close(session->connection);
+	return np_now() + NP_MILLISECONDS(timeout);
 }
 
 /*
  * Have a connection to the session's server.
  *
  * One that was closed while nobody looked (an idle session does not answer
- * the server's PINGs) is made again unseen.  One that was lost within a
- * transaction whose commit depends on messages is given as much time as they
- * are.
+ * the server's PINGs), or that leads nowhere any more, is made again unseen.
+ * One that was lost within a transaction whose commit depends on messages is
+ * given as much time as they are.
  *
  * False: *failure says why not (palloc'd).
  */
 bool
 np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 {
-	if (np_session_is_open(session) && session->is_outdated)
-		leave_connection(session);
 	if (np_session_is_open(session) && session->window.count == 0)
-		np_connection_receive(session->connection);
+		np_connection_check(session->connection, NP_MILLISECONDS(np_session_timeout()));
 	if (np_session_is_open(session))
 	{
 		if (session != shown)
@@ -460,7 +514,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 		return false;
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
-		return try_connect(session, NP_FOREVER, failure);
+		return try_connect(session, round_deadline(critical), failure);
 	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_timeout(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");

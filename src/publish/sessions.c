@@ -25,12 +25,12 @@ np_sessions_get(int number)
 	return number < count ? sessions[number] : NULL;
 }
 
-/* The session of a foreign server and role, or NULL. */
+/* The session that calls with a foreign server and role use, or NULL. */
 NpSession *
 np_sessions_find(Oid server_id, Oid role)
 {
 	for (int i = 0; i < count; i++)
-		if (sessions[i]->server_id == server_id && sessions[i]->role == role)
+		if (sessions[i]->server_id == server_id && sessions[i]->role == role && !sessions[i]->is_retired)
 			return sessions[i];
 	return NULL;
 }

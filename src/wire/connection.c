@@ -83,6 +83,7 @@ np_connection_close(NpConnection *connection)
 	connection->input_needed = 0;
 	connection->receiving = false;
 	connection->pongs_awaited = 0;
+	connection->asked_at = 0;
 	connection->send_error[0] = '\0';
 	if (connection->wait_set != NULL)
 		np_wait_set_free(connection->wait_set);
@@ -278,6 +279,8 @@ handle_info(NpConnection *connection, NpSpan info)
 static void
 handle_operation(NpConnection *connection, const NpOperation *operation)
 {
+	if (operation->kind != NP_OP_PING && operation->kind != NP_OP_INFO)
+		connection->answered_at = connection->received_at;
 	switch (operation->kind)
 	{
 		case NP_OP_MESSAGE:
@@ -360,8 +363,15 @@ make_input_room(NpConnection *connection)
 	}
 }
 
-/* Read once.  True: there may be more. */
-static bool
+/* What reading once has come to. */
+typedef enum Read
+{
+	READ_NOTHING,				/* there is nothing, or no connection any more */
+	READ_LESS,					/* than there was room for: nothing else can have arrived but the end */
+	READ_MORE					/* there may be more */
+} Read;
+
+static Read
 receive_once(NpConnection *connection)
 {
 	char		reason[128];
@@ -376,19 +386,37 @@ receive_once(NpConnection *connection)
 		connection->received_at = np_now();
 		connection->input_end += count;
 		parse_input(connection);
-		return (size_t) count == room ||
-			(connection->wire != NULL && np_wire_has_pending(connection->wire));
+		if (connection->input_needed > 0)
+			connection->answered_at = connection->received_at;	/* a part of an answer */
+		if ((size_t) count == room || (connection->wire != NULL && np_wire_has_pending(connection->wire)))
+			return READ_MORE;
+		return READ_LESS;
 	}
 	if (count < 0 && errno == EINTR)
-		return true;
+		return READ_MORE;
 	if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		return false;
+		return READ_NOTHING;
 	if (count == 0)
 		strlcpy(reason, "the server closed the connection", sizeof(reason));
 	else
 		snprintf(reason, sizeof(reason), "could not receive: %m");
 	np_connection_lose(connection, reason);
-	return false;
+	return READ_NOTHING;
+}
+
+/* Read and handle what arrives, while reading comes to that. */
+static void
+receive_while(NpConnection *connection, Read least)
+{
+	Read		last = READ_MORE;
+
+	connection->receiving = true;
+	parse_input(connection);	/* a handler may have thrown the last time */
+	for (int i = 0; last >= least && i < READS_AT_A_TIME && connection->wire != NULL; i++)
+		last = receive_once(connection);
+	connection->receiving = false;
+	if (last < least && connection->wire != NULL && connection->send_error[0] != '\0')
+		np_connection_lose(connection, connection->send_error);
 }
 
 /*
@@ -400,15 +428,18 @@ receive_once(NpConnection *connection)
 void
 np_connection_receive(NpConnection *connection)
 {
-	bool		more = true;
+	receive_while(connection, READ_MORE);
+}
 
-	connection->receiving = true;
-	parse_input(connection);	/* a handler may have thrown the last time */
-	for (int i = 0; more && i < READS_AT_A_TIME && connection->wire != NULL; i++)
-		more = receive_once(connection);
-	connection->receiving = false;
-	if (!more && connection->wire != NULL && connection->send_error[0] != '\0')
-		np_connection_lose(connection, connection->send_error);
+/*
+ * The same, and find the end of the connection behind it, for which one
+ * more look is needed: before something is sent on a connection that was not
+ * looked at for a while, and before anything is called unanswered.
+ */
+void
+np_connection_receive_all(NpConnection *connection)
+{
+	receive_while(connection, READ_LESS);
 }
 
 /*
@@ -441,6 +472,7 @@ np_connection_confirm(NpConnection *connection, uint64 position)
 
 /*
  * A round trip.  True: everything sent before has been seen by the server.
+ * False: it does not answer in time, and the connection is lost.
  */
 bool
 np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
@@ -452,7 +484,9 @@ np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 	connection->pongs_awaited++;
 	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
 		np_connection_wait(connection, event, until);
-	if (connection->wire == NULL || connection->pongs_awaited > 0)
+	if (connection->wire != NULL && connection->pongs_awaited > 0)
+		np_connection_lose(connection, NP_NO_ANSWER);
+	if (connection->wire == NULL)
 		return false;
 	np_connection_confirm(connection, position);
 	return true;

@@ -85,9 +85,14 @@ extern const List *np_connection_tries(const NpConnection *connection);
 
 extern void np_connection_send(NpConnection *connection);
 extern void np_connection_receive(NpConnection *connection);
+extern void np_connection_receive_all(NpConnection *connection);
 extern void np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until);
 extern void np_connection_confirm(NpConnection *connection, uint64 position);
 extern bool np_connection_drain(NpConnection *connection, NpTime until);
 extern bool np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until);
+
+extern NpTime np_connection_next_doubt(const NpConnection *connection, NpTime since, NpTime patience);
+extern void np_connection_doubt(NpConnection *connection, NpTime since, NpTime patience);
+extern void np_connection_check(NpConnection *connection, NpTime patience);
 
 #endif							/* NP_CONNECTION_H */

@@ -13,6 +13,9 @@
 
 #define NP_SECRET_LENGTH	12
 
+/* Why a connection is lost on which the server says nothing. */
+#define NP_NO_ANSWER		"the server does not answer"
+
 struct NpConnection
 {
 	MemoryContext context;
@@ -44,7 +47,11 @@ struct NpConnection
 	bool		begins_with_tls;	/* before the server's first line */
 	TimestampTz connected_at;
 	int			pongs_awaited;
+	NpTime		asked_at;		/* whether it is alive; liveness.c */
+	uint64		asked_position; /* the end of that in the outgoing stream */
+	uint64		delivered;		/* up to where the stream had come when it was asked, or last looked at */
 	NpTime		received_at;	/* when the last bytes were read */
+	NpTime		answered_at;	/* ... of those that show that the server reads what we send */
 	uint64		last_pong;		/* the end of ours in the outgoing stream */
 
 	uint64		confirmed;		/* the server has read the stream up to here */
@@ -59,5 +66,6 @@ struct NpConnection
 extern int	np_connection_log_level;
 
 extern void np_connection_append(NpConnection *connection, const char *command);
+extern void np_connection_limit_silence(NpConnection *connection);
 
 #endif							/* NP_CONNECTION_INTERNAL_H */

@@ -117,6 +117,28 @@ np_outbound_release(NpOutbound *outbound, NpChunk *chunk)
 	recycle(outbound, chunk);
 }
 
+/* How many bytes have not left the process. */
+uint64
+np_outbound_unsent(const NpOutbound *outbound)
+{
+	return outbound->appended - outbound->sent;
+}
+
+/*
+ * Before its release: a command that nobody wants any more is not to be sent.
+ * False: it has begun to leave, or others stand behind it.
+ */
+bool
+np_outbound_take_back(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length)
+{
+	if (chunk != outbound->last || position < outbound->sent || position + length != outbound->appended)
+		return false;
+	chunk->used -= length;
+	outbound->appended -= length;
+	outbound->bytes -= length;
+	return true;
+}
+
 /* Describe the next bytes to send, in at most count pieces; returns how many. */
 int
 np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count)

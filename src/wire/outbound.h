@@ -40,6 +40,8 @@ extern char *np_outbound_append(NpOutbound *outbound, size_t length, NpChunk **c
 extern void np_outbound_release(NpOutbound *outbound, NpChunk *chunk);
 extern int	np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count);
 extern void np_outbound_advance(NpOutbound *outbound, size_t length);
+extern uint64 np_outbound_unsent(const NpOutbound *outbound);
+extern bool np_outbound_take_back(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length);
 extern void np_outbound_trim(NpOutbound *outbound);
 extern void np_outbound_clear(NpOutbound *outbound);
 

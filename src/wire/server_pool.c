@@ -5,7 +5,9 @@
  *
  * The URLs of the list come first, in their order or a random one, and then
  * the other members of the cluster, which a connected server announces in its
- * INFO.  After a loss the order begins behind the server that was lost.
+ * INFO.  After a loss the order begins behind the server that was lost.  A
+ * round has the time of its caller, however many servers there are; the next
+ * one goes on behind the last one tried.
  *
  * A discovered server gets the credentials of the URL that led to it, and TLS
  * if that had it; if it is announced by its address, its certificate must have the
@@ -40,11 +42,20 @@ free_discovered(NpServerPool *pool)
 	pool->discovered = NIL;
 }
 
+static void
+forget_order(NpServerPool *pool)
+{
+	if (pool->order != NULL)
+		pfree(pool->order);
+	pool->order = NULL;
+}
+
 /* The list of URLs is another one. */
 void
 np_server_pool_reset(NpServerPool *pool)
 {
 	free_discovered(pool);
+	forget_order(pool);
 	pool->connected = -1;
 	pool->origin = 0;
 }
@@ -87,28 +98,33 @@ shuffle(int *order, int count)
 	}
 }
 
-/* Begin to try servers; *server must live until that ends. */
+static void
+make_order(NpServerPool *pool)
+{
+	pool->count = pool->configured + list_length(pool->discovered);
+	pool->order = MemoryContextAlloc(pool->context, sizeof(int) * pool->count);
+	for (int i = 0; i < pool->count; i++)
+		pool->order[i] = (pool->connected + 1 + i) % pool->count;
+	if (np_server_is_on(pool->server, NP_SERVER_RANDOMIZE))
+		shuffle(pool->order, pool->count);
+	pool->next = 0;
+}
+
+/*
+ * Begin to try servers; *server must live until that ends.  A round that ended
+ * early, for lack of time or by an interrupt, has left its order.
+ */
 void
 np_server_pool_begin(NpServerPool *pool, const NpServer *server)
 {
 	pool->server = server;
 	pool->configured = count_configured(server);
-	pool->count = pool->configured + list_length(pool->discovered);
+	if (pool->order == NULL || pool->count != pool->configured + list_length(pool->discovered))
+	{
+		forget_order(pool);
+		make_order(pool);
+	}
 	pool->tried = 0;
-	if (pool->order != NULL)
-		pfree(pool->order);		/* an interrupt has ended the last round */
-	pool->order = MemoryContextAlloc(pool->context, sizeof(int) * pool->count);
-	for (int i = 0; i < pool->count; i++)
-		pool->order[i] = (pool->connected + 1 + i) % pool->count;
-	if (np_server_is_on(server, NP_SERVER_RANDOMIZE))
-		shuffle(pool->order, pool->count);
-}
-
-static void
-end_round(NpServerPool *pool)
-{
-	pfree(pool->order);
-	pool->order = NULL;
 }
 
 /* False: its URL is not one, or it is known no more. */
@@ -144,10 +160,13 @@ np_server_pool_next(NpServerPool *pool, NpPoolServer *picked)
 {
 	while (pool->tried < pool->count)
 	{
-		if (describe(pool, pool->order[pool->tried++], picked))
+		pool->current = pool->order[pool->next];
+		pool->next = (pool->next + 1) % pool->count;
+		pool->tried++;
+		if (describe(pool, pool->current, picked))
 			return true;
 	}
-	end_round(pool);
+	forget_order(pool);
 	return false;
 }
 
@@ -155,10 +174,10 @@ np_server_pool_next(NpServerPool *pool, NpPoolServer *picked)
 void
 np_server_pool_accept(NpServerPool *pool)
 {
-	pool->connected = pool->order[pool->tried - 1];
+	pool->connected = pool->current;
 	if (pool->connected < pool->configured)
 		pool->origin = pool->connected;
-	end_round(pool);
+	forget_order(pool);
 }
 
 /* ---- Discovered ones ---------------------------------------------------------------- */

@@ -31,9 +31,11 @@ typedef struct NpServerPool
 
 	/* of the present round of tries */
 	const NpServer *server;
-	int		   *order;
-	int			count;
+	int		   *order;			/* NULL: the next round makes one */
+	int			count;			/* in it */
+	int			next;			/* place in it */
 	int			tried;
+	int			current;		/* the one that was returned last */
 } NpServerPool;
 
 extern void np_server_pool_init(NpServerPool *pool, MemoryContext context);

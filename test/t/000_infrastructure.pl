@@ -1,6 +1,6 @@
 
 # The tools that the other tests rely on, against a real server: NatsServer.pm, NatsClient.pm, NatsAccounts.pm,
-# ByteProxy.pm and Certificates.pm.
+# ByteProxy.pm, SilentProxy.pm and Certificates.pm.
 
 use strict;
 use warnings FATAL => 'all';
@@ -15,6 +15,8 @@ use Certificates;
 use NatsAccounts;
 use NatsClient;
 use NatsServer;
+use PublishTest qw(wait_for);
+use SilentProxy;
 
 my $nats = NatsServer->new(name => 'first', jetstream => 1)->start;
 my $client = NatsClient->new(url => $nats->url);
@@ -165,6 +167,96 @@ is(length $received, 10, 'the proxy stalls within a record');
 $proxy->resume;
 is($client->next_message->{subject}, 'plain.end', 'and goes on');
 $secure->stop;
+
+# A middle box
+
+my $box = SilentProxy->new($nats);
+sub connected { return NatsClient->new(url => $box->url, timeout => 30, @_); }
+sub is_deaf { my ($it, $name) = @_; $it->{timeout} = 0.2; return ok(!eval { $it->flush; 1 }, $name); }
+
+# Whether its connection ends within the time of a test, and how.
+sub end_of
+{
+	my ($it) = @_;
+	IO::Select->new($it->{socket})->can_read(30) or return 'none';
+	my $count = sysread($it->{socket}, my $bytes, 1000) // return "$!";
+	return $count ? $bytes : 'closed';
+}
+
+$client = connected();
+$client->create_stream('B', ['b.>']);
+$client->js_publish('b.a', $big);
+ok($client->get_message('B', 1)->{payload} eq $big, 'a message of many reads goes through it, and back');
+is($box->connections . '/' . $box->open_connections . '/' . $box->dropped, '1/1/0', 'one connection, and nothing dropped');
+cmp_ok($box->passed('client'), '>', 900_000, 'it counts');
+
+$box->silence;
+$client->publish('b.b', 'x' x 100) foreach 1 .. 100;
+wait_for('the box to read', sub { $box->dropped('client') > 10_000 });
+is_deaf($client, 'who is dropped hears nothing');
+ok(!eval { connected(timeout => 0.2); 1 }, 'nor does a new connection');
+$box->pass;
+is_deaf($client, 'a connection that has lost something stays silent');
+is(connected()->stream_info('B')->{state}{messages}, 1, 'a new one does not');
+
+$client = connected();
+$box->silence;
+$box->pass;
+$client->flush;
+ok(1, 'nor does one that has lost nothing');
+
+$box->silence('server');
+$client->publish('b.b', 'x');
+is_deaf($client, 'the server is not heard');
+wait_for('the message', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 2 });
+cmp_ok($box->dropped('server'), '>', 0, 'but hears');
+$box->pass;
+$client = connected();
+$box->silence('client');
+is_deaf($client, 'the client is not heard');
+$box->send("+OK\r\n");
+is(end_of($client), "+OK\r\n", 'but hears');
+
+$box->pass;
+$client = connected();
+$box->hold;
+is_deaf($client, 'held');
+$client->publish('b.c', $big);
+$box->pass;
+$client->{timeout} = 30;
+$client->flush;
+wait_for('what was held', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 3 });
+
+$box->delay(0.3);
+$started = time;
+$client->flush;
+cmp_ok(time - $started, '>', 0.59, 'delayed, there and back');
+$box->pass;
+$box->slow(1_000_000);
+$started = time;
+$client->js_publish('b.d', $big);
+cmp_ok(time - $started, '>', 0.7, 'slowed down');
+$box->pass;
+
+$box->cut;
+is(end_of($client), 'Connection reset by peer', 'a reset');
+$client = connected();
+$client->publish('b.e', 'x');
+$box->send("PING\r\n");
+$box->close;
+is(end_of($client), "PING\r\n", 'something before the end');
+is(end_of($client), 'closed', 'and the end');
+$client = connected();
+my $before = $box->open_connections;
+$box->cut('server');
+is($box->open_connections, $before, 'the end of one side');
+is_deaf($client, 'of which the other one is not told');
+$client = connected();
+$nats->kill9;
+is(end_of($client) =~ /closed|reset/ ? 'ended' : 'not', 'ended', 'a server that ends');
+ok(!eval { connected(); 1 }, 'and is gone');
+$box->stop;
+$nats->start;
 
 undef $second;
 $nats->stop;

@@ -8,6 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use NatsClient;
 use PsqlSession;
 use PublishTest;
 
@@ -142,40 +143,47 @@ is($result->{sqlstate}, '57014', 'statement_timeout ends nats_publish()');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in time');
 $result = $session->run(q(SELECT nats_publish('t.a', 'x')));
 is($result->{sqlstate}, '57014', 'and again');
+$nats->resume;
+
+# A server that is there, and nobody who acknowledges: a subscriber without a stream
+my $listener = NatsClient->new(url => $nats->url);
+$listener->subscribe('q.>');
+
 $result = $session->run(q(RESET statement_timeout; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '100ms';
-	SET nats_publish.ack_timeout = '500ms'; SELECT nats_publish('t.a', 'x')));
+	SET nats_publish.ack_timeout = '500ms'; SELECT nats_publish('q.a', 'x')));
 is($result->{sqlstate}, '58030', 'ack_timeout ends nats_publish()');
-like($result->{error}, qr/"t\.a".* 500 ms/, 'which says after what time');
+like($result->{error}, qr/"q\.a".* 500 ms/, 'which says after what time');
 like($result->{error}, qr/^HINT: .*msg_id/m, 'and what can be done');
 cmp_ok($result->{seconds}, '>=', 0.45, 'not earlier');
 cmp_ok($result->{seconds}, '<', $BOUND, 'nor much later');
 
-is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush())), '58030', 'ack_timeout ends nats_flush()');
+is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('q.a', 'x'); SELECT nats_flush())), '58030', 'ack_timeout ends nats_flush()');
 is($session->sqlstate('ROLLBACK; SET nats_publish.max_pending = 2; BEGIN;' .
-	q(SELECT nats_publish_async('t.a', 'x') FROM generate_series(1, 3))), '58030', 'and a call with the window full');
-$result = $session->run(q(ROLLBACK; RESET nats_publish.max_pending; BEGIN; SELECT nats_publish_async('t.a', 'x') AS future \gset
+	q(SELECT nats_publish_async('q.a', 'x') FROM generate_series(1, 3))), '58030', 'and a call with the window full');
+$result = $session->run(q(ROLLBACK; RESET nats_publish.max_pending; BEGIN; SELECT nats_publish_async('q.a', 'x') AS future \gset
 	SELECT nats_await(:future, '200 ms')));
 is($result->{sqlstate}, '58030', 'nats_await() has a timeout');
 cmp_ok($result->{seconds}, '<', $BOUND, 'that is kept');
-is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('200 ms'))), '58030',
+is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('q.a', 'x'); SELECT nats_flush('200 ms'))), '58030',
 	'nats_flush() too');
-is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('t.a', 'x'); SELECT nats_flush('0 s'))), '58030',
+is($session->sqlstate(q(ROLLBACK; BEGIN; SELECT nats_publish_async('q.a', 'x'); SELECT nats_flush('0 s'))), '58030',
 	'also one of 0');
 
 # A message whose wait was given up is still that of the transaction
-$result = $session->run(q(ROLLBACK; BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('t.a', 'x') AS future \gset
+$result = $session->run(q(ROLLBACK; BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_async('q.again', 'x') AS future \gset
 	SAVEPOINT s; SELECT nats_await(:future, '100 ms'); ROLLBACK TO s; SELECT status FROM nats_futures()));
 is($result->{output}, 'pending', 'a future can be awaited again');
-$nats->resume;
+my $message;
+do { $message = $listener->next_message or die 'no message'; } until $message->{subject} eq 'q.again';
+$listener->publish($message->{reply}, '{"stream":"T","seq":1}');
+$listener->flush;
 is($session->value('SELECT (nats_await(:future)).stream; COMMIT; SELECT count(*) FROM t'), "T\n1", 'with success');
 
-$nats->stall;
 $result = $session->run(q(SET statement_timeout = '200ms'; SET nats_publish.commit_timeout = '1500ms';
-	BEGIN; SELECT nats_publish_async('t.a', 'x'); COMMIT));
+	BEGIN; SELECT nats_publish_async('q.a', 'x'); COMMIT));
 is($result->{sqlstate}, '58030', 'statement_timeout does not apply to COMMIT, commit_timeout does');
 cmp_ok($result->{seconds}, '>=', 1.4, 'not earlier');
 cmp_ok($result->{seconds}, '<', $BOUND, 'nor much later');
-$nats->resume;
 is($session->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'T', 'the session goes on');
 
 # ROLLBACK does not wait
