@@ -39,7 +39,7 @@ use parent 'HelperProcess';
 use Errno qw(EAGAIN EINTR);
 use IO::Select;
 use IO::Socket::INET;
-use List::Util qw(min);
+use List::Util qw(max min);
 use POSIX ();
 use Socket qw(inet_aton pack_sockaddr_in AF_UNIX PF_UNSPEC SHUT_WR SOCK_STREAM SOL_SOCKET SO_LINGER SO_RCVBUF SO_SNDBUF);
 use Time::HiRes qw(time);
@@ -57,11 +57,12 @@ my %OTHER = (client => 'server', server => 'client');
 
 =over
 
-=item SilentProxy->new($nats, host => ..., port => ..., within => [...], buffer => ...)
+=item SilentProxy->new($nats, host => ..., port => ..., within => [...], buffer => ..., watch => [ qr/.../, $file ])
 
 Before a NatsServer (or what else has a port). Listens at 127.0.0.1 and at a free port if not told otherwise. C<within> is
 as of NatsServer; C<buffer> the bytes that the kernel keeps for each socket of the proxy (half of what it does keep), so
-that little is on its way.
+that little is on its way. With C<watch>, each match in what clients send (its first group, if the whole is shorter than 100
+bytes) is written to the file behind the time when it was read, forwarded or not.
 
 =item $proxy->url($userinfo), $proxy->tls_url($host), $proxy->port
 
@@ -89,6 +90,10 @@ For each direction, until pass() or until it is 0.
 Ends the connections that there are: with a reset, which throws away what was not delivered, or in order behind what was
 forwarded. With a $side, the other one is not told: its connection is silent from then on.
 
+=item $proxy->refuse, $proxy->accept
+
+New connections, as when there is no server; connections that there are go on.
+
 =item $proxy->send($bytes)
 
 To all clients, as if the server had sent it. C<< $proxy->send("PING\r\n"); $proxy->close('client'); >> is an end with
@@ -115,7 +120,7 @@ sub new
 	socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!";
 	$ours->autoflush(1);
 	my @command = (@{ $args{within} // [] }, $^X, (map { "-I$_" } @INC), __FILE__,
-		$$, $host, $args{port} // 0, $nats->{host} // '127.0.0.1', $nats->port, $args{buffer} // 0);
+		$$, $host, $args{port} // 0, $nats->{host} // '127.0.0.1', $nats->port, $args{buffer} // 0, @{ $args{watch} // [] });
 	my $pid = fork() // die "fork: $!";
 	if ($pid == 0)
 	{
@@ -146,6 +151,8 @@ sub delay { return $_[0]->_ask('delay', $_[1]); }
 sub slow { return $_[0]->_ask('slow', $_[1]); }
 sub cut { return $_[0]->_ask('cut', _side($_[1])); }
 sub close { return $_[0]->_ask('close', _side($_[1])); }
+sub refuse { return $_[0]->_ask('refuse'); }
+sub accept { return $_[0]->_ask('accept'); }
 sub send { return $_[0]->_ask('send', unpack 'H*', $_[1]); }
 sub connections { return $_[0]->_ask('connections'); }
 sub open_connections { return $_[0]->_ask('open_connections'); }
@@ -173,17 +180,40 @@ sub _ask
 
 sub _run
 {
-	my ($parent, $host, $port, $to_host, $to_port, $buffer) = @_;
+	my ($parent, $host, $port, $to_host, $to_port, $buffer, $watch, $watch_file) = @_;
 	$SIG{PIPE} = 'IGNORE';
 	STDOUT->autoflush(1);
-	my $listener = IO::Socket::INET->new(LocalAddr => $host, LocalPort => $port, Listen => 128, ReuseAddr => 1) or die "cannot listen at $host:$port: $@";
-	my $self = bless { listener => $listener, to => [ $to_host, $to_port ], buffer => $buffer, port => $listener->sockport,
+	my $self = bless { at => [ $host, $port ], to => [ $to_host, $to_port ], buffer => $buffer, watch => $watch,
 		pipes => [], connections => 0, delay => 0, slow => 0, map { ($_ => { client => 0, server => 0 }) } qw(silent held passed dropped) }, __PACKAGE__;
-	# accepted sockets have what their listener has
-	$self->_limit_buffers($listener);
+	$self->_open_watch($watch_file) if $watch;
+	$self->_do_accept;
 	$self->_turn while getppid() == $parent;
 	return;
 }
+
+sub _open_watch
+{
+	my ($self, $path) = @_;
+	open($self->{watch_file}, '>>', $path) or die "$path: $!";
+	$self->{watch_file}->autoflush(1);
+	return;
+}
+
+# Accepted sockets have the buffers of their listener.
+sub _do_accept
+{
+	my ($self) = @_;
+	return if $self->{listener};
+	my ($host, $port) = @{ $self->{at} };
+	my $listener = IO::Socket::INET->new(LocalAddr => $host, LocalPort => $port, Listen => 128, ReuseAddr => 1) or die "cannot listen at $host:$port: $@";
+	$self->{at}[1] = $listener->sockport;
+	$self->_limit_buffers($listener);
+	$self->{listener} = $listener;
+	return;
+}
+
+sub _do_refuse { delete $_[0]->{listener}; return; }
+sub _do_port { return $_[0]->{at}[1]; }
 
 sub _limit_buffers
 {
@@ -201,13 +231,14 @@ sub _turn
 	my $now = time;
 	my @readers = grep { $self->_reads($_, $now) } @{ $self->{pipes} };
 	my @writers = grep { $self->_writes($_, $now) } @{ $self->{pipes} };
-	my ($readable, $writable) = IO::Select::select(IO::Select->new(\*STDIN, $self->{listener}, map { $_->{source} } @readers),
+	my ($readable, $writable) = IO::Select::select(IO::Select->new(\*STDIN, $self->{listener} // (), map { $_->{source} } @readers),
 		@writers ? IO::Select->new(map { $_->{target} } @writers) : undef, undef, $self->_pause($now));
 	my %ready = map { ($_ => 1) } @{ $readable // [] };
 	my %takes = map { ($_ => 1) } @{ $writable // [] };
-	$self->_forward($_) foreach grep { $_->{target} && $takes{ $_->{target} } } @writers;
-	$self->_read($_) foreach grep { $_->{source} && $ready{ $_->{source} } } @readers;
-	$self->_accept if $ready{ $self->{listener} };
+	# one may be the end of others
+	foreach my $pipe (@writers) { $self->_forward($pipe) if $pipe->{target} && $takes{ $pipe->{target} }; }
+	foreach my $pipe (@readers) { $self->_read($pipe) if $pipe->{source} && $ready{ $pipe->{source} }; }
+	$self->_accept if $self->{listener} && $ready{ $self->{listener} };
 	$self->_command if $ready{ \*STDIN };
 	$self->{pipes} = [ grep { !$self->_is_over($_) } @{ $self->{pipes} } ];
 	return;
@@ -261,6 +292,7 @@ sub _read
 	my $count = sysread($pipe->{source}, my $bytes, $self->{slow} ? min($AT_ONCE, 1 + int($self->{slow} / 20)) : $AT_ONCE);
 	return if !defined $count && ($! == EAGAIN || $! == EINTR);
 	return $self->_source_has_ended($pipe, !defined $count) unless $count;
+	$self->_watch($pipe, $bytes) if $self->{watch} && $pipe->{from} eq 'client';
 	if ($self->_is_silent($pipe)) { $self->_drop($pipe, $count); }
 	else
 	{
@@ -268,6 +300,22 @@ sub _read
 		$pipe->{queued} += $count;
 		$pipe->{next_read} = time + $count / $self->{slow} if $self->{slow};
 	}
+	return;
+}
+
+# What may be the beginning of a match is kept for the next time.
+sub _watch
+{
+	my ($self, $pipe, $bytes) = @_;
+	my $seen = ($pipe->{unmatched} // '') . $bytes;
+	my ($now, $end, $lines) = (sprintf('%.3f', time), 0, '');
+	while ($seen =~ /$self->{watch}/g)
+	{
+		$lines .= "$now\t$1\n";
+		$end = pos $seen;
+	}
+	$pipe->{unmatched} = substr $seen, max($end, length($seen) - 100);
+	$self->{watch_file}->print($lines);
 	return;
 }
 
@@ -378,7 +426,6 @@ sub _command
 
 sub _sides { return $_[0] eq 'both' ? qw(client server) : $_[0]; }
 
-sub _do_port { return $_[0]->{port}; }
 sub _do_connections { return $_[0]->{connections}; }
 sub _do_open_connections { return scalar grep { $_->{from} eq 'client' && $_->{source} } @{ $_[0]->{pipes} }; }
 sub _do_delay { $_[0]->{delay} = $_[1]; return; }
