@@ -28,11 +28,20 @@ static NpSession *current;		/* NULL: look it up */
 static Oid	current_role;
 static uint64 current_generation;
 
+/* Close a connection that nothing is pending on; what nobody waits for any more has been read by the server then. */
+static void
+close_idle(NpSession *session)
+{
+	if (np_session_is_open(session))
+		(void) np_connection_drain(session->connection, np_now() + NP_MILLISECONDS(np_session_timeout()) / 4);
+	np_connection_close(session->connection);
+}
+
 /* What is left of the one that it was, which has nothing pending. */
 static void
 reset_identity(NpSession *session)
 {
-	np_connection_close(session->connection);
+	close_idle(session);
 	np_connection_reset_servers(session->connection);
 	np_server_wipe(&session->server);
 	session->is_retired = false;
@@ -91,8 +100,8 @@ np_current_session_close_left(void)
 	NpSession  *session;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		if (session->is_retired && session->window.count == 0)
-			np_connection_close(session->connection);
+		if (session->is_retired && session->window.count == 0 && np_session_is_open(session))
+			close_idle(session);
 }
 
 /* Another one, when there can be no more.  Raises 54000. */
