@@ -79,6 +79,24 @@ foreach my $how (sort keys %hangs)
 	$end->();
 }
 
+# A batch is sent to the next one as a whole
+{
+	my @info = (version => '"2.12.0"');
+	my $hung = FakeServer->new(sub { my ($peer) = @_; $peer->handshake(@info); my $command; do { $command = $peer->next_command; } until !$command || $command->{batch}; $peer->hold; return; });
+	my $next = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my %member = %{ $command->{batch} };
+			$peer->note("$member{number} $command->{payload}");
+			$peer->reply($command, $member{commit} ? qq({"stream":"T","seq":3,"batch":"$member{id}","count":3}) : '');
+		},
+		@info);
+	my $session = session(url => $hung->url . ',' . $next->url, commit_batch => 'atomic');
+	is($session->run(q(BEGIN; SELECT count(nats_publish_on_commit('t.a', i::text)) FROM generate_series(1, 3) i; COMMIT))->{error}, '', 'an atomic COMMIT leaves a server that says nothing');
+	is(join(', ', map { $next->next_event } 1 .. 3), '1 1, 2 2, 3 3', 'and the next one gets all members');
+}
+
 # ---- One server: the same one, once it is there again
 
 {
