@@ -136,9 +136,12 @@ my $IDLE = 'state, pending, pending_bytes, oldest_pending';
 	waits('held messages', $pid, 'NatsCommit');
 	kill 'INT', $pid;
 	is($session->finish->{sqlstate}, '57014', 'a cancel');
-	is(activity($pid, $IDLE), 'connected|0|0|', 'leaves nothing');
+	is(activity($pid, $IDLE), 'disconnected|0|0|', 'leaves nothing');
 
 	# nobody waits, and there is something all the same
+	$nats->resume;
+	$session->value(calls(q(nats_publish('s.a', 'x'))));
+	$nats->stall;
 	$session->value("SELECT count(nats_publish_async('s.a', $payload, critical => false)) FROM generate_series(1, 5)");
 	is(activity($pid, 'state, pending, pending_bytes BETWEEN 5000 AND 7500'), 'connected|5|t', 'critical => false is pending behind its transaction');
 	my $age = activity($pid, 'oldest_pending');
