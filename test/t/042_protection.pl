@@ -43,25 +43,25 @@ sub outcome { my ($session, $sql) = @_; my $result = $session->run($sql); return
 
 # For each: the setting, its values, the command, what comes of it, and what the doctor says.
 my @closed = (
-	[ 'publishing', [ 'dry-run', 'maybe', '', ' off', 'offf', 'on,', 'onn', 'false;' ], $SKIPPED, 't|1', 'it counts as off' ],
-	[ 'allowed_subjects', [ 't.>,', 't.>, orders.*>', 'orders..x', ' ', ',', 't.> orders.>', 't.>;orders.>', '>.t' ], $PUBLISH, '42501',
+	[ 'publishing', [ 'dry-run', 'maybe', '', ' off', 'onn' ], $SKIPPED, 't|1', 'it counts as off' ],
+	[ 'allowed_subjects', [ 't.>,', 't.>, orders.*>', 'orders..x', ' ', 't.> orders.>', '>.t' ], $PUBLISH, '42501',
 		'no subject is allowed' ],
-	[ 'url', [ '', ' ', 'nats://', "$near,", "$near, nats://b c", "http://127.0.0.1:4222", "$near/path", 'nats://user:HIDDEN@127.0.0.1:port' ],
+	[ 'url', [ '', "$near,", "$near, nats://b c", "http://127.0.0.1:4222", 'nats://user:HIDDEN@127.0.0.1:port' ],
 		$PUBLISH, '22023', 'no connection is made' ],
-	[ 'inbox_prefix', [ '', '_INBOX.', '_INBOX.>', 'a b', '$JS.x', 'x' x 33 ], $PUBLISH, '22023', 'no connection is made' ],
-	[ 'tls_handshake_first', [ '', 'maybe', 'onn', '2' ], $PUBLISH, '22023', 'no connection is made' ],
+	[ 'inbox_prefix', [ '', '_INBOX.>', '$JS.x' ], $PUBLISH, '22023', 'no connection is made' ],
+	[ 'tls_handshake_first', [ '', 'maybe', '2' ], $PUBLISH, '22023', 'no connection is made' ],
 	[ 'server_required', [ '', 'maybe', 'offf' ], $PUBLISH, '42501', 'it counts as on' ],
 	[ 'commit_batch', [ '', 'atomik', 'one' ], $HELD, '0A000', 'it counts as atomic' ]);
 
 # What is understood, by any of its names.
 my @understood = (
-	[ 'publishing', [ 'off', 'false', 'no', '0', 'FALSE', 'No', 'Off' ], $SKIPPED, 't|1', 'off' ],
-	[ 'publishing', [ 'on', 'true', 'yes', '1', 'TRUE', 'On' ], $PUBLISH, 'T', 'on' ],
+	[ 'publishing', [ 'off', 'false', 'no', '0', 'FALSE' ], $SKIPPED, 't|1', 'off' ],
+	[ 'publishing', [ 'on', 'true', 'yes', '1', 'On' ], $PUBLISH, 'T', 'on' ],
 	[ 'publishing', [ 'dry_run', 'DRY_RUN' ], $SKIPPED, 't|1', 'dry_run' ],
-	[ 'allowed_subjects', [ 'orders.>, t.*', ' t.> ', '' ], $PUBLISH, 'T' ],
-	[ 'tls_handshake_first', [ 'off', 'false', 'no', '0' ], $PUBLISH, 'T' ],
-	[ 'server_required', [ 'on', 'true', 'yes', '1', 'ON' ], $PUBLISH, '42501', 'on' ],
-	[ 'server_required', [ 'off', 'false', 'no', '0', 'f' ], $PUBLISH, 'T', 'off' ],
+	[ 'allowed_subjects', [ 'orders.>, t.*', '' ], $PUBLISH, 'T' ],
+	[ 'tls_handshake_first', [ 'off', 'no' ], $PUBLISH, 'T' ],
+	[ 'server_required', [ 'on', 'true', '1' ], $PUBLISH, '42501', 'on' ],
+	[ 'server_required', [ 'off', '0' ], $PUBLISH, 'T', 'off' ],
 	[ 'commit_batch', [ 'atomic', 'ATOMIC' ], $HELD, '0A000', 'atomic' ],
 	[ 'commit_batch', [ 'pipelined' ], $HELD, '', 'pipelined' ]);
 
