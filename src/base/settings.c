@@ -9,11 +9,14 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/varlena.h"
 
 #include "base/compat.h"
+#include "base/report.h"
 #include "base/server_url.h"
 #include "base/settings.h"
 #include "base/subject.h"
@@ -30,11 +33,17 @@ static char *nkey_seed_file = "";
 static char *tls_ca_file = "";
 static char *tls_cert_file = "";
 static char *tls_key_file = "";
-static bool tls_handshake_first = false;
+static char *tls_handshake_first = "off";
 static bool randomize = false;
+
+/* Texts, as PostgreSQL keeps no bad value of another type: see keep_bad_value. */
+static char *publishing = "on";
+static char *commit_batch = "pipelined";
+static char *server_required = "off";
 
 char	   *np_inbox_prefix = NP_DEFAULT_INBOX_PREFIX;
 char	   *np_server_setting = "";
+bool		np_server_required = false;
 uint64		np_server_generation;
 char	   *np_allowed_subjects = "";
 int			np_publishing = NP_PUBLISHING_ON;
@@ -75,43 +84,285 @@ static const struct config_enum_entry publishing_options[] = {
 	{"on", NP_PUBLISHING_ON, false},
 	{"off", NP_PUBLISHING_OFF, false},
 	{"dry_run", NP_PUBLISHING_DRY_RUN, false},
+	{"true", NP_PUBLISHING_ON, true},
+	{"false", NP_PUBLISHING_OFF, true},
+	{"yes", NP_PUBLISHING_ON, true},
+	{"no", NP_PUBLISHING_OFF, true},
+	{"1", NP_PUBLISHING_ON, true},
+	{"0", NP_PUBLISHING_OFF, true},
 	{NULL, 0, false}
 };
+
+/* ---- What protects ------------------------------------------------------------- */
+
+/* A setting that restricts or protects, and so fails closed. */
+typedef struct Guard
+{
+	const char *name;
+	char	  **value;
+	const char *(*problem) (const char *value); /* a sentence that does not show it, or NULL */
+	const char *effect;			/* of a bad value */
+} Guard;
+
+static bool defining;			/* PostgreSQL tries values that were there before the settings */
+
+static const struct config_enum_entry *
+find_choice(const struct config_enum_entry *choices, const char *text)
+{
+	for (; choices->name != NULL; choices++)
+		if (pg_strcasecmp(choices->name, text) == 0)
+			return choices;
+	return NULL;
+}
+
+/* Of a list: the problem is the one of the item of this number. */
+static const char *
+item_problem(const char *item, int position, const char *problem)
+{
+	static char sentence[200];
+
+	if (problem == NULL)
+		return NULL;
+	snprintf(sentence, sizeof(sentence), "%s number %d of the list is not valid: %s.", item, position, problem);
+	return sentence;
+}
+
+static const char *
+url_problem(const char *value)
+{
+	int			position;
+	const char *problem = np_url_list_check(value, &position);
+
+	return item_problem("URL", position, problem);
+}
+
+static const char *
+allowed_subjects_problem(const char *value)
+{
+	int			position = 0;
+	const char *problem = value[0] == '\0' ? NULL : np_pattern_list_problem(value, &position);
+
+	return item_problem("Pattern", position, problem);
+}
+
+static const char *
+switch_problem(const char *value)
+{
+	bool		on;
+
+	return parse_bool(value, &on) ? NULL : "It must be on or off.";
+}
+
+static const char *
+publishing_problem(const char *value)
+{
+	return find_choice(publishing_options, value) != NULL ? NULL : "It must be on, off or dry_run.";
+}
+
+static const char *
+commit_batch_problem(const char *value)
+{
+	return find_choice(commit_batch_options, value) != NULL ? NULL : "It must be pipelined or atomic.";
+}
+
+enum
+{
+	GUARD_URL,
+	GUARD_INBOX_PREFIX,
+	GUARD_TLS_HANDSHAKE_FIRST,
+	GUARDS_OF_SERVER,			/* those above say where to connect to, and how */
+	GUARD_SERVER_REQUIRED = GUARDS_OF_SERVER,
+	GUARD_ALLOWED_SUBJECTS,
+	GUARD_PUBLISHING,
+	GUARD_COMMIT_BATCH,
+	GUARDS
+};
+
+#define NO_CONNECTION	"no connection is made"
+
+static const Guard guards[GUARDS] = {
+	[GUARD_URL] = {"nats_publish.url", &url, url_problem, NO_CONNECTION},
+	[GUARD_INBOX_PREFIX] = {"nats_publish.inbox_prefix", &np_inbox_prefix, np_inbox_prefix_problem, NO_CONNECTION},
+	[GUARD_TLS_HANDSHAKE_FIRST] = {"nats_publish.tls_handshake_first", &tls_handshake_first, switch_problem, NO_CONNECTION},
+	[GUARD_SERVER_REQUIRED] = {"nats_publish.server_required", &server_required, switch_problem, "it counts as on"},
+	[GUARD_ALLOWED_SUBJECTS] = {"nats_publish.allowed_subjects", &np_allowed_subjects, allowed_subjects_problem, "no subject is allowed"},
+	[GUARD_PUBLISHING] = {"nats_publish.publishing", &publishing, publishing_problem, "it counts as off"},
+	[GUARD_COMMIT_BATCH] = {"nats_publish.commit_batch", &commit_batch, commit_batch_problem, "it counts as atomic"}
+};
+
+static char *
+effect_hint(const Guard *guard)
+{
+	return psprintf("Until it has a valid value, %s.", guard->effect);
+}
+
+/*
+ * What protects fails closed.  There are bad values that can't be refused:
+ * those that are older than the setting, which are tried when it is defined;
+ * those of pg_db_role_setting, which are tried when a session starts; and
+ * those that a parallel worker gets from its leader.  PostgreSQL would drop
+ * them, with a WARNING, and go on with what lies below or with the default.
+ * So they are kept, and mean the least that the setting can.  (A value of
+ * another type than text fails before its check hook is called.)
+ */
+static bool
+can_refuse(GucSource source)
+{
+	return !defining && !InitializingParallelWorker && (source < PGC_S_GLOBAL || source > PGC_S_DATABASE_USER);
+}
+
+/* What the check hook of a guard returns. */
+static bool
+check_guard(const Guard *guard, const char *value, GucSource source)
+{
+	const char *problem = guard->problem(value);
+
+	if (problem == NULL)
+		return true;
+	if (can_refuse(source))
+	{
+		GUC_check_errdetail("%s", problem);
+		return false;
+	}
+	if (!InitializingParallelWorker)
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"%s\"", guard->name),
+				 errdetail("%s", problem),
+				 errhint("%s", effect_hint(guard))));
+	return true;
+}
 
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
-	int			position;
-	const char *problem = np_url_list_check(*newval, &position);
-
-	if (problem == NULL)
-		return true;
 	/* the backend's own message would show the value, with its password */
 	GUC_check_errmsg("invalid value for parameter \"nats_publish.url\"");
-	GUC_check_errdetail("URL number %d of the list is not valid: %s.", position, problem);
-	return false;
+	return check_guard(&guards[GUARD_URL], *newval, source);
 }
 
 static bool
 check_inbox_prefix(char **newval, void **extra, GucSource source)
 {
-	const char *problem = np_inbox_prefix_problem(*newval);
+	return check_guard(&guards[GUARD_INBOX_PREFIX], *newval, source);
+}
 
-	if (problem != NULL)
-		GUC_check_errdetail("%s", problem);
-	return problem == NULL;
+static bool
+check_tls_handshake_first(char **newval, void **extra, GucSource source)
+{
+	return check_guard(&guards[GUARD_TLS_HANDSHAKE_FIRST], *newval, source);
+}
+
+static bool
+check_server_required(char **newval, void **extra, GucSource source)
+{
+	return check_guard(&guards[GUARD_SERVER_REQUIRED], *newval, source);
 }
 
 static bool
 check_allowed_subjects(char **newval, void **extra, GucSource source)
 {
-	int			position;
-	const char *problem = (*newval)[0] == '\0' ? NULL : np_pattern_list_problem(*newval, &position);
-
-	if (problem != NULL)
-		GUC_check_errdetail("Pattern number %d of the list is not valid: %s.", position, problem);
-	return problem == NULL;
+	return check_guard(&guards[GUARD_ALLOWED_SUBJECTS], *newval, source);
 }
+
+static bool
+check_publishing(char **newval, void **extra, GucSource source)
+{
+	return check_guard(&guards[GUARD_PUBLISHING], *newval, source);
+}
+
+static bool
+check_commit_batch(char **newval, void **extra, GucSource source)
+{
+	return check_guard(&guards[GUARD_COMMIT_BATCH], *newval, source);
+}
+
+static void
+assign_server_required(const char *newval, void *extra)
+{
+	if (!parse_bool(newval, &np_server_required))
+		np_server_required = true;
+	np_server_generation++;
+}
+
+static void
+assign_publishing(const char *newval, void *extra)
+{
+	const struct config_enum_entry *choice = find_choice(publishing_options, newval);
+
+	np_publishing = choice != NULL ? choice->val : NP_PUBLISHING_OFF;
+}
+
+static void
+assign_commit_batch(const char *newval, void *extra)
+{
+	const struct config_enum_entry *choice = find_choice(commit_batch_options, newval);
+
+	np_commit_batch = choice != NULL ? choice->val : NP_COMMIT_ATOMIC;
+}
+
+/* As PostgreSQL shows what it takes by several names: by the first one. */
+static const char *
+show_choice(const struct config_enum_entry *choices, const char *value)
+{
+	const struct config_enum_entry *choice = find_choice(choices, value);
+
+	while (choice != NULL && choices->val != choice->val)
+		choices++;
+	return choice != NULL ? choices->name : value;
+}
+
+static const char *
+show_switch(const char *value)
+{
+	bool		on;
+
+	if (!parse_bool(value, &on))
+		return value;
+	return on ? "on" : "off";
+}
+
+static const char *
+show_publishing(void)
+{
+	return show_choice(publishing_options, publishing);
+}
+
+static const char *
+show_commit_batch(void)
+{
+	return show_choice(commit_batch_options, commit_batch);
+}
+
+static const char *
+show_tls_handshake_first(void)
+{
+	return show_switch(tls_handshake_first);
+}
+
+static const char *
+show_server_required(void)
+{
+	return show_switch(server_required);
+}
+
+/* The settings that protect and have a bad value: a sentence for each, palloc'd.  None: NIL. */
+List *
+np_settings_problems(void)
+{
+	List	   *problems = NIL;
+
+	for (int i = 0; i < GUARDS; i++)
+	{
+		const char *problem = guards[i].problem(*guards[i].value);
+
+		if (problem != NULL)
+			problems = lappend(problems, psprintf("%s has a bad value, so %s. %s", guards[i].name, guards[i].effect, problem));
+	}
+	return problems;
+}
+
+/* ---- Other checks --------------------------------------------------------------- */
 
 /* A connection may be meant for another server now. */
 static void
@@ -121,7 +372,7 @@ assign_text(const char *newval, void *extra)
 }
 
 static void
-assign_switch(bool newval, void *extra)
+assign_randomize(bool newval, void *extra)
 {
 	np_server_generation++;
 }
@@ -171,19 +422,15 @@ define_private(const char *name, const char *description, const char *details, c
 }
 
 static void
-define_private_switch(const char *name, const char *description, const char *details, bool *variable)
-{
-	DefineCustomBoolVariable(name, description, details, variable, false,
-							 PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, assign_switch, NULL);
-}
-
-static void
 define_server_settings(void)
 {
 	define_private("nats_publish.url",
 				   "NATS servers to connect to: a comma-separated list of URLs, tried in this order.",
 				   "nats:// or tls://[user:password@ or token@]host[:port]", &url, check_url);
-	define_private_switch("nats_publish.randomize", "Tries the servers in random order.", NULL, &randomize);
+	DefineCustomBoolVariable("nats_publish.randomize", "Tries the servers in random order.", NULL,
+							 &randomize, false,
+							 PGC_SUSET, GUC_SUPERUSER_ONLY,
+							 NULL, assign_randomize, NULL);
 	DefineCustomStringVariable("nats_publish.inbox_prefix",
 							   "Subject under which the acknowledgments arrive.",
 							   "The NATS user needs the right to subscribe to it.",
@@ -196,6 +443,12 @@ define_server_settings(void)
 							   &np_server_setting, "",
 							   PGC_USERSET, 0,
 							   NULL, assign_text, NULL);
+	DefineCustomStringVariable("nats_publish.server_required",
+							   "Whether only foreign servers can be published to, by nats_publish.server.",
+							   "on: neither the server of the other settings, nor the outbox. To be set for roles.",
+							   &server_required, "off",
+							   PGC_SUSET, 0,
+							   check_server_required, assign_server_required, show_server_required);
 }
 
 static void
@@ -220,8 +473,11 @@ define_tls_settings(void)
 				   NULL, &tls_cert_file, NULL);
 	define_private("nats_publish.tls_key_file", "File with the key of that certificate.",
 				   NULL, &tls_key_file, NULL);
-	define_private_switch("nats_publish.tls_handshake_first", "Begins TLS before the server's first line.",
-						  "The server must be set up for it. Needs libnats 3.9.", &tls_handshake_first);
+	DefineCustomStringVariable("nats_publish.tls_handshake_first", "Begins TLS before the server's first line.",
+							   "on or off. The server must be set up for it. Needs libnats 3.9.",
+							   &tls_handshake_first, "off",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   check_tls_handshake_first, assign_text, show_tls_handshake_first);
 }
 
 static void
@@ -233,12 +489,12 @@ define_permission_settings(void)
 							   &np_allowed_subjects, "",
 							   PGC_SUSET, 0,
 							   check_allowed_subjects, NULL, NULL);
-	DefineCustomEnumVariable("nats_publish.publishing",
-							 "Whether anything is published.",
-							 "off skips every call, dry_run checks it first: for copies of a database.",
-							 &np_publishing, NP_PUBLISHING_ON, publishing_options,
-							 PGC_SUSET, 0,
-							 NULL, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.publishing",
+							   "Whether anything is published: on, off or dry_run.",
+							   "off skips every call, dry_run checks it first: for copies of a database.",
+							   &publishing, "on",
+							   PGC_SUSET, 0,
+							   check_publishing, assign_publishing, show_publishing);
 }
 
 static void
@@ -286,12 +542,12 @@ define_publishing_settings(void)
 							 &np_auto_msg_id, true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
-	DefineCustomEnumVariable("nats_publish.commit_batch",
-							 "How a commit publishes the messages that its transaction holds.",
-							 "One after the other, or as one JetStream atomic batch: all of them or none.",
-							 &np_commit_batch, NP_COMMIT_PIPELINED, commit_batch_options,
-							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.commit_batch",
+							   "How a commit publishes the messages that its transaction holds.",
+							   "pipelined: one after the other; atomic: as one JetStream atomic batch, all of them or none.",
+							   &commit_batch, "pipelined",
+							   PGC_USERSET, 0,
+							   check_commit_batch, assign_commit_batch, show_commit_batch);
 	DefineCustomStringVariable("nats_publish.traceparent",
 							   "The header traceparent of the messages of changed rows.",
 							   "The caller's place in a distributed trace (W3C Trace Context).",
@@ -394,12 +650,14 @@ np_settings_define(void)
 {
 	List	   *options = unchecked_options();
 
+	defining = true;
 	define_server_settings();
 	define_identity_settings();
 	define_tls_settings();
 	define_permission_settings();
 	define_publishing_settings();
 	define_relay_settings();
+	defining = false;
 	MarkGUCPrefixReserved("nats_publish");
 	refuse_options(options);
 }
@@ -410,10 +668,50 @@ text_or_null(char *text)
 	return text[0] == '\0' ? NULL : text;
 }
 
-/* The server of the settings.  The texts live until one of these changes. */
+/* Raises 22023 when a setting does not say where to connect to, or how. */
+static void
+require_valid_server(void)
+{
+	for (int i = 0; i < GUARDS_OF_SERVER; i++)
+	{
+		const char *problem = guards[i].problem(*guards[i].value);
+		NpFailure	failure;
+
+		if (problem == NULL)
+			continue;
+		failure = np_failure(NP_FAULT_INPUT, "invalid value for parameter \"%s\"", guards[i].name);
+		failure.detail = problem;
+		failure.hint = effect_hint(&guards[i]);
+		np_raise(&failure);
+	}
+}
+
+/* Raises 42501 when the session may use foreign servers only. */
+static void
+require_permission(void)
+{
+	NpFailure	failure;
+
+	if (!np_server_required)
+		return;
+	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the server of the settings");
+	failure.hint = "nats_publish.server_required is on: nats_publish.server must name a foreign server.";
+	np_raise(&failure);
+}
+
+/*
+ * The server of the settings.  The texts live until one of these changes.
+ *
+ * Raises 42501 when the session may not use it, 22023 when a setting has a
+ * value that can't be understood.
+ */
 void
 np_settings_server(NpServer *server)
 {
+	bool		handshake_first;
+
+	require_permission();
+	require_valid_server();
 	*server = (NpServer)
 	{
 		.values =
@@ -422,7 +720,7 @@ np_settings_server(NpServer *server)
 				[NP_SERVER_INBOX_PREFIX] = np_inbox_prefix,
 				[NP_SERVER_RANDOMIZE] = randomize ? "on" : NULL,
 				[NP_SERVER_TLS_CA_FILE] = text_or_null(tls_ca_file),
-				[NP_SERVER_TLS_HANDSHAKE_FIRST] = tls_handshake_first ? "on" : NULL,
+				[NP_SERVER_TLS_HANDSHAKE_FIRST] = parse_bool(tls_handshake_first, &handshake_first) && handshake_first ? "on" : NULL,
 				[NP_SERVER_TLS_CERT_FILE] = text_or_null(tls_cert_file),
 				[NP_SERVER_TLS_KEY_FILE] = text_or_null(tls_key_file),
 				[NP_SERVER_USER] = text_or_null(username),

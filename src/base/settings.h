@@ -8,6 +8,8 @@
 #ifndef NP_SETTINGS_H
 #define NP_SETTINGS_H
 
+#include "nodes/pg_list.h"
+
 #include "base/server.h"
 
 /* Whether a call that publishes does so. */
@@ -40,8 +42,9 @@ typedef enum NpRelayOrdering
 
 extern char *np_inbox_prefix;
 extern char *np_server_setting; /* name of a foreign server; empty: none */
+extern bool np_server_required; /* only foreign servers may be published to */
 extern uint64 np_server_generation; /* grows when another server may be meant */
-extern char *np_allowed_subjects;	/* a list of patterns; empty: all */
+extern char *np_allowed_subjects;	/* a list of patterns, perhaps a bad one; empty: all */
 extern int	np_publishing;
 extern int	np_connect_timeout; /* ms, for each server */
 extern int	np_ack_timeout;		/* ms without an ack, in a call */
@@ -59,6 +62,7 @@ extern int	np_relay_ordering;
 extern int	np_relay_max_attempts;
 
 extern void np_settings_define(void);
+extern List *np_settings_problems(void);
 extern void np_settings_server(NpServer *server);
 
 #endif							/* NP_SETTINGS_H */

@@ -18,6 +18,16 @@
 #include "relay/relay_state.h"
 #include "stats/shared_stats.h"
 
+/* What fails closed. */
+static void
+find_problems(NpFinding *finding)
+{
+	ListCell   *cell;
+
+	foreach(cell, np_settings_problems())
+		np_find(finding, NP_CHECK_FAILED, "%s", (const char *) lfirst(cell));
+}
+
 static void
 find_publishing(NpFinding *finding)
 {
@@ -55,6 +65,7 @@ find_sending(NpExamination *examination, NpFinding *finding)
 void
 np_check_settings(NpExamination *examination, NpFinding *finding)
 {
+	find_problems(finding);
 	find_publishing(finding);
 	find_durability(finding);
 	find_sending(examination, finding);

@@ -90,14 +90,32 @@ on_backend_exit(int code, Datum argument)
 }
 
 /*
+ * Nothing is published from what PostgreSQL runs as the owner of an object,
+ * unasked and in somebody else's session (index expressions in ANALYZE and
+ * REINDEX, a materialized view's query): that session's settings say what may
+ * be published, and they are not the owner's.
+ */
+static void
+refuse_restricted_operation(void)
+{
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot use NATS within security-restricted operation"),
+				 errhint("What an index, a materialized view or maintenance calls cannot publish; a trigger can.")));
+}
+
+/*
  * To be called by each SQL function before it uses the publisher.  Raises
- * 25000 in a parallel worker, whose messages no COMMIT would know.
+ * 25000 in a parallel worker, whose messages no COMMIT would know, and 42501
+ * in a security-restricted operation.
  */
 void
 np_transaction_join(void)
 {
 	static bool registered = false;
 
+	refuse_restricted_operation();
 	if (IsParallelWorker())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),

@@ -107,17 +107,17 @@ publishing_name(void)
 }
 
 static void
-check_policy(NpExamination *examination, void *unused)
+check_policy(NpExamination *examination, void *message)
 {
-	np_policy_check_subject(examination->subject);
+	np_policy_check_message(message);
 }
 
 static void
-put_allowed(const ReturnSetInfo *result, NpExamination *examination)
+put_allowed(const ReturnSetInfo *result, NpExamination *examination, NpMessage *message)
 {
 	NpFailure	failure;
 
-	put(result, "allowed", np_check_attempt(check_policy, examination, NULL, &failure) ? "yes" :
+	put(result, "allowed", np_check_attempt(check_policy, examination, message, &failure) ? "yes" :
 		psprintf("no: %s", failure.text));
 }
 
@@ -180,7 +180,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	put_size(result, "message_size", size);
 	put(result, "max_payload", unknown != NULL ? unknown : describe_limit(&examination, size));
 	put(result, "publishing", publishing_name());
-	put_allowed(result, &examination);
+	put_allowed(result, &examination, &message);
 	put(result, "server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
 	put(result, "stream", unknown != NULL ? unknown : describe_stream(&examination));
 	return (Datum) 0;

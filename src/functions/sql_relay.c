@@ -58,7 +58,7 @@ get_text(HeapTuple row, TupleDesc columns, const char *name)
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
-/* Raises what publishing the row would raise. */
+/* Raises what publishing the row in this session would raise. */
 static void
 check_row(HeapTuple row, TupleDesc columns)
 {
@@ -71,19 +71,28 @@ check_row(HeapTuple row, TupleDesc columns)
 		options.headers = DatumGetJsonbP(headers);
 	options.msg_id = np_text_to_utf8(get_text(row, columns, "msg_id"));
 	np_message_build(&message, np_text_to_utf8(get_text(row, columns, "subject")), (NpSpan) {NULL, 0}, &options);
+	np_policy_check_message(&message);
+}
+
+static bool
+is_null(HeapTuple row, TupleDesc columns, const char *name)
+{
+	bool		isnull;
+
+	(void) SPI_getbinval(row, columns, SPI_fnumber(columns, name), &isnull);
+	return isnull;
 }
 
 /*
  * A row that comes from nats_outbox_dead, or that waits: what is wrong with it
- * is the relay's to say, and must not keep others from being tried again.
+ * is the relay's to say, and must not keep others from being tried again.  But
+ * the relay does not know to what this session is bounded, and headers must be
+ * understood for that.
  */
 static bool
-was_tried(HeapTuple row, TupleDesc columns)
+is_left_to_relay(HeapTuple row, TupleDesc columns)
 {
-	bool		isnull;
-
-	(void) SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
-	return !isnull;
+	return !is_null(row, columns, "next_attempt_at") && (!np_policy_is_bounded() || is_null(row, columns, "headers"));
 }
 
 static void
@@ -119,9 +128,11 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	np_transaction_wake_relay();
 	if (!np_outbox_row_is_checked())
 	{
-		if (!was_tried(row, RelationGetDescr(data->tg_relation)))
+		np_policy_check_outbox();
+		if (is_left_to_relay(row, RelationGetDescr(data->tg_relation)))
+			np_policy_check_subject(np_text_to_utf8(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
+		else
 			check_row(row, RelationGetDescr(data->tg_relation));
-		np_policy_check_subject(np_text_to_utf8(get_text(row, RelationGetDescr(data->tg_relation), "subject")));
 	}
 	return PointerGetDatum(row);
 }

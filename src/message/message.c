@@ -36,40 +36,56 @@
 
 static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/*
- * Headers with a meaning to the server.  Their case matters to it, so we
- * write them as it does; and a typed argument must not meet its own header.
- */
-typedef enum HeaderKind
+/* All that begins so is the server's. */
+#define SERVER_PREFIX	"Nats-"
+
+/* The headers that are an argument, too; the places of known_headers. */
+enum
 {
-	HEADER_PLAIN,
 	HEADER_ID,
 	HEADER_EXPECT_STREAM,
 	HEADER_EXPECT_LAST_SEQ,
 	HEADER_EXPECT_LAST_SUBJECT_SEQ,
-	HEADER_TTL,
-	HEADER_RESERVED
-} HeaderKind;
+	HEADER_TTL
+};
 
 typedef struct KnownHeader
 {
 	const char *name;
-	HeaderKind	kind;
 	const char *argument;		/* that sets it, or NULL */
+	NpHeaderPower power;
 } KnownHeader;
 
+/*
+ * The headers of the server that can be given, with what they can do (S215:
+ * server/stream.go).  Any other one is refused, as what a newer server does
+ * with it is not known.  Left out are Nats-Expected-Last-Msg-Id, as a wrong
+ * one freezes a replicated stream on current servers (jetstream.md 1.4), and
+ * Nats-Trace-*, as what is traced is told to any subject, or not stored.
+ *
+ * The server compares names byte by byte, so we write them as it does: what
+ * is another header to it now may not be one to its next version.
+ */
 static const KnownHeader known_headers[] = {
-	{ID_HEADER, HEADER_ID, "msg_id"},
-	{STREAM_HEADER, HEADER_EXPECT_STREAM, "expect_stream"},
-	{"Nats-Expected-Last-Sequence", HEADER_EXPECT_LAST_SEQ, "expect_last_seq"},
-	{"Nats-Expected-Last-Subject-Sequence", HEADER_EXPECT_LAST_SUBJECT_SEQ, "expect_last_subject_seq"},
-	{"Nats-TTL", HEADER_TTL, "ttl"},
-	/* a wrong one freezes a replicated stream on current servers (jetstream.md §1.4) */
-	{"Nats-Expected-Last-Msg-Id", HEADER_RESERVED, NULL},
-	{"Nats-Stream-Source", HEADER_RESERVED, NULL},
-	{"Nats-Batch-Id", HEADER_RESERVED, NULL},
-	{"Nats-Batch-Sequence", HEADER_RESERVED, NULL},
-	{"Nats-Batch-Commit", HEADER_RESERVED, NULL},
+	[HEADER_ID] = {ID_HEADER, "msg_id", NP_HEADER_OF_MESSAGE},
+	[HEADER_EXPECT_STREAM] = {STREAM_HEADER, "expect_stream", NP_HEADER_OF_MESSAGE},
+	[HEADER_EXPECT_LAST_SEQ] = {"Nats-Expected-Last-Sequence", "expect_last_seq", NP_HEADER_OF_MESSAGE},
+	[HEADER_EXPECT_LAST_SUBJECT_SEQ] = {"Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq", NP_HEADER_OF_MESSAGE},
+	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE},
+	{"Nats-Incr", NULL, NP_HEADER_OF_MESSAGE},
+	{"Nats-Schedule", NULL, NP_HEADER_OF_MESSAGE},
+	{"Nats-Schedule-TTL", NULL, NP_HEADER_OF_MESSAGE},
+	{"Nats-Schedule-Time-Zone", NULL, NP_HEADER_OF_MESSAGE},
+	/* "purge": the schedule of Nats-Scheduler */
+	{"Nats-Schedule-Next", NULL, NP_HEADER_OF_MESSAGE},
+	/* the errors tell of its sequence */
+	{"Nats-Expected-Last-Subject-Sequence-Subject", NULL, NP_HEADER_READS_SUBJECT},
+	{"Nats-Schedule-Source", NULL, NP_HEADER_READS_SUBJECT},
+	{"Nats-Schedule-Target", NULL, NP_HEADER_WRITES_SUBJECT},
+	/* whose messages Nats-Schedule-Next removes */
+	{"Nats-Scheduler", NULL, NP_HEADER_WRITES_SUBJECT},
+	{"Nats-Rollup", NULL, NP_HEADER_REMOVES},
+	{"Nats-Schedule-Rollup", NULL, NP_HEADER_REMOVES}
 };
 
 /* ---- Encoding and checking --------------------------------------------- */
@@ -155,40 +171,71 @@ np_message_next_id(void)
 typedef struct HeaderBlock
 {
 	StringInfoData text;
-	bool		seen[HEADER_RESERVED + 1];	/* by HeaderKind */
+	bool		seen[lengthof(known_headers)];
 	const NpMessageOptions *options;
 } HeaderBlock;
 
-static const KnownHeader *
-find_known_header(const char *name)
+static bool
+is_of_server(NpSpan name)
 {
-	for (int i = 0; i < lengthof(known_headers); i++)
-		if (pg_strcasecmp(known_headers[i].name, name) == 0)
+	return name.length >= strlen(SERVER_PREFIX) && pg_strncasecmp(name.data, SERVER_PREFIX, strlen(SERVER_PREFIX)) == 0;
+}
+
+static const KnownHeader *
+find_known_header(NpSpan name)
+{
+	for (int i = 0; i < lengthof(known_headers) && is_of_server(name); i++)
+		if (strlen(known_headers[i].name) == name.length &&
+			pg_strncasecmp(known_headers[i].name, name.data, name.length) == 0)
 			return &known_headers[i];
 	return NULL;
+}
+
+/* What a header of a message that was built can do. */
+NpHeaderPower
+np_message_header_power(NpSpan name)
+{
+	const KnownHeader *known = find_known_header(name);
+
+	return known != NULL ? known->power : NP_HEADER_OF_MESSAGE;
+}
+
+/* What holds for the headers of the server alone. */
+static void
+check_known_value(const KnownHeader *known, NpSpan value)
+{
+	size_t		position;
+
+	if (value.length == 0)
+		np_raise_input("header \"%s\" is empty", known->name);
+	if (strchr(" \t", value.data[0]) || strchr(" \t", value.data[value.length - 1]))
+		np_raise_input("header \"%s\" begins or ends with a blank", known->name);
+	if (known->power == NP_HEADER_WRITES_SUBJECT &&
+		(np_subject_check(value, &position) != NP_TEXT_OK ||
+		 np_subject_is_reserved(value, (NpSpan) {np_inbox_prefix, strlen(np_inbox_prefix)})))
+		np_raise_input("header \"%s\" does not name a subject that can be published to", known->name);
 }
 
 static void
 append_header(HeaderBlock *block, const char *name, NpSpan value)
 {
-	const KnownHeader *known = find_known_header(name);
+	const KnownHeader *known = find_known_header((NpSpan) {name, strlen(name)});
 
 	check_header_value(name, value);
-	if (known != NULL && value.length == 0)
-		np_raise_input("header \"%s\" is empty", name);
-	if (known != NULL && (strchr(" \t", value.data[0]) || strchr(" \t", value.data[value.length - 1])))
-		np_raise_input("header \"%s\" begins or ends with a blank", name);
 	if (known != NULL)
-		block->seen[known->kind] = true;
+	{
+		check_known_value(known, value);
+		block->seen[known - known_headers] = true;
+	}
 	appendStringInfo(&block->text, "%s: ", name);
 	appendBinaryStringInfo(&block->text, value.data, value.length);
 	appendStringInfoString(&block->text, "\r\n");
 }
 
 static bool
-argument_is_given(const NpMessageOptions *options, HeaderKind kind)
+argument_is_given(const NpMessageOptions *options, const KnownHeader *known)
 {
-	switch (kind)
+	switch (known - known_headers)
 	{
 		case HEADER_ID:
 			return options->msg_id.data != NULL;
@@ -230,18 +277,14 @@ check_header_name(HeaderBlock *block, const char *name, size_t length)
 	const KnownHeader *known;
 
 	np_message_check_header_name(name, length);
-	known = find_known_header(name);
-	if (known == NULL)
-	{
-		if (pg_strncasecmp(name, "Nats-Batch-", 11) == 0)
-			np_raise_input("header \"%s\" is reserved", name);
+	if (!is_of_server((NpSpan) {name, length}))
 		return name;
-	}
-	if (known->kind == HEADER_RESERVED)
+	known = find_known_header((NpSpan) {name, length});
+	if (known == NULL)
 		np_raise_input("header \"%s\" is reserved", name);
-	if (argument_is_given(block->options, known->kind))
+	if (argument_is_given(block->options, known))
 		np_raise_input("header \"%s\" and the argument %s are both given", name, known->argument);
-	if (block->seen[known->kind])
+	if (block->seen[known - known_headers])
 		np_raise_input("header \"%s\" is given twice", name);
 	return known->name;
 }
@@ -295,7 +338,7 @@ append_json_header(HeaderBlock *block, const char *name, const JsonbValue *value
 			continue;
 		if (element.type == jbvBinary)
 			np_raise_input("value of header \"%s\" is nested", name);
-		if (++count > 1 && find_known_header(name) != NULL)
+		if (++count > 1 && is_of_server((NpSpan) {name, strlen(name)}))
 			np_raise_input("header \"%s\" is given twice", name);
 		append_scalar(block, name, &element);
 	}
@@ -447,6 +490,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	if (block.seen[HEADER_EXPECT_STREAM])
 		message->expect_stream = np_message_header(message->headers, STREAM_HEADER);
 	message->has_ttl = block.seen[HEADER_TTL];
+	for (int i = 0; i < lengthof(known_headers); i++)
+		message->has_power |= block.seen[i] && known_headers[i].power != NP_HEADER_OF_MESSAGE;
 	if (block.text.len > NP_MAX_HEADERS_LENGTH)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_SIZE, "headers are %d bytes long, the limit is %d",

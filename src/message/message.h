@@ -16,6 +16,15 @@
 /* nats-server keeps the length of a header block in 16 bits (10097) */
 #define NP_MAX_HEADERS_LENGTH	65535
 
+/* What a header can do. */
+typedef enum NpHeaderPower
+{
+	NP_HEADER_OF_MESSAGE,		/* it is about the message, or means nothing to the server */
+	NP_HEADER_READS_SUBJECT,	/* it names a subject, or a pattern of some */
+	NP_HEADER_WRITES_SUBJECT,	/* it names a subject that is published to, or purged */
+	NP_HEADER_REMOVES			/* "sub": what else its subject has; "all": what the stream has */
+} NpHeaderPower;
+
 /* The options of the publish functions, in UTF-8; NULL or absent where SQL has NULL. */
 typedef struct NpMessageOptions
 {
@@ -44,6 +53,7 @@ typedef struct NpMessage
 	NpSpan		expect_stream;	/* inside headers, or absent */
 	bool		has_automatic_id;	/* nobody else has ever used it */
 	bool		has_ttl;		/* needs nats-server 2.11 */
+	bool		has_power;		/* a header of it can do more than NP_HEADER_OF_MESSAGE */
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;
 
@@ -53,6 +63,7 @@ extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
 extern void np_message_check_header_name(const char *name, size_t length);
+extern NpHeaderPower np_message_header_power(NpSpan name);
 extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);
 extern char *np_message_headers_to_json(NpSpan headers);

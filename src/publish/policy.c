@@ -3,10 +3,10 @@
  * policy.c
  *	  What the administrator lets be published.
  *
- * The settings publishing and allowed_subjects.  Both are asked where a
- * message comes in, from a function, a trigger or a row that somebody writes
- * to the outbox; never by the relay, whose messages have been admitted, by
- * the session that wrote them.
+ * The settings publishing, allowed_subjects and, for the outbox,
+ * server_required.  They are asked where a message comes in, from a function,
+ * a trigger or a row that somebody writes to the outbox; never by the relay,
+ * whose messages have been admitted, by the session that wrote them.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,18 +18,21 @@
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subject.h"
+#include "message/protocol.h"
 #include "publish/policy.h"
 
-/* The setting's value in UTF-8, as subjects are; it changes rarely. */
+/* The setting's value in UTF-8, as subjects are, or NULL when it is not valid; it changes rarely. */
 static const char *
 allowed_patterns(void)
 {
 	static char *setting = NULL;
 	static char *patterns = NULL;
+	static bool is_valid;
 	NpSpan		utf8;
+	int			position;
 
 	if (setting != NULL && strcmp(setting, np_allowed_subjects) == 0)
-		return patterns;
+		return is_valid ? patterns : NULL;
 	if (setting != NULL)
 	{
 		pfree(setting);
@@ -39,20 +42,101 @@ allowed_patterns(void)
 	utf8 = np_to_utf8(np_allowed_subjects, strlen(np_allowed_subjects));
 	patterns = MemoryContextAllocZero(TopMemoryContext, utf8.length + 1);
 	memcpy(patterns, utf8.data, utf8.length);
+	is_valid = np_pattern_list_problem(patterns, &position) == NULL;
 	setting = MemoryContextStrdup(TopMemoryContext, np_allowed_subjects);
-	return patterns;
+	return is_valid ? patterns : NULL;
+}
+
+/* May this session publish to some subjects only? */
+bool
+np_policy_is_bounded(void)
+{
+	return np_allowed_subjects[0] != '\0';
+}
+
+static bool
+is_allowed(NpSpan subject)
+{
+	const char *patterns;
+
+	if (!np_policy_is_bounded())
+		return true;
+	patterns = allowed_patterns();
+	return patterns != NULL && np_pattern_list_matches(patterns, subject);
+}
+
+NP_NORETURN static void
+raise_denied(const char *what, NpSpan name)
+{
+	NpFailure	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for %s \"%s\"", what, np_from_utf8(name));
+
+	failure.hint = allowed_patterns() != NULL ?
+		"The setting nats_publish.allowed_subjects says to which subjects this session may publish." :
+		"The setting nats_publish.allowed_subjects has a bad value, so that no subject is allowed.";
+	np_raise(&failure);
 }
 
 /* Raises 42501 for a subject to which this session may not publish. */
 void
 np_policy_check_subject(NpSpan subject)
 {
+	if (!is_allowed(subject))
+		raise_denied("subject", subject);
+}
+
+/* A pattern that a header names is not compared with ours: it must be one subject. */
+static bool
+names_allowed_subject(NpSpan value)
+{
+	size_t		position;
+
+	return np_subject_check(value, &position) == NP_TEXT_OK && is_allowed(value);
+}
+
+/* Of a bounded session: what a header names or removes must be within its bounds, too. */
+static void
+check_headers(NpSpan headers)
+{
+	NpSpan		name;
+	NpSpan		value;
+
+	while (np_header_next(&headers, &name, &value))
+		switch (np_message_header_power(name))
+		{
+			case NP_HEADER_OF_MESSAGE:
+				break;
+			case NP_HEADER_READS_SUBJECT:
+			case NP_HEADER_WRITES_SUBJECT:
+				if (!names_allowed_subject(value))
+					raise_denied("the subject of header", name);
+				break;
+			case NP_HEADER_REMOVES:
+				/* the server takes it in any case */
+				if (value.length != strlen("sub") || pg_strncasecmp(value.data, "sub", value.length) != 0)
+					raise_denied("header", name);
+				break;
+		}
+}
+
+/* Raises 42501 for a message that this session may not publish. */
+void
+np_policy_check_message(const NpMessage *message)
+{
+	np_policy_check_subject(message->subject);
+	if (np_policy_is_bounded() && message->has_power)
+		check_headers(message->headers);
+}
+
+/* Raises 42501 when what this session writes may not go out on the relay's connection. */
+void
+np_policy_check_outbox(void)
+{
 	NpFailure	failure;
 
-	if (np_allowed_subjects[0] == '\0' || np_pattern_list_matches(allowed_patterns(), subject))
+	if (!np_server_required)
 		return;
-	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for subject \"%s\"", np_from_utf8(subject));
-	failure.hint = "The setting nats_publish.allowed_subjects says to which subjects this session may publish.";
+	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the outbox");
+	failure.hint = "nats_publish.server_required is on, and the relay does not publish to this session's foreign server as its role.";
 	np_raise(&failure);
 }
 
@@ -68,12 +152,14 @@ np_policy_skips_calls(NpStatsMode mode)
 
 /*
  * May a message, with which all is well, be published?  False: it is to be
- * skipped, and is counted.  Raises what np_policy_check_subject raises.
+ * skipped, and is counted.  Raises 42501 when this session may not publish it.
  */
 bool
 np_policy_admits(const NpMessage *message, NpStatsMode mode)
 {
-	np_policy_check_subject(message->subject);
+	np_policy_check_message(message);
+	if (mode == NP_STATS_OUTBOX)
+		np_policy_check_outbox();
 	if (np_publishing != NP_PUBLISHING_DRY_RUN)
 		return true;
 	np_stats_of(mode)->suppressed++;

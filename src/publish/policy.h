@@ -13,6 +13,9 @@
 
 extern bool np_policy_skips_calls(NpStatsMode mode);
 extern bool np_policy_admits(const NpMessage *message, NpStatsMode mode);
+extern bool np_policy_is_bounded(void);
 extern void np_policy_check_subject(NpSpan subject);
+extern void np_policy_check_message(const NpMessage *message);
+extern void np_policy_check_outbox(void);
 
 #endif							/* NP_POLICY_H */

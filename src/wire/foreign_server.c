@@ -156,7 +156,7 @@ raise_unknown(const char *name, Oid catalog)
 }
 
 static void
-check_option(const Option *option, const char *value)
+check_value(const Option *option, const char *value)
 {
 	const char *problem = option->check(value);
 
@@ -164,6 +164,11 @@ check_option(const Option *option, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("invalid value for option \"%s\": %s", option->name, problem)));
+}
+
+static void
+check_permission(const Option *option)
+{
 	if (option->is_file && !superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -194,17 +199,21 @@ check_mapping(const NpServer *server)
 }
 
 /* A boolean becomes "on" or "off". */
-static char *
-canonical_value(const Option *option, char *value)
+static void
+take_value(const Option *option, char *value, NpServer *server)
 {
 	bool		on;
 
-	if (option->check != check_switch)
-		return value;
-	return parse_bool(value, &on) && on ? "on" : "off";
+	check_value(option, value);
+	if (option->check == check_switch)
+		value = parse_bool(value, &on) && on ? "on" : "off";
+	server->values[option->field] = value;
 }
 
-/* Options that were checked when they were set. */
+/*
+ * Checked when they were set, and again here: a wrapper can be without its
+ * validator, and no bad option is to fall back to a default.
+ */
 static void
 take_options(List *list, Oid catalog, NpServer *server)
 {
@@ -216,8 +225,14 @@ take_options(List *list, Oid catalog, NpServer *server)
 		const Option *option = find_option(element->defname, catalog);
 
 		if (option != NULL)
-			server->values[option->field] = canonical_value(option, defGetString(element));
+			take_value(option, defGetString(element), server);
+		else
+			raise_unknown(element->defname, catalog);
 	}
+	if (catalog == UserMappingRelationId)
+		check_mapping(server);
+	if (catalog == ForeignServerRelationId && server->values[NP_SERVER_URL] == NULL)
+		raise_combination("a server of the foreign data wrapper \"" WRAPPER_NAME "\" needs the option \"url\"");
 }
 
 /*
@@ -232,21 +247,9 @@ np_foreign_server_check_options(List *list, Oid catalog)
 	NpServer	server = {{0}};
 	ListCell   *cell;
 
-	foreach(cell, list)
-	{
-		DefElem    *element = lfirst_node(DefElem, cell);
-		const Option *option = find_option(element->defname, catalog);
-
-		if (option != NULL)
-			check_option(option, defGetString(element));
-		else
-			raise_unknown(element->defname, catalog);
-	}
 	take_options(list, catalog, &server);
-	if (catalog == UserMappingRelationId)
-		check_mapping(&server);
-	if (catalog == ForeignServerRelationId && server.values[NP_SERVER_URL] == NULL)
-		raise_combination("a server of the foreign data wrapper \"" WRAPPER_NAME "\" needs the option \"url\"");
+	foreach(cell, list)
+		check_permission(find_option(lfirst_node(DefElem, cell)->defname, catalog));
 }
 
 /* ---- Looking up ----------------------------------------------------------------- */
