@@ -31,7 +31,7 @@ np_outbound_init(NpOutbound *outbound, MemoryContext context)
 	outbound->context = context;
 }
 
-/* Free a chunk that nobody needs, or start over in it when it is the only one. */
+/* Free a chunk that nobody needs. */
 static void
 recycle(NpOutbound *outbound, NpChunk *chunk)
 {
@@ -39,13 +39,12 @@ recycle(NpOutbound *outbound, NpChunk *chunk)
 		return;
 	if (chunk->queued)
 	{
-		if (chunk == outbound->first && chunk == outbound->last &&
-			outbound->first_sent == chunk->used && chunk->size == CHUNK_SIZE)
-		{
-			outbound->bytes -= chunk->used;
-			outbound->first_sent = chunk->used = 0;
-		}
-		return;
+		/* the only one, which would go on being filled */
+		if (chunk != outbound->first || chunk != outbound->last || outbound->first_sent < chunk->used)
+			return;
+		outbound->first = outbound->last = NULL;
+		outbound->first_sent = 0;
+		chunk->queued = false;
 	}
 	outbound->bytes -= chunk->used;
 	if (outbound->spare == NULL && chunk->size == CHUNK_SIZE)
