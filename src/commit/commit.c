@@ -428,14 +428,12 @@ np_commit_give_memory_back(void)
 void
 np_commit_warn_unasked(void)
 {
-	int64		held = np_queue_summary().count;
-
-	if (held == 0 && !np_futures_are_critical())
+	if (np_queue_summary().count == 0 && !np_futures_are_critical())
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 			 errmsg("the transaction has committed without its messages"),
-			 errdetail("nats_publish was loaded when it was too late to wait for them; " INT64_FORMAT " were not sent.", held),
+			 errdetail("nats_publish was loaded in its COMMIT: messages that were held for it are not sent, and others are not waited for."),
 			 errhint("Add nats_publish to session_preload_libraries or shared_preload_libraries.")));
 }
 

@@ -21,8 +21,8 @@
 
 #define CHUNK_SIZE	(64 * 1024)
 
-/* After so many bytes, memory that was freed is worth giving back. */
-#define TRIM_INTERVAL	(16 * 1024 * 1024)
+/* So much memory that was freed is worth giving back. */
+#define WORTH_TRIMMING	(16 * 1024 * 1024)
 
 void
 np_outbound_init(NpOutbound *outbound, MemoryContext context)
@@ -50,7 +50,10 @@ recycle(NpOutbound *outbound, NpChunk *chunk)
 	if (outbound->spare == NULL && chunk->size == CHUNK_SIZE)
 		outbound->spare = chunk;
 	else
+	{
+		outbound->freed += chunk->size;
 		pfree(chunk);
+	}
 }
 
 static NpChunk *
@@ -190,9 +193,9 @@ np_outbound_advance(NpOutbound *outbound, size_t length)
 void
 np_outbound_trim(NpOutbound *outbound)
 {
-	if (outbound->appended - outbound->trimmed < TRIM_INTERVAL)
+	if (outbound->freed < WORTH_TRIMMING)
 		return;
-	outbound->trimmed = outbound->appended;
+	outbound->freed = 0;
 #ifdef __GLIBC__
 	malloc_trim(0);
 #endif
