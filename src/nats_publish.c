@@ -33,6 +33,7 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "commit/transaction.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_state.h"
 #include "stats/activity.h"
@@ -52,6 +53,7 @@ _PG_init(void)
 	static const NpSharedArea *const areas[] = {&np_relay_area, &np_stats_area, &np_activity_area, NULL};
 
 	np_settings_define();
+	np_transaction_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	np_shared_memory_reserve(areas);

@@ -27,6 +27,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 
@@ -378,6 +379,7 @@ run_attempt(Batch *batch)
 		};
 		size_t		control_line;
 
+		CHECK_FOR_INTERRUPTS();
 		publication.headers = member_headers(batch, &message, batch->attempt_ids[(batch->attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
 		(void) np_delivery_add(batch->session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+#include "storage/predicate.h"
 #include "utils/memutils.h"
 
 #include "base/settings.h"
@@ -159,7 +161,10 @@ check_held(const NpQueueSummary *held)
 	}
 	np_queue_rewind();
 	while (np_queue_next(&message))
+	{
+		CHECK_FOR_INTERRUPTS();
 		check_limits(np_sessions_get(message.session), message.headers.length + message.payload.length, message.has_ttl);
+	}
 }
 
 static void
@@ -203,6 +208,8 @@ send_held(Commit *commit)
 	np_queue_rewind();
 	while (np_futures_failed() == 0 && np_queue_next(&message))
 	{
+		/* only a full window waits */
+		CHECK_FOR_INTERRUPTS();
 		np_publish_held(&message);
 		commit->unsent--;
 	}
@@ -300,12 +307,17 @@ send_and_wait(Commit *commit)
 /*
  * Before the transaction becomes durable: what it holds is sent, and
  * everything critical is acknowledged, or ERROR.
+ *
+ * What can be known to fail the transaction is asked before anything held is
+ * sent (design): xact.c looks for a serialization failure last, and can be
+ * asked twice.  From here on it is rather other transactions that fail.
  */
 void
 np_commit_finish_transaction(void)
 {
 	Commit		commit = {.unsent = np_queue_summary().count};
 
+	PreCommit_CheckForSerializationFailure();
 	np_session_set_timeout(np_commit_timeout);
 	begin_wait();
 	send_and_wait(&commit);
@@ -390,20 +402,46 @@ np_commit_reset(void)
 	np_queue_reset();
 	np_levels_reset();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-	{
 		abandon(session, 0);
-		np_outbound_trim(np_session_outbound(session));
-	}
 	(void) np_delivery_watch(0);
 	np_session_show_rest();
 	np_shared_stats_flush();
 }
 
-/* What the subtransaction has published is its parent's. */
+/* After the end: what many messages have taken goes back to the system.  Never throws. */
 void
-np_commit_merge_subtransaction(int nest_level)
+np_commit_give_memory_back(void)
 {
-	np_levels_subcommit(nest_level);
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+	{
+		np_window_trim(&session->window);
+		np_outbound_trim(np_session_outbound(session));
+	}
+}
+
+/*
+ * The transaction has committed, and we were not asked before.  That can only
+ * be if the library was loaded by another one's callback for XACT_EVENT_PRE_COMMIT.
+ */
+void
+np_commit_warn_unasked(void)
+{
+	if (np_queue_summary().count == 0 && !np_futures_are_critical())
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+			 errmsg("the transaction has committed without its messages"),
+			 errdetail("nats_publish was loaded in its COMMIT: messages that were held for it are not sent, and others are not waited for."),
+			 errhint("Add nats_publish to session_preload_libraries or shared_preload_libraries.")));
+}
+
+/* Subtransactions of this nesting have committed: what they have published is the outer one's. */
+void
+np_commit_settle_subtransactions(int nest_level)
+{
+	np_levels_settle(nest_level);
 }
 
 /* np_commit_reset for a subtransaction that was rolled back. */
@@ -431,7 +469,9 @@ drain_at_exit(NpSession *session, NpTime limit)
 
 /*
  * The backend exits: what is buffered goes out, in bounded time, and what is
- * known of failures goes to the log.  Never throws.
+ * known of failures goes to the log.  An ERROR, of which only the lack of
+ * memory can be the cause, is FATAL here: the exit then goes on with the next
+ * callback, and the system closes the connections.
  */
 void
 np_commit_exit(void)
@@ -441,17 +481,9 @@ np_commit_exit(void)
 
 	np_commit_reset();
 	np_session_set_timeout(EXIT_TIMEOUT);
-	PG_TRY();
-	{
-		for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-			drain_at_exit(session, limit);
-		np_delivery_report_failures(LOG);
-	}
-	PG_CATCH();
-	{
-		FlushErrorState();
-	}
-	PG_END_TRY();
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		drain_at_exit(session, limit);
+	np_delivery_report_failures(LOG);
 	np_shared_stats_flush();
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		np_connection_close(session->connection);

@@ -8,6 +8,7 @@
 #ifndef NP_TRANSACTION_H
 #define NP_TRANSACTION_H
 
+extern void np_transaction_init(void);
 extern void np_transaction_join(void);
 extern void np_transaction_wake_relay(void);
 

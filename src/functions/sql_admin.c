@@ -80,16 +80,19 @@ jsonb_to_string(Jsonb *jsonb)
 	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
 }
 
-/* A name that becomes one token of an API subject. */
+/* A name that becomes one token of an API subject, and in which servers allow no wildcard or path. */
 static char *
 get_stream_name(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *name;
+	char	   *utf8;
+	size_t		position;
 
 	if (PG_ARGISNULL(argument))
 		np_raise_input("stream name must not be null");
 	name = text_to_cstring(PG_GETARG_TEXT_PP(argument));
-	if (name[0] == '\0' || strpbrk(name, ".*> \t\r\n/\\") != NULL)
+	utf8 = pg_server_to_any(name, strlen(name), PG_UTF8);
+	if (strpbrk(name, ".*>/\\") != NULL || np_subject_check((NpSpan) {utf8, strlen(utf8)}, &position) != NP_TEXT_OK)
 		np_raise_input("stream name \"%s\" is not valid", name);
 	return name;
 }
@@ -213,6 +216,7 @@ undo_stream(const char *name, const char *option)
 	np_raise(&failure);
 }
 
+/* A name that was checked, in UTF-8. */
 static bool
 stream_exists(const char *name)
 {

@@ -7,52 +7,60 @@
  * is counted by levels of subtransactions (levels.c).
  *
  * What has become of each future is kept for nats_await() and nats_futures()
- * in a tuplestore, which spills to disk beyond work_mem.  All is allocated in
- * the transaction's context; nothing that is called at its end throws.
+ * in a log, and where in that it is, once somebody asks for one: memory for an
+ * index is taken only by a transaction that awaits what is complete already,
+ * and which has these futures in hand anyway.  All is allocated in the
+ * transaction's context; nothing that is called at its end throws.
  *
- * A tuplestore that has thrown can't even be closed, and what was not recorded is
- * known to nobody.  So a transaction of which a result could not be recorded
- * can't commit, though a savepoint may have caught the error.
+ * What could not be recorded is known to nobody.  So a transaction of which
+ * that is so can't commit, though a savepoint may have caught the error.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "executor/executor.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
-#include "base/compat.h"
 #include "base/encoding.h"
 #include "ledger/futures.h"
 #include "ledger/levels.h"
+#include "ledger/log.h"
 
-/* The columns of the ledger. */
+/* The texts of a record, each with a zero byte behind it. */
 enum
 {
-	LEDGER_FUTURE,
-	LEDGER_CRITICAL,
-	LEDGER_SUBJECT,
-	LEDGER_ID,
-	LEDGER_STREAM,
-	LEDGER_DOMAIN,
-	LEDGER_SEQUENCE,
-	LEDGER_DUPLICATE,
-	LEDGER_FAULT,
-	LEDGER_TEXT,
-	LEDGER_HINT,
-	LEDGER_COLUMNS
+	TEXT_SUBJECT,
+	TEXT_ID,
+	TEXT_STREAM,
+	TEXT_DOMAIN,
+	TEXT_ERROR,
+	TEXT_HINT,
+	TEXTS
 };
 
+/* Before the texts of each complete future in the log. */
+typedef struct Record
+{
+	uint64		token;
+	uint64		sequence;		/* when acked */
+	int32		fault;			/* when not */
+	bool		critical;
+	bool		acked;
+	bool		duplicate;
+	uint32		sizes[TEXTS];	/* of the texts, with the zero byte; 0: absent */
+} Record;
+
 /* Of the current transaction; a backend has one. */
-static Tuplestorestate *ledger; /* of complete futures; NULL: none yet, or closed */
+static NpLog ledger = {.what = "futures",.file = -1};	/* of complete ones */
 static bool closed;				/* the transaction ends: nobody reads it any more */
 static bool incomplete;			/* a result could not be recorded */
-static TupleDesc ledger_columns;
+
+/* Where the records begin, counted from 1; 0: nowhere.  By tokens, from first_token on. */
+static uint64 *positions;		/* NULL: nobody has asked */
+static uint64 positions_size;
+static uint64 first_token;		/* 0: there is none */
+static uint64 indexed;			/* the part of the ledger that it covers */
 
 /* ---- What has become of the critical ones --------------------------------- */
 
@@ -62,6 +70,8 @@ static TupleDesc ledger_columns;
 void
 np_futures_add(bool critical)
 {
+	if (first_token == 0)
+		first_token = np_levels_top()->first;
 	if (critical)
 		np_levels_top()->outcome.awaited++;
 }
@@ -117,99 +127,60 @@ record_failure(NpOutcome *outcome, const NpResult *result)
 
 /* ---- The ledger ---------------------------------------------------------- */
 
-static void
-define_ledger(void)
-{
-	static const struct
-	{
-		const char *name;
-		Oid			type;
-	}			columns[LEDGER_COLUMNS] = {
-		[LEDGER_FUTURE] = {"future", INT8OID},
-		[LEDGER_CRITICAL] = {"critical", BOOLOID},
-		[LEDGER_SUBJECT] = {"subject", TEXTOID},
-		[LEDGER_ID] = {"msg_id", TEXTOID},
-		[LEDGER_STREAM] = {"stream", TEXTOID},
-		[LEDGER_DOMAIN] = {"domain", TEXTOID},
-		[LEDGER_SEQUENCE] = {"seq", INT8OID},
-		[LEDGER_DUPLICATE] = {"duplicate", BOOLOID},
-		[LEDGER_FAULT] = {"fault", INT4OID},
-		[LEDGER_TEXT] = {"error", TEXTOID},
-		[LEDGER_HINT] = {"hint", TEXTOID},
-	};
-	MemoryContext previous;
-
-	if (ledger_columns != NULL)
-		return;
-	previous = MemoryContextSwitchTo(TopMemoryContext);
-	ledger_columns = CreateTemplateTupleDesc(LEDGER_COLUMNS);
-	for (int i = 0; i < LEDGER_COLUMNS; i++)
-		TupleDescInitBuiltinEntry(ledger_columns, i + 1, columns[i].name, columns[i].type, -1, 0);
-	np_compat_finalize(ledger_columns);
-	MemoryContextSwitchTo(previous);
-}
-
-/* It belongs to the transaction, in whatever subtransaction it is first used. */
-static void
-open_ledger(void)
-{
-	MemoryContext previous_context;
-	ResourceOwner previous_owner;
-
-	define_ledger();
-	previous_context = MemoryContextSwitchTo(TopTransactionContext);
-	previous_owner = CurrentResourceOwner;
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	ledger = tuplestore_begin_heap(true, false, work_mem);
-	CurrentResourceOwner = previous_owner;
-	MemoryContextSwitchTo(previous_context);
-}
-
-static void
-set_text(Datum *value, bool *isnull, NpSpan text)
-{
-	if (text.data != NULL)
-		*value = PointerGetDatum(cstring_to_text_with_len(text.data, text.length));
-	else
-		*isnull = true;
-}
-
 static NpSpan
 span_of(const char *text)
 {
 	return (NpSpan) {text, text != NULL ? strlen(text) : 0};
 }
 
-/* Everything stays in UTF-8, but the failure's texts, which are the database's. */
+static size_t
+record_size(const Record *record)
+{
+	size_t		size = sizeof(Record);
+
+	for (int i = 0; i < TEXTS; i++)
+		size += record->sizes[i];
+	return size;
+}
+
+/* The texts stay in UTF-8, but the failure's, which are the database's. */
 static void
 put_in_ledger(const NpResult *result)
 {
-	Datum		values[LEDGER_COLUMNS] = {0};
-	bool		nulls[LEDGER_COLUMNS] = {false};
+	Record		record = {
+		.token = result->token,
+		.critical = result->critical,
+		.acked = result->acked
+	};
+	NpSpan		texts[TEXTS] = {[TEXT_SUBJECT] = result->subject,[TEXT_ID] = result->id};
+	char	   *to;
 
-	if (ledger == NULL)
-		open_ledger();
-	values[LEDGER_FUTURE] = Int64GetDatum((int64) result->token);
-	values[LEDGER_CRITICAL] = BoolGetDatum(result->critical);
-	set_text(&values[LEDGER_SUBJECT], &nulls[LEDGER_SUBJECT], result->subject);
-	set_text(&values[LEDGER_ID], &nulls[LEDGER_ID], result->id);
 	if (result->acked)
 	{
-		set_text(&values[LEDGER_STREAM], &nulls[LEDGER_STREAM], result->ack.stream);
-		set_text(&values[LEDGER_DOMAIN], &nulls[LEDGER_DOMAIN], result->ack.domain);
-		values[LEDGER_SEQUENCE] = Int64GetDatum((int64) result->ack.sequence);
-		values[LEDGER_DUPLICATE] = BoolGetDatum(result->ack.duplicate);
-		nulls[LEDGER_FAULT] = nulls[LEDGER_TEXT] = nulls[LEDGER_HINT] = true;
+		record.sequence = result->ack.sequence;
+		record.duplicate = result->ack.duplicate;
+		texts[TEXT_STREAM] = result->ack.stream;
+		texts[TEXT_DOMAIN] = result->ack.domain;
 	}
 	else
 	{
-		nulls[LEDGER_STREAM] = nulls[LEDGER_DOMAIN] = true;
-		nulls[LEDGER_SEQUENCE] = nulls[LEDGER_DUPLICATE] = true;
-		values[LEDGER_FAULT] = Int32GetDatum(result->failure.fault);
-		set_text(&values[LEDGER_TEXT], &nulls[LEDGER_TEXT], span_of(result->failure.text));
-		set_text(&values[LEDGER_HINT], &nulls[LEDGER_HINT], span_of(result->failure.hint));
+		record.fault = result->failure.fault;
+		texts[TEXT_ERROR] = span_of(result->failure.text);
+		texts[TEXT_HINT] = span_of(result->failure.hint);
 	}
-	tuplestore_putvalues(ledger, ledger_columns, values, nulls);
+	for (int i = 0; i < TEXTS; i++)
+		record.sizes[i] = texts[i].data != NULL ? texts[i].length + 1 : 0;
+	to = np_log_append(&ledger, record_size(&record));
+	memcpy(to, &record, sizeof(record));
+	to += sizeof(record);
+	for (int i = 0; i < TEXTS; i++)
+	{
+		if (texts[i].data == NULL)
+			continue;
+		memcpy(to, texts[i].data, texts[i].length);
+		to[texts[i].length] = '\0';
+		to += record.sizes[i];
+	}
 }
 
 static void
@@ -255,59 +226,82 @@ raise_if_incomplete(void)
 				 errdetail("There was no room to note it, in memory or on disk.")));
 }
 
-static NpSpan
-get_text(TupleTableSlot *slot, int column)
+/* What a record says; the result points to its texts. */
+static void
+get_result(const Record *record, const char *texts, NpResult *result)
 {
-	bool		isnull;
-	Datum		value = slot_getattr(slot, column + 1, &isnull);
-	text	   *copy;
+	NpSpan		spans[TEXTS];
 
-	if (isnull)
-		return (NpSpan) {NULL, 0};
-	copy = DatumGetTextPCopy(value);
-	return (NpSpan) {VARDATA(copy), VARSIZE(copy) - VARHDRSZ};
+	for (int i = 0; i < TEXTS; i++)
+	{
+		spans[i] = record->sizes[i] > 0 ? (NpSpan) {texts, record->sizes[i] - 1} : (NpSpan) {NULL, 0};
+		texts += record->sizes[i];
+	}
+	memset(result, 0, sizeof(*result));
+	result->token = record->token;
+	result->critical = record->critical;
+	result->acked = record->acked;
+	result->subject = spans[TEXT_SUBJECT];
+	result->id = spans[TEXT_ID];
+	result->ack.sequence = record->sequence;
+	result->ack.duplicate = record->duplicate;
+	result->ack.stream = spans[TEXT_STREAM];
+	result->ack.domain = spans[TEXT_DOMAIN];
+	result->failure.fault = (NpFault) record->fault;
+	result->failure.text = spans[TEXT_ERROR].data;
+	result->failure.hint = spans[TEXT_HINT].data;
 }
 
+/* The fixed part of the record at *position, which becomes the next one's.  False: there is none. */
+static bool
+next_record(uint64 *position, Record *record)
+{
+	if (*position >= np_log_length(&ledger))
+		return false;
+	CHECK_FOR_INTERRUPTS();
+	memcpy(record, np_log_read(&ledger, *position, sizeof(*record)), sizeof(*record));
+	*position += record_size(record);
+	return true;
+}
+
+/* The texts of a record that ends at a position. */
 static const char *
-get_string(TupleTableSlot *slot, int column)
+texts_of(const Record *record, uint64 end)
 {
-	NpSpan		text = get_text(slot, column);
-
-	return text.data == NULL ? NULL : pnstrdup(text.data, text.length);
+	return np_log_read(&ledger, end - record_size(record), record_size(record)) + sizeof(Record);
 }
 
-static int64
-get_future(TupleTableSlot *slot)
-{
-	bool		isnull;
-
-	return DatumGetInt64(slot_getattr(slot, LEDGER_FUTURE + 1, &isnull));
-}
+/* ---- Which future is where --------------------------------------------------- */
 
 static void
-get_result(TupleTableSlot *slot, NpResult *result)
+grow_index(uint64 needed)
 {
-	bool		isnull;
-	Datum		value;
+	uint64		size = Max(needed, positions_size * 2);
 
-	memset(result, 0, sizeof(*result));
-	result->token = (uint64) get_future(slot);
-	result->critical = DatumGetBool(slot_getattr(slot, LEDGER_CRITICAL + 1, &isnull));
-	result->subject = get_text(slot, LEDGER_SUBJECT);
-	result->id = get_text(slot, LEDGER_ID);
-	value = slot_getattr(slot, LEDGER_SEQUENCE + 1, &isnull);
-	result->acked = !isnull;
-	if (result->acked)
+	if (positions == NULL)
+		positions = MemoryContextAllocHuge(TopTransactionContext, size * sizeof(uint64));
+	else
+		positions = repalloc_huge(positions, size * sizeof(uint64));
+	memset(positions + positions_size, 0, (size - positions_size) * sizeof(uint64));
+	positions_size = size;
+}
+
+/* Note where the records are that have come since this was done the last time. */
+static void
+bring_index_up_to_date(void)
+{
+	uint64		position = indexed;
+	Record		record;
+
+	while (next_record(&position, &record))
 	{
-		result->ack.sequence = (uint64) DatumGetInt64(value);
-		result->ack.stream = get_text(slot, LEDGER_STREAM);
-		result->ack.domain = get_text(slot, LEDGER_DOMAIN);
-		result->ack.duplicate = DatumGetBool(slot_getattr(slot, LEDGER_DUPLICATE + 1, &isnull));
-		return;
+		uint64		number = record.token - first_token;
+
+		if (number >= positions_size)
+			grow_index(number + 1);
+		positions[number] = indexed + 1;
+		indexed = position;
 	}
-	result->failure.fault = (NpFault) DatumGetInt32(slot_getattr(slot, LEDGER_FAULT + 1, &isnull));
-	result->failure.text = get_string(slot, LEDGER_TEXT);
-	result->failure.hint = get_string(slot, LEDGER_HINT);
 }
 
 /*
@@ -316,22 +310,24 @@ get_result(TupleTableSlot *slot, NpResult *result)
 bool
 np_futures_find(uint64 token, NpResult *result)
 {
-	TupleTableSlot *slot;
-	bool		found = false;
+	Record		record;
+	uint64		position;
+	char	   *texts;
+	size_t		length;
 
 	raise_if_incomplete();
-	if (ledger == NULL || !np_levels_contain(token))
+	if (!np_levels_contain(token) || token < first_token)
 		return false;
-	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
-	tuplestore_rescan(ledger);
-	while (!found && tuplestore_gettupleslot(ledger, true, false, slot))
-	{
-		found = get_future(slot) == (int64) token;
-		if (found)
-			get_result(slot, result);
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	return found;
+	bring_index_up_to_date();
+	if (token - first_token >= positions_size || positions[token - first_token] == 0)
+		return false;
+	position = positions[token - first_token] - 1;
+	(void) next_record(&position, &record);
+	length = record_size(&record) - sizeof(Record);
+	texts = palloc(length);
+	memcpy(texts, texts_of(&record, position), length);
+	get_result(&record, texts, result);
+	return true;
 }
 
 /*
@@ -341,31 +337,26 @@ np_futures_find(uint64 token, NpResult *result)
 void
 np_futures_each(void (*visit) (const NpResult *result, void *argument), void *argument)
 {
-	MemoryContext context;
-	MemoryContext previous;
-	TupleTableSlot *slot;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish future",
+												  ALLOCSET_SMALL_SIZES);
+	uint64		position = 0;
+	Record		record;
 
 	raise_if_incomplete();
-	if (ledger == NULL)
-		return;
-	slot = MakeSingleTupleTableSlot(ledger_columns, &TTSOpsMinimalTuple);
-	context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish future",
-									ALLOCSET_SMALL_SIZES);
-	tuplestore_rescan(ledger);
-	while (tuplestore_gettupleslot(ledger, true, false, slot))
+	while (next_record(&position, &record))
 	{
+		MemoryContext previous;
 		NpResult	result;
 
-		if (!np_levels_contain((uint64) get_future(slot)))
+		if (!np_levels_contain(record.token))
 			continue;
+		get_result(&record, texts_of(&record, position), &result);
 		previous = MemoryContextSwitchTo(context);
-		get_result(slot, &result);
 		visit(&result, argument);
 		MemoryContextSwitchTo(previous);
 		MemoryContextReset(context);
 	}
 	MemoryContextDelete(context);
-	ExecDropSingleTupleTableSlot(slot);
 }
 
 /* ---- Ends ---------------------------------------------------------------- */
@@ -421,9 +412,7 @@ np_futures_close(void)
 {
 	raise_if_incomplete();
 	closed = true;
-	if (ledger != NULL)
-		tuplestore_end(ledger);
-	ledger = NULL;
+	np_log_close(&ledger);
 }
 
 /* The transaction has ended; its context takes the memory. */
@@ -431,5 +420,7 @@ void
 np_futures_reset(void)
 {
 	closed = incomplete = false;
-	ledger = NULL;
+	np_log_reset(&ledger);
+	positions = NULL;
+	positions_size = first_token = indexed = 0;
 }

@@ -8,9 +8,6 @@
 #ifndef NP_FUTURES_H
 #define NP_FUTURES_H
 
-#include "access/tupdesc.h"
-#include "utils/tuplestore.h"
-
 #include "base/report.h"
 #include "message/protocol.h"
 

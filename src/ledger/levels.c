@@ -5,7 +5,9 @@
  *
  * As in async.c: a level is entered when its subtransaction first publishes
  * something, so not every level of nesting has one; it becomes its parent's at
- * subcommit, and is dropped at subabort.
+ * subcommit, and is dropped at subabort.  Another library can publish between
+ * our callback for a subcommit and its end: what there is of deeper nesting
+ * than where we are is the parent's, too.
  *
  * Subtransactions are nested and tokens grow, so all that one has published
  * (with its children) are the tokens from its first on, and the held messages
@@ -86,6 +88,36 @@ make_aborted_room(void)
 	aborted_room = room;
 }
 
+/* Drop the innermost level. */
+static void
+pop(void)
+{
+	NpLevel    *level = top;
+
+	top = level->upper;
+	depth--;
+	pfree(level);
+}
+
+/*
+ * Subtransactions of this nesting have committed, if there were any: what they
+ * have published is the outer one's.  If that had no level, theirs becomes it.
+ */
+void
+np_levels_settle(int nest_level)
+{
+	while (top != NULL && top->nest_level >= nest_level)
+	{
+		if (top->upper == NULL || top->upper->nest_level < nest_level - 1)
+		{
+			top->nest_level = nest_level - 1;
+			return;
+		}
+		np_outcome_merge(&top->upper->outcome, &top->outcome);
+		pop();
+	}
+}
+
 /*
  * Have a level for what the current subtransaction is about to publish or
  * hold, before anything of it can be sent: if there is no room for it, nobody
@@ -97,7 +129,8 @@ np_levels_enter(uint64 next_token)
 	int			nest_level = GetCurrentTransactionNestLevel();
 	NpLevel    *level;
 
-	if (top != NULL && top->nest_level >= nest_level)
+	np_levels_settle(nest_level + 1);
+	if (top != NULL && top->nest_level == nest_level)
 		return;
 	make_aborted_room();
 	level = MemoryContextAllocZero(TopTransactionContext, sizeof(NpLevel));
@@ -151,35 +184,6 @@ np_levels_contain(uint64 token)
 }
 
 /* ---- Ends ---------------------------------------------------------------- */
-
-/* Drop the innermost level. */
-static void
-pop(void)
-{
-	NpLevel    *level = top;
-
-	top = level->upper;
-	depth--;
-	pfree(level);
-}
-
-/*
- * A subtransaction commits: what it has published is its parent's.  If the
- * parent had no level, the subtransaction's becomes that.
- */
-void
-np_levels_subcommit(int nest_level)
-{
-	if (top == NULL || top->nest_level < nest_level)
-		return;
-	if (top->upper == NULL || top->upper->nest_level < nest_level - 1)
-	{
-		top->nest_level--;
-		return;
-	}
-	np_outcome_merge(&top->upper->outcome, &top->outcome);
-	pop();
-}
 
 /* Room was made when the level was. */
 static void

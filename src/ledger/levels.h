@@ -35,11 +35,11 @@ typedef struct NpLevel
 
 extern void np_outcome_list(NpOutcome *outcome, const NpFailedMessage *message);
 extern void np_outcome_merge(NpOutcome *into, const NpOutcome *from);
+extern void np_levels_settle(int nest_level);
 extern void np_levels_enter(uint64 next_token);
 extern NpLevel *np_levels_top(void);
 extern NpLevel *np_levels_find(uint64 token);
 extern bool np_levels_contain(uint64 token);
-extern void np_levels_subcommit(int nest_level);
 extern uint64 np_levels_subabort(int nest_level, uint64 next_token);
 extern void np_levels_reset(void);
 

@@ -7,13 +7,6 @@
  * subtransaction that is rolled back has added is the end of it (levels.c), so
  * the log is cut off where it was before, whatever was behind that.
  *
- * The end of the log is in memory.  When that reaches work_mem it is moved to
- * a temporary file (temp_file_limit applies), so the log is the file and
- * then the memory:
- *
- *		0 ........ file_end | 0 ........ used
- *		     the file       |    memory
- *
  * All is allocated in the transaction's context; nothing that is called at
  * the transaction's end throws.
  *
@@ -21,18 +14,10 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
 #include "port/pg_bitutils.h"
-#include "storage/fd.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/wait_event.h"
 
+#include "ledger/log.h"
 #include "ledger/queue.h"
-
-#define INITIAL_MEMORY	(8 * 1024)
-#define READ_SIZE		(64 * 1024)
-#define MAX_WRITE		(64 * 1024 * 1024)
 
 /* Before the bytes of each message in the log: subject, headers, payload. */
 typedef struct Record
@@ -52,102 +37,8 @@ typedef struct Record
 
 /* Of the current transaction; a backend has one. */
 static NpQueueSummary summary;
-
-static char *memory;
-static size_t memory_size;
-static size_t used;
-static File file = -1;			/* -1: not spilled */
-static uint64 file_end;			/* what is behind it in the file is cut off */
-
-/* Where np_queue_next reads, and the part of the file that it has at hand. */
-static uint64 reading;
-static char *read_buffer;
-static size_t read_buffer_size;
-static uint64 buffered_from;
-static size_t buffered;
-
-/* ---- The log ------------------------------------------------------------- */
-
-/* The file belongs to the transaction, in whatever subtransaction it is needed. */
-static void
-open_file(void)
-{
-	ResourceOwner previous = CurrentResourceOwner;
-
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	file = OpenTemporaryFile(false);
-	CurrentResourceOwner = previous;
-}
-
-static void
-raise_file_error(const char *what)
-{
-	/* a short write or read sets no error number */
-	if (errno == 0)
-		errno = ENOSPC;
-	ereport(ERROR,
-			(errcode_for_file_access(),
-			 errmsg("could not %s the temporary file of held messages: %m", what)));
-}
-
-/*
- * Move what is in memory to the file.  When that fails, the log is what it
- * was: an error can be caught, and what is held still be committed.
- */
-static void
-spill(void)
-{
-	size_t		written = 0;
-
-	if (file < 0)
-		open_file();
-	while (written < used)
-	{
-		int			length = (int) Min(used - written, MAX_WRITE);
-
-		errno = 0;
-		if (FileWrite(file, memory + written, length, (off_t) (file_end + written),
-					  WAIT_EVENT_BUFFILE_WRITE) != length)
-			raise_file_error("write");
-		written += length;
-	}
-	file_end += used;
-	used = 0;
-}
-
-/* Room for the next message at the end of the log. */
-static char *
-append(size_t length)
-{
-	size_t		limit = (size_t) work_mem * 1024;
-
-	if (used > 0 && used + length > limit)
-		spill();
-	if (used + length > memory_size)
-	{
-		size_t		size = Max(used + length, Min(Max(memory_size * 2, INITIAL_MEMORY), limit));
-
-		if (memory == NULL)
-			memory = MemoryContextAllocHuge(TopTransactionContext, size);
-		else
-			memory = repalloc_huge(memory, size);
-		memory_size = size;
-	}
-	used += length;
-	return memory + used - length;
-}
-
-static void
-truncate_log(uint64 length)
-{
-	if (length >= file_end)
-		used = length - file_end;
-	else
-	{
-		file_end = length;
-		used = 0;
-	}
-}
+static NpLog messages = {.what = "held messages",.file = -1};
+static uint64 reading;			/* where np_queue_next does */
 
 /* ---- Adding ---------------------------------------------------------------- */
 
@@ -185,7 +76,7 @@ np_queue_add(const NpMessage *message, int session)
 	if (message->expect_stream.data != NULL)
 		record.stream_offset = message->expect_stream.data - message->headers.data;
 
-	to = append(sizeof(record) + message->subject.length + content);
+	to = np_log_append(&messages, sizeof(record) + message->subject.length + content);
 	memcpy(to, &record, sizeof(record));
 	to = put(to + sizeof(record), message->subject);
 	to = put(to, message->headers);
@@ -220,34 +111,6 @@ np_queue_only_session(const NpQueueSummary *held, int *session)
 
 /* ---- Reading ---------------------------------------------------------------- */
 
-/* Have length bytes of the file from a position on at hand, and more. */
-static char *
-read_file(uint64 position, size_t length)
-{
-	int			wanted;
-
-	if (position >= buffered_from && position + length <= buffered_from + buffered)
-		return read_buffer + (position - buffered_from);
-	if (length > read_buffer_size)
-	{
-		size_t		size = Max(length, READ_SIZE);
-
-		if (read_buffer == NULL)
-			read_buffer = MemoryContextAllocHuge(TopTransactionContext, size);
-		else
-			read_buffer = repalloc_huge(read_buffer, size);
-		read_buffer_size = size;
-	}
-	wanted = (int) Min(read_buffer_size, file_end - position);
-	buffered = 0;
-	errno = 0;
-	if (FileRead(file, read_buffer, wanted, (off_t) position, WAIT_EVENT_BUFFILE_READ) != wanted)
-		raise_file_error("read");
-	buffered_from = position;
-	buffered = wanted;
-	return read_buffer;
-}
-
 static size_t
 body_length(const Record *record)
 {
@@ -259,7 +122,6 @@ void
 np_queue_rewind(void)
 {
 	reading = 0;
-	buffered = 0;
 }
 
 /*
@@ -270,22 +132,13 @@ bool
 np_queue_next(NpMessage *message)
 {
 	Record		record;
-	char	   *body;
+	const char *body;
 
-	if (reading < file_end)
-	{
-		memcpy(&record, read_file(reading, sizeof(record)), sizeof(record));
-		body = read_file(reading, sizeof(record) + body_length(&record)) + sizeof(record);
-		reading += sizeof(record) + body_length(&record);
-	}
-	else if (reading < file_end + used)
-	{
-		memcpy(&record, memory + (reading - file_end), sizeof(record));
-		body = memory + (reading - file_end) + sizeof(record);
-		reading += sizeof(record) + body_length(&record);
-	}
-	else
+	if (reading >= np_log_length(&messages))
 		return false;
+	memcpy(&record, np_log_read(&messages, reading, sizeof(record)), sizeof(record));
+	body = np_log_read(&messages, reading, sizeof(record) + body_length(&record)) + sizeof(record);
+	reading += sizeof(record) + body_length(&record);
 
 	memset(message, 0, sizeof(*message));
 	message->subject = (NpSpan) {body, record.subject_length};
@@ -310,7 +163,7 @@ np_queue_next(NpMessage *message)
 NpQueueMark
 np_queue_mark(void)
 {
-	NpQueueMark mark = {.length = file_end + used,.summary = summary};
+	NpQueueMark mark = {.length = np_log_length(&messages),.summary = summary};
 
 	return mark;
 }
@@ -319,7 +172,7 @@ np_queue_mark(void)
 void
 np_queue_cut(const NpQueueMark *mark)
 {
-	truncate_log(mark->length);
+	np_log_cut(&messages, mark->length);
 	summary = mark->summary;
 }
 
@@ -327,11 +180,7 @@ np_queue_cut(const NpQueueMark *mark)
 void
 np_queue_close(void)
 {
-	if (file >= 0)
-		FileClose(file);
-	file = -1;
-	file_end = 0;
-	used = 0;
+	np_log_close(&messages);
 	memset(&summary, 0, sizeof(summary));
 }
 
@@ -340,9 +189,6 @@ void
 np_queue_reset(void)
 {
 	memset(&summary, 0, sizeof(summary));
-	memory = read_buffer = NULL;
-	memory_size = read_buffer_size = used = 0;
-	file = -1;
-	file_end = reading = 0;
-	buffered = 0;
+	np_log_reset(&messages);
+	reading = 0;
 }

@@ -39,7 +39,10 @@
 /* The longest that a message waits for others to be sent with, if calls go on. */
 #define FLUSH_INTERVAL			NP_MILLISECONDS(10)
 
-/* Tokens from the oldest pending one on: bounds the window behind a straggler. */
+/*
+ * Tokens from the oldest pending one on: bounds the window behind a straggler,
+ * but by no less than max_pending.
+ */
 #define MAX_TOKEN_RANGE			(256 * 1024)
 
 /* Is what the call waits for done? */
@@ -67,7 +70,7 @@ window_has_room(NpSession *session, size_t length)
 	if (is_clear(session))
 		return true;
 	return session->window.count < np_max_pending &&
-		(session->window.count == 0 || np_delivery_next_token() - session->window.first < MAX_TOKEN_RANGE) &&
+		(session->window.count == 0 || np_delivery_next_token() - session->window.first < Max(MAX_TOKEN_RANGE, np_max_pending)) &&
 		np_session_outbound(session)->bytes + (int64) length <= bytes;
 }
 

@@ -16,13 +16,17 @@
 
 #define INITIAL_SIZE	256
 
+/* What more slots than these take is worth giving back: 0.9 MB. */
+#define KEPT_SIZE		8192
+
 void
 np_window_init(NpWindow *window, MemoryContext context)
 {
 	memset(window, 0, sizeof(*window));
 	window->context = context;
 	window->size = INITIAL_SIZE;
-	window->slots = MemoryContextAllocZero(context, INITIAL_SIZE * sizeof(NpPending));
+	window->first_slots = MemoryContextAllocZero(context, INITIAL_SIZE * sizeof(NpPending));
+	window->slots = window->first_slots;
 }
 
 static NpPending *
@@ -44,7 +48,23 @@ grow(NpWindow *window)
 	for (uint32 i = 0; i < old_size; i++)
 		if (old[i].token != 0)
 			*slot_of(window, old[i].token) = old[i];
-	pfree(old);
+	if (old != window->first_slots)
+		pfree(old);
+}
+
+/*
+ * Be small again, if nothing is pending.  Invalidates pointers to slots.  Never
+ * allocates or throws.
+ */
+void
+np_window_trim(NpWindow *window)
+{
+	if (window->size <= KEPT_SIZE || window->count > 0)
+		return;
+	pfree(window->slots);
+	window->slots = window->first_slots;
+	window->size = INITIAL_SIZE;
+	memset(window->slots, 0, INITIAL_SIZE * sizeof(NpPending));
 }
 
 /*

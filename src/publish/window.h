@@ -55,6 +55,7 @@ typedef struct NpWindow
 {
 	MemoryContext context;
 	NpPending  *slots;
+	NpPending  *first_slots;	/* the few that it begins with, and goes back to */
 	uint32		size;			/* a power of 2 */
 	int			count;			/* of used slots */
 	int			critical;		/* of these, those that the transaction waits for, ... */
@@ -67,6 +68,7 @@ typedef struct NpWindow
 } NpWindow;
 
 extern void np_window_init(NpWindow *window, MemoryContext context);
+extern void np_window_trim(NpWindow *window);
 extern void np_window_make_room(NpWindow *window, uint64 token);
 extern NpPending *np_window_add(NpWindow *window, uint64 token);
 extern NpPending *np_window_find(NpWindow *window, uint64 token);

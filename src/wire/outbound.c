@@ -21,8 +21,8 @@
 
 #define CHUNK_SIZE	(64 * 1024)
 
-/* After so many bytes, memory that was freed is worth giving back. */
-#define TRIM_INTERVAL	(16 * 1024 * 1024)
+/* So much memory that was freed is worth giving back. */
+#define WORTH_TRIMMING	(16 * 1024 * 1024)
 
 void
 np_outbound_init(NpOutbound *outbound, MemoryContext context)
@@ -31,7 +31,7 @@ np_outbound_init(NpOutbound *outbound, MemoryContext context)
 	outbound->context = context;
 }
 
-/* Free a chunk that nobody needs, or start over in it when it is the only one. */
+/* Free a chunk that nobody needs. */
 static void
 recycle(NpOutbound *outbound, NpChunk *chunk)
 {
@@ -39,19 +39,21 @@ recycle(NpOutbound *outbound, NpChunk *chunk)
 		return;
 	if (chunk->queued)
 	{
-		if (chunk == outbound->first && chunk == outbound->last &&
-			outbound->first_sent == chunk->used && chunk->size == CHUNK_SIZE)
-		{
-			outbound->bytes -= chunk->used;
-			outbound->first_sent = chunk->used = 0;
-		}
-		return;
+		/* the only one, which would go on being filled */
+		if (chunk != outbound->first || chunk != outbound->last || outbound->first_sent < chunk->used)
+			return;
+		outbound->first = outbound->last = NULL;
+		outbound->first_sent = 0;
+		chunk->queued = false;
 	}
 	outbound->bytes -= chunk->used;
 	if (outbound->spare == NULL && chunk->size == CHUNK_SIZE)
 		outbound->spare = chunk;
 	else
+	{
+		outbound->freed += chunk->size;
 		pfree(chunk);
+	}
 }
 
 static NpChunk *
@@ -191,9 +193,9 @@ np_outbound_advance(NpOutbound *outbound, size_t length)
 void
 np_outbound_trim(NpOutbound *outbound)
 {
-	if (outbound->appended - outbound->trimmed < TRIM_INTERVAL)
+	if (outbound->freed < WORTH_TRIMMING)
 		return;
-	outbound->trimmed = outbound->appended;
+	outbound->freed = 0;
 #ifdef __GLIBC__
 	malloc_trim(0);
 #endif

@@ -32,7 +32,7 @@ typedef struct NpOutbound
 	uint64		appended;		/* bytes ever appended ... */
 	uint64		sent;			/* ... and of these, gone or given up */
 	int64		bytes;			/* in use in all chunks */
-	uint64		trimmed;		/* appended, when memory was last freed */
+	uint64		freed;			/* bytes of chunks, since they were last given back to the system */
 } NpOutbound;
 
 extern void np_outbound_init(NpOutbound *outbound, MemoryContext context);
