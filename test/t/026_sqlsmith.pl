@@ -16,7 +16,7 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $SECONDS = $ENV{NATS_SQLSMITH_SECONDS} // (($ENV{NATS_PUBLISH_CI} // '') eq 'yes' ? 300 : 60);
+my $SECONDS = $ENV{NATS_SQLSMITH_SECONDS} // (($ENV{NATS_PUBLISH_CI} // '') eq 'yes' ? 90 : 60);
 my $QUERIES_AT_A_TIME = 50;
 
 my $seed = $ENV{NATS_FUZZ_SEED} // time;
