@@ -144,10 +144,10 @@ unit: $(addprefix run-,$(UNIT_TESTS))
 $(UNIT_TESTS): %: %.c $(wildcard test/unit/*.h) $(UNIT_SOURCES) $(wildcard src/*/*.h)
 	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
 
-# The ones that need libnats. Names are resolved when a test of wire_server_test says so.
+# The ones that need libnats. Names are resolved when a test of wire_server_test says so, and clocks are set.
 test/unit/wire_test test/unit/wire_server_test: $(addprefix src/libnats/,connect_attempt.c handshake.c wire.c tls.c)
 test/unit/wire_test test/unit/wire_server_test: UNIT_LIBS += -lnats -lssl -lpthread
-test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo
+test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo -Wl,--wrap=clock_gettime
 
 $(addprefix run-,$(UNIT_TESTS)): run-%: %
 	@./$< || { s=$$?; [ $$s -eq 2 ] || echo "not ok - $(notdir $<) ended with status $$s"; exit 1; }

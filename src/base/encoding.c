@@ -107,10 +107,10 @@ np_to_utf8_somehow(const char *text)
 
 /* Put UTF-8 into a buffer, cut where it is too long. */
 void
-np_utf8_copy(char *buffer, size_t size, const char *utf8)
+np_utf8_copy(char *buffer, size_t size, NpSpan utf8)
 {
-	int			length = pg_encoding_mbcliplen(PG_UTF8, utf8, strlen(utf8), size - 1);
+	int			length = pg_encoding_mbcliplen(PG_UTF8, utf8.data, utf8.length, size - 1);
 
-	memcpy(buffer, utf8, length);
+	memcpy(buffer, utf8.data, length);
 	buffer[length] = '\0';
 }

@@ -15,8 +15,8 @@
 
 #include "base/report.h"
 
-/* Of an error about a bad value, which it quotes; bytes. */
-#define MAX_INPUT_TEXT	1000
+/* Of what somebody else has given, a bad value or a description, in an error; bytes. */
+#define MAX_QUOTED_TEXT	1000
 
 typedef struct FaultKind
 {
@@ -138,7 +138,7 @@ np_failure(NpFault fault, const char *format, ...)
 
 /*
  * The failure that JetStream reports: HTTP-like code, error code, description
- * (in the database's encoding, which must live as long as the failure).
+ * (in the database's encoding; what is too long of it is cut off).
  */
 NpFailure
 np_failure_from_server(int code, int error_code, const char *description)
@@ -152,7 +152,9 @@ np_failure_from_server(int code, int error_code, const char *description)
 	if (failure.fault == NP_FAULT_JETSTREAM && code == 404)
 		failure.fault = NP_FAULT_NO_STREAM;
 
-	failure.text = psprintf("%s (JetStream error %d)", description, error_code);
+	/* each message can have one */
+	failure.text = psprintf("%.*s (JetStream error %d)",
+							pg_mbcliplen(description, strlen(description), MAX_QUOTED_TEXT), description, error_code);
 	if (failure.fault == NP_FAULT_NO_STREAM)
 		failure.hint = "";		/* there is nothing to create for a missing message */
 	else if (error_code == 10060)
@@ -235,7 +237,7 @@ np_raise_input(const char *format, ...)
 	text = format_text(format, arguments);
 	va_end(arguments);
 	/* the input may be as long as it likes */
-	text[pg_mbcliplen(text, strlen(text), MAX_INPUT_TEXT)] = '\0';
+	text[pg_mbcliplen(text, strlen(text), MAX_QUOTED_TEXT)] = '\0';
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", text)));
 }
 

@@ -23,6 +23,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,8 +58,7 @@ struct NpConnectAttempt
 	bool		ended;
 	NpWireStatus status;		/* how it has ended */
 	bool		left_behind;	/* the thread frees it */
-	ino_t	   *sockets_before; /* those that the process had at the start */
-	size_t		socket_count;
+	bool		counts;			/* among library_threads.left_behind */
 };
 
 /* The attempt that is neither finished nor abandoned; there is one at a time. */
@@ -68,8 +69,61 @@ static struct
 {
 	pthread_mutex_t lock;
 	int			count;
+	int			left_behind;	/* of these */
 	bool		closed;			/* nobody enters any more */
 }			library_threads = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- The sockets of the library ---------------------------------------- */
+
+/* Has connect() begun, and not ended, without anybody's being blocked by it? */
+static bool
+is_connecting(int fd)
+{
+	struct tcp_info info;
+	socklen_t	length = sizeof(info);
+
+	return (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state == TCP_SYN_SENT;
+}
+
+/*
+ * Is it a socket with which the library connects?
+ *
+ * It does not reveal one before the handshake is over, so they are known by
+ * how it makes them (comsock.c, in all versions): exec() does not close
+ * them, and once connected they have an SO_LINGER of 0.  Those that have become
+ * ours are closed by exec() (handshake.c), and hardly anybody else's are like that.
+ */
+static bool
+is_of_library(int fd)
+{
+	struct stat status;
+	struct linger linger = {0};
+	socklen_t	length = sizeof(linger);
+
+	if (fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) ||
+		(fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0 ||
+		getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &length) != 0)
+		return false;
+	return (linger.l_onoff != 0 && linger.l_linger == 0) || is_connecting(fd);
+}
+
+/*
+ * The only way to end a connect that hangs: its thread then finds the
+ * connection closed.
+ */
+static void
+shut_down_sockets(void)
+{
+	DIR		   *directory = opendir("/dev/fd");
+	struct dirent *entry;
+
+	if (directory == NULL)
+		return;
+	while ((entry = readdir(directory)) != NULL)
+		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && is_of_library(atoi(entry->d_name)))
+			shutdown(atoi(entry->d_name), SHUT_RDWR);
+	closedir(directory);
+}
 
 /* ---- The end of the process -------------------------------------------- */
 
@@ -79,50 +133,68 @@ static struct
  * it.  So a helper thread says when it is in the library, and exit() waits
  * until none is.
  */
-static bool
-enter_library(void)
+static void
+enter_library(NpConnectAttempt *attempt)
 {
-	bool		closed;
-
+	pthread_mutex_lock(&attempt->lock);
 	pthread_mutex_lock(&library_threads.lock);
-	closed = library_threads.closed;
-	if (!closed)
+	attempt->in_library = !library_threads.closed;
+	attempt->handshake.listens = library_threads.left_behind == 0;
+	if (attempt->in_library)
 		library_threads.count++;
 	pthread_mutex_unlock(&library_threads.lock);
-	return !closed;
+	pthread_mutex_unlock(&attempt->lock);
+}
+
+/* The lock of the attempt is held. */
+static void
+leave_behind(NpConnectAttempt *attempt)
+{
+	attempt->left_behind = true;
+	attempt->counts = attempt->in_library;
+	if (!attempt->counts)
+		return;
+	pthread_mutex_lock(&library_threads.lock);
+	library_threads.left_behind++;
+	pthread_mutex_unlock(&library_threads.lock);
 }
 
 static void
-leave_library(void)
+leave_library(bool counts)
 {
 	/* now, instead of when the thread has ended */
 	nats_ReleaseThreadMemory();
 	np_tls_end_thread();
 	pthread_mutex_lock(&library_threads.lock);
 	library_threads.count--;
+	if (counts)
+		library_threads.left_behind--;
 	pthread_mutex_unlock(&library_threads.lock);
 }
 
 /*
  * Handler of atexit.  A thread that is left behind ends within milliseconds,
- * or is resolving a name and will not enter.
+ * or is resolving a name and will not enter; but a server can have told the
+ * library of many others to try.
  */
 static void
 wait_for_threads(void)
 {
 	struct timespec millisecond = {0, 1000000};
-	int			count = 1;
+	int			count;
 
 	if (unfinished != NULL)
 		np_connect_attempt_abandon(unfinished);
-	for (int i = 0; i < EXIT_MS && count > 0; i++)
+	for (int i = 0; i < EXIT_MS; i++)
 	{
 		pthread_mutex_lock(&library_threads.lock);
 		library_threads.closed = true;
 		count = library_threads.count;
 		pthread_mutex_unlock(&library_threads.lock);
-		if (count > 0)
-			clock_nanosleep(CLOCK_MONOTONIC, 0, &millisecond, NULL);
+		if (count == 0)
+			return;
+		shut_down_sockets();
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &millisecond, NULL);
 	}
 }
 
@@ -162,56 +234,6 @@ open_library(void)
 	return status;
 }
 
-/* ---- The sockets of this process --------------------------------------- */
-
-/*
- * Call visit for each socket that the process has open.
- *
- * The library does not reveal the socket of a connection before it is made, so
- * the only way to end a connect that hangs is to find the one that appeared.
- */
-static void
-visit_sockets(void (*visit) (int fd, ino_t inode, NpConnectAttempt *attempt), NpConnectAttempt *attempt)
-{
-	DIR		   *directory = opendir("/dev/fd");
-	struct dirent *entry;
-
-	if (directory == NULL)
-		return;
-	while ((entry = readdir(directory)) != NULL)
-	{
-		int			fd = atoi(entry->d_name);
-		struct stat status;
-
-		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' &&
-			fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode))
-			visit(fd, status.st_ino, attempt);
-	}
-	closedir(directory);
-}
-
-static void
-remember_socket(int fd, ino_t inode, NpConnectAttempt *attempt)
-{
-	ino_t	   *grown = realloc(attempt->sockets_before,
-								(attempt->socket_count + 1) * sizeof(ino_t));
-
-	(void) fd;
-	if (grown == NULL)
-		return;
-	attempt->sockets_before = grown;
-	attempt->sockets_before[attempt->socket_count++] = inode;
-}
-
-static void
-shut_down_new_socket(int fd, ino_t inode, NpConnectAttempt *attempt)
-{
-	for (size_t i = 0; i < attempt->socket_count; i++)
-		if (attempt->sockets_before[i] == inode)
-			return;
-	shutdown(fd, SHUT_RDWR);
-}
-
 /* ---- Connecting -------------------------------------------------------- */
 
 static void
@@ -223,7 +245,6 @@ free_attempt(NpConnectAttempt *attempt)
 		close(attempt->pipe[0]);
 	if (attempt->pipe[1] >= 0)
 		close(attempt->pipe[1]);
-	free(attempt->sockets_before);
 	explicit_bzero(&attempt->handshake.target, sizeof(attempt->handshake.target));
 	free(attempt);
 }
@@ -248,7 +269,7 @@ connect_to_host(NpConnectAttempt *attempt)
 		return NP_WIRE_NO_HOST;
 	}
 	snprintf(handshake->error, sizeof(handshake->error), "no answer in time");
-	attempt->in_library = enter_library();
+	enter_library(attempt);
 	for (struct addrinfo *address = addresses;
 		 address != NULL && status != NP_WIRE_OK && attempt->in_library && np_handshake_ms_left(handshake) > 0;
 		 address = address->ai_next)
@@ -265,11 +286,13 @@ connect_in_thread(void *argument)
 	NpWireStatus status = connect_to_host(attempt);
 	bool		in_library = attempt->in_library;
 	bool		left_behind;
+	bool		counts;
 
 	pthread_mutex_lock(&attempt->lock);
 	attempt->status = status;
 	attempt->ended = true;
 	left_behind = attempt->left_behind;
+	counts = attempt->counts;
 	/* the backend sees end of file, and frees what is here */
 	close(attempt->pipe[1]);
 	attempt->pipe[1] = -1;
@@ -285,8 +308,20 @@ connect_in_thread(void *argument)
 		free_attempt(attempt);
 	}
 	if (in_library)
-		leave_library();
+		leave_library(counts);
 	return NULL;
+}
+
+/* Waiting goes by a clock that nobody sets. */
+static void
+init_condition(pthread_cond_t *condition)
+{
+	pthread_condattr_t attributes;
+
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(condition, &attributes);
+	pthread_condattr_destroy(&attributes);
 }
 
 static bool
@@ -326,16 +361,12 @@ np_connect_attempt_start(const NpWireTarget *target, char *error, size_t error_s
 		attempt->handshake.lock = &attempt->lock;
 		attempt->pipe[0] = attempt->pipe[1] = -1;
 		pthread_mutex_init(&attempt->lock, NULL);
-		pthread_cond_init(&attempt->ended_condition, NULL);
+		init_condition(&attempt->ended_condition);
 		status = open_library();
 		if (status == NATS_OK && pipe2(attempt->pipe, O_CLOEXEC) != 0)
 			status = NATS_SYS_ERROR;
-		if (status == NATS_OK)
-		{
-			visit_sockets(remember_socket, attempt);
-			if (!start_thread(attempt))
-				status = NATS_SYS_ERROR;
-		}
+		if (status == NATS_OK && !start_thread(attempt))
+			status = NATS_SYS_ERROR;
 	}
 	np_wire_restore_signals(&previous);
 	if (status == NATS_OK)
@@ -395,7 +426,7 @@ wait_for_end(NpConnectAttempt *attempt)
 {
 	struct timespec until;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += 1000000;
 	if (until.tv_nsec >= 1000000000)
 	{
@@ -425,11 +456,12 @@ np_connect_attempt_abandon(NpConnectAttempt *attempt)
 	attempt->handshake.abandoned = true;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
-		visit_sockets(shut_down_new_socket, attempt);
+		shut_down_sockets();
 		wait_for_end(attempt);
 	}
 	ended = attempt->ended;
-	attempt->left_behind = !ended;
+	if (!ended)
+		leave_behind(attempt);
 	pthread_mutex_unlock(&attempt->lock);
 
 	if (ended && np_connect_attempt_finish(attempt, &wire, ignored, sizeof(ignored)) == NP_WIRE_OK)

@@ -20,6 +20,8 @@
 #include "libnats/handshake.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -76,6 +78,8 @@ on_attach(void **user_data, void *loop, natsConnection *nc, natsSock socket)
 
 	(void) nc;
 	wire->socket = socket;
+	/* no program that the backend starts gets it */
+	fcntl(socket, F_SETFD, FD_CLOEXEC);
 	*user_data = wire;
 	return NATS_OK;
 }
@@ -280,7 +284,13 @@ set_tls(natsOptions *options, NpHandshake *handshake, NpTlsCapture *capture)
 	return NATS_OK;
 }
 
-/* Options to connect to one address, given in figures, within a time. */
+/*
+ * Options to connect to one address, given in figures, within a time.
+ *
+ * Of what a server tells of others the library makes a list of its own, which
+ * it goes through by itself when the server then does not take us, and nothing ends
+ * that.  So a thread does not listen while another one is left behind.
+ */
 static natsStatus
 set_options(natsOptions *options, NpHandshake *handshake, const char *address, int timeout_ms)
 {
@@ -295,6 +305,7 @@ set_options(natsOptions *options, NpHandshake *handshake, const char *address, i
 		(status = natsOptions_SetName(options, target->client_name)) != NATS_OK ||
 		(status = natsOptions_SetIOBufSize(options, IO_BUFFER_SIZE)) != NATS_OK ||
 		(status = natsOptions_SetAllowReconnect(options, false)) != NATS_OK ||
+		(status = natsOptions_SetIgnoreDiscoveredServers(options, !handshake->listens)) != NATS_OK ||
 		(status = natsOptions_SetErrorHandler(options, on_error, NULL)) != NATS_OK ||
 	/* no flusher thread and no timer on the connection */
 		(status = natsOptions_SetSendAsap(options, true)) != NATS_OK ||
@@ -371,6 +382,24 @@ explain_failure(NpHandshake *handshake, const struct addrinfo *address, natsStat
 
 /* ---- The handshake ------------------------------------------------------ */
 
+/* Is it this server, and no other one that it has told the library of? */
+static bool
+is_connected_to(int fd, const struct addrinfo *address)
+{
+	struct sockaddr_storage peer = {0};
+	socklen_t	length = sizeof(peer);
+	const struct sockaddr_in *inet = (const struct sockaddr_in *) &peer;
+	const struct sockaddr_in6 *inet6 = (const struct sockaddr_in6 *) &peer;
+
+	if (getpeername(fd, (struct sockaddr *) &peer, &length) != 0 || peer.ss_family != address->ai_family)
+		return false;
+	if (peer.ss_family == AF_INET)
+		return inet->sin_port == ((const struct sockaddr_in *) address->ai_addr)->sin_port &&
+			inet->sin_addr.s_addr == ((const struct sockaddr_in *) address->ai_addr)->sin_addr.s_addr;
+	return inet6->sin6_port == ((const struct sockaddr_in6 *) address->ai_addr)->sin6_port &&
+		IN6_ARE_ADDR_EQUAL(&inet6->sin6_addr, &((const struct sockaddr_in6 *) address->ai_addr)->sin6_addr);
+}
+
 /* Connect to one address as the target says.  *secured: with TLS, wanted or not. */
 static NpWireStatus
 try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secured)
@@ -402,7 +431,11 @@ try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secure
 	if (status != NATS_OK)
 		return explain_failure(handshake, address, status, &capture);
 	handshake->wire->tls = capture.tls;
-	return NP_WIRE_OK;
+	if (is_connected_to(handshake->wire->socket, address))
+		return NP_WIRE_OK;
+	np_wire_disconnect(handshake->wire);
+	snprintf(handshake->error, sizeof(handshake->error), "the server has ended the connection before it was ready");
+	return NP_WIRE_FAILED;
 }
 
 /* The same, until the signature is one that the library can send: each connection has another nonce to sign. */

@@ -20,6 +20,7 @@ typedef struct NpHandshake
 	long		deadline;		/* of CLOCK_MONOTONIC in ms */
 	pthread_mutex_t *lock;		/* under which the backend sets: */
 	bool		abandoned;		/* nothing new is begun */
+	bool		listens;		/* to what the server tells of other ones */
 	NpWire	   *wire;			/* connected when it has succeeded */
 	char		error[256];		/* why it has not */
 	bool		lost_signature; /* the library could not send it */

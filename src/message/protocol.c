@@ -405,6 +405,32 @@ np_info_max_payload(NpSpan json, int64_t *bytes)
 	return value > 0;
 }
 
+/* The first two numbers of the server's version in such an INFO. */
+bool
+np_info_version(NpSpan json, int *major, int *minor)
+{
+	NpSpan		word;
+	size_t		numbers[2];
+
+	if (!skip_to(&json, "\"version\":\""))
+		return false;
+	for (int i = 0; i < 2; i++)
+	{
+		const char *end = memchr(json.data, '.', json.length);
+
+		if (end == NULL)
+			return false;
+		word = (NpSpan) {json.data, end - json.data};
+		if (!word_to_number(word, &numbers[i]))
+			return false;
+		json.data += word.length + 1;
+		json.length -= word.length + 1;
+	}
+	*major = (int) numbers[0];
+	*minor = (int) numbers[1];
+	return true;
+}
+
 /* The server's name in such an INFO; absent when it is not there, or not plainly. */
 NpSpan
 np_info_server_name(NpSpan json)

@@ -73,6 +73,7 @@ extern NpParseResult np_operation_parse(const char *buffer, size_t length,
 										size_t *needed);
 extern bool np_header_next(NpSpan *rest, NpSpan *name, NpSpan *value);
 extern bool np_info_max_payload(NpSpan json, int64_t *bytes);
+extern bool np_info_version(NpSpan json, int *major, int *minor);
 extern NpSpan np_info_server_name(NpSpan json);
 extern bool np_info_connect_urls(NpSpan json, NpSpan *rest);
 extern bool np_info_next_url(NpSpan *rest, NpSpan *url);

@@ -18,6 +18,12 @@
 #include "base/encoding.h"
 #include "message/puback.h"
 
+/* JetStream answers a message with some hundred bytes; what is longer than any message by default is not looked at. */
+#define MAX_ANSWER		(1024 * 1024)
+
+/* No stream and no domain has a longer name, but one byte; so what is cut to that is none's. */
+#define MAX_NAME		256
+
 /* The fields of an answer, as far as we know them. */
 typedef struct Answer
 {
@@ -169,6 +175,14 @@ parse_answer(NpSpan json, Answer *answer)
 		try_parse(json, &actions);
 }
 
+/* Nobody keeps more of a name than names have. */
+static void
+cut_name(NpSpan *name)
+{
+	if (name->length > MAX_NAME)
+		name->length = pg_encoding_mbcliplen(PG_UTF8, name->data, name->length, MAX_NAME);
+}
+
 static NpSpan
 span_of(const char *text)
 {
@@ -207,17 +221,48 @@ is_transient(const Answer *answer)
 	}
 }
 
+/* What is not a plain acknowledgment. */
+static void
+parse_unusual(NpSpan json, NpReply *reply)
+{
+	Answer		answer;
+
+	reply->kind = NP_REPLY_FAILURE;
+	if (json.length > MAX_ANSWER || !parse_answer(json, &answer) ||
+		(!answer.has_error && (answer.stream == NULL || answer.stream[0] == '\0' || !answer.has_sequence)))
+	{
+		reply->failure = np_failure(NP_FAULT_UNKNOWN,
+									"the reply is not an acknowledgment of JetStream");
+		return;
+	}
+	if (answer.has_error)
+	{
+		reply->failure = answer_failure(&answer);
+		reply->error_code = answer.error_code;
+		reply->stream = span_of(answer.stream);
+		if (is_transient(&answer))
+			reply->kind = NP_REPLY_RETRY;
+		return;
+	}
+	reply->kind = NP_REPLY_ACK;
+	reply->ack.stream = span_of(answer.stream);
+	reply->ack.domain = span_of(answer.domain);
+	reply->batch = span_of(answer.batch);
+	reply->batch_count = answer.count;
+	reply->ack.sequence = answer.sequence;
+	reply->ack.duplicate = answer.duplicate;
+}
+
 /*
  * Take an answer apart.  Everything is palloc'd, or points into the operation.
  *
  * What is not an answer of JetStream is a failure, never an ack: somebody
- * else has replied, and nothing is known of the message.
+ * else has replied, and nothing is known of the message.  Texts are cut to
+ * what JetStream's can have, for they are kept for each message.
  */
 void
 np_reply_parse(const NpOperation *operation, NpReply *reply)
 {
-	Answer		answer;
-
 	memset(reply, 0, sizeof(*reply));
 	if (operation->status == 503 && operation->payload.length == 0)
 	{
@@ -229,34 +274,14 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 		reply->kind = NP_REPLY_STAGED;
 		return;
 	}
-	if (!np_puback_parse(operation->payload, &reply->ack))
-	{
-		reply->kind = NP_REPLY_FAILURE;
-		if (!parse_answer(operation->payload, &answer) ||
-			(!answer.has_error && (answer.stream == NULL || answer.stream[0] == '\0' || !answer.has_sequence)))
-		{
-			reply->failure = np_failure(NP_FAULT_UNKNOWN,
-										"the reply is not an acknowledgment of JetStream");
-			return;
-		}
-		if (answer.has_error)
-		{
-			reply->failure = answer_failure(&answer);
-			reply->error_code = answer.error_code;
-			reply->stream = span_of(answer.stream);
-			if (is_transient(&answer))
-				reply->kind = NP_REPLY_RETRY;
-			return;
-		}
-		reply->ack.stream = span_of(answer.stream);
-		reply->ack.domain = span_of(answer.domain);
-		reply->batch = span_of(answer.batch);
-		reply->batch_count = answer.count;
-		reply->ack.sequence = answer.sequence;
-		reply->ack.duplicate = answer.duplicate;
-	}
-	reply->kind = NP_REPLY_ACK;
-	if (reply->ack.sequence == 0)
+	if (np_puback_parse(operation->payload, &reply->ack))
+		reply->kind = NP_REPLY_ACK;
+	else
+		parse_unusual(operation->payload, reply);
+	cut_name(&reply->ack.stream);
+	cut_name(&reply->ack.domain);
+	cut_name(&reply->stream);
+	if (reply->kind == NP_REPLY_ACK && reply->ack.sequence == 0)
 	{
 		/* servers before 2.11: the first copy is not stored yet (jetstream.md §0.5) */
 		reply->kind = NP_REPLY_RETRY;

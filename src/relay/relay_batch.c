@@ -26,6 +26,9 @@
 #include "relay/relay_batch.h"
 #include "stats/stats.h"
 
+/* nats-server's. */
+#define DEFAULT_MAX_PAYLOAD	(1024 * 1024)
+
 /* The publishing of one batch. */
 typedef struct Run
 {
@@ -289,6 +292,14 @@ np_relay_connect(NpSession *session, const char **problem)
 	return false;
 }
 
+/* Over a limit that somebody in the network can have made up, which no server has by default: let others be asked. */
+static bool
+is_too_large_by_hearsay(const Run *run, const NpOutboxRow *row)
+{
+	return is_of_class(row->sqlstate, "54") && np_connection_is_hearsay(run->session->connection) &&
+		row->message.headers.length + row->message.payload.length <= DEFAULT_MAX_PAYLOAD;
+}
+
 /* Send a row; false: something is wrong that is not the row's fault. */
 static bool
 try_send_row(Run *run, NpOutboxRow *row, const char **problem)
@@ -323,6 +334,8 @@ try_send_row(Run *run, NpOutboxRow *row, const char **problem)
 	}
 	np_relay_row_refuse(row, MemoryContextStrdup(run->batch->context, sqlstate),
 						MemoryContextStrdup(run->batch->context, with_detail(error->message, error->detail)));
+	if (is_too_large_by_hearsay(run, row))
+		row->is_hopeless = row->attempts + 1 >= np_relay_max_attempts;
 	if (row->is_hopeless)
 		release_next(run, row);
 	return true;

@@ -230,8 +230,9 @@ np_relay_slot_set_error(int slot, const char *error)
 {
 	NpRelayStatus *status = &shared->slots[slot].status;
 	char		text[sizeof(status->last_error)];
+	char	   *utf8 = np_to_utf8_somehow(error);
 
-	np_utf8_copy(text, sizeof(text), np_to_utf8_somehow(error));
+	np_utf8_copy(text, sizeof(text), (NpSpan) {utf8, strlen(utf8)});
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	memcpy(status->last_error, text, sizeof(text));
 	status->last_error_at = GetCurrentTimestamp();

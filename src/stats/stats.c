@@ -103,7 +103,7 @@ np_stats_record_failure(NpStatsMode mode, NpSpan subject, const NpFailure *failu
 	appendStringInfoString(&text, np_to_utf8_somehow(failure->text));
 	if (failure->detail != NULL)
 		appendStringInfo(&text, " (%s)", np_to_utf8_somehow(failure->detail));
-	np_utf8_copy(error->text, sizeof(error->text), text.data);
+	np_utf8_copy(error->text, sizeof(error->text), (NpSpan) {text.data, text.len});
 	pfree(text.data);
 	error->at = GetCurrentTimestamp();
 	fresh[mode].is_there = true;

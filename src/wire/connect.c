@@ -102,6 +102,20 @@ subscribe(NpConnection *connection, const NpServer *server, NpTime deadline)
 	return true;
 }
 
+/* What the library has read of the server's first INFO; with TLS it is hearsay, but where that came first. */
+static void
+take_greeting(NpConnection *connection, bool begins_with_tls)
+{
+	const char *name = np_wire_server_name(connection->wire);
+
+	connection->begins_with_tls = begins_with_tls;
+	connection->is_hearsay = np_wire_tls(connection->wire) != NULL && !begins_with_tls;
+	connection->max_payload = np_wire_max_payload(connection->wire);
+	np_utf8_copy(connection->server_name, sizeof(connection->server_name), (NpSpan) {name, strlen(name)});
+	connection->version.is_known = false;
+	np_server_pool_discover(&connection->pool, connection->wire, begins_with_tls);
+}
+
 /* Everything that needs the new wire; closes it when it throws or fails. */
 static bool
 set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
@@ -115,10 +129,7 @@ set_up(NpConnection *connection, const NpServer *server, NpTime deadline)
 		{
 			connection->wait_set = np_wait_set_create(np_wire_socket(connection->wire));
 			np_connection_limit_silence(connection);
-			connection->max_payload = np_wire_max_payload(connection->wire);
-			strlcpy(connection->server_name, np_wire_server_name(connection->wire), sizeof(connection->server_name));
-			connection->version.is_known = false;
-			np_server_pool_discover(&connection->pool, connection->wire);
+			take_greeting(connection, np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST));
 			ready = subscribe(connection, server, deadline);
 		}
 		else
@@ -263,7 +274,6 @@ np_connection_open(NpConnection *connection, const NpServer *server, NpTime dead
 	{
 		if (open_server(connection, server, &picked, deadline, &fault, &detail))
 		{
-			connection->begins_with_tls = np_server_is_on(server, NP_SERVER_TLS_HANDSHAKE_FIRST);
 			np_server_pool_accept(&connection->pool);
 			free_tries(connection);
 			connection->connected_at = GetCurrentTimestamp();

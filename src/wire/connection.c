@@ -264,16 +264,19 @@ answer_ping(NpConnection *connection)
 	connection->last_pong = connection->outbound.appended;
 }
 
-/* The server has been reloaded, or announces others. */
+/* The server has been reloaded, or announces others; since 2.12 one comes to each new connection. */
 static void
 handle_info(NpConnection *connection, NpSpan info)
 {
+	NpServerVersion *version = &connection->version;
 	NpSpan		name = np_info_server_name(info);
 
-	(void) np_info_max_payload(info, &connection->max_payload);
-	np_server_pool_rediscover(&connection->pool, info);
+	if (np_info_max_payload(info, &connection->max_payload))
+		connection->is_hearsay = false;
+	version->is_known |= np_info_version(info, &version->major, &version->minor);
+	np_server_pool_rediscover(&connection->pool, info, np_wire_tls(connection->wire) != NULL);
 	if (name.data != NULL)
-		np_connection_set_server_name(connection, pnstrdup(name.data, name.length));
+		np_connection_set_server_name(connection, name);
 }
 
 static void
@@ -533,13 +536,13 @@ np_connection_set_max_payload(NpConnection *connection, int64 bytes)
 
 /* In UTF-8. */
 void
-np_connection_set_server_name(NpConnection *connection, const char *name)
+np_connection_set_server_name(NpConnection *connection, NpSpan name)
 {
 	np_utf8_copy(connection->server_name, sizeof(connection->server_name), name);
 	np_activity_set_server(connection->url, connection->server_name);
 }
 
-/* What server_info.c has found out; reset when the connection is opened. */
+/* What the server has said, or server_info.c found out; reset when the connection is opened. */
 NpServerVersion *
 np_connection_version(NpConnection *connection)
 {
@@ -557,6 +560,16 @@ bool
 np_connection_begins_with_tls(const NpConnection *connection)
 {
 	return connection->begins_with_tls;
+}
+
+/*
+ * Is what is known of the server, its limits and its version, from before TLS,
+ * where anybody in the network can have said it?
+ */
+bool
+np_connection_is_hearsay(const NpConnection *connection)
+{
+	return connection->is_hearsay;
 }
 
 /* The connection must be open; the texts are its own. */

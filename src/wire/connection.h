@@ -29,7 +29,7 @@ typedef struct NpConnectionEvents
 	void		(*server_error) (void *owner, NpSpan text);
 } NpConnectionEvents;
 
-/* What server_info.c has found out of the connected server. */
+/* What is known of the connected server, by its own INFO or by server_info.c. */
 typedef struct NpServerVersion
 {
 	bool		is_known;
@@ -69,10 +69,11 @@ extern bool np_connection_is_open(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);
 extern void np_connection_set_max_payload(NpConnection *connection, int64 bytes);
-extern void np_connection_set_server_name(NpConnection *connection, const char *name);
+extern void np_connection_set_server_name(NpConnection *connection, NpSpan name);
 extern NpServerVersion *np_connection_version(NpConnection *connection);
 extern NpWire *np_connection_wire(const NpConnection *connection);
 extern bool np_connection_begins_with_tls(const NpConnection *connection);
+extern bool np_connection_is_hearsay(const NpConnection *connection);
 
 extern NpOutbound *np_connection_outbound(NpConnection *connection);
 extern NpSpan np_connection_inbox(const NpConnection *connection);

@@ -45,6 +45,7 @@ struct NpConnection
 	int64		max_payload;
 	NpServerVersion version;
 	bool		begins_with_tls;	/* before the server's first line */
+	bool		is_hearsay;		/* what is known of the server: it came before TLS, and nothing since */
 	TimestampTz connected_at;
 	int			pongs_awaited;
 	NpTime		asked_at;		/* whether it is alive; liveness.c */

@@ -8,6 +8,9 @@
  * the server once more: a second connection to the same address, of which
  * only the first line is read.  Nothing on the publishing path needs it.
  *
+ * That line comes before TLS, but with tls_handshake_first: what comes before TLS
+ * is hearsay, and never counts against what the server has said in it.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,6 +31,9 @@
 
 /* Behind an address can be several servers; that often we look for ours. */
 #define MAX_GREETINGS	8
+
+/* No server has more to say. */
+#define MAX_GREETING	(1024 * 1024)
 
 typedef struct Greeting
 {
@@ -118,6 +124,8 @@ read_greeting(Greeting *greeting)
 		if (count <= 0)
 			raise_unanswered("It closed the connection.");
 		input.len += count;
+		if (input.len > MAX_GREETING)
+			raise_unanswered("It does not greet with INFO.");
 		switch (np_operation_parse(input.data, input.len, &operation, &consumed, &needed))
 		{
 			case NP_PARSED:
@@ -155,13 +163,23 @@ greet(NpConnection *connection)
 	return json;
 }
 
+/* Do we know better than what a greeting says? */
+static bool
+is_known_from_tls(NpConnection *connection)
+{
+	return np_connection_identity(connection).tls && !np_connection_begins_with_tls(connection) &&
+		!np_connection_is_hearsay(connection);
+}
+
 static void
 record_name(NpConnection *connection, Jsonb *info)
 {
 	char	   *name = np_json_text(info, "server_name");
 
-	if (name != NULL)
-		np_connection_set_server_name(connection, np_to_utf8_somehow(name));
+	if (name == NULL || is_known_from_tls(connection))
+		return;
+	name = np_to_utf8_somehow(name);
+	np_connection_set_server_name(connection, (NpSpan) {name, strlen(name)});
 }
 
 /*
@@ -196,14 +214,36 @@ np_server_info(NpConnection *connection)
 /*
  * Ask for max_payload again: a server that was reloaded does not notify
  * its clients.  Raises 58000 when it can't be had.
+ *
+ * Before TLS somebody else can have said it.  What it was lowered to is not
+ * believed then; a server ends the connection for what is over its limit.
  */
 void
 np_server_refresh_max_payload(NpConnection *connection)
 {
-	char	   *limit = np_json_text(np_server_info(connection), "max_payload");
+	int64		limit = np_json_int64(np_server_info(connection), "max_payload", 0);
 
-	if (limit != NULL && atoi(limit) > 0)
-		np_connection_set_max_payload(connection, atoi(limit));
+	if (limit > (is_known_from_tls(connection) ? np_connection_max_payload(connection) : 0))
+		np_connection_set_max_payload(connection, Min(limit, PG_INT32_MAX));
+}
+
+/*
+ * Ask for the version.  Servers before 2.12 tell it before TLS only; later
+ * ones in TLS, too, and then nobody asks: if that is what it says to be, it is another one.
+ */
+static void
+ask_version(NpConnection *connection)
+{
+	NpServerVersion *known = np_connection_version(connection);
+	char	   *version = np_json_text(np_server_info(connection), "version");
+	NpServerVersion said;
+
+	if (version == NULL || sscanf(version, "%d.%d", &said.major, &said.minor) != 2)
+		raise_unanswered("It does not tell its version.");
+	if (np_connection_is_hearsay(connection) && (said.major > 2 || said.minor >= 12))
+		raise_unanswered("It tells a version before TLS begins that it does not tell in it.");
+	said.is_known = true;
+	*known = said;
 }
 
 /*
@@ -216,13 +256,7 @@ np_server_is_at_least(NpConnection *connection, int major, int minor)
 	NpServerVersion *known = np_connection_version(connection);
 
 	if (!known->is_known)
-	{
-		char	   *version = np_json_text(np_server_info(connection), "version");
-
-		if (version == NULL || sscanf(version, "%d.%d", &known->major, &known->minor) != 2)
-			raise_unanswered("It does not tell its version.");
-		known->is_known = true;
-	}
+		ask_version(connection);
 	return known->major > major || (known->major == major && known->minor >= minor);
 }
 

@@ -10,9 +10,11 @@
  * one goes on behind the last one tried.
  *
  * A discovered server gets the credentials of the URL that led to it, and TLS
- * if that had it; if it is announced by its address, its certificate must have the
- * name in that URL, as with other NATS clients.  What a server announces is not
- * believed any further: it can add places to try, no more.
+ * if that had it.  Its certificate must have the name in that URL if it is
+ * announced by its address, as with other NATS clients, or before TLS, where
+ * anybody in the network can announce a server with a name and a certificate of his own.
+ * What a server announces is not believed any further: it can add places to
+ * try, no more.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,8 +26,16 @@
 #include "message/protocol.h"
 #include "wire/server_pool.h"
 
-/* More of them than any cluster has are not listened to. */
+/* More of them than any cluster has are not listened to, or even looked at. */
 #define MAX_DISCOVERED	64
+#define MAX_ANNOUNCED	256
+
+/* A server that another one has announced. */
+typedef struct Member
+{
+	bool		in_tls;			/* announced there: else it is hearsay */
+	char		place[FLEXIBLE_ARRAY_MEMBER];	/* host:port */
+} Member;
 
 void
 np_server_pool_init(NpServerPool *pool, MemoryContext context)
@@ -36,10 +46,26 @@ np_server_pool_init(NpServerPool *pool, MemoryContext context)
 }
 
 static void
-free_discovered(NpServerPool *pool)
+forget_all(NpServerPool *pool)
 {
 	list_free_deep(pool->discovered);
 	pool->discovered = NIL;
+}
+
+static void
+forget_hearsay(NpServerPool *pool)
+{
+	ListCell   *cell;
+
+	foreach(cell, pool->discovered)
+	{
+		Member	   *member = lfirst(cell);
+
+		if (member->in_tls)
+			continue;
+		pool->discovered = foreach_delete_current(pool->discovered, cell);
+		pfree(member);
+	}
 }
 
 static void
@@ -54,7 +80,7 @@ forget_order(NpServerPool *pool)
 void
 np_server_pool_reset(NpServerPool *pool)
 {
-	free_discovered(pool);
+	forget_all(pool);
 	forget_order(pool);
 	pool->connected = -1;
 	pool->origin = 0;
@@ -131,7 +157,7 @@ np_server_pool_begin(NpServerPool *pool, const NpServer *server)
 static bool
 describe(const NpServerPool *pool, int index, NpPoolServer *picked)
 {
-	const char *discovered;
+	const Member *member;
 	NpServerUrl origin;
 
 	if (index < pool->configured)
@@ -143,14 +169,16 @@ describe(const NpServerPool *pool, int index, NpPoolServer *picked)
 	}
 	if (index - pool->configured >= list_length(pool->discovered))
 		return false;
-	discovered = list_nth(pool->discovered, index - pool->configured);
-	if (np_url_parse((NpSpan) {discovered, strlen(discovered)}, &picked->url) != NULL ||
+	member = list_nth(pool->discovered, index - pool->configured);
+	if (np_url_parse((NpSpan) {member->place, strlen(member->place)}, &picked->url) != NULL ||
 		np_url_parse(configured_at(pool->server, pool->origin), &origin) != NULL)
 		return false;
 	picked->url.tls = origin.tls;
 	picked->url.user = origin.user;
 	picked->url.password = origin.password;
-	picked->tls_name = np_url_is_address(picked->url.host) ? origin.host : picked->url.host;
+	/* what comes before TLS is hearsay */
+	picked->tls_name = np_url_is_address(picked->url.host) || (origin.tls && !member->in_tls) ? origin.host :
+		picked->url.host;
 	return true;
 }
 
@@ -193,8 +221,9 @@ same_place(NpSpan url, const NpServerUrl *place)
 
 /* Add a server that another one has announced, if it is new. */
 static void
-add(NpServerPool *pool, NpSpan text)
+add(NpServerPool *pool, NpSpan text, bool in_tls)
 {
+	Member	   *member;
 	MemoryContext previous;
 	NpServerUrl place;
 	ListCell   *cell;
@@ -207,38 +236,48 @@ add(NpServerPool *pool, NpSpan text)
 			return;
 	foreach(cell, pool->discovered)
 	{
-		if (same_place((NpSpan) {lfirst(cell), strlen(lfirst(cell))}, &place))
+		member = lfirst(cell);
+		if (same_place((NpSpan) {member->place, strlen(member->place)}, &place))
 			return;
 	}
 	previous = MemoryContextSwitchTo(pool->context);
-	pool->discovered = lappend(pool->discovered, pnstrdup(text.data, text.length));
+	member = palloc(offsetof(Member, place) + text.length + 1);
+	member->in_tls = in_tls;
+	memcpy(member->place, text.data, text.length);
+	member->place[text.length] = '\0';
+	pool->discovered = lappend(pool->discovered, member);
 	MemoryContextSwitchTo(previous);
 }
 
-/* What the server has announced when the connection was made. */
+/* What the server has announced when the connection was made: in TLS, if that came first. */
 void
-np_server_pool_discover(NpServerPool *pool, NpWire *wire)
+np_server_pool_discover(NpServerPool *pool, NpWire *wire, bool in_tls)
 {
 	char	  **servers;
 	int			count = np_wire_discovered(wire, &servers);
 
-	for (int i = 0; i < count; i++)
-		add(pool, (NpSpan) {servers[i], strlen(servers[i])});
+	if (count > 0)
+		forget_hearsay(pool);
+	for (int i = 0; i < Min(count, MAX_ANNOUNCED); i++)
+		add(pool, (NpSpan) {servers[i], strlen(servers[i])}, in_tls);
 	np_wire_free_discovered(servers, count);
 }
 
-/* What a connected server announces when its cluster has changed; INFO's JSON. */
+/*
+ * What a connected server announces by itself, as it does when its cluster has
+ * changed, and since 2.12 once to each client; INFO's JSON.
+ */
 void
-np_server_pool_rediscover(NpServerPool *pool, NpSpan info)
+np_server_pool_rediscover(NpServerPool *pool, NpSpan info, bool in_tls)
 {
 	NpSpan		rest;
 	NpSpan		url;
 
 	if (!np_info_connect_urls(info, &rest))
 		return;
-	free_discovered(pool);
-	while (np_info_next_url(&rest, &url))
-		add(pool, url);
+	forget_all(pool);
+	for (int i = 0; i < MAX_ANNOUNCED && np_info_next_url(&rest, &url); i++)
+		add(pool, url, in_tls);
 }
 
 /* ---- Names ---------------------------------------------------------------------------- */

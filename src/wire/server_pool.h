@@ -24,7 +24,7 @@ typedef struct NpPoolServer
 typedef struct NpServerPool
 {
 	MemoryContext context;
-	List	   *discovered;		/* host:port (char *) that a server has announced */
+	List	   *discovered;		/* servers that another one has announced */
 	int			configured;		/* URLs in the list; the discovered ones are counted on from there */
 	int			connected;		/* the one that was connected to last; -1: none */
 	int			origin;			/* the last configured one of these: it announced the discovered */
@@ -43,8 +43,8 @@ extern void np_server_pool_reset(NpServerPool *pool);
 extern void np_server_pool_begin(NpServerPool *pool, const NpServer *server);
 extern bool np_server_pool_next(NpServerPool *pool, NpPoolServer *picked);
 extern void np_server_pool_accept(NpServerPool *pool);
-extern void np_server_pool_discover(NpServerPool *pool, NpWire *wire);
-extern void np_server_pool_rediscover(NpServerPool *pool, NpSpan info);
+extern void np_server_pool_discover(NpServerPool *pool, NpWire *wire, bool in_tls);
+extern void np_server_pool_rediscover(NpServerPool *pool, NpSpan info, bool in_tls);
 extern void np_pool_server_name(const NpPoolServer *picked, char *name, size_t size);
 
 #endif							/* NP_SERVER_POOL_H */

@@ -196,19 +196,21 @@ GetDatabaseEncoding(void)
 	return backend_encoding;
 }
 
-/* Only error texts are cut, and nobody looks at them here. */
-int
-pg_mbcliplen(const char *text, int length, int limit)
-{
-	(void) text;
-	return length < limit ? length : limit;
-}
-
 int
 pg_encoding_mbcliplen(int encoding, const char *text, int length, int limit)
 {
-	(void) encoding;
-	return pg_mbcliplen(text, length, limit);
+	if (length <= limit)
+		return length;
+	/* not within a character: what follows is none of its other bytes */
+	while (encoding == PG_UTF8 && limit > 0 && (text[limit] & 0xc0) == 0x80)
+		limit--;
+	return limit;
+}
+
+int
+pg_mbcliplen(const char *text, int length, int limit)
+{
+	return pg_encoding_mbcliplen(backend_encoding, text, length, limit);
 }
 
 bool

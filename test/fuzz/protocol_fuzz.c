@@ -48,12 +48,16 @@ check_info(NpSpan text)
 {
 	NpSpan		json = fuzz_copy(text);
 	int64_t		max_payload;
+	int			major;
+	int			minor;
 	NpSpan		rest;
 	NpSpan		url;
 
 	if (np_info_max_payload(json, &max_payload))
 		FUZZ_CHECK(max_payload > 0 && max_payload < INT32_MAX);
-	(void) np_info_server_name(json);
+	FUZZ_CHECK(fuzz_is_inside(np_info_server_name(json), json));
+	if (np_info_version(json, &major, &minor))
+		FUZZ_CHECK(major >= 0 && minor >= 0);
 	if (np_info_connect_urls(json, &rest))
 		while (np_info_next_url(&rest, &url))
 			FUZZ_CHECK(fuzz_is_inside(rest, json) && fuzz_is_inside(url, json) && fuzz_count(url, '"') == 0);

@@ -871,6 +871,44 @@ server_name(void)
 	}
 }
 
+static void
+test_version(void)
+{
+	static const struct
+	{
+		const char *json;
+		int			major;		/* 0: none */
+		int			minor;
+	}			cases[] = {
+		{"{\"server_id\":\"x\",\"version\":\"2.12.0\",\"go\":\"go1.26.1\"}", 2, 12},
+		{"{\"version\":\"2.15.0-beta.1\"}", 2, 15},
+		{"{\"version\":\"999999999.999999999.1\"}", 999999999, 999999999},
+		{"{\"version\":\"9999999999.1.1\"}", 0, 0},
+		{"{\"version\":\"2.12\"}", 0, 0},
+		{"{\"version\":\"2.x.1\"}", 0, 0},
+		{"{\"version\":\"-2.1.1\"}", 0, 0},
+		{"{\"version\":\"..\"}", 0, 0},
+		{"{\"version\":\"2.1", 0, 0},
+		{"{\"version\":2.12.0}", 0, 0},
+		{"{\"a\":\"\\\"version\\\":\\\"2.12.0\\\"\"}", 0, 0},
+		{"", 0, 0},
+	};
+
+	for (size_t i = 0; i < UNIT_COUNT(cases); i++)
+	{
+		size_t		length = strlen(cases[i].json);
+		char	   *copy = unit_copy(cases[i].json, length);
+		int			major = 0;
+		int			minor = 0;
+
+		CHECK_INT(np_info_version((NpSpan) {copy, length}, &major, &minor), cases[i].major != 0);
+		CHECK_INT(major, cases[i].major);
+		CHECK_INT(minor, cases[i].minor);
+		free(copy);
+		unit_case("version: %s", cases[i].json);
+	}
+}
+
 /* What is not text without escapes ends the list, or is there to be refused as a URL. */
 static const struct
 {
@@ -1258,6 +1296,7 @@ main(void)
 	test_max_payload();
 	RUN(max_payload_huge);
 	RUN(server_name);
+	test_version();
 	test_connect_urls();
 	RUN(connect_urls_without_number);
 	test_acks();

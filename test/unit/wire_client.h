@@ -42,7 +42,7 @@ const char *__tsan_default_suppressions(void);
 const char *
 __tsan_default_suppressions(void)
 {
-	return "race:visit_sockets\n";
+	return "race:shut_down_sockets\n";
 }
 #endif
 

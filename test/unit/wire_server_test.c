@@ -726,6 +726,40 @@ given_up_while_the_name_is_resolved(Server *server)
 	close_session(session);
 }
 
+int			__real_clock_gettime(clockid_t, struct timespec *);
+int			__wrap_clock_gettime(clockid_t, struct timespec *);
+
+static bool clock_is_set_back;	/* when it is asked the next time */
+
+/* In the place of clock_gettime; what waits for a time does not ask here. */
+int
+__wrap_clock_gettime(clockid_t clock, struct timespec *time)
+{
+	int			result = __real_clock_gettime(clock, time);
+
+	if (clock == CLOCK_REALTIME && clock_is_set_back)
+	{
+		clock_is_set_back = false;
+		time->tv_sec += 20;
+	}
+	return result;
+}
+
+/* Somebody sets the clock back just then: no time on it comes any more. */
+static void
+given_up_when_the_clock_is_set_back(Server *server)
+{
+	NpWireTarget target = target_of(server);
+	NpConnectAttempt *attempt;
+
+	snprintf(target.host, sizeof(target.host), SLOW_HOST);
+	attempt = start_to(&target);
+	clock_is_set_back = true;
+	abandon(attempt);
+	clock_is_set_back = false;
+	sem_post(&resolved);
+}
+
 static volatile sig_atomic_t resolved_at_a_time;
 
 static void
@@ -915,6 +949,7 @@ static const Test tests[] = {
 	TEST(given_up_at_any_moment),
 	TEST(given_up_while_the_name_is_resolved),
 	TEST(given_up_when_the_name_is_resolved),
+	TEST(given_up_when_the_clock_is_set_back),
 	TEST(given_up_while_authorities_are_loaded),
 	TEST(given_up_and_connected),
 };

@@ -27,6 +27,8 @@ typedef enum Behaviour
 	REFUSES,					/* another -ERR */
 	NO_HEADERS,					/* an old server */
 	GOOD,						/* PONG, and in the same packet what it had from the client */
+	TELLS_OF_SILENT,			/* INFO with many others, then closes */
+	TELLS_OF_GOOD,				/* the same with one that would take us */
 	FULL,						/* a listener that accepts nothing, its queue full */
 	BEHAVIOURS
 } Behaviour;
@@ -52,6 +54,20 @@ say(int fd, const char *text, size_t length)
 		text += written;
 		length -= (size_t) written;
 	}
+}
+
+/* Of so many others, who are all one: an address can be written in many ways. */
+static void
+tell_of(int fd, int count, int port)
+{
+	static char urls[64 * 1024];
+	char		info[sizeof(urls) + 1024];
+	size_t		length = 0;
+
+	for (int i = 0; i < count; i++)
+		length += (size_t) sprintf(urls + length, "%s\"127.0.0.%0*d:%d\"", i > 0 ? "," : "", 1 + i, 1, port);
+	length = (size_t) sprintf(info, "INFO {\"server_id\":\"NTEST\",\"headers\":true,\"max_payload\":1,\"connect_urls\":[%s]}\r\n", urls);
+	say(fd, info, length);
 }
 
 /* Read up to and including the client's PING. */
@@ -123,6 +139,14 @@ serve(int fd, Behaviour behaviour)
 			say(fd, INFO_CLUSTER, sizeof(INFO_CLUSTER) - 1);
 			say(fd, heard, 6 + hear(fd, heard + 6, sizeof(heard) - 6));
 			break;
+		case TELLS_OF_SILENT:
+			tell_of(fd, 200, ports[SILENT]);
+			hear(fd, heard, sizeof(heard));
+			_exit(0);
+		case TELLS_OF_GOOD:
+			tell_of(fd, 1, ports[GOOD]);
+			hear(fd, heard, sizeof(heard));
+			_exit(0);
 		default:
 			break;
 	}
@@ -196,6 +220,7 @@ test_failures(void)
 		{"a TLS alert", BINARY, 1000, NP_WIRE_NO_SERVER, NULL},
 		{"a server that does not accept us", DENIES, 5000, NP_WIRE_NOT_AUTHORIZED, "authorization"},
 		{"a server that does not want us", REFUSES, 5000, NP_WIRE_FAILED, "maximum connections"},
+		{"a server that sends us to another", TELLS_OF_GOOD, 5000, NP_WIRE_FAILED, "before it was ready"},
 		{"a server without headers", NO_HEADERS, 5000, NP_WIRE_FAILED, "headers"},
 		{"a silent server, the library's timeout", SILENT, 300, NP_WIRE_NO_SERVER, NULL},
 		{"a host that takes no connection, the library's timeout", FULL, 300, NP_WIRE_NO_SERVER, NULL},
@@ -330,6 +355,66 @@ abandon_leaves_others_alone(void)
 	check_at_rest();
 }
 
+/* Connected, or still connecting: then what is sent waits. */
+static bool
+lives(int fd)
+{
+	return send(fd, "x", 1, MSG_NOSIGNAL) == 1 || errno == EAGAIN || errno == ENOTCONN;
+}
+
+/* What another thread has opened meanwhile, has not either. */
+static void
+abandon_leaves_new_ones_alone(void)
+{
+	struct pollfd listener = {.events = POLLIN};
+	NpConnectAttempt *attempt = start(ports[SILENT], 60000);
+	int			port;
+	int			fds[2];
+
+	CHECK(!has_ended(attempt, 200));
+	fds[0] = connect_to_port(ports[SILENT]);
+	fds[1] = connect_to_port(ports[FULL]);
+	listener.fd = listen_somewhere(1, &port);
+	/* not the one that is still connecting: that looks like the library's */
+	fcntl(fds[0], F_SETFD, 0);
+	fcntl(listener.fd, F_SETFD, 0);
+	fcntl(listener.fd, F_SETFL, O_NONBLOCK);
+	abandon(attempt);
+	CHECK(lives(fds[0]));
+	CHECK(lives(fds[1]));
+	CHECK(poll(&listener, 1, 0) == 0);
+	close(fds[0]);
+	close(fds[1]);
+	close(listener.fd);
+	check_at_rest();
+}
+
+/*
+ * The library goes through all that a server has told it of when that does not take us, and nothing ends it. Only
+ * one thread at a time does.
+ */
+static void
+others_are_gone_through_once(void)
+{
+	NpWireTarget target = target_at(ports[TELLS_OF_SILENT], 60000);
+	NpConnectAttempt *attempt = start_to(&target);
+
+	CHECK(!has_ended(attempt, 500));
+	abandon(attempt);
+	CHECK_INT(count_entries("/proc/self/task"), threads_at_rest + 1);
+	for (int i = 0; i < 5; i++)
+	{
+		char		error[256];
+		NpWire	   *wire;
+
+		CHECK_INT(connect_with(&target, &wire, error, sizeof(error)), NP_WIRE_FAILED);
+	}
+	/* those that are given up take it on */
+	for (int i = 0; i < 300 && count_entries("/proc/self/task") > threads_at_rest; i++)
+		abandon(start(ports[SILENT], 60000));
+	check_at_rest();
+}
+
 /* The attempt may not have got as far as to have a socket; its thread has to end all the same. */
 static void
 test_abandon_immediately(void)
@@ -372,6 +457,8 @@ identity(void)
 	CHECK_INT(np_wire_client_id(wire), 42);
 	CHECK_INT(np_wire_max_payload(wire), 12345);
 	CHECK(np_wire_socket(wire) >= 0);
+	/* no program gets it that the process starts */
+	CHECK((fcntl(np_wire_socket(wire), F_GETFD) & FD_CLOEXEC) != 0);
 	count = np_wire_discovered(wire, &servers);
 	CHECK_INT(count, 2);
 	np_wire_free_discovered(servers, count);
@@ -668,6 +755,9 @@ main(void)
 	RUN(abandoned_after_its_end);
 	RUN(abandoned_at_any_moment);
 	RUN(abandon_leaves_others_alone);
+	RUN(abandon_leaves_new_ones_alone);
+	RUN(others_are_gone_through_once);
+	RUN(identity);
 	RUN(two_connections);
 	RUN(close_with_a_full_buffer);
 	RUN(signals_are_blocked_in_threads);
