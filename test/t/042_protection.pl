@@ -170,14 +170,15 @@ $in->value(q(CREATE FUNCTION bounded() RETURNS text LANGUAGE plpgsql SET nats_pu
 	$$BEGIN RETURN (nats_publish('t.f', 'x')).stream; EXCEPTION WHEN OTHERS THEN RETURN sqlstate; END$$));
 is(PsqlSession->new($node)->value('SELECT bounded(); ' . $PUBLISH), "42501\nT", 'a function with a bad value, which is its own');
 
-# A parallel worker gets the values of its leader.
-foreach my $case (@closed)
+# A parallel worker gets the values of its leader: all at once, from where they were set.
 {
-	my $session = PsqlSession->new($node, user => $case->[5][0][1]);
+	my $session = PsqlSession->new($node);
+	$session->value("SET nats_publish.$_->[0] = " . literal($_->[1][1])) foreach @closed;
 	$session->value(q(SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')));
 	$session->value('SELECT nats_session_stats()');
-	like($session->value('EXPLAIN (ANALYZE, COSTS off) SELECT count(*) FROM numbers'), qr/Workers Launched: 1/, "a parallel worker, with a bad $case->[0]");
+	like($session->value('EXPLAIN (ANALYZE, COSTS off) SELECT count(*) FROM numbers'), qr/Workers Launched: 1/, 'a parallel worker of a session with bad settings');
 	is($session->value('SELECT count(*) FROM numbers'), '1000', 'works');
+	is(outcome($session, $SKIPPED), 't|1', 'as the session is as it was');
 }
 
 # ---- In the configuration file -----------------------------------------------------------------------------------------
