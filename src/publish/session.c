@@ -21,6 +21,7 @@
 
 #include "base/settings.h"
 #include "publish/delivery.h"
+#include "publish/jetstream.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
 #include "stats/activity.h"
@@ -171,6 +172,8 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	opened = np_connection_open(session->connection, &session->server, deadline, failure);
 	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
+	session->absence = NP_ABSENT_NOT_KNOWN;
+	session->looked_at = -NP_LOOK_TIME;
 	if (opened && resend(session, failure))
 	{
 		show_server(session);
@@ -233,6 +236,19 @@ retry(Wait *wait)
 		np_delivery_send_due(wait->session, wait->now);
 }
 
+static NpTime
+when_to_look(const Wait *wait)
+{
+	return np_jetstream_when_to_look(wait->session);
+}
+
+static void
+look(Wait *wait)
+{
+	if (np_session_is_open(wait->session))
+		np_jetstream_look(wait->session, wait->deadline);
+}
+
 /* What is due when, in this order, beside the deadline. */
 static const struct
 {
@@ -241,6 +257,7 @@ static const struct
 	bool		needs_connection;	/* without one it is no reason to wake up */
 }			due[] = {
 	{when_to_connect, connect_again, false},
+	{when_to_look, look, true},
 	{when_to_retry, retry, true},
 };
 
@@ -368,15 +385,14 @@ np_session_explain(const NpSession *session, const NpPending *message)
 
 	if (was_put_off(session, message))
 		return *message->cause;
-	if (message->mode == NP_REQUEST)
-	{
-		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", np_session_timeout());
-		failure.hint = "";
-		return failure;
-	}
 	if (np_connection_is_open(session->connection))
-		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
-	if (message->position < np_connection_sent_before_loss(session->connection))
+		return message->mode == NP_REQUEST ?
+			np_failure(NP_FAULT_UNANSWERED, "no answer within %d ms", np_session_timeout()) :
+			np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
+	if (message->mode == NP_REQUEST)
+		failure = np_failure(NP_FAULT_UNANSWERED, "the connection was lost before an answer arrived (%s)",
+							 np_connection_loss(session->connection));
+	else if (message->position < np_connection_sent_before_loss(session->connection))
 		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
 							 np_connection_loss(session->connection));
 	else
@@ -420,7 +436,8 @@ leave_connection(NpSession *session)
 		np_session_expire_uncritical(session, np_now());
 	if (session->window.count > 0)
 	{
-		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN,
+		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, session->window.count == 1 ?
+										 "could not change the NATS connection: %d message is not acknowledged" :
 										 "could not change the NATS connection: %d messages are not acknowledged",
 										 session->window.count);
 
