@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
@@ -26,30 +28,46 @@ np_to_utf8(const char *text, size_t length)
 	return (NpSpan) {converted, converted == text ? length : strlen(converted)};
 }
 
+/* One question mark for each character that the other encoding does not have. */
+static char *
+convert_by(Oid conversion, NpSpan text, int from, int to)
+{
+	int			room = text.length * MAX_CONVERSION_GROWTH + 1;
+	char	   *converted = palloc(room);
+	size_t		done = 0;
+	int			written = 0;
+
+	converted[0] = '\0';
+	while (done < text.length)
+	{
+		done += pg_do_encoding_conversion_buf(conversion, from, to,
+											  (unsigned char *) unconstify(char *, text.data) + done, text.length - done,
+											  (unsigned char *) converted + written, room - written, true);
+		written += strlen(converted + written);
+		if (done >= text.length)
+			break;
+		done += pg_encoding_mblen(from, text.data + done);
+		converted[written++] = '?';
+		converted[written] = '\0';
+	}
+	return converted;
+}
+
 /* Convert valid text without throwing; NULL when that is not possible. */
 static char *
 convert(NpSpan text, int from, int to)
 {
-	int			room = text.length * MAX_CONVERSION_GROWTH + 1;
 	Oid			conversion;
-	char	   *converted;
 
 	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
 		return pnstrdup(text.data, text.length);
 	if (!IsTransactionState())
 		return NULL;
 	conversion = FindDefaultConversionProc(from, to);
-	if (!OidIsValid(conversion))
-		return NULL;
-	converted = palloc(room);
-	if (pg_do_encoding_conversion_buf(conversion, from, to,
-									  (unsigned char *) unconstify(char *, text.data), text.length,
-									  (unsigned char *) converted, room, true) != text.length)
-		return NULL;
-	return converted;
+	return OidIsValid(conversion) ? convert_by(conversion, text, from, to) : NULL;
 }
 
-/* With question marks for what can't be converted, and whatever the text is. */
+/* With question marks for what can't be converted, and for all that is not ASCII if the text is not valid. */
 static char *
 convert_somehow(NpSpan text, int from, int to)
 {
@@ -104,6 +122,87 @@ np_to_utf8_somehow(const char *text)
 {
 	return convert_somehow((NpSpan) {text, strlen(text)}, GetDatabaseEncoding(), PG_UTF8);
 }
+
+/* ---- JSON ---------------------------------------------------------------------------- */
+
+/* No character. */
+#define REPLACEMENT		0xFFFD
+
+/* The number in \uXXXX; -1: something else is there. */
+static int
+escaped_unit(const char *text, const char *end)
+{
+	int			unit = 0;
+
+	if (end - text < 6 || text[0] != '\\' || text[1] != 'u')
+		return -1;
+	for (int i = 2; i < 6; i++)
+	{
+		if (!isxdigit((unsigned char) text[i]))
+			return -1;
+		unit = unit * 16 + (isdigit((unsigned char) text[i]) ? text[i] - '0' : (text[i] | 0x20) - 'a' + 10);
+	}
+	return unit;
+}
+
+/* The character that begins with this unit; *text goes behind its escapes. */
+static pg_wchar
+take_escaped(int unit, const char **text, const char *end)
+{
+	int			second;
+
+	*text += 6;
+	if (unit == 0 || is_utf16_surrogate_second(unit))
+		return REPLACEMENT;
+	if (!is_utf16_surrogate_first(unit))
+		return unit;
+	second = escaped_unit(*text, end);
+	if (second < 0 || !is_utf16_surrogate_second(second))
+		return REPLACEMENT;
+	*text += 6;
+	return surrogate_pair_to_codepoint(unit, second);
+}
+
+/*
+ * JSON in UTF-8 without escapes of what is not ASCII: palloc'd, or the bytes
+ * themselves.
+ *
+ * PostgreSQL's parser takes such escapes only of characters that the
+ * database's encoding has, gives them in that encoding, and in SQL_ASCII
+ * raises.  NUL and half a pair of surrogates, which it never takes, become
+ * U+FFFD.
+ */
+NpSpan
+np_json_unescape(NpSpan json)
+{
+	const char *text = json.data;
+	const char *end = json.data + json.length;
+	unsigned char *copy;
+	unsigned char *to;
+
+	if (json.length == 0 || memchr(json.data, '\\', json.length) == NULL)
+		return json;
+	copy = to = palloc(json.length + 1);
+	while (text < end)
+	{
+		int			unit = escaped_unit(text, end);
+
+		if (unit == 0 || unit > 0x7F)
+		{
+			unicode_to_utf8(take_escaped(unit, &text, end), to);
+			to += pg_encoding_mblen(PG_UTF8, (char *) to);
+			continue;
+		}
+		/* what is behind a backslash is no beginning of another escape */
+		if (*text == '\\' && text + 1 < end)
+			*to++ = *text++;
+		*to++ = *text++;
+	}
+	*to = '\0';
+	return (NpSpan) {(char *) copy, to - copy};
+}
+
+/* ---- Buffers ------------------------------------------------------------------------- */
 
 /* Put UTF-8 into a buffer, cut where it is too long. */
 void

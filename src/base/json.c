@@ -11,13 +11,14 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
+#include "base/encoding.h"
 #include "base/json.h"
 
-/* Raises what pg_any_to_server and jsonb_in raise. */
+/* Raises what jsonb_in raises. */
 static Jsonb *
 parse(NpSpan utf8)
 {
-	char	   *converted = pg_any_to_server(utf8.data, utf8.length, PG_UTF8);
+	char	   *converted = np_from_utf8(np_json_unescape(utf8));
 
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
 }
@@ -31,8 +32,9 @@ is_about_text(int sqlstate)
 }
 
 /*
- * JSON from the wire, palloc'd.  NULL: it is none, or none that PostgreSQL can
- * hold.  The error is caught without a subtransaction, as parsing takes
+ * JSON from the wire, palloc'd, with question marks for characters that the
+ * database's encoding does not have.  NULL: it is none, or none that PostgreSQL
+ * can hold.  The error is caught without a subtransaction, as parsing takes
  * nothing but memory.
  */
 Jsonb *
@@ -41,6 +43,8 @@ np_json_parse(NpSpan utf8)
 	MemoryContext context = CurrentMemoryContext;
 	Jsonb	   *volatile result = NULL;
 
+	if (!pg_verify_mbstr(PG_UTF8, utf8.data, utf8.length, true))
+		return NULL;
 	PG_TRY();
 	{
 		result = parse(utf8);

@@ -24,8 +24,6 @@ typedef struct FaultKind
 	const char *hint;
 } FaultKind;
 
-#define HINT_SAME_ID "Publish it again with the same msg_id: JetStream then stores it once."
-
 static const FaultKind fault_kinds[] = {
 	[NP_FAULT_NONE] = {ERRCODE_INTERNAL_ERROR, NULL},
 	[NP_FAULT_NULL] = {ERRCODE_NULL_VALUE_NOT_ALLOWED, NULL},
@@ -43,8 +41,10 @@ static const FaultKind fault_kinds[] = {
 	"Check the credentials in the settings, or in the user mapping of the foreign server."},
 	[NP_FAULT_NOT_PERMITTED] = {ERRCODE_INSUFFICIENT_PRIVILEGE,
 	"The NATS user needs the permission to publish to this subject."},
-	[NP_FAULT_NO_STREAM] = {ERRCODE_UNDEFINED_OBJECT,
+	[NP_FAULT_UNTAKEN] = {ERRCODE_UNDEFINED_OBJECT,
 	"Create a stream for it with nats_create_stream()."},
+	[NP_FAULT_NO_STREAM] = {ERRCODE_UNDEFINED_OBJECT, NULL},
+	[NP_FAULT_NO_JETSTREAM] = {ERRCODE_FEATURE_NOT_SUPPORTED, NULL},
 	[NP_FAULT_DUPLICATE] = {ERRCODE_UNIQUE_VIOLATION, NULL},
 	[NP_FAULT_CONFLICT] = {ERRCODE_T_R_SERIALIZATION_FAILURE,
 	"Read the stream again, and retry the transaction."},
@@ -52,7 +52,8 @@ static const FaultKind fault_kinds[] = {
 	"Raise the limits of the stream, or let it discard old messages."},
 	[NP_FAULT_RESOURCES] = {ERRCODE_INSUFFICIENT_RESOURCES, NULL},
 	[NP_FAULT_LOST] = {ERRCODE_SYSTEM_ERROR, NULL},
-	[NP_FAULT_UNKNOWN] = {ERRCODE_IO_ERROR, HINT_SAME_ID},
+	[NP_FAULT_UNANSWERED] = {ERRCODE_SYSTEM_ERROR, NULL},
+	[NP_FAULT_UNKNOWN] = {ERRCODE_IO_ERROR, NULL},
 	[NP_FAULT_WINDOW_FULL] = {ERRCODE_INSUFFICIENT_RESOURCES,
 	"Raise nats_publish.max_pending or nats_publish.max_pending_bytes, or set nats_publish.on_full to wait."},
 	[NP_FAULT_JETSTREAM] = {ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, NULL},
@@ -63,40 +64,41 @@ typedef struct ServerError
 {
 	int			error_code;
 	NpFault		fault;
+	const char *hint;			/* NULL: the fault's own */
 } ServerError;
 
 static const ServerError server_errors[] = {
-	{10054, NP_FAULT_SIZE},		/* message size exceeds maximum allowed */
-	{10097, NP_FAULT_SIZE},		/* header size exceeds maximum allowed of 64k */
-	{10166, NP_FAULT_FEATURE},	/* per-message TTL is disabled */
-	{10165, NP_FAULT_INPUT},	/* invalid per-message TTL */
-	{10039, NP_FAULT_FEATURE},	/* JetStream not enabled for account */
-	{10076, NP_FAULT_FEATURE},	/* JetStream not enabled */
-	{10052, NP_FAULT_INPUT},	/* invalid stream configuration */
-	{10058, NP_FAULT_JETSTREAM},	/* stream name already in use */
-	{10059, NP_FAULT_NO_STREAM},	/* stream not found */
-	{10037, NP_FAULT_NO_STREAM},	/* no message found */
-	{10043, NP_FAULT_NO_STREAM},	/* sequence not found */
-	{10060, NP_FAULT_CONFLICT}, /* expected stream does not match */
-	{10070, NP_FAULT_CONFLICT}, /* wrong last msg ID */
-	{10071, NP_FAULT_CONFLICT}, /* wrong last sequence: N */
-	{10164, NP_FAULT_CONFLICT}, /* wrong last sequence */
-	{10077, NP_FAULT_STREAM_FULL},	/* maximum messages, bytes, ... exceeded */
-	{10002, NP_FAULT_RESOURCES},	/* resource limits exceeded for account */
-	{10023, NP_FAULT_RESOURCES},	/* insufficient resources */
-	{10028, NP_FAULT_RESOURCES},	/* maximum storage/memory of the account */
-	{10047, NP_FAULT_RESOURCES},	/* insufficient storage resources available */
-	{10120, NP_FAULT_RESOURCES},	/* resource limits exceeded for the tier */
-	{10167, NP_FAULT_RESOURCES},	/* too many requests */
-	{10158, NP_FAULT_UNKNOWN},	/* duplicate message id is in process */
-	{10174, NP_FAULT_FEATURE},	/* atomic publish is disabled */
-	{10177, NP_FAULT_FEATURE},	/* atomic publish unsupported header */
-	{10185, NP_FAULT_FEATURE},	/* JetStream minimum api level required */
-	{10198, NP_FAULT_FEATURE},	/* stream mirrors can not do atomic publish */
-	{10199, NP_FAULT_SIZE},		/* atomic publish batch is too large */
-	{10201, NP_FAULT_DUPLICATE},	/* atomic publish batch contains duplicate message id */
-	{10210, NP_FAULT_RESOURCES},	/* atomic publish too many inflight of the stream */
-	{10211, NP_FAULT_RESOURCES},	/* and of the server */
+	{10054, NP_FAULT_SIZE, NULL},	/* message size exceeds maximum allowed */
+	{10097, NP_FAULT_SIZE, NULL},	/* header size exceeds maximum allowed of 64k */
+	{10166, NP_FAULT_FEATURE, NULL},	/* per-message TTL is disabled */
+	{10165, NP_FAULT_INPUT, NULL},	/* invalid per-message TTL */
+	{10039, NP_FAULT_NO_JETSTREAM, NP_HINT_ACCOUNT},	/* JetStream not enabled for account */
+	{10076, NP_FAULT_NO_JETSTREAM, NP_HINT_STOPPED},	/* JetStream not enabled */
+	{10052, NP_FAULT_INPUT, NULL},	/* invalid stream configuration */
+	{10058, NP_FAULT_JETSTREAM, NULL},	/* stream name already in use */
+	{10059, NP_FAULT_NO_STREAM, NULL},	/* stream not found */
+	{10037, NP_FAULT_NO_STREAM, NULL},	/* no message found */
+	{10043, NP_FAULT_NO_STREAM, NULL},	/* sequence not found */
+	{10060, NP_FAULT_CONFLICT, "Another stream takes this subject."},	/* expected stream does not match */
+	{10070, NP_FAULT_CONFLICT, NULL},	/* wrong last msg ID */
+	{10071, NP_FAULT_CONFLICT, NULL},	/* wrong last sequence: N */
+	{10164, NP_FAULT_CONFLICT, NULL},	/* wrong last sequence */
+	{10077, NP_FAULT_STREAM_FULL, NULL},	/* maximum messages, bytes, ... exceeded */
+	{10002, NP_FAULT_RESOURCES, NULL},	/* resource limits exceeded for account */
+	{10023, NP_FAULT_RESOURCES, NULL},	/* insufficient resources */
+	{10028, NP_FAULT_RESOURCES, NULL},	/* maximum storage/memory of the account */
+	{10047, NP_FAULT_RESOURCES, NULL},	/* insufficient storage resources available */
+	{10120, NP_FAULT_RESOURCES, NULL},	/* resource limits exceeded for the tier */
+	{10167, NP_FAULT_RESOURCES, NULL},	/* too many requests */
+	{10158, NP_FAULT_UNKNOWN, NULL},	/* duplicate message id is in process */
+	{10174, NP_FAULT_FEATURE, NULL},	/* atomic publish is disabled */
+	{10177, NP_FAULT_FEATURE, NULL},	/* atomic publish unsupported header */
+	{10185, NP_FAULT_FEATURE, NULL},	/* JetStream minimum api level required */
+	{10198, NP_FAULT_FEATURE, NULL},	/* stream mirrors can not do atomic publish */
+	{10199, NP_FAULT_SIZE, NULL},	/* atomic publish batch is too large */
+	{10201, NP_FAULT_DUPLICATE, NULL},	/* atomic publish batch contains duplicate message id */
+	{10210, NP_FAULT_RESOURCES, NULL},	/* atomic publish too many inflight of the stream */
+	{10211, NP_FAULT_RESOURCES, NULL},	/* and of the server */
 };
 
 /* palloc'd */
@@ -146,8 +148,12 @@ np_failure_from_server(int code, int error_code, const char *description)
 	NpFailure	failure = {.fault = NP_FAULT_JETSTREAM};
 
 	for (int i = 0; i < lengthof(server_errors); i++)
-		if (server_errors[i].error_code == error_code)
-			failure.fault = server_errors[i].fault;
+	{
+		if (server_errors[i].error_code != error_code)
+			continue;
+		failure.fault = server_errors[i].fault;
+		failure.hint = server_errors[i].hint;
+	}
 	/* API requests about things that do not exist, whatever they are */
 	if (failure.fault == NP_FAULT_JETSTREAM && code == 404)
 		failure.fault = NP_FAULT_NO_STREAM;
@@ -155,10 +161,6 @@ np_failure_from_server(int code, int error_code, const char *description)
 	/* each message can have one */
 	failure.text = psprintf("%.*s (JetStream error %d)",
 							pg_mbcliplen(description, strlen(description), MAX_QUOTED_TEXT), description, error_code);
-	if (failure.fault == NP_FAULT_NO_STREAM)
-		failure.hint = "";		/* there is nothing to create for a missing message */
-	else if (error_code == 10060)
-		failure.hint = "Another stream takes this subject.";
 	return failure;
 }
 
@@ -270,6 +272,22 @@ np_describe_transaction(const NpTransactionReport *report)
 					report->acked, report->failed, report->unsent);
 }
 
+/* What helps all of them, as far as they are listed; NULL: nothing. */
+static const char *
+common_hint(const NpTransactionReport *report)
+{
+	const char *hint = hint_of(&report->list[0].failure);
+
+	for (int i = 1; i < report->listed && hint != NULL; i++)
+	{
+		const char *other = hint_of(&report->list[i].failure);
+
+		if (other == NULL || strcmp(hint, other) != 0)
+			hint = NULL;
+	}
+	return hint;
+}
+
 /*
  * Raise what makes a COMMIT (or nats_flush) fail.
  */
@@ -277,6 +295,7 @@ void
 np_raise_transaction(const NpTransactionReport *report)
 {
 	const NpFailure *first = &report->list[0].failure;
+	const char *hint = common_hint(report);
 	char	   *others = np_describe_transaction(report);
 	StringInfoData detail;
 
@@ -301,7 +320,7 @@ np_raise_transaction(const NpTransactionReport *report)
 			 errmsg("could not publish " INT64_FORMAT " messages of this transaction: %s",
 					report->failed, first->text),
 			 errdetail("%s", detail.data),
-			 errhint_of(first)));
+			 hint != NULL ? errhint("%s", hint) : 0));
 }
 
 /*

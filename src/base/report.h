@@ -26,16 +26,25 @@ typedef enum NpFault
 	NP_FAULT_UNREACHABLE,		/* no connection */
 	NP_FAULT_NOT_AUTHORIZED,	/* authentication refused */
 	NP_FAULT_NOT_PERMITTED,		/* the NATS user may not */
-	NP_FAULT_NO_STREAM,			/* no stream takes the subject; no such stream or message */
+	NP_FAULT_UNTAKEN,			/* no stream takes the subject */
+	NP_FAULT_NO_STREAM,			/* no such stream or message */
+	NP_FAULT_NO_JETSTREAM,		/* it is not there, or not for us */
 	NP_FAULT_DUPLICATE,			/* an id of an atomic batch is stored already */
 	NP_FAULT_CONFLICT,			/* an expected stream or sequence did not hold */
 	NP_FAULT_STREAM_FULL,
 	NP_FAULT_RESOURCES,			/* of the account or of the server */
 	NP_FAULT_LOST,				/* the connection, before the message was sent */
+	NP_FAULT_UNANSWERED,		/* a request, in time */
 	NP_FAULT_UNKNOWN,			/* sent, and no ack in time: stored or not */
 	NP_FAULT_WINDOW_FULL,
 	NP_FAULT_JETSTREAM			/* any other JetStream error */
 } NpFault;
+
+/* Of NP_FAULT_NO_JETSTREAM. */
+#define NP_HINT_SWITCH_ON	"Switch JetStream on: put jetstream { store_dir: \"/var/lib/nats\" } into the server's configuration and restart it, or start it with nats-server -js."
+#define NP_HINT_ELSEWHERE	"Create a stream on a server connected with it that has JetStream, or switch JetStream on there: put jetstream { store_dir: \"/var/lib/nats\" } into its configuration and restart it, or start it with nats-server -js."
+#define NP_HINT_ACCOUNT		"Switch JetStream on for the account: put jetstream: enabled into its block of the server's configuration (or limits of JetStream into its JWT). Or log in as a user of an account that has it."
+#define NP_HINT_STOPPED		"It was switched off, or has stopped, after the server had started: its log says why."
 
 /*
  * One thing that went wrong.  The texts are in the database's encoding, palloc'd
@@ -46,7 +55,7 @@ typedef struct NpFailure
 	NpFault		fault;
 	const char *text;			/* a clause: "no stream takes this subject" */
 	const char *detail;			/* a sentence, or NULL */
-	const char *hint;			/* a sentence, or NULL: the fault's own */
+	const char *hint;			/* sentences, or NULL: the fault's own */
 } NpFailure;
 
 /* A failed message, for the report of a COMMIT. */

@@ -73,10 +73,12 @@ np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failu
 
 /* ---- Errors as findings ------------------------------------------------------------ */
 
-/* Is the error about NATS or its settings, and not an interrupt or a lack of memory? */
+/* Is the error about NATS or its settings, and not an interrupt or a lack of memory or disk? */
 static bool
 is_finding(int sqlstate)
 {
+	if (sqlstate == ERRCODE_INSUFFICIENT_RESOURCES || sqlstate == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
+		return true;
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case ERRCODE_SYSTEM_ERROR:
@@ -86,6 +88,7 @@ is_finding(int sqlstate)
 		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
+		case ERRCODE_FDW_ERROR:
 			return true;
 		default:
 			return false;
@@ -300,8 +303,9 @@ subject_as_json(NpSpan subject)
 	return json.data;
 }
 
-static void
-examine_stream_info(NpExamination *examination)
+/* Look at the stream; what can't be found out of it is said in stream_unknown. */
+void
+np_examine_stream_info(NpExamination *examination)
 {
 	NpSpan		name = np_to_utf8(examination->stream, strlen(examination->stream));
 	char	   *api = psprintf("STREAM.INFO.%.*s", (int) name.length, name.data);
@@ -349,11 +353,18 @@ np_examine_streams(NpExamination *examination)
 		if (np_json_count(examination->streams) > 0)
 			examination->stream = np_json_element_text(examination->streams, 0);
 		if (examination->stream != NULL)
-			examine_stream_info(examination);
+			np_examine_stream_info(examination);
 		else
 		{
 			examination->has_no_stream = true;
-			examination->stream_unknown = "No stream takes the subject.";
+			examination->stream_unknown = "The account has no stream that takes the subject.";
 		}
 	}
+}
+
+/* What to do when no stream takes the subject. */
+const char *
+np_advice_without_stream(const NpExamination *examination)
+{
+	return examination->no_jetstream != NULL ? examination->no_jetstream : "Create a stream with nats_create_stream().";
 }

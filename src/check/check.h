@@ -29,6 +29,28 @@ typedef struct NpFinding
 	StringInfoData detail;
 } NpFinding;
 
+/* A stream that takes the subject, in UTF-8; what is longer is cut. */
+typedef struct NpAnswer
+{
+	char		stream[256];
+	const char *place;			/* where the account's own JetStream does not see it, as a clause; NULL:
+								 * nowhere else */
+} NpAnswer;
+
+#define NP_MAX_ANSWERS		8
+
+/* What became of a message to the subject, as those who got it or would have got it say. */
+typedef struct NpAnswers
+{
+	NpAnswer	list[NP_MAX_ANSWERS];
+	int			count;			/* more than there is room for are only counted */
+	char		refusal[256];	/* of a stream, in the database's encoding; empty: none */
+	bool		nobody;			/* not one stream takes it, wherever */
+	int			strangers;		/* that answer and are not JetStream */
+	int			subscribers;	/* that would get it; -1: not known */
+	NpFailure	failure;		/* NP_FAULT_NONE: none */
+} NpAnswers;
+
 /*
  * What is known so far.  The texts and JSON live as long as the call; what
  * could not be found out is NULL, and the reason is beside it.
@@ -36,7 +58,7 @@ typedef struct NpFinding
 typedef struct NpExamination
 {
 	NpSpan		subject;		/* in UTF-8; absent: none is asked about */
-	bool		probe;			/* may a message be sent to it? */
+	bool		probe;			/* may a message be sent to it, that subscribers see? */
 	Oid			schema;			/* of the extension */
 	bool		is_relayed;		/* the outbox of this database is published */
 
@@ -47,6 +69,8 @@ typedef struct NpExamination
 	const char *api_silence;	/* why JetStream is not asked any more; NULL: it is */
 	bool		api_refused;	/* the NATS user may not ask JetStream something */
 	Jsonb	   *account;		/* of $JS.API.INFO */
+	const char *no_jetstream;	/* what to do about that the account has none; NULL: it has, or that is not
+								 * known */
 
 	bool		asked_user;
 	Jsonb	   *user;			/* what the server says of the NATS user */
@@ -62,12 +86,17 @@ typedef struct NpExamination
 	char	   *stream;			/* the one that takes the subject; the first of several */
 	Jsonb	   *streams;		/* the names of all that do */
 	const char *stream_unknown; /* why there are no streams, or no config below */
-	bool		has_no_stream;	/* JetStream says that none takes the subject */
+	bool		is_elsewhere;	/* the stream, not in the account's own JetStream */
+	bool		has_no_stream;	/* of its own that takes the subject, says the account's JetStream */
 	NpFailure	stream_failure; /* of asking for stream_info; NP_FAULT_NONE: none */
 	Jsonb	   *stream_info;
 	Jsonb	   *config;			/* three parts of it */
 	Jsonb	   *state;
 	Jsonb	   *cluster;
+
+	bool		asked_answers;
+	const char *no_answers;		/* why they could not be asked for; NULL: they could, or need not be */
+	NpAnswers  *answers;		/* who takes the subject; NULL: not known */
 } NpExamination;
 
 /* Finds something out, and may raise. */
@@ -87,6 +116,8 @@ extern bool np_examine_api(NpExamination *examination, const char *api, const ch
 extern void np_examine_user(NpExamination *examination);
 extern void np_examine_clock(NpExamination *examination, Jsonb *object, const char *field, TimestampTz before);
 extern void np_examine_streams(NpExamination *examination);
+extern void np_examine_stream_info(NpExamination *examination);
+extern const char *np_advice_without_stream(const NpExamination *examination);
 
 /* check_server.c */
 extern void np_check_connection(NpExamination *examination, NpFinding *finding);
@@ -108,7 +139,12 @@ extern void np_check_persist_mode(NpExamination *examination, NpFinding *finding
 extern void np_check_limits(NpExamination *examination, NpFinding *finding);
 
 /* check_probe.c */
-extern void np_check_probe(NpExamination *examination, NpFinding *finding);
+extern void np_examine_answers(NpExamination *examination);
+extern void np_check_answers(const NpExamination *examination, NpFinding *finding);
+
+/* check_taker.c */
+extern void np_examine_taker(NpExamination *examination);
+extern bool np_is_taken(const NpExamination *examination);
 
 /* check_settings.c */
 extern void np_check_settings(NpExamination *examination, NpFinding *finding);

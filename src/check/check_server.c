@@ -174,6 +174,48 @@ domain_clause(NpExamination *examination)
 	return domain != NULL ? psprintf(" in the domain \"%s\"", domain) : "";
 }
 
+static bool
+server_has_jetstream(const NpExamination *examination)
+{
+	return examination->info != NULL && np_json_is_true(examination->info, "jetstream");
+}
+
+static const char *
+describe_absence(const NpExamination *examination, const NpFailure *failure)
+{
+	if (!server_has_jetstream(examination))
+		return "The server does not have JetStream";
+	if (failure->hint != NULL)	/* JetStream says so itself */
+		return psprintf("The server has JetStream, the account does not: %s", failure->text);
+	return "The server has JetStream, but does not answer the account's requests";
+}
+
+/*
+ * The account has none.  Messages may be stored all the same, by another account
+ * that exports the subject or a server behind a leaf node.
+ */
+static void
+find_no_jetstream(NpExamination *examination, NpFinding *finding, const NpFailure *failure)
+{
+	NpCheckStatus status = NP_CHECK_UNKNOWN;
+	const char *what = describe_absence(examination, failure);
+
+	examination->no_jetstream = failure->hint != NULL ? failure->hint :
+		server_has_jetstream(examination) ? NP_HINT_ACCOUNT : NP_HINT_SWITCH_ON;
+	if (examination->subject.data != NULL)
+		np_examine_taker(examination);
+	if (np_is_taken(examination))
+	{
+		np_find(finding, NP_CHECK_OK, "%s. A stream takes the subject all the same.", what);
+		return;
+	}
+	if (examination->answers != NULL && examination->answers->nobody)
+		status = NP_CHECK_FAILED;
+	np_find(finding, status, "%s. %s", what, examination->no_jetstream);
+	if (status == NP_CHECK_UNKNOWN)
+		np_find(finding, status, "It may be that another account or server takes what is published: nats_check(subject, probe => true) tells.");
+}
+
 void
 np_check_jetstream(NpExamination *examination, NpFinding *finding)
 {
@@ -184,10 +226,8 @@ np_check_jetstream(NpExamination *examination, NpFinding *finding)
 				np_count_of(np_json_int64(examination->account, "streams", 0), "stream"));
 	else if (failure.fault == NP_FAULT_NOT_PERMITTED)
 		np_find(finding, NP_CHECK_UNKNOWN, "The NATS user may not ask: it has no right to publish to $JS.API.INFO.");
-	else if (failure.fault == NP_FAULT_FEATURE)
-		np_find(finding, NP_CHECK_FAILED, "%s: %s. Switch JetStream on in the configuration of the server, and for the account.",
-				examination->info != NULL && np_json_is_true(examination->info, "jetstream") ?
-				"The server has JetStream, the account does not" : "The server does not have JetStream", failure.text);
+	else if (failure.fault == NP_FAULT_NO_JETSTREAM)
+		find_no_jetstream(examination, finding, &failure);
 	else
 		np_find(finding, NP_CHECK_UNKNOWN, "JetStream could not be asked: %s.", failure.text);
 }
@@ -327,7 +367,7 @@ find_subject_permission(NpExamination *examination, NpFinding *finding)
 	else if (examination->user == NULL)
 		np_find(finding, NP_CHECK_UNKNOWN, "Whether the NATS user may publish to \"%s\" is not known: %s.", subject,
 				examination->user_failure.fault == NP_FAULT_NOT_PERMITTED ? "it may not ask at $SYS.REQ.USER.INFO" :
-				examination->user_failure.fault == NP_FAULT_FEATURE ? "servers tell it since 2.10" :
+				examination->user_failure.fault == NP_FAULT_NO_JETSTREAM ? "servers tell it since 2.10" :
 				examination->user_failure.text);
 	else if (may_publish(examination->user, examination->subject))
 		np_find(finding, NP_CHECK_OK, "The NATS user may publish to \"%s\".", subject);

@@ -96,30 +96,52 @@ is_clustered(const NpExamination *examination)
 	return name != NULL && (leader == NULL || strcmp(name, leader) != 0);
 }
 
+/* What keeps messages from the stream, unless a probe came through. */
 static void
 find_unusable_stream(const NpExamination *examination, NpFinding *finding)
 {
 	char	   *leader = cluster_text(examination, "leader");
+	NpCheckStatus status = np_is_taken(examination) ? NP_CHECK_WARNING : NP_CHECK_FAILED;
 
 	if (np_json_is_true(examination->config, "sealed"))
-		np_find(finding, NP_CHECK_FAILED, "It is sealed and takes no message. Publish to another stream.");
+		np_find(finding, status, "It is sealed and takes no message. Publish to another stream.");
 	if (np_json_child(examination->config, "mirror") != NULL)
-		np_find(finding, NP_CHECK_FAILED, "It is a mirror, which takes messages from its origin only. Publish to a subject of that.");
+		np_find(finding, status, "It is a mirror, which takes messages from its origin only. Publish to a subject of that.");
 	if (is_clustered(examination) && (leader == NULL || leader[0] == '\0'))
-		np_find(finding, NP_CHECK_FAILED, "It has no leader, and takes nothing until a majority of its replicas is there. Start their servers.");
+		np_find(finding, status, "It has no leader, and takes nothing until a majority of its replicas is there. Start their servers.");
+}
+
+/*
+ * None is known.  That the account has none proves nothing: an import, a mapping
+ * or a leaf node may bring the message to one.
+ */
+static void
+find_no_stream(const NpExamination *examination, NpFinding *finding)
+{
+	bool		nobody = examination->answers != NULL && examination->answers->nobody;
+
+	if (nobody && (examination->has_no_stream || examination->no_jetstream != NULL))
+		np_find(finding, NP_CHECK_FAILED, "No stream takes the subject. %s", np_advice_without_stream(examination));
+	else
+	{
+		np_find(finding, NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
+		if (nobody)
+			np_find(finding, NP_CHECK_FAILED, "No stream takes a message to the subject: see that there is one, and that it has a leader.");
+		if (examination->has_no_stream)
+			np_find(finding, NP_CHECK_UNKNOWN, "Create one with nats_create_stream(), unless an import, a mapping or another domain brings messages to one.");
+		if (examination->answers == NULL && examination->bad_subject == NULL && !examination->probe)
+			np_find(finding, NP_CHECK_UNKNOWN, "With probe => true it is asked who takes it.");
+	}
 }
 
 static void
 find_stream(const NpExamination *examination, NpFinding *finding)
 {
-	if (examination->has_no_stream)
-	{
-		np_find(finding, NP_CHECK_FAILED, "No stream takes the subject. Create one with nats_create_stream().");
-		return;
-	}
+	NpCheckStatus status = np_is_taken(examination) ? NP_CHECK_WARNING : NP_CHECK_FAILED;
+
 	if (examination->stream == NULL)
 	{
-		np_find(finding, NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
+		find_no_stream(examination, finding);
 		return;
 	}
 	if (np_json_count(examination->streams) > 1)
@@ -127,20 +149,27 @@ find_stream(const NpExamination *examination, NpFinding *finding)
 	else
 		np_find(finding, NP_CHECK_OK, "\"%s\" takes the subject.", examination->stream);
 	if (examination->config == NULL && examination->stream_failure.fault == NP_FAULT_JETSTREAM)
-		np_find(finding, NP_CHECK_FAILED, "%s See that a majority of the servers with its replicas run.", examination->stream_unknown);
+		np_find(finding, status, "%s See that a majority of the servers with its replicas run.", examination->stream_unknown);
 	else if (examination->config == NULL)
-		np_find(finding, NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
+		np_find(finding, examination->is_elsewhere ? NP_CHECK_OK : NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
 	else
 		find_unusable_stream(examination, finding);
+}
+
+/* Do messages not come to the stream? */
+static bool
+is_unreached(const NpExamination *examination)
+{
+	return examination->stream != NULL && examination->answers != NULL && examination->answers->nobody;
 }
 
 void
 np_check_stream(NpExamination *examination, NpFinding *finding)
 {
-	np_examine_streams(examination);
+	np_examine_taker(examination);
 	find_stream(examination, finding);
-	if (examination->probe)
-		np_check_probe(examination, finding);
+	if (examination->bad_subject == NULL && (examination->probe || is_unreached(examination)))
+		np_check_answers(examination, finding);
 }
 
 /* ---- storage, replicas -------------------------------------------------------------- */

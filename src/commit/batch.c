@@ -39,6 +39,7 @@
 #include "ledger/queue.h"
 #include "message/message.h"
 #include "publish/delivery.h"
+#include "publish/jetstream.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "stats/stats.h"
@@ -53,6 +54,7 @@
 
 /* What an unknown outcome asks of the user. */
 #define HINT_LOOK			"Read the stream to see whether the batch is there; all of it is, or nothing."
+#define HINT_LOOK_CLOSELY	"Read the stream to see what of the batch is there."
 
 #define ERROR_INCOMPLETE	10176
 #define ERROR_DUPLICATE_ID	10201
@@ -296,7 +298,7 @@ on_member_answered(void *owner, uint64 token, const NpReply *reply, bool was_sen
 			{
 				NpReply		no_stream = {.kind = NP_REPLY_RETRY};
 
-				no_stream.failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes one of the subjects");
+				no_stream.failure = np_failure(NP_FAULT_UNTAKEN, "no stream takes one of the subjects");
 				record_refusal(batch, &no_stream);
 			}
 			break;
@@ -486,13 +488,25 @@ stream_shows_batch(Batch *batch)
 												  "Nats-Batch-Id"));
 }
 
+/* Is JetStream there at all? */
+static NpFailure
+explain_untaken(const Batch *batch)
+{
+	if (!np_session_is_open(batch->session))
+		return batch->refusal;
+	np_jetstream_look(batch->session, NP_FOREVER);
+	return batch->session->absence == NP_ABSENT_NOT_KNOWN ? batch->refusal : np_delivery_untaken(batch->session);
+}
+
 static void
 raise_refusal(const Batch *batch)
 {
 	NpFailure	failure = batch->refusal;
 
-	failure.text = psprintf("could not publish the transaction's messages as one batch: %s",
-							batch->refusal.text);
+	if (failure.fault == NP_FAULT_UNKNOWN)
+		failure.hint = HINT_LOOK_CLOSELY;
+	if (failure.fault == NP_FAULT_UNTAKEN)
+		failure = explain_untaken(batch);
 	if (batch->refusal_code == ERROR_INCOMPLETE)
 	{
 		failure.fault = NP_FAULT_FEATURE;
@@ -500,6 +514,7 @@ raise_refusal(const Batch *batch)
 	}
 	if (batch->refusal_code == 10174)
 		failure.hint = "Create the stream with the option allow_atomic, and publish to no other one in the transaction.";
+	failure.text = psprintf("could not publish the transaction's messages as one batch: %s", failure.text);
 	np_raise(&failure);
 }
 
@@ -533,7 +548,7 @@ finish_refused(Batch *batch)
 static bool
 may_try_again(const Batch *batch, int tries)
 {
-	if (batch->refusal_code == ERROR_INCOMPLETE || batch->refusal.fault == NP_FAULT_NO_STREAM)
+	if (batch->refusal_code == ERROR_INCOMPLETE || batch->refusal.fault == NP_FAULT_UNTAKEN)
 		return tries < NP_NO_RESPONDERS_RETRIES;
 	return batch->refusal_is_transient;
 }
@@ -541,7 +556,7 @@ may_try_again(const Batch *batch, int tries)
 static NpTime
 delay_before_next(const Batch *batch, int tries)
 {
-	return batch->refusal.fault == NP_FAULT_NO_STREAM ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
+	return batch->refusal.fault == NP_FAULT_UNTAKEN ? NP_NO_RESPONDERS_DELAY : np_delay_after(tries);
 }
 
 static void

@@ -146,10 +146,12 @@ describe_limit(const NpExamination *examination, int64 size)
 static const char *
 describe_stream(NpExamination *examination)
 {
-	np_examine_streams(examination);
+	np_examine_taker(examination);
 	if (examination->stream != NULL)
 		return examination->stream;
-	return psprintf("%s: %s", examination->has_no_stream ? "none" : "unknown", examination->stream_unknown);
+	if (examination->answers != NULL && examination->answers->nobody)
+		return "none: No stream takes the subject.";
+	return psprintf("unknown: %s", examination->stream_unknown);
 }
 
 /* nats_explain(subject, payload, headers, msg_id): what nats_publish() would do with it */
@@ -183,5 +185,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	put_allowed(result, &examination, &message);
 	put(result, "server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
 	put(result, "stream", unknown != NULL ? unknown : describe_stream(&examination));
+	if (examination.answers != NULL && examination.answers->failure.fault == NP_FAULT_NONE)
+		put_size(result, "subscribers", examination.answers->subscribers);
 	return (Datum) 0;
 }

@@ -122,17 +122,6 @@ on_scalar(void *state, char *value, JsonTokenType type)
 	NP_JSON_ACTION_RETURN;
 }
 
-/*
- * What the parser throws about JSON: it is nested too deeply, or (before 16)
- * has escapes of characters that the database's encoding does not have.
- */
-static bool
-is_about_json(int sqlstate)
-{
-	return sqlstate == ERRCODE_STATEMENT_TOO_COMPLEX || sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
-		sqlstate == ERRCODE_FEATURE_NOT_SUPPORTED;
-}
-
 /* False: it is no JSON, or none that JetStream would answer. */
 static bool
 try_parse(NpSpan json, JsonSemAction *actions)
@@ -146,7 +135,8 @@ try_parse(NpSpan json, JsonSemAction *actions)
 	}
 	PG_CATCH();
 	{
-		if (!is_about_json(geterrcode()))
+		/* all that the parser throws about JSON: it is nested too deeply */
+		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
@@ -172,7 +162,7 @@ parse_answer(NpSpan json, Answer *answer)
 	memset(answer, 0, sizeof(*answer));
 	return json.length > 0 && json.data[0] == '{' &&
 		pg_verify_mbstr(PG_UTF8, json.data, json.length, true) &&
-		try_parse(json, &actions);
+		try_parse(np_json_unescape(json), &actions);
 }
 
 /* Nobody keeps more of a name than names have. */

@@ -35,6 +35,10 @@ static MemoryContext delivery_context;	/* of everything here; NULL: not used yet
 static MemoryContext watch_context; /* of what the watch points to */
 static uint64 last_token;		/* of all sessions */
 
+/* Of a message that may be stored, by what publishing it again does. */
+#define HINT_SAME_ID	"Publish it again with the same msg_id: JetStream then stores it once."
+#define HINT_OTHER_ID	"Published again, it may be stored twice; a message with a msg_id of your own, which is given again, is stored once."
+
 /* Not the call's own, which an interrupt leaves by longjmp: then the end of the transaction takes its message away. */
 static NpWatch watch;
 
@@ -306,13 +310,56 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 		np_delivery_answer_member(session, message, &reply, true);
 		return;
 	}
-	if (message->in_doubt && failure.fault != NP_FAULT_UNKNOWN)
+	if (message->in_doubt && is_message(message) && failure.fault != NP_FAULT_UNKNOWN)
 	{
 		failure.fault = NP_FAULT_UNKNOWN;
 		failure.text = psprintf("%s; it was sent before, and may be stored", failure.text);
-		failure.hint = NULL;
 	}
+	if (failure.fault == NP_FAULT_UNKNOWN)
+		failure.hint = message->has_own_id ? HINT_SAME_ID : HINT_OTHER_ID;
 	np_delivery_complete(session, message, NULL, &failure);
+}
+
+/* ---- Nobody is there ---------------------------------------------------------- */
+
+/* As a clause, and what to do about it; NULL: not known. */
+static const struct
+{
+	const char *clause;
+	const char *hint;
+}			absences[] = {
+	[NP_ABSENT_NOT_KNOWN] = {NULL, NULL},
+	[NP_ABSENT_OFF] = {"JetStream is not switched on at the NATS server", NP_HINT_SWITCH_ON},
+	[NP_ABSENT_HERE] = {"JetStream is not switched on at the NATS server", NP_HINT_ELSEWHERE},
+	[NP_ABSENT_FOR_ACCOUNT] = {"the account of the NATS user has no JetStream", NP_HINT_ACCOUNT},
+	[NP_ABSENT_STOPPED] = {"JetStream is not enabled any more at the NATS server", NP_HINT_STOPPED},
+};
+
+/* Of a message that no stream takes, with what is known of JetStream. */
+NpFailure
+np_delivery_untaken(const NpSession *session)
+{
+	NpFailure	failure = {.fault = NP_FAULT_UNTAKEN,.text = "no stream takes this subject"};
+
+	if (session->absence == NP_ABSENT_OFF)
+		return np_delivery_unanswered(session);
+	/* here it may be imported from another account, or another server may have the stream */
+	if (absences[session->absence].clause != NULL)
+		failure.text = psprintf("%s, and %s", failure.text, absences[session->absence].clause);
+	failure.hint = absences[session->absence].hint;
+	return failure;
+}
+
+/* Of a request to JetStream that nobody answers. */
+NpFailure
+np_delivery_unanswered(const NpSession *session)
+{
+	NpFailure	failure = {.fault = NP_FAULT_NO_JETSTREAM,.text = absences[session->absence].clause};
+
+	if (failure.text == NULL)
+		failure.text = "the server does not answer JetStream requests";
+	failure.hint = absences[session->absence].hint;
+	return failure;
 }
 
 /* ---- Sending and sending again -------------------------------------------- */
@@ -528,10 +575,9 @@ np_delivery_fail_with_ttl(NpSession *session)
 static void
 fail_in_doubt(NpSession *session, NpPending *message, const char *why)
 {
-	NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost, and the message can't be sent again (%s)", why);
+	NpFailure	failure = np_failure(is_message(message) ? NP_FAULT_UNKNOWN : NP_FAULT_UNANSWERED,
+									 "the connection was lost, and the message can't be sent again (%s)", why);
 
-	if (message->id_length == 0)
-		failure.hint = "";		/* it could be published with the same one */
 	np_delivery_fail(session, message, failure);
 }
 

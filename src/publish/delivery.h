@@ -44,10 +44,20 @@ typedef struct NpRelayListener
 
 typedef struct NpProbeListener
 {
-	/* a reply to a probe, which stays in the window */
+	/* a reply to a probe, which stays in the window; NULL to a question: it is not permitted */
 	void		(*answered) (void *owner, const NpOperation *operation);
 	void	   *owner;
 } NpProbeListener;
+
+/* What is known of JetStream when nobody takes a message. */
+typedef enum NpAbsence
+{
+	NP_ABSENT_NOT_KNOWN,		/* or it is there */
+	NP_ABSENT_OFF,				/* it is not switched on at the server ... */
+	NP_ABSENT_HERE,				/* ... which is connected with others, that may have it */
+	NP_ABSENT_FOR_ACCOUNT,		/* the account has none */
+	NP_ABSENT_STOPPED			/* it was there when the server started */
+} NpAbsence;
 
 /*
  * A connection and what is in flight on it.  A backend has one for the
@@ -67,6 +77,12 @@ typedef struct NpSession
 	/* delivery.c */
 	bool		progressed;		/* a message came to its end since this was asked */
 	NpTime		next_retry;		/* the earliest retry_at in the window */
+	bool		wants_look;		/* nobody has taken a message: why? */
+
+	/* jetstream.c */
+	NpProbeListener question;	/* all zero: none is out */
+	NpAbsence	absence;		/* as it was found out at ... */
+	NpTime		looked_at;		/* long ago: not yet on this connection */
 
 	/* all zero: nobody listens */
 	NpMemberListener members;	/* batch.c */
@@ -82,6 +98,9 @@ typedef struct NpSession
 	/* publisher.c */
 	NpTime		last_sent;		/* when bytes were last handed to the socket */
 } NpSession;
+
+/* The question whether JetStream is there, which is no message. */
+#define NP_QUESTION_SUBJECT		"$JS.API.INFO"
 
 /* Where its commands are appended. */
 #define np_session_outbound(session)	np_connection_outbound((session)->connection)
@@ -111,6 +130,8 @@ extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure f
 extern void np_delivery_drop(NpSession *session, NpPending *message);
 extern void np_delivery_take_back(NpSession *session, NpPending *message);
 extern bool np_delivery_has_progressed(NpSession *session);
+extern NpFailure np_delivery_untaken(const NpSession *session);
+extern NpFailure np_delivery_unanswered(const NpSession *session);
 
 extern void np_delivery_send_due(NpSession *session, NpTime now);
 extern void np_delivery_fail_with_ttl(NpSession *session);

@@ -126,6 +126,17 @@ fail_denied_reply(NpSession *session, NpSpan reply)
 			fail_not_permitted(session, message, true);
 }
 
+#define DENIED_SUBJECT	"Permissions Violation for Publish to \""
+
+/* Does the server's error deny publishing to this subject?  Never throws. */
+bool
+np_denials_are_about(NpSpan text, const char *subject)
+{
+	NpSpan		rest = behind(text, DENIED_SUBJECT);
+
+	return rest.data != NULL && behind(rest, subject).data != NULL;
+}
+
 /*
  * A denied publish has no reply, only this error with its subject (and a
  * denied reply subject one with that).  Which of the messages to the subject it
@@ -135,7 +146,7 @@ fail_denied_reply(NpSession *session, NpSpan reply)
 void
 np_denials_server_error(NpSession *session, NpSpan text)
 {
-	NpSpan		subject = behind(text, "Permissions Violation for Publish to \"");
+	NpSpan		subject = behind(text, DENIED_SUBJECT);
 	NpSpan		reply = behind(text, "Permissions Violation for Publish with Reply of \"");
 
 	if (subject.data != NULL && (subject = unquoted(subject)).data != NULL)

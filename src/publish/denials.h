@@ -10,6 +10,7 @@
 
 #include "publish/delivery.h"
 
+extern bool np_denials_are_about(NpSpan text, const char *subject);
 extern void np_denials_server_error(NpSession *session, NpSpan text);
 extern void np_denials_reply(NpSession *session, NpPending *message);
 extern void np_denials_fail(NpSession *session, NpSpan subject);

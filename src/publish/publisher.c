@@ -28,6 +28,7 @@
 #include "ledger/queue.h"
 #include "publish/current_session.h"
 #include "publish/delivery.h"
+#include "publish/jetstream.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
@@ -113,7 +114,9 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 	np_session_expire_overdue(session);
 	if (np_session_is_open(session) && window_has_room(session, length))
 		return true;
-	*failure = np_failure(np_session_is_open(session) ? NP_FAULT_UNKNOWN : NP_FAULT_LOST,
+	/* what is known of them is told by whoever waits for them; this one was not sent */
+	*failure = np_failure(NP_FAULT_LOST, session->window.count == 1 ?
+						  "%d earlier message is not acknowledged, and none was within %d ms" :
 						  "%d earlier messages are not acknowledged, and none was within %d ms",
 						  session->window.count, np_session_timeout());
 	return false;
@@ -187,6 +190,7 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 	{
 		pending->id_offset = headers + (message->id.data - message->headers.data);
 		pending->id_length = message->id.length;
+		pending->has_own_id = !message->has_automatic_id;
 	}
 	pending->expects_stream = message->expect_stream.data != NULL;
 	pending->has_ttl = message->has_ttl;
@@ -405,13 +409,19 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *
 NpSpan
 np_request(const char *subject, NpSpan payload)
 {
+	NpSession  *session = np_current_session();
 	NpSpan		reply;
 	NpFailure	failure;
 
 	np_stats_mode = NP_STATS_SYNC;
 	np_delivery_report_failures(WARNING);
-	if (!np_try_request(np_current_session(), subject, payload, &reply, &failure))
+	if (!np_try_request(session, subject, payload, &reply, &failure))
 	{
+		if (failure.fault == NP_FAULT_NO_JETSTREAM && np_session_is_open(session))
+		{
+			np_jetstream_look(session, NP_FOREVER);
+			failure = np_delivery_unanswered(session);
+		}
 		failure.text = psprintf("JetStream request \"%s\" failed: %s",
 								np_string_from_utf8(subject), failure.text);
 		np_raise(&failure);
@@ -421,11 +431,8 @@ np_request(const char *subject, NpSpan payload)
 
 /* ---- Futures --------------------------------------------------------------------- */
 
-static NpFailure
-unanswered_in_time(void)
-{
-	return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived in time");
-}
+/* Not a failure of theirs. */
+#define HINT_PENDING	"What is pending can be waited for again."
 
 /* The message of a future in whatever window it is, or NULL. */
 static NpPending *
@@ -466,8 +473,9 @@ np_publisher_await(uint64 future, NpTime limit, NpResult *result)
 	watch = np_delivery_watch(future);
 	if (!np_session_wait(session, NP_WAIT_ACK, is_done, watch, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 	{
-		NpFailure	failure = unanswered_in_time();
+		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived in time");
 
+		failure.hint = HINT_PENDING;
 		np_raise_message(&failure, np_from_utf8(np_pending_subject(pending)));
 	}
 	*result = watch->result;
@@ -481,7 +489,9 @@ flush_session(NpSession *session, NpTime limit)
 	if (session->window.count == 0 ||
 		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 		return;
-	failure = np_failure(NP_FAULT_UNKNOWN, "%d messages are not acknowledged in time", session->window.count);
+	failure = np_failure(NP_FAULT_UNKNOWN, session->window.count == 1 ? "%d message is not acknowledged in time" :
+						 "%d messages are not acknowledged in time", session->window.count);
+	failure.hint = HINT_PENDING;
 	np_raise(&failure);
 }
 

@@ -30,8 +30,9 @@ enter_scratch(void)
 static void
 handle_no_responders(NpSession *session, NpPending *message)
 {
-	NpFailure	failure = np_failure(NP_FAULT_NO_STREAM, "no stream takes this subject");
+	NpFailure	failure = np_delivery_untaken(session);
 
+	session->wants_look |= message->attempts == 0;
 	/* the relay has a back-off of its own, and others not to keep waiting */
 	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
 		np_delivery_retry_after(session, message, NP_NO_RESPONDERS_DELAY, &failure);
@@ -87,7 +88,7 @@ handle_request_reply(NpSession *session, NpPending *message, const NpOperation *
 {
 	if (operation->status == 503)
 	{
-		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the server does not answer JetStream requests"));
+		np_delivery_fail(session, message, np_failure(NP_FAULT_NO_JETSTREAM, "nobody answers"));
 		return;
 	}
 	np_delivery_keep_reply(message, operation->payload);
@@ -128,6 +129,20 @@ handle_reply(NpSession *session, NpPending *message, const NpOperation *operatio
 	}
 }
 
+/* NULL: it is not permitted. */
+static void
+answer_question(NpSession *session, const NpOperation *operation)
+{
+	MemoryContext previous;
+
+	if (session->question.answered == NULL)
+		return;
+	previous = enter_scratch();
+	session->question.answered(session->question.owner, operation);
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch_context);
+}
+
 /* A reply to a token; that of a message which is not pending any more is ignored. */
 static void
 on_reply(void *owner, uint64 token, const NpOperation *operation)
@@ -137,6 +152,8 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	NpSpan		subject = {NULL, 0};
 	MemoryContext previous;
 
+	if (token == NP_QUESTION_TOKEN)
+		answer_question(session, operation);
 	if (message == NULL)
 		return;
 	np_connection_confirm(session->connection, message->position + message->length);
@@ -162,8 +179,11 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 static void
 on_server_error(void *owner, NpSpan text)
 {
-	MemoryContext previous = enter_scratch();
+	MemoryContext previous;
 
+	if (np_denials_are_about(text, NP_QUESTION_SUBJECT))
+		answer_question(owner, NULL);
+	previous = enter_scratch();
 	np_denials_server_error(owner, text);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);

@@ -25,6 +25,7 @@
 
 #include "base/settings.h"
 #include "publish/delivery.h"
+#include "publish/jetstream.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
 #include "stats/activity.h"
@@ -173,6 +174,8 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 
 	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
+	session->absence = NP_ABSENT_NOT_KNOWN;
+	session->looked_at = -NP_LOOK_TIME;
 	if (opened && resend(session, failure))
 	{
 		show_server(session);
@@ -259,6 +262,19 @@ doubt(Wait *wait)
 		np_connection_doubt(wait->session->connection, owed_since(wait), wait->patience);
 }
 
+static NpTime
+when_to_look(const Wait *wait)
+{
+	return np_jetstream_when_to_look(wait->session);
+}
+
+static void
+look(Wait *wait)
+{
+	if (np_session_is_open(wait->session))
+		np_jetstream_look(wait->session, wait->deadline);
+}
+
 /* What is due when, in this order, beside the deadline. */
 static const struct
 {
@@ -268,6 +284,7 @@ static const struct
 }			due[] = {
 	{when_to_doubt, doubt, true},
 	{when_to_connect, connect_again, false},
+	{when_to_look, look, true},
 	{when_to_retry, retry, true},
 };
 
@@ -408,15 +425,14 @@ np_session_explain(const NpSession *session, const NpPending *message)
 
 	if (was_put_off(session, message))
 		return *message->cause;
-	if (message->mode == NP_REQUEST)
-	{
-		failure = np_failure(NP_FAULT_UNKNOWN, "no answer within %d ms", np_session_timeout());
-		failure.hint = "";
-		return failure;
-	}
 	if (np_connection_is_open(session->connection))
-		return np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
-	if (message->position < np_connection_sent_before_loss(session->connection))
+		return message->mode == NP_REQUEST ?
+			np_failure(NP_FAULT_UNANSWERED, "no answer within %d ms", np_session_timeout()) :
+			np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
+	if (message->mode == NP_REQUEST)
+		failure = np_failure(NP_FAULT_UNANSWERED, "the connection was lost before an answer arrived (%s)",
+							 np_connection_loss(session->connection));
+	else if (message->position < np_connection_sent_before_loss(session->connection))
 		failure = np_failure(NP_FAULT_UNKNOWN, "the connection was lost before an acknowledgment arrived (%s)",
 							 np_connection_loss(session->connection));
 	else

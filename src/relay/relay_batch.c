@@ -21,6 +21,7 @@
 #include "base/settings.h"
 #include "message/message.h"
 #include "publish/delivery.h"
+#include "publish/jetstream.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "relay/relay_batch.h"
@@ -42,6 +43,7 @@ typedef struct Run
 	int			in_flight;
 	bool		giving_up;		/* what is not answered, though the server is there */
 	const char *doubt;			/* why something is not known to be stored; NULL: nothing */
+	bool		has_untaken;	/* rows */
 } Run;
 
 /* ---- Faults ------------------------------------------------------------------------- */
@@ -225,6 +227,9 @@ on_result(void *owner, const NpResult *result)
 	if (row == NULL)
 		return;					/* of an earlier batch */
 	run->in_flight--;
+	row->is_untaken = !result->acked &&
+		(result->failure.fault == NP_FAULT_UNTAKEN || result->failure.fault == NP_FAULT_NO_JETSTREAM);
+	run->has_untaken |= row->is_untaken;
 	if (result->acked)
 		row->state = NP_ROW_STORED;
 	else
@@ -404,6 +409,21 @@ send_all(Run *run, void (*meanwhile) (void), const char **problem)
 	}
 }
 
+/* What no stream takes has failed with less than can be known. */
+static void
+explain_untaken(Run *run)
+{
+	NpFailure	failure;
+
+	if (!run->has_untaken || !np_session_is_open(run->session))
+		return;
+	np_jetstream_look(run->session, NP_FOREVER);
+	failure = np_delivery_untaken(run->session);
+	for (int i = 0; i < run->batch->count; i++)
+		if (run->batch->rows[i].is_untaken)
+			fail_row(run, &run->batch->rows[i], np_failure_sqlstate(&failure), failure.text);
+}
+
 static void
 abort_row(Run *run, NpOutboxRow *row, const NpPending *pending)
 {
@@ -451,6 +471,7 @@ np_relay_batch_publish(NpOutboxBatch *batch, bool ordered, void (*meanwhile) (vo
 	PG_TRY();
 	{
 		complete = send_all(run, meanwhile, problem);
+		explain_untaken(run);
 	}
 	PG_FINALLY();
 	{

@@ -29,6 +29,7 @@ typedef struct NpOutboxRow
 	bool		in_doubt;		/* this attempt or an earlier one may have stored it */
 	const char *sqlstate;		/* why it failed, or came into doubt ... */
 	const char *error;			/* ... in this attempt; NULL: neither */
+	bool		is_untaken;		/* no stream takes it, in this attempt */
 	bool		is_hopeless;	/* it will not be tried again */
 	uint64		token;			/* of one that was sent */
 	int			next;			/* of the same subject in the batch; 0: none */

@@ -237,6 +237,21 @@ np_connection_append(NpConnection *connection, const char *command)
 	memcpy(np_outbound_append(&connection->outbound, length, NULL), command, length);
 }
 
+/*
+ * Ask something whose answer comes as the reply to NP_QUESTION_TOKEN; lost with
+ * the connection.
+ */
+void
+np_connection_ask(NpConnection *connection, const char *subject)
+{
+	char		command[256];
+	char		token[NP_TOKEN_LENGTH];
+
+	snprintf(command, sizeof(command), "PUB %s %s%.*s 0\r\n\r\n", subject, connection->inbox,
+			 (int) np_token_encode(NP_QUESTION_TOKEN, token), token);
+	np_connection_append(connection, command);
+}
+
 /* ---- Receiving --------------------------------------------------------- */
 
 static void

@@ -20,6 +20,9 @@
 
 typedef struct NpConnection NpConnection;
 
+/* Of the answer to a question, np_connection_ask; no message has it. */
+#define NP_QUESTION_TOKEN	0
+
 /* What is reported to the owner of a connection; called from np_connection_receive. */
 typedef struct NpConnectionEvents
 {
@@ -88,6 +91,7 @@ extern void np_connection_send(NpConnection *connection);
 extern void np_connection_receive(NpConnection *connection);
 extern void np_connection_receive_all(NpConnection *connection);
 extern void np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until);
+extern void np_connection_ask(NpConnection *connection, const char *subject);
 extern void np_connection_confirm(NpConnection *connection, uint64 position);
 extern bool np_connection_drain(NpConnection *connection, NpTime until);
 extern bool np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until);

@@ -100,9 +100,8 @@ receive(Greeting *greeting, char *buffer, size_t length)
 
 /* Read until the INFO line is complete; returns its JSON. */
 static char *
-read_greeting(Greeting *greeting)
+read_greeting(Greeting *greeting, NpTime deadline)
 {
-	NpTime		deadline = np_now() + NP_MILLISECONDS(np_connect_timeout);
 	StringInfoData input;
 	int			awaited = greeting->tls != NULL ? NP_WRITEABLE : NP_READABLE;	/* in TLS we speak first */
 
@@ -144,7 +143,7 @@ read_greeting(Greeting *greeting)
 }
 
 static char *
-greet(NpConnection *connection)
+greet(NpConnection *connection, NpTime deadline)
 {
 	Greeting	greeting = {.socket = -1};
 	Greeting   *volatile open = &greeting;
@@ -153,7 +152,7 @@ greet(NpConnection *connection)
 	PG_TRY();
 	{
 		begin_greeting(open, connection);
-		json = read_greeting(open);
+		json = read_greeting(open, deadline);
 	}
 	PG_FINALLY();
 	{
@@ -185,16 +184,16 @@ record_name(NpConnection *connection, Jsonb *info)
 /*
  * The INFO of the connected server, palloc'd.
  *
- * Raises 58000 when it can't be had.
+ * Raises 58000 when it can't be had until then.
  */
 Jsonb *
-np_server_info(NpConnection *connection)
+np_server_info_until(NpConnection *connection, NpTime deadline)
 {
 	const char *server_id = np_connection_identity(connection).server_id;
 
 	for (int i = 0; i < MAX_GREETINGS; i++)
 	{
-		char	   *json = greet(connection);
+		char	   *json = greet(connection, deadline);
 		Jsonb	   *info = np_json_parse((NpSpan) {json, strlen(json)});
 		char	   *id;
 
@@ -209,6 +208,13 @@ np_server_info(NpConnection *connection)
 	}
 	raise_unanswered("Other servers answer at its address.");
 	return NULL;				/* keep compiler quiet */
+}
+
+/* The same, within connect_timeout. */
+Jsonb *
+np_server_info(NpConnection *connection)
+{
+	return np_server_info_until(connection, np_now() + NP_MILLISECONDS(np_connect_timeout));
 }
 
 /*

@@ -159,7 +159,7 @@ cmp_ok($result->{seconds}, '<', $BOUND, 'nor much later');
 
 is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('q.a', 'x'); SELECT nats_flush())), '58030', 'ack_timeout ends nats_flush()');
 is($session->sqlstate('ROLLBACK; SET nats_publish.max_pending = 2; BEGIN;' .
-	q(SELECT nats_publish_async('q.a', 'x') FROM generate_series(1, 3))), '58030', 'and a call with the window full');
+	q(SELECT nats_publish_async('q.a', 'x') FROM generate_series(1, 3))), '58000', 'and a call with the window full');
 $result = $session->run(q(ROLLBACK; RESET nats_publish.max_pending; BEGIN; SELECT nats_publish_async('q.a', 'x') AS future \gset
 	SELECT nats_await(:future, '200 ms')));
 is($result->{sqlstate}, '58030', 'nats_await() has a timeout');

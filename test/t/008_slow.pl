@@ -54,7 +54,7 @@ $listener->subscribe('q.>');
 $result = $session->run(q(BEGIN; SELECT count(nats_publish_async('q.a', 'x')) FROM generate_series(1, 100)));
 is($result->{output}, '100', 'as many as max_pending do not wait');
 $result = $session->run(q(SET LOCAL nats_publish.ack_timeout = '300ms'; SELECT nats_publish_async('q.a', 'x')));
-is($result->{sqlstate}, '58030', 'the next one waits, and not longer than ack_timeout');
+is($result->{sqlstate}, '58000', 'the next one waits, and not longer than ack_timeout');
 like($result->{error}, qr/100 earlier messages/, 'the error says for how many');
 $session->run('ROLLBACK');
 $result = $session->run(q(SET nats_publish.on_full = 'error'; BEGIN;

@@ -250,7 +250,7 @@ sub fake
 {
 	my $rows = doctor_at(fake({}, version => '"2.8.4"')->url);
 	finds($rows, 'server', 'failed', qr/nats-server 2\.8\.4, "fake".*use nats-server 2\.9/, 'an old server');
-	finds($rows, 'jetstream', 'failed', qr/does not answer/, 'which does not answer JetStream');
+	finds($rows, 'jetstream', 'unknown', qr/does not answer/, 'which does not answer JetStream');
 	finds(doctor_at(fake({}, version => '"2.11.1"', cluster => '"C"')->url), 'server', 'ok', qr/of the cluster "C".*ttl can be used; atomic commits need/, '2.11');
 	my $shy = FakeServer->new(
 		sub
@@ -265,16 +265,19 @@ sub fake
 }
 {
 	my $plain = NatsServer->new(name => 'plain')->start;
-	finds(doctor_at($plain->url), 'jetstream', 'failed', qr/^The server does not have JetStream.*Switch JetStream on/, 'no JetStream');
+	my $what = qr/^The server does not have JetStream\. Switch JetStream on: put jetstream \{ store_dir:/;
+	finds(doctor_at($plain->url), 'jetstream', 'unknown', qr/$what.*nats_check\(subject, probe => true\) tells/, 'no JetStream');
 	my $rows = doctor_at($plain->url, q('t.a', true));
-	finds($rows, 'stream', 'failed', qr/Nobody answers the probe/, 'no JetStream');
+	finds($rows, 'jetstream', 'failed', qr/$what.*nats-server -js\.$/, 'no JetStream, with a probe');
+	finds($rows, 'stream', 'failed', qr/Nobody answers the probe\. Switch JetStream on/, 'no JetStream, with a probe');
 	my $accounts = NatsServer->new(name => 'accounts', jetstream => 1, config => <<'END')->start;
 accounts {
   JS: { jetstream: { max_file: 1000, max_mem: 1000000 }, users: [ { user: admin, password: admin } ] }
   NONE: { users: [ { user: none, password: secret } ] }
 }
 END
-	finds(doctor_at(url($accounts, 'none')), 'jetstream', 'failed', qr/^The server has JetStream, the account does not/, 'an account without');
+	finds(doctor_at(url($accounts, 'none')), 'jetstream', 'unknown', qr/^The server has JetStream, the account does not: .*for the account/, 'an account without');
+	finds(doctor_at(url($accounts, 'none'), q('t.a', true)), 'jetstream', 'failed', qr/^The server has JetStream, the account does not/, 'an account without, with a probe');
 	my $account = NatsClient->new(url => $accounts->url, user => 'admin', pass => 'admin');
 	$account->create_stream('A', ['a.>'], storage => 'file');
 	my $at = url($accounts, 'admin');
@@ -357,9 +360,9 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '2s'), '
 {
 	my $session = session();
 	my $rows = doctor($session, q('nothing.takes.this'));
-	complains_only_of($rows, 'no stream', 'stream');
-	finds($rows, 'stream', 'failed', qr/^No stream takes the subject\. Create one with nats_create_stream\(\)\.$/, 'no stream');
-	finds($rows, 'storage', 'unknown', qr/No stream/, 'no stream');
+	complains_only_of($rows, 'no stream');
+	finds($rows, 'stream', 'unknown', qr/^The account has no stream that takes the subject\. Create one with nats_create_stream\(\), unless .* probe => true/, 'no stream');
+	finds($rows, 'storage', 'unknown', qr/no stream/, 'no stream');
 	finds(doctor($session, q('nothing.takes.this', true)), 'stream', 'failed', qr/Nobody answers the probe/, 'no stream, with a probe');
 
 	$client->create_stream('SEALED', ['sealed.>'], storage => 'file');
