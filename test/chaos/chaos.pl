@@ -157,7 +157,8 @@ sub write_plan
 sub run_plan
 {
 	my (@actions) = @_;
-	my @clients = ((map { start_client($_) } 1 .. $Chaos::Plan::CLIENTS), (map { start_probe($_) } 1 .. @servers));
+	my @probes = map { start_probe($_) } 1 .. @servers;
+	my @clients = map { start_client($_) } 1 .. $Chaos::Plan::CLIENTS;
 	my $began = time;
 	my %count;
 	open(my $file, '>', "$log_dir/faults") or die "$log_dir/faults: $!";
@@ -172,8 +173,10 @@ sub run_plan
 		write_connection();
 	}
 	$faults->heal;
-	unlink "$log_dir/go_on";
-	ok(clients_have_ended(@clients), 'every session has ended, when all was whole again');
+	unlink "$log_dir/client_goes_on";
+	ok(have_ended(@clients), 'every session has ended, when all was whole again');
+	unlink "$log_dir/probe_goes_on";
+	ok(have_ended(@probes), 'and who has looked on');
 	ok(relay_has_drained(), 'the outbox is empty');
 	return %count;
 }
@@ -182,24 +185,25 @@ sub start_client
 {
 	my ($number) = @_;
 	write_connection();
-	return start_process("client_$number", sub { Chaos::Client::run(seed => $SEED, client => $number, atomic => $ATOMIC,
+	return start_process('client', $number, sub { Chaos::Client::run(seed => $SEED, client => $number, atomic => $ATOMIC,
 		connection => sub { slurp_file("$log_dir/connection") }, big => sub { -e "$log_dir/big" }, @_) });
 }
 
 sub start_probe
 {
 	my ($number) = @_;
-	return start_process("probe_$number", sub { Chaos::Probe::run(url => $boxes[ $number - 1 ]->url, streams => \@STREAMS, @_) });
+	return start_process('probe', $number, sub { Chaos::Probe::run(url => $boxes[ $number - 1 ]->url, streams => \@STREAMS, @_) });
 }
 
-# The file go_on makes it go on.
+# It goes on as long as there is the file.
 sub start_process
 {
-	my ($name, $run) = @_;
-	append_to_file("$log_dir/go_on", '');
+	my ($kind, $number, $run) = @_;
+	my ($name, $goes_on) = ("${kind}_$number", "$log_dir/${kind}_goes_on");
+	append_to_file($goes_on, '');
 	my $pid = fork() // die "fork: $!";
 	return $pid if $pid;
-	eval { $run->(log => "$log_dir/$name", until => sub { !-e "$log_dir/go_on" }); 1 } or append_to_file("$log_dir/$name.error", $@);
+	eval { $run->(log => "$log_dir/$name", until => sub { !-e $goes_on }); 1 } or append_to_file("$log_dir/$name.error", $@);
 	# not exit(): the parent's END blocks are here too
 	POSIX::_exit($@ ? 1 : 0);
 }
@@ -211,19 +215,19 @@ sub write_connection
 	return;
 }
 
-sub clients_have_ended
+sub have_ended
 {
-	my (@clients) = @_;
+	my (@pids) = @_;
 	my $end = time + $END_SECONDS;
 	my $failed = 0;
-	foreach my $pid (@clients)
+	foreach my $pid (@pids)
 	{
 		while (waitpid($pid, POSIX::WNOHANG()) == 0)
 		{
 			if (time > $end)
 			{
 				diag($faults->node->safe_psql('postgres', 'SELECT * FROM pg_stat_activity WHERE application_name ~ $$^chaos_$$'));
-				kill 'KILL', @clients;
+				kill 'KILL', @pids;
 				return 0;
 			}
 			sleep 0.1;

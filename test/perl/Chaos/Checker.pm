@@ -46,11 +46,15 @@ my $ROUNDED_SECONDS = 0.01;
 # What can be sent twice in the time that is left when a server is given up.
 my $RIDDEN_OUT_BYTES = 256 * 1024;
 
-# A node is probed at least so often.
-my $PROBED_SECONDS = 1.2;
+# A node is probed at least so often, and usually.
+my ($PROBED_SECONDS, $USUALLY_PROBED_SECONDS) = (1.2, 0.3);
 
 # After a fault has begun or ended, for what comes of it to be seen.
 my $SETTLED_SECONDS = 0.5;
+
+# A server hangs for all of a call when it does from here on: the time that is left when it is given up is a quarter.
+my $AT_ONCE_SECONDS = 0.3;
+my $HANGS = qr/^(?:server_(?:hang|stop)|box_(?:hang|silence|hold|cut|end)|network_cut)$/;
 
 # What a call or COMMIT may be told when servers, networks and sessions fail: the README's table of errors, and
 # PostgreSQL's own for what the harness does to it.
@@ -128,7 +132,7 @@ sub read_log
 		elsif ($event eq 'done') { @$attempt{qw(done text detail done_at)} = (@fields[ 0 .. 2 ], $time); }
 		elsif ($event eq 'waited')
 		{
-			my %wait = (from => $fields[0], to => $time, told => $fields[1], text => $fields[2], bytes => $attempt->{bytes});
+			my %wait = (from => $fields[0], to => $time, told => $fields[1], text => $fields[2] // '', bytes => $attempt->{bytes});
 			push @{ $attempt->{waits} }, { %wait, streams => _streams($attempt) };
 		}
 		else { die "$file: $line"; }
@@ -203,7 +207,7 @@ sub read_faults
 	foreach my $fields (_lines($file))
 	{
 		my ($time, $what, $node) = @$fields;
-		next if $what !~ /^(server|network|box|commits|stream|step)_/;
+		next if $what !~ /^(server|network|box|boxes|commits|stream|step)_/;
 		push @{ $self->{faults} }, { at => $time, what => $what, node => $node };
 	}
 	return;
@@ -347,7 +351,8 @@ sub _on_its_way_until
 	return $open ? 'inf' : $attempt->{done_at} + $LATE_SECONDS;
 }
 
-# What has ids and the time that it is promised, in a time when no fault begins or ends and a node does all of its work.
+# What has ids and the time that it is promised, in a time when a node does all of its work, and no fault begins or ends but
+# one at the beginning.
 sub _ridden_out
 {
 	my ($self) = @_;
@@ -357,7 +362,7 @@ sub _ridden_out
 		{
 			next if $self->_is_disturbed($wait);
 			my ($well) = grep { $self->_is_well($_, $wait) } sort keys %{ $self->{probes} } or next;
-			$self->_hold($wait->{told} eq 'ok', "$attempt->{name}, from $wait->{from} to $wait->{to} with node $well well: $wait->{told} $wait->{text}");
+			$self->_hold($wait->{told} eq 'ok', "$attempt->{name}, from $wait->{from} to $wait->{to} with node $well well:", @$wait{ 'told', 'text' });
 		}
 	}
 	return;
@@ -367,11 +372,12 @@ sub _ridden_out
 sub _is_disturbed
 {
 	my ($self, $wait) = @_;
-	my %slow;
+	my (%slow, $began);
 	foreach my $fault (grep { $_->{at} < $wait->{to} } @{ $self->{faults} })
 	{
-		return 1 if $fault->{at} > $wait->{from} - $SETTLED_SECONDS;
 		$slow{ $fault->{node} } = $fault->{what} eq 'network_slow' if $fault->{what} =~ /^network/;
+		next if $fault->{at} < $wait->{from} - $SETTLED_SECONDS;
+		return 1 if $began++ || $fault->{what} !~ $HANGS || $fault->{at} > $wait->{from} + $AT_ONCE_SECONDS;
 	}
 	return grep { $_ } values %slow;
 }
@@ -380,7 +386,7 @@ sub _is_disturbed
 sub _is_well
 {
 	my ($self, $node, $wait) = @_;
-	my @rounds = grep { $_->{sent} > $wait->{from} - $PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} };
+	my @rounds = grep { $_->{sent} > $wait->{from} - $USUALLY_PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} };
 	return 0 if @rounds < ($wait->{to} - $wait->{from}) / $PROBED_SECONDS;
 	foreach my $round (@rounds)
 	{

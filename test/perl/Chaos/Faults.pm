@@ -115,6 +115,8 @@ sub _box_cut
 	return $open;
 }
 
+sub _boxes_cut { $_->cut foreach @{ $_[0]{boxes} }; return 1; }
+
 # As from the server, and with something in front of it that wants an answer.
 sub _box_end
 {

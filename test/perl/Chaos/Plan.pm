@@ -19,7 +19,8 @@ start), C<what> and what that needs. What lasts has an action that ends it, too.
 a SilentProxy; what happens to that is nothing to the cluster.
 
 A node that is hung or silent for longer than every timeout is so alone: no other fault of servers, networks and streams
-begins or ends in that time, so that what is promised then can be looked at.
+begins or ends in that time, nor does PostgreSQL, so that what is promised then can be looked at. Before it all connections are cut, so that some
+sessions come to be at that node.
 
 transaction() returns what the client does in its n-th transaction: a hash of C<steps>, C<end> (commit or rollback),
 C<ids> (whether messages have ids of our own), C<anonymous> (none at all), C<impatient> (with timeouts of so many
@@ -77,7 +78,9 @@ sub faults
 	for (my $at = 1 + rand; $at < $seconds - 1; $at += 0.3 + rand 2.5)
 	{
 		my $action = _fault($at, \%busy, $promotion) or next;
+		next if $action->{at} > $seconds;
 		my $length = delete $action->{length};
+		push @actions, { at => $action->{at} - 2, what => 'boxes_cut' } if $action->{what} =~ /_hang$/;
 		push @actions, $action;
 		# while megabytes are held, servers no longer read, and then the COMMITs are cancelled
 		push @actions, { %$action, at => $action->{at} + 0.7, what => 'commits_stall' },
@@ -100,9 +103,9 @@ sub _fault
 
 	if ($what =~ /^(server_hang|box_hang|commits_begin)$/)
 	{
-		$fault{at} = $at = max($at, map { $busy->{$_} + 1 } grep { /^(node|stream)/ } keys %$busy);
+		$fault{at} = $at = 2 + max($at, values %$busy);
 		$fault{length} = $what eq 'commits_begin' ? 2 + rand 2 : $COMMIT_TIMEOUT + 1 + rand 2;
-		$busy->{$_} = $at + $fault{length} + 0.5 foreach (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
+		$busy->{$_} = $at + $fault{length} + 0.5 foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
 		$fault{node} = $node if $what ne 'commits_begin';
 		$fault{direction} = $direction if $what eq 'box_hang';
 		@fault{qw(signal rate)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ]) if $what eq 'commits_begin';
