@@ -382,17 +382,18 @@ sub _is_disturbed
 	return grep { $_ } values %slow;
 }
 
-# Whether it has answered for all these streams, at each time.
+# Whether it was asked all the time, and has answered for all these streams.
 sub _is_well
 {
 	my ($self, $node, $wait) = @_;
-	my @rounds = grep { $_->{sent} > $wait->{from} - $USUALLY_PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} };
-	return 0 if @rounds < ($wait->{to} - $wait->{from}) / $PROBED_SECONDS;
-	foreach my $round (@rounds)
+	my $last = $wait->{from};
+	foreach my $round (grep { $_->{sent} > $wait->{from} - $USUALLY_PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} })
 	{
+		return 0 if $round->{sent} > $last + $PROBED_SECONDS;
 		return 0 if grep { !$round->{streams}{$_} } @{ $wait->{streams} };
+		$last = $round->{sent};
 	}
-	return 1;
+	return $wait->{to} < $last + $PROBED_SECONDS;
 }
 
 sub _outbox_phantom

@@ -51,8 +51,11 @@ our $LONGEST = 8;
 our $ACK_TIMEOUT = 5;
 our $COMMIT_TIMEOUT = 8;
 
+# Between two faults that are alone.
+my $ALONE_SECONDS = 10;
+
 my %WEIGHT_OF_FAULT = (
-	server_hang => 2, box_hang => 2, box_silence => 3, box_hold => 1, box_cut => 3, box_end => 2, commits_begin => 3,
+	server_hang => 3, box_hang => 3, box_silence => 3, box_hold => 1, box_cut => 3, box_end => 2, commits_begin => 3,
 	server_kill => 3, server_stop => 3, network_cut => 3, network_slow => 2, step_down => 4, stream_full => 2,
 	backend_terminate => 3, backend_cancel => 4, backend_kill => 1,
 	relay_terminate => 1, relay_kill => 1, postgres_crash => 1, postgres_restart => 1);
@@ -78,7 +81,7 @@ sub faults
 	for (my $at = 1 + rand; $at < $seconds - 1; $at += 0.3 + rand 2.5)
 	{
 		my $action = _fault($at, \%busy, $promotion) or next;
-		next if $action->{at} > $seconds;
+		next if $action->{at} > $seconds - 1;
 		my $length = delete $action->{length};
 		push @actions, { at => $action->{at} - 2, what => 'boxes_cut' } if $action->{what} =~ /_hang$/;
 		push @actions, $action;
@@ -103,14 +106,9 @@ sub _fault
 
 	if ($what =~ /^(server_hang|box_hang|commits_begin)$/)
 	{
-		$fault{at} = $at = 2 + max($at, values %$busy);
-		$fault{length} = $what eq 'commits_begin' ? 2 + rand 2 : $COMMIT_TIMEOUT + 1 + rand 2;
-		$busy->{$_} = $at + $fault{length} + 0.5 foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
-		$fault{node} = $node if $what ne 'commits_begin';
-		$fault{direction} = $direction if $what eq 'box_hang';
-		@fault{qw(signal rate)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ]) if $what eq 'commits_begin';
+		return _alone(\%fault, $busy) ? { %fault, $what eq 'commits_begin' ? () : (node => $node, direction => $direction) } : undef;
 	}
-	elsif ($what =~ /^box_(cut|end)$/)
+	if ($what =~ /^box_(cut|end)$/)
 	{
 		return if ($busy->{"node $node"} // 0) > $at;
 		@fault{qw(node direction)} = ($node, $direction);
@@ -140,6 +138,23 @@ sub _fault
 	}
 	$fault{client} = $client if $what =~ /^backend_/;
 	return \%fault;
+}
+
+# Makes it wait for the end of all others. Returns nothing when the last one of its kind was a moment ago.
+sub _alone
+{
+	my ($fault, $busy) = @_;
+	return if ($busy->{alone} // 0) > $fault->{at};
+	$fault->{at} = 2 + max($fault->{at}, values %$busy);
+	if ($fault->{what} eq 'commits_begin')
+	{
+		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 2 + rand 2);
+	}
+	else { $fault->{length} = $COMMIT_TIMEOUT + 1 + rand 2; }
+	my $end = $fault->{at} + $fault->{length} + 0.5;
+	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
+	$busy->{alone} = $end + $ALONE_SECONDS;
+	return 1;
 }
 
 sub transaction
