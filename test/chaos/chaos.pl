@@ -195,15 +195,16 @@ sub start_probe
 	return start_process('probe', $number, sub { Chaos::Probe::run(url => $boxes[ $number - 1 ]->url, streams => \@STREAMS, @_) });
 }
 
-# It goes on as long as there is the file.
+# It goes on as long as there is the file, and who has made it.
 sub start_process
 {
 	my ($kind, $number, $run) = @_;
 	my ($name, $goes_on) = ("${kind}_$number", "$log_dir/${kind}_goes_on");
+	my $parent = $$;
 	append_to_file($goes_on, '');
 	my $pid = fork() // die "fork: $!";
 	return $pid if $pid;
-	eval { $run->(log => "$log_dir/$name", until => sub { !-e $goes_on }); 1 } or append_to_file("$log_dir/$name.error", $@);
+	eval { $run->(log => "$log_dir/$name", until => sub { !-e $goes_on || getppid() != $parent }); 1 } or append_to_file("$log_dir/$name.error", $@);
 	# not exit(): the parent's END blocks are here too
 	POSIX::_exit($@ ? 1 : 0);
 }
