@@ -240,7 +240,7 @@ sub seen { my ($time, @messages) = @_; return map { "$time 1.2.0.$_" } @messages
 my $ON_ITS_WAY = '^what is held for a COMMIT is on its way';
 on_its_way('', 'sent during COMMIT', seen => [ seen(2.1, 0 .. 19) ], stored => [ 0 .. 19 ]);
 on_its_way('', 'and stored later, by a server that had it', seen => [ seen(2.1, 0 .. 19) ], stored => [ 0 .. 19 ], stored_at => 9);
-on_its_way('', 'a moment after its error', seen => [ seen(3.9, 0 .. 19) ]);
+on_its_way('', 'a moment after its error', seen => [ seen(3.5, 0 .. 19) ]);
 on_its_way('', 'what was on its way, in the kernel of a server that stands', seen => [ seen(2.1, 0 .. 16), seen(9, 17 .. 19) ]);
 on_its_way($ON_ITS_WAY, 'more than that', seen => [ seen(2.1, 0 .. 15), seen(9, 16 .. 19) ]);
 on_its_way($ON_ITS_WAY, 'stored much later, seen by nobody', stored => [ 0 .. 19 ], stored_at => 9);

@@ -85,9 +85,9 @@ sub faults
 		my $length = delete $action->{length};
 		push @actions, { at => $action->{at} - 2, what => 'boxes_cut' } if $action->{what} =~ /_hang$/;
 		push @actions, $action;
-		# while megabytes are held, servers no longer read, and then the COMMITs are cancelled
+		# while megabytes are held, servers no longer read, then the COMMITs are cancelled, and later servers read again
 		push @actions, { %$action, at => $action->{at} + 0.7, what => 'commits_stall' },
-			{ %$action, at => $action->{at} + $length - 0.7, what => 'commits_cancel' } if $action->{what} eq 'commits_begin';
+			{ %$action, at => $action->{at} + $length - 1.5, what => 'commits_cancel' } if $action->{what} eq 'commits_begin';
 		my $end = $END_OF_FAULT{ $action->{what} } or next;
 		push @actions, { %$action, at => $action->{at} + $length, what => $end };
 	}
@@ -148,7 +148,7 @@ sub _alone
 	$fault->{at} = 2 + max($fault->{at}, values %$busy);
 	if ($fault->{what} eq 'commits_begin')
 	{
-		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 2 + rand 2);
+		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 3 + rand 2);
 	}
 	else { $fault->{length} = $COMMIT_TIMEOUT + 1 + rand 2; }
 	my $end = $fault->{at} + $fault->{length} + 0.5;
