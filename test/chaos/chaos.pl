@@ -12,14 +12,19 @@ use Time::HiRes qw(sleep time);
 use NatsClient;
 use NatsServer;
 use PublishTest qw(wait_for);
+use SilentProxy;
 
 use Chaos::Checker;
 use Chaos::Client;
 use Chaos::Faults;
 use Chaos::Network;
 use Chaos::Plan;
+use Chaos::Probe;
 
 my ($SECONDS, $SEED, $STANDBY) = ($ENV{CHAOS_SECONDS} || 60, $ENV{CHAOS_SEED} || 1, $ENV{CHAOS_STANDBY});
+
+# Where PostgreSQL finds a node, behind its box.
+my $BOX_PORT = 4223;
 
 # By the seed too, but not by chance: each is a quarter of the seeds.
 my $STRICT = $SEED % 4 != 3;
@@ -32,12 +37,13 @@ my $log_dir = $PostgreSQL::Test::Utils::log_path;
 $ENV{PGDATABASE} = 'postgres';
 
 my @servers = start_servers();
+my @boxes = map { start_box($_) } 1 .. @servers;
 my $ATOMIC = (NatsClient->new(url => $servers[0]->url)->info->{api_lvl} // 0) >= 2;
 my @STREAMS = grep { $ATOMIC || $_ ne 'atomic' } @Chaos::Plan::STREAMS;
 create_streams();
 my $node = start_postgres();
 my $standby = $STANDBY ? start_standby($node) : undef;
-my $faults = Chaos::Faults->new(servers => \@servers, node => $node, standby => $standby);
+my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby);
 
 my @plan = Chaos::Plan::faults($SEED, $SECONDS, standby => $STANDBY);
 write_plan(@plan);
@@ -51,10 +57,20 @@ sub start_servers
 	my $routes = join ', ', map { 'nats://' . Chaos::Network::address($_) . ':6222' } 1 .. $Chaos::Plan::NODES;
 	my @started = map { NatsServer->new(name => "node$_", jetstream => 1, host => Chaos::Network::address($_), port => 4222,
 		within => [ Chaos::Network::within($_) ],
-		config => 'cluster { name: CHAOS, listen: "' . Chaos::Network::address($_) . qq(:6222", routes: [ $routes ] })) }
+		config => 'client_advertise: "' . Chaos::Network::address($_) . qq(:$BOX_PORT"\n) . 'cluster { name: CHAOS, listen: "' . Chaos::Network::address($_) . qq(:6222", routes: [ $routes ] })) }
 		1 .. $Chaos::Plan::NODES;
 	$_->start foreach @started;
 	return @started;
+}
+
+# At the node, and with small buffers of the kernel, so that what PostgreSQL has sent is known. It writes down which message
+# it sees when.
+sub start_box
+{
+	my ($number) = @_;
+	return SilentProxy->new($servers[ $number - 1 ], host => Chaos::Network::address($number), port => $BOX_PORT,
+		within => [ Chaos::Network::within($number) ], buffer => $Chaos::Checker::BOX_BYTES / 2,
+		watch => [ qr/(\d+\.\d+\.\d+)\|\d+\|/, "$log_dir/box_$number" ]);
 }
 
 # The duplicate window is longer than any message may be on its way. The nodes find each other in seconds; until then
@@ -77,7 +93,7 @@ sub start_postgres
 {
 	my $postgres = PostgreSQL::Test::Cluster->new('chaos');
 	$postgres->init(allows_streaming => $STANDBY ? 1 : 0);
-	my $urls = join ',', map { $_->url } @servers;
+	my $urls = join ',', map { $_->url } @boxes;
 	$postgres->append_conf('postgresql.conf', <<"END");
 restart_after_crash = on
 max_connections = 50
@@ -88,9 +104,9 @@ work_mem = '64kB'
 shared_preload_libraries = 'nats_publish'
 nats_publish.url = '$urls'
 nats_publish.randomize = on
-nats_publish.connect_timeout = '1s'
-nats_publish.ack_timeout = '3s'
-nats_publish.commit_timeout = '6s'
+nats_publish.connect_timeout = '500ms'
+nats_publish.ack_timeout = '${Chaos::Plan::ACK_TIMEOUT}s'
+nats_publish.commit_timeout = '${Chaos::Plan::COMMIT_TIMEOUT}s'
 nats_publish.relay_databases = 'postgres'
 nats_publish.relay_ordering = '@{[ $STRICT ? 'strict' : 'relaxed' ]}'
 END
@@ -141,38 +157,54 @@ sub write_plan
 sub run_plan
 {
 	my (@actions) = @_;
+	my @probes = map { start_probe($_) } 1 .. @servers;
 	my @clients = map { start_client($_) } 1 .. $Chaos::Plan::CLIENTS;
 	my $began = time;
 	my %count;
+	open(my $file, '>', "$log_dir/faults") or die "$log_dir/faults: $!";
+	$file->autoflush(1);
 	foreach my $action (@actions)
 	{
 		my $wait = $began + $action->{at} - time;
 		sleep $wait if $wait > 0;
 		note(sprintf '%8.3f %s', time - $began, join ' ', map { "$_=$action->{$_}" } sort grep { $_ ne 'at' } keys %$action);
+		print $file join("\t", sprintf('%.3f', time), $action->{what}, $action->{node} // ''), "\n";
 		$count{ $action->{what} }++ if $faults->act($action);
 		write_connection();
 	}
 	$faults->heal;
-	unlink "$log_dir/go_on";
-	ok(clients_have_ended(@clients), 'every session has ended, when all was whole again');
+	unlink "$log_dir/client_goes_on";
+	ok(have_ended(@clients), 'every session has ended, when all was whole again');
+	unlink "$log_dir/probe_goes_on";
+	ok(have_ended(@probes), 'and who has looked on');
 	ok(relay_has_drained(), 'the outbox is empty');
 	return %count;
 }
 
-# Each is a process of its own; the file go_on makes it go on.
 sub start_client
 {
 	my ($number) = @_;
 	write_connection();
-	append_to_file("$log_dir/go_on", '');
+	return start_process('client', $number, sub { Chaos::Client::run(seed => $SEED, client => $number, atomic => $ATOMIC,
+		connection => sub { slurp_file("$log_dir/connection") }, big => sub { -e "$log_dir/big" }, @_) });
+}
+
+sub start_probe
+{
+	my ($number) = @_;
+	return start_process('probe', $number, sub { Chaos::Probe::run(url => $boxes[ $number - 1 ]->url, streams => \@STREAMS, @_) });
+}
+
+# It goes on as long as there is the file, and who has made it.
+sub start_process
+{
+	my ($kind, $number, $run) = @_;
+	my ($name, $goes_on) = ("${kind}_$number", "$log_dir/${kind}_goes_on");
+	my $parent = $$;
+	append_to_file($goes_on, '');
 	my $pid = fork() // die "fork: $!";
 	return $pid if $pid;
-	eval
-	{
-		Chaos::Client::run(seed => $SEED, client => $number, log => "$log_dir/client_$number", atomic => $ATOMIC,
-			connection => sub { slurp_file("$log_dir/connection") }, until => sub { !-e "$log_dir/go_on" });
-		1;
-	} or append_to_file("$log_dir/client_$number.error", $@);
+	eval { $run->(log => "$log_dir/$name", until => sub { !-e $goes_on || getppid() != $parent }); 1 } or append_to_file("$log_dir/$name.error", $@);
 	# not exit(): the parent's END blocks are here too
 	POSIX::_exit($@ ? 1 : 0);
 }
@@ -184,26 +216,26 @@ sub write_connection
 	return;
 }
 
-sub clients_have_ended
+sub have_ended
 {
-	my (@clients) = @_;
+	my (@pids) = @_;
 	my $end = time + $END_SECONDS;
 	my $failed = 0;
-	foreach my $pid (@clients)
+	foreach my $pid (@pids)
 	{
 		while (waitpid($pid, POSIX::WNOHANG()) == 0)
 		{
 			if (time > $end)
 			{
 				diag($faults->node->safe_psql('postgres', 'SELECT * FROM pg_stat_activity WHERE application_name ~ $$^chaos_$$'));
-				kill 'KILL', @clients;
+				kill 'KILL', @pids;
 				return 0;
 			}
 			sleep 0.1;
 		}
 		$failed++ if $?;
 	}
-	diag(slurp_file($_)) foreach glob "$log_dir/client_*.error";
+	diag(slurp_file($_)) foreach glob "$log_dir/*.error";
 	return $failed == 0;
 }
 
@@ -254,6 +286,9 @@ sub gather
 {
 	my $run = Chaos::Checker->new(strict => $STRICT);
 	$run->read_log("$log_dir/client_$_") foreach 1 .. $Chaos::Plan::CLIENTS;
+	$run->read_boxes(map { "$log_dir/box_$_" } 1 .. @boxes);
+	$run->read_probes($_, "$log_dir/probe_$_") foreach 1 .. @servers;
+	$run->read_faults("$log_dir/faults");
 	my $postgres = $faults->node;
 	my $column = sub { split /\n/, $postgres->safe_psql('postgres', $_[0]) };
 	$run->committed($column->('SELECT attempt FROM ledger'));
@@ -264,9 +299,9 @@ sub gather
 	open(my $file, '>', "$log_dir/stored") or die "$log_dir/stored: $!";
 	foreach my $name (map { "CHAOS_\U$_" } @STREAMS)
 	{
-		foreach my $message (messages_of($name))
+		foreach my $message (grep { $_->{subject} !~ /\.probe$/ } messages_of($name))
 		{
-			$run->stored($name, @$message{qw(seq subject payload)});
+			$run->stored($name, @$message{qw(seq subject payload)}, $message->{stored_at} / 1e9);
 			print $file join("\t", $name, @$message{qw(seq subject)}, sprintf('%.3f', $message->{stored_at} / 1e9), substr($message->{payload}, 0, 30)), "\n";
 		}
 	}

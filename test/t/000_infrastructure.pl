@@ -170,7 +170,8 @@ $secure->stop;
 
 # A middle box
 
-my $box = SilentProxy->new($nats);
+my $watched = PostgreSQL::Test::Utils::tempdir('watched') . '/matches';
+my $box = SilentProxy->new($nats, buffer => 16384, watch => [ qr/(w\d+w)/, $watched ]);
 sub connected { return NatsClient->new(url => $box->url, timeout => 30, @_); }
 sub is_deaf { my ($it, $name) = @_; $it->{timeout} = 0.2; return ok(!eval { $it->flush; 1 }, $name); }
 
@@ -189,6 +190,16 @@ $client->js_publish('b.a', $big);
 ok($client->get_message('B', 1)->{payload} eq $big, 'a message of many reads goes through it, and back');
 is($box->connections . '/' . $box->open_connections . '/' . $box->dropped, '1/1/0', 'one connection, and nothing dropped');
 cmp_ok($box->passed('client'), '>', 900_000, 'it counts');
+$client->publish('b.none', 'w1w,w2w,w' . '3' x 50);
+$client->flush;
+$client->publish('none', 'w4w' . 'x' x 100_000 . 'w5w');
+$client->flush;
+is(join(' ', slurp_file($watched) =~ /^\d+\.\d+\t(.*)$/mg), 'w1w w2w w4w w5w', 'and watches');
+$box->refuse;
+ok(!eval { connected(); 1 }, 'no new connection is taken');
+$client->flush;
+$box->accept;
+ok(connected(), 'and again');
 
 $box->silence;
 $client->publish('b.b', 'x' x 100) foreach 1 .. 100;
@@ -197,7 +208,7 @@ is_deaf($client, 'who is dropped hears nothing');
 ok(!eval { connected(timeout => 0.2); 1 }, 'nor does a new connection');
 $box->pass;
 is_deaf($client, 'a connection that has lost something stays silent');
-is(connected()->stream_info('B')->{state}{messages}, 1, 'a new one does not');
+is(connected()->stream_info('B')->{state}{messages}, 2, 'a new one does not');
 
 $client = connected();
 $box->silence;
@@ -208,7 +219,7 @@ ok(1, 'nor does one that has lost nothing');
 $box->silence('server');
 $client->publish('b.b', 'x');
 is_deaf($client, 'the server is not heard');
-wait_for('the message', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 2 });
+wait_for('the message', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 3 });
 cmp_ok($box->dropped('server'), '>', 0, 'but hears');
 $box->pass;
 $client = connected();
@@ -225,7 +236,7 @@ $client->publish('b.c', $big);
 $box->pass;
 $client->{timeout} = 30;
 $client->flush;
-wait_for('what was held', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 3 });
+wait_for('what was held', sub { NatsClient->new(url => $nats->url)->stream_info('B')->{state}{messages} == 4 });
 
 $box->delay(0.3);
 $started = time;

@@ -14,7 +14,10 @@ Chaos::Checker - decides from what the clients were told and what is there now, 
   $run->committed(@attempts);               # rows of the ledger
   $run->waiting(@payloads);                 # left in the outbox, and
   $run->dead(@payloads);
-  $run->stored($stream, $sequence, $subject, $payload) foreach ...;     # in the order of the stream
+  $run->stored($stream, $sequence, $subject, $payload, $time) foreach ...;     # in the order of the stream
+  $run->read_boxes(@files);                 # which messages they saw, and when
+  $run->read_probes($node, $file);          # of Chaos::Probe
+  $run->read_faults($file);                 # their times and names
 
   foreach my $rule ($run->rules) { my ($checked, @violations) = $run->check($rule); }
   my %count = $run->counts;
@@ -30,6 +33,28 @@ package Chaos::Checker;
 
 use strict;
 use warnings FATAL => 'all';
+
+# What the kernel keeps of what PostgreSQL has sent and a box has not read.
+our $BOX_BYTES = 32768;
+
+# By so much a box may see later what was sent in time: a slow network keeps it for 0.4 s, and machines are slow.
+my $LATE_SECONDS = 0.6;
+
+# The clocks are one, their times are rounded.
+my $ROUNDED_SECONDS = 0.01;
+
+# What can be sent twice in the time that is left when a server is given up.
+my $RIDDEN_OUT_BYTES = 256 * 1024;
+
+# A node is probed at least so often, and usually.
+my ($PROBED_SECONDS, $USUALLY_PROBED_SECONDS) = (1.2, 0.3);
+
+# After a fault has begun or ended, for what comes of it to be seen.
+my $SETTLED_SECONDS = 0.5;
+
+# A server hangs for all of a call when it does from here on: the time that is left when it is given up is a quarter.
+my $AT_ONCE_SECONDS = 0.3;
+my $HANGS = qr/^(?:server_(?:hang|stop)|box_(?:hang|silence|hold|cut|end)|network_cut)$/;
 
 # What a call or COMMIT may be told when servers, networks and sessions fail: the README's table of errors, and
 # PostgreSQL's own for what the harness does to it.
@@ -51,6 +76,8 @@ my @RULES = (
 	[ 'every critical message of a committed transaction is stored' => '_critical' ],
 	[ 'every PubAck is true' => '_acknowledged' ],
 	[ 'no message that was held for a COMMIT is stored without one' => '_held' ],
+	[ 'what is held for a COMMIT is on its way while that lasts, and not later' => '_on_its_way' ],
+	[ 'nothing fails for a server that hangs while another one is well' => '_ridden_out' ],
 	[ 'no message for the outbox is stored unless it was committed' => '_outbox_phantom' ],
 	[ 'every committed message of the outbox is stored' => '_outbox' ],
 	[ 'no message is stored twice' => '_twice' ],
@@ -65,9 +92,10 @@ my @RULES = (
 sub new
 {
 	my ($class, %args) = @_;
-	# attempts, by name: a hash of name, end, done, and of its calls in their order; a call is a hash of message, mode,
-	# told, text, stream, seq, undone, flushed
-	return bless { attempts => {}, calls => {}, committed => {}, stored => {}, streams => {}, waiting => [], dead => [],
+	# attempts, by name: a hash of name, end, end_at, done, done_at, text, detail, anonymous, impatient, bytes (of the calls
+	# so far), modes (a hash of them), and of its calls and waits in their order; a call is a hash of message, mode, bytes,
+	# told, text, stream, seq, undone, flushed; a wait is one of from, to, told, text, bytes, streams
+	return bless { attempts => {}, calls => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, stored => {}, streams => {}, waiting => [], dead => [],
 		strict => $args{strict} // 1 }, $class;
 }
 
@@ -79,15 +107,18 @@ sub read_log
 	while (my $line = <$log>)
 	{
 		chomp $line;
-		my (undef, $event, @fields) = split /\t/, $line, -1;
+		my ($time, $event, @fields) = split /\t/, $line, -1;
 		if ($event eq 'begin')
 		{
-			$attempt = $self->{attempts}{ $fields[0] } = { name => $fields[0], calls => [] };
+			$attempt = $self->{attempts}{ $fields[0] } = { name => $fields[0], anonymous => $fields[1], impatient => $fields[2],
+				calls => [], waits => [], bytes => 0, modes => {} };
 			%call = ();
 		}
 		elsif ($event eq 'call')
 		{
-			my $call = $call{ $fields[0] } = { message => $fields[0], mode => $fields[1], attempt => $attempt };
+			my $call = $call{ $fields[0] } = { message => $fields[0], mode => $fields[1], bytes => $fields[2] // 0, attempt => $attempt };
+			$attempt->{bytes} += $call->{bytes};
+			$attempt->{modes}{ $fields[1] } = 1;
 			push @{ $attempt->{calls} }, $call;
 			push @{ $self->{calls}{ $fields[0] } }, $call;
 		}
@@ -97,11 +128,24 @@ sub read_log
 		{
 			$_->{flushed} = 1 foreach grep { !$_->{undone} && ($_->{told} // '') eq 'ok' && $_->{mode} =~ /async$/ } values %call;
 		}
-		elsif ($event eq 'end') { $attempt->{end} = $fields[0]; }
-		elsif ($event eq 'done') { @$attempt{qw(done text detail)} = @fields; }
+		elsif ($event eq 'end') { @$attempt{qw(end end_at)} = ($fields[0], $time); }
+		elsif ($event eq 'done') { @$attempt{qw(done text detail done_at)} = (@fields[ 0 .. 2 ], $time); }
+		elsif ($event eq 'waited')
+		{
+			my %wait = (from => $fields[0], to => $time, told => $fields[1], text => $fields[2] // '', bytes => $attempt->{bytes});
+			push @{ $attempt->{waits} }, { %wait, streams => _streams($attempt) };
+		}
 		else { die "$file: $line"; }
 	}
 	return;
+}
+
+# Those that an attempt has published to itself.
+sub _streams
+{
+	my ($attempt) = @_;
+	my %streams = map { (s/^change_.*/change/r => 1) } grep { !$OUTBOX{$_} } keys %{ $attempt->{modes} };
+	return [ sort keys %streams ];
 }
 
 sub _told
@@ -125,11 +169,55 @@ sub dead { my ($self, @payloads) = @_; push @{ $self->{dead} }, map { _name($_) 
 
 sub stored
 {
-	my ($self, $stream, $seq, $subject, $payload) = @_;
-	my $message = { stream => $stream, seq => $seq, subject => $subject, name => _name($payload), payload => $payload };
+	my ($self, $stream, $seq, $subject, $payload, $time) = @_;
+	my $message = { stream => $stream, seq => $seq, subject => $subject, name => _name($payload), payload => $payload, stored_at => $time };
 	push @{ $self->{stored}{ $message->{name} } }, $message;
 	push @{ $self->{streams}{$stream} }, $message;
 	return;
+}
+
+sub read_boxes
+{
+	my ($self, @files) = @_;
+	$self->{boxes} = @files;
+	foreach my $fields (map { _lines($_) } @files)
+	{
+		push @{ $self->{seen}{ $fields->[1] } }, $fields->[0];
+	}
+	return;
+}
+
+sub read_probes
+{
+	my ($self, $node, $file) = @_;
+	my %rounds;
+	foreach my $fields (_lines($file))
+	{
+		my ($sent, $stream, $seconds) = @$fields;
+		$rounds{$sent}{$stream} = $seconds ne '';
+	}
+	$self->{probes}{$node} = [ map { { sent => $_, streams => $rounds{$_} } } sort { $a <=> $b } keys %rounds ];
+	return;
+}
+
+# What happened to a session or to PostgreSQL is nothing to the servers.
+sub read_faults
+{
+	my ($self, $file) = @_;
+	foreach my $fields (_lines($file))
+	{
+		my ($time, $what, $node) = @$fields;
+		next if $what !~ /^(server|network|box|boxes|commits|stream|step)_/;
+		push @{ $self->{faults} }, { at => $time, what => $what, node => $node };
+	}
+	return;
+}
+
+sub _lines
+{
+	my ($file) = @_;
+	open(my $lines, '<', $file) or return;
+	return map { chomp; [ split /\t/, $_, -1 ] } <$lines>;
 }
 
 sub _name { return (split /\|/, $_[0], 2)[0]; }
@@ -224,6 +312,88 @@ sub _held
 	my ($self) = @_;
 	$self->_phantoms(\%AT_COMMIT, sub { ($_[0]{end} // '') eq 'commit' }, 'no COMMIT was sent for it');
 	return;
+}
+
+# By the boxes; the stream's own time counts for what no box has seen. A COMMIT that has failed can't take back what is in
+# the kernels of other machines.
+sub _on_its_way
+{
+	my ($self) = @_;
+	my %late;
+	foreach my $message (sort keys %{ $self->{calls} })
+	{
+		my $calls = $self->{calls}{$message};
+		next unless $AT_COMMIT{ $calls->[0]{mode} };
+		my @commits = map { $_->{attempt} } grep { !$_->{undone} && ($_->{attempt}{end} // '') eq 'commit' } @$calls;
+		foreach my $time (@{ $self->{seen}{$message} // [ map { $_->{stored_at} // () } @{ $self->{stored}{$message} // [] } ] })
+		{
+			next if grep { $time > $_->{end_at} - $ROUNDED_SECONDS && $time < _on_its_way_until($_) } @commits;
+			my ($failed) = grep { $time > $_->{end_at} } reverse @commits;
+			$late{ $failed->{name} }{$message} = $calls->[0]{bytes} if $failed;
+			$self->_hold(0, "$calls->[0]{mode} $message was on its way at $time, without a COMMIT") unless $failed;
+		}
+	}
+	foreach my $attempt (grep { defined $_->{done_at} && ($_->{end} // '') eq 'commit' } $self->_attempts)
+	{
+		my ($messages, $bytes) = ($late{ $attempt->{name} } // {}, 0);
+		$bytes += $_ foreach values %$messages;
+		$self->_hold($bytes <= $BOX_BYTES * $self->{boxes}, keys(%$messages) . " held messages of $attempt->{name}, $bytes bytes,",
+			"were on their way more than $LATE_SECONDS s after it was told $attempt->{done} at $attempt->{done_at}");
+	}
+	return;
+}
+
+# Of a session that was lost it is not known when it ended, but for one that was ended in order.
+sub _on_its_way_until
+{
+	my ($attempt) = @_;
+	my $open = !defined $attempt->{done} || ($attempt->{done} eq 'lost' && ($attempt->{detail} // '') !~ /administrator command/);
+	return $open ? 'inf' : $attempt->{done_at} + $LATE_SECONDS;
+}
+
+# What has ids and the time that it is promised, in a time when a node does all of its work, and no fault begins or ends but
+# one at the beginning.
+sub _ridden_out
+{
+	my ($self) = @_;
+	foreach my $attempt (grep { !$_->{anonymous} && !$_->{impatient} } $self->_attempts)
+	{
+		foreach my $wait (grep { $_->{told} =~ /^(ok|58000|58030)$/ && @{ $_->{streams} } && $_->{bytes} <= $RIDDEN_OUT_BYTES } @{ $attempt->{waits} })
+		{
+			next if $self->_is_disturbed($wait);
+			my ($well) = grep { $self->_is_well($_, $wait) } sort keys %{ $self->{probes} } or next;
+			$self->_hold($wait->{told} eq 'ok', "$attempt->{name}, from $wait->{from} to $wait->{to} with node $well well:", @$wait{ 'told', 'text' });
+		}
+	}
+	return;
+}
+
+# A slow network is not one that hangs.
+sub _is_disturbed
+{
+	my ($self, $wait) = @_;
+	my (%slow, $began);
+	foreach my $fault (grep { $_->{at} < $wait->{to} } @{ $self->{faults} })
+	{
+		$slow{ $fault->{node} } = $fault->{what} eq 'network_slow' if $fault->{what} =~ /^network/;
+		next if $fault->{at} < $wait->{from} - $SETTLED_SECONDS;
+		return 1 if $began++ || $fault->{what} !~ $HANGS || $fault->{at} > $wait->{from} + $AT_ONCE_SECONDS;
+	}
+	return grep { $_ } values %slow;
+}
+
+# Whether it was asked all the time, and has answered for all these streams.
+sub _is_well
+{
+	my ($self, $node, $wait) = @_;
+	my $last = $wait->{from};
+	foreach my $round (grep { $_->{sent} > $wait->{from} - $USUALLY_PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} })
+	{
+		return 0 if $round->{sent} > $last + $PROBED_SECONDS;
+		return 0 if grep { !$round->{streams}{$_} } @{ $wait->{streams} };
+		$last = $round->{sent};
+	}
+	return $wait->{to} < $last + $PROBED_SECONDS;
 }
 
 sub _outbox_phantom

@@ -8,27 +8,29 @@ Chaos::Client - a session that runs its transactions and writes down what it was
 =head1 SYNOPSIS
 
   Chaos::Client::run(seed => 1, client => 3, log => $file, connection => sub { "dbi:Pg:..." }, atomic => 1,
-      until => sub { ... });
+      big => sub { ... }, until => sub { ... });
 
 =head1 DESCRIPTION
 
 Runs the client's transactions of the plan, one after the other, until C<until> returns true. When the session is
-lost it waits until there is a server again, however long; C<connection> is asked for each time.
+lost it waits until there is a server again, however long; C<connection> is asked for each time, and C<big> whether the next
+transaction is to hold megabytes.
 
 A line of the log is a time and fields with tabs between them. Each attempt of a transaction has a row in the table
 C<ledger>, by which is known whether it was committed, when nobody was told.
 
-  begin    attempt, "anonymous" or nothing     1.17.0: client, transaction, how often it was tried before; whether its
-                                               messages have no ids
-  call     message, mode                       is about to be published
+  begin    attempt, "anonymous" or nothing,    1.17.0: client, transaction, how often it was tried before; whether its
+           "impatient" or nothing              messages have no ids, and whether it has short timeouts
+  call     message, mode, bytes                is about to be published
   told     message, "ok", stream, sequence     by its PubAck; without one, the first is empty and the second what the
                                                function returned: a future, or the id of a row of the outbox
   told     message, SQLSTATE, text             that it failed; "lost" when the session was
   undone   message                             by a rollback to a savepoint
   flushed                                      nats_flush() has returned
+  waited   since, "ok" or SQLSTATE, text       a statement, COMMIT too, has failed, or took long
   end      commit or rollback                  is about to be sent
-  done     "committed" or "rolled back"; or SQLSTATE, text, detail; or "lost"; or "unknown": committed, but the
-           standby may not have it
+  done     "committed" or "rolled back"; or SQLSTATE, text, detail; or "lost", SQLSTATE, text; or "unknown": committed,
+           but the standby may not have it
 
 =cut
 
@@ -45,6 +47,9 @@ use Chaos::Plan;
 # How long there may be no PostgreSQL. A crash recovery takes seconds.
 my $NO_SERVER_SECONDS = 120;
 
+# A statement that takes so long has waited for something that did not come at first.
+my $LONG_SECONDS = 1;
+
 my %FUNCTION = (
 	async => 'nats_publish_async', uncritical => 'nats_publish_async', held => 'nats_publish_on_commit',
 	atomic => 'nats_publish_on_commit', outbox => 'nats_publish_outbox');
@@ -58,7 +63,7 @@ sub run
 
 	for (my $number = 1; !$self->{until}->(); $number++)
 	{
-		my $transaction = Chaos::Plan::transaction($self->{seed}, $self->{client}, $number, atomic => $self->{atomic});
+		my $transaction = Chaos::Plan::transaction($self->{seed}, $self->{client}, $number, atomic => $self->{atomic}, big => $self->{big}->());
 		sleep $transaction->{pause};
 		foreach my $attempt (0 .. $transaction->{retries})
 		{
@@ -76,7 +81,7 @@ sub _attempt
 	$self->_connect;
 	@$self{qw(messages savepoints futures transaction)} = ([], [], {}, $transaction);
 	my $name = "$transaction->{name}.$attempt";
-	$self->_note('begin', $name, $transaction->{anonymous} ? 'anonymous' : '');
+	$self->_note('begin', $name, $transaction->{anonymous} ? 'anonymous' : '', $transaction->{impatient} || $transaction->{hurried} ? 'impatient' : '');
 	unless ($self->_do('BEGIN') && $self->_do('INSERT INTO ledger VALUES (?)', $name) && $self->_settings)
 	{
 		$self->_caught;
@@ -95,7 +100,8 @@ sub _attempt
 sub _settings
 {
 	my ($self) = @_;
-	my ($anonymous, $impatient) = @{ $self->{transaction} }{ 'anonymous', 'impatient' };
+	my ($anonymous, $impatient, $hurried) = @{ $self->{transaction} }{qw(anonymous impatient hurried)};
+	return 0 if $hurried && !$self->_do("SET LOCAL statement_timeout = $hurried");
 	return 0 if $anonymous && !$self->_do('SET LOCAL nats_publish.auto_msg_id = off');
 	return 1 unless $impatient;
 	return $self->_do("SET LOCAL nats_publish.ack_timeout = $impatient") && $self->_do("SET LOCAL nats_publish.commit_timeout = $impatient");
@@ -114,6 +120,8 @@ sub _end
 	$self->_note('done', $sent ? $not_replicated ? 'unknown' : $end eq 'commit' ? 'committed' : 'rolled back' : $self->_error);
 	return $sent || $end eq 'rollback';
 }
+
+sub _idle { sleep rand 0.5; return 1; }
 
 # After an error: goes on from the last savepoint, or gives the transaction up. Returns whether it goes on.
 sub _caught
@@ -184,8 +192,8 @@ sub _flush
 sub _futures
 {
 	my ($self) = @_;
-	my $futures = eval { $self->{session}->selectall_arrayref('SELECT future, stream, seq FROM nats_futures() WHERE status = $$acked$$') };
-	return 0 unless $self->_still($futures);
+	my $futures = $self->_try(sub { $self->{session}->selectall_arrayref('SELECT future, stream, seq FROM nats_futures() WHERE status = $$acked$$') });
+	return 0 unless $futures;
 	my %message_of = reverse %{ $self->{futures} };
 	foreach my $row (@$futures)
 	{
@@ -200,9 +208,9 @@ sub _publish
 	my ($self, $step) = @_;
 	return $self->_publish_many($step) if $step->{count};
 	my $message = "$self->{transaction}{name}.$step->{message}";
-	$self->_note('call', $message, $step->{mode});
-	push @{ $self->{messages} }, $message;
 	my $payload = "$message|$step->{length}|" . 'x' x $step->{length};
+	$self->_note('call', $message, $step->{mode}, length $payload);
+	push @{ $self->{messages} }, $message;
 	my @told = $step->{mode} =~ /^change_(.*)/ ? $self->_change($1, $message, $payload) : $self->_call($step->{mode}, $message, $payload);
 	$self->{futures}{$message} = $told[1] if @told && $step->{mode} eq 'async';
 	$self->_note('told', $message, @told ? ('ok', @told) : $self->_error);
@@ -232,14 +240,14 @@ sub _publish_many
 	my ($mode, $name, $length, $first, $last) = ($step->{mode}, $self->{transaction}{name}, $step->{length},
 		$step->{message}, $step->{message} + $step->{count} - 1);
 	my @messages = map { "$name.$_" } $first .. $last;
-	$self->_note('call', $_, $mode) foreach @messages;
+	$self->_note('call', $_, $mode, $length + length $_) foreach @messages;
 	push @{ $self->{messages} }, @messages;
 	my $results = $self->_column("SELECT $FUNCTION{$mode}(?, format('%s|%s|%s', message, ?::int, repeat('x', ?::int)), msg_id => CASE WHEN ? THEN message END)
 		FROM generate_series(?::int, ?::int) AS i, format('%s.%s', ?::text, i) AS message",
 		"chaos.$mode.$self->{client}", $length, $length, $self->{transaction}{ids} ? 't' : 'f', $first, $last, $name);
 	my @told = $results ? () : $self->_error;
 	# of a statement that failed it is not known which message made it fail
-	@told = 'lost' if @told > 1;
+	@told = 'lost' if @told;
 	$self->_note('told', $messages[$_], $results ? ('ok', '', $results->[$_]) : @told) foreach 0 .. $#messages;
 	return defined $results;
 }
@@ -247,29 +255,39 @@ sub _publish_many
 sub _do
 {
 	my ($self, $sql, @values) = @_;
-	return $self->_still(eval { $self->{session}->do($sql, undef, @values) });
+	return $self->_try(sub { $self->{session}->do($sql, undef, @values) });
 }
 
 sub _column
 {
 	my ($self, $sql, @values) = @_;
-	return $self->_still(eval { $self->{session}->selectcol_arrayref($sql, undef, @values) });
+	return $self->_try(sub { $self->{session}->selectcol_arrayref($sql, undef, @values) });
 }
 
 sub _row
 {
 	my ($self, $sql, @values) = @_;
-	return $self->_still(eval { $self->{session}->selectrow_arrayref($sql, undef, @values) });
+	return $self->_try(sub { $self->{session}->selectrow_arrayref($sql, undef, @values) });
 }
 
-# Passes the result on; without one, keeps the error, and forgets the session when that is lost.
-sub _still
+# Returns what the function does; if that is nothing, keeps the error, and forgets the session when that is lost.
+sub _try
 {
-	my ($self, $result) = @_;
+	my ($self, $function) = @_;
+	my ($began, $result) = (time, eval { $function->() });
+	$self->_waited($began, 'ok') if defined $result && time - $began > $LONG_SECONDS;
 	return $result if defined $result;
 	my $session = $self->{session};
 	@$self{ 'sqlstate', 'text' } = ($session->state, $session->errstr // $@);
+	$self->_waited($began, $self->{sqlstate}, $self->{text} =~ s/\s+/ /gr);
 	$self->{session} = undef unless $session->ping;
+	return;
+}
+
+sub _waited
+{
+	my ($self, $began, @told) = @_;
+	$self->_note('waited', sprintf('%.3f', $began), @told);
 	return;
 }
 
@@ -277,9 +295,9 @@ sub _still
 sub _error
 {
 	my ($self) = @_;
-	return 'lost' unless $self->{session};
 	my ($text, $detail) = split /^DETAIL:  /m, $self->{text}, 2;
-	return map { ($_ // '') =~ s/\s+/ /gr } $self->{sqlstate}, $text, $detail;
+	my @error = map { ($_ // '') =~ s/\s+/ /gr } $self->{sqlstate}, $text, $detail;
+	return $self->{session} ? @error : ('lost', @error[ 0, 1 ]);
 }
 
 sub _connect

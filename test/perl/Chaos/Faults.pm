@@ -7,10 +7,14 @@ Chaos::Faults - does what the plan says to servers, network and sessions
 
 =head1 SYNOPSIS
 
-  my $faults = Chaos::Faults->new(servers => [...], node => $postgres, standby => $standby);
+  my $faults = Chaos::Faults->new(servers => [...], boxes => [...], node => $postgres, standby => $standby, big => $file);
   $faults->act($action);           # of Chaos::Plan::faults; true when there was something to do it to
   $faults->heal;                   # everything whole again
   $faults->node                    # the PostgreSQL that is the primary now
+
+=head1 DESCRIPTION
+
+Boxes are a SilentProxy before each of the servers. The file C<big> is there while clients are to hold megabytes.
 
 =cut
 
@@ -20,6 +24,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use DBI;
+use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
 
 use Chaos::Network;
@@ -54,6 +59,7 @@ sub heal
 		$self->_server_continue({ node => $number });
 		$self->_server_start({ node => $number });
 	}
+	$self->_commits_end;
 	# one that recovers from a crash is running
 	$self->{node}->start unless -e $self->{node}->data_dir . '/postmaster.pid';
 	my $end = time + $API_SECONDS;
@@ -67,19 +73,87 @@ sub heal
 
 sub _server { my ($self, $action) = @_; return $self->{servers}[ $action->{node} - 1 ]; }
 
-sub _server_kill { $_[0]->_server($_[1])->kill9; return 1; }
+sub _box { my ($self, $action) = @_; return $self->{boxes}[ $action->{node} - 1 ]; }
+
+sub _server_kill
+{
+	my ($self, $action) = @_;
+	$self->_box($action)->refuse;
+	$self->_server($action)->kill9;
+	return 1;
+}
 
 # Without waiting for it: its network may be cut.
 sub _server_start
 {
-	my $server = $_[0]->_server($_[1]);
+	my ($self, $action) = @_;
+	my $server = $self->_server($action);
 	return 0 if $server->pid;
 	$server->launch;
+	$self->_box($action)->accept;
 	return 1;
 }
 
+sub _server_hang { return $_[0]->_server_stop($_[1]); }
 sub _server_stop { return kill 'STOP', $_[0]->_server($_[1])->pid // return 0; }
 sub _server_continue { return kill 'CONT', $_[0]->_server($_[1])->pid // return 0; }
+
+# To the node: what the client sends.
+sub _side { return { in => 'client', out => 'server' }->{ $_[0]{direction} }; }
+
+sub _box_hang { return $_[0]->_box_silence($_[1]); }
+sub _box_silence { $_[0]->_box($_[1])->silence(_side($_[1])); return 1; }
+sub _box_hold { $_[0]->_box($_[1])->hold(_side($_[1])); return 1; }
+sub _box_pass { $_[0]->_box($_[1])->pass; return 1; }
+
+# Returns whether there was a connection.
+sub _box_cut
+{
+	my ($self, $action) = @_;
+	my $open = $self->_box($action)->open_connections;
+	$self->_box($action)->cut(_side($action));
+	return $open;
+}
+
+sub _boxes_cut { $_->cut foreach @{ $_[0]{boxes} }; return 1; }
+
+# As from the server, and with something in front of it that wants an answer.
+sub _box_end
+{
+	my ($self, $action) = @_;
+	my $open = $self->_box($action)->open_connections;
+	$self->_box($action)->send("PING\r\n");
+	$self->_box($action)->close('client');
+	return $open;
+}
+
+sub _commits_begin { PostgreSQL::Test::Utils::append_to_file($_[0]{big}, ''); return 1; }
+
+sub _commits_stall
+{
+	my ($self, $action) = @_;
+	foreach my $box (@{ $self->{boxes} })
+	{
+		$action->{rate} ? $box->slow($action->{rate}) : $box->hold('client');
+	}
+	return 1;
+}
+
+# Returns how many there were.
+sub _commits_cancel
+{
+	my ($self, $action) = @_;
+	my $pids = eval { $self->_session->selectcol_arrayref(q(SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query ~* '^commit')) };
+	return kill $action->{signal}, @{ $pids // [] };
+}
+
+sub _commits_end
+{
+	my ($self) = @_;
+	unlink $self->{big};
+	$_->pass foreach @{ $self->{boxes} };
+	return 1;
+}
 
 sub _network_cut { Chaos::Network::cut(@{ $_[1] }{ 'node', 'direction' }); return 1; }
 sub _network_slow { Chaos::Network::slow(@{ $_[1] }{ 'node', 'kilobits' }); return 1; }

@@ -10,17 +10,22 @@ Chaos::Plan - what happens in a run of the fault harness, all of it decided by t
   use Chaos::Plan;
 
   my @actions = Chaos::Plan::faults($seed, $seconds, standby => 0);
-  my $transaction = Chaos::Plan::transaction($seed, $client, $number, atomic => 1);
+  my $transaction = Chaos::Plan::transaction($seed, $client, $number, atomic => 1, big => 0);
 
 =head1 DESCRIPTION
 
 faults() returns what is done to servers, network and sessions, in the order of time: hashes of C<at> (seconds from the
-start), C<what> and what that needs. What lasts has an action that ends it, too.
+start), C<what> and what that needs. What lasts has an action that ends it, too. Between a node and PostgreSQL is its box,
+a SilentProxy; what happens to that is nothing to the cluster.
+
+A node that is hung or silent for longer than every timeout is so alone: no other fault of servers, networks and streams
+begins or ends in that time, nor does PostgreSQL, so that what is promised then can be looked at. Before it all connections are cut, so that some
+sessions come to be at that node.
 
 transaction() returns what the client does in its n-th transaction: a hash of C<steps>, C<end> (commit or rollback),
 C<ids> (whether messages have ids of our own), C<anonymous> (none at all), C<impatient> (with timeouts of so many
-milliseconds) and C<retries> (how often it tries again what has failed; never without ids of our own, without which a
-second try is another message).
+milliseconds), C<hurried> (with a statement_timeout of so many) and C<retries> (how often it tries again what has failed;
+never without ids of our own, without which a second try is another message).
 
 A message's payload is its name, C<client.transaction.number>, a bar, the length of what follows another bar.
 
@@ -31,6 +36,8 @@ package Chaos::Plan;
 use strict;
 use warnings FATAL => 'all';
 
+use List::Util qw(max);
+
 our $CLIENTS = 8;
 our $NODES = 3;
 
@@ -40,19 +47,28 @@ our @STREAMS = qw(sync async uncritical held atomic outbox change);
 # The most that a fault may last; so long after the last one everything is whole again.
 our $LONGEST = 8;
 
+# As in chaos.pl; a hang lasts longer than each of them.
+our $ACK_TIMEOUT = 5;
+our $COMMIT_TIMEOUT = 8;
+
+# Between two faults that are alone.
+my $ALONE_SECONDS = 10;
+
 my %WEIGHT_OF_FAULT = (
+	server_hang => 3, box_hang => 3, box_silence => 3, box_hold => 1, box_cut => 3, box_end => 2, commits_begin => 3,
 	server_kill => 3, server_stop => 3, network_cut => 3, network_slow => 2, step_down => 4, stream_full => 2,
 	backend_terminate => 3, backend_cancel => 4, backend_kill => 1,
 	relay_terminate => 1, relay_kill => 1, postgres_crash => 1, postgres_restart => 1);
 
 my %END_OF_FAULT = (
-	server_kill => 'server_start', server_stop => 'server_continue', network_cut => 'network_heal',
+	server_hang => 'server_continue', box_hang => 'box_pass', box_silence => 'box_pass', box_hold => 'box_pass',
+	commits_begin => 'commits_end', server_kill => 'server_start', server_stop => 'server_continue', network_cut => 'network_heal',
 	network_slow => 'network_heal', stream_full => 'stream_room');
 
 my %WEIGHT_OF_STEP = (
 	sync => 4, async => 6, uncritical => 2, held => 6, outbox => 4,
 	change_on_commit => 2, change_async => 1, change_sync => 1, change_outbox => 2,
-	await => 2, flush => 1, futures => 1, savepoint => 3, rollback_to => 2, release => 1, break => 1);
+	await => 2, flush => 1, futures => 1, savepoint => 3, rollback_to => 2, release => 1, break => 1, idle => 1);
 
 sub faults
 {
@@ -65,10 +81,15 @@ sub faults
 	for (my $at = 1 + rand; $at < $seconds - 1; $at += 0.3 + rand 2.5)
 	{
 		my $action = _fault($at, \%busy, $promotion) or next;
+		next if $action->{at} > $seconds - 1;
 		my $length = delete $action->{length};
+		push @actions, { at => $action->{at} - 2, what => 'boxes_cut' } if $action->{what} =~ /_hang$/;
 		push @actions, $action;
+		# while megabytes are held, servers no longer read, then the COMMITs are cancelled, and later servers read again
+		push @actions, { %$action, at => $action->{at} + 0.7, what => 'commits_stall' },
+			{ %$action, at => $action->{at} + $length - 1.5, what => 'commits_cancel' } if $action->{what} eq 'commits_begin';
 		my $end = $END_OF_FAULT{ $action->{what} } or next;
-		push @actions, { %$action, at => $at + $length, what => $end };
+		push @actions, { %$action, at => $action->{at} + $length, what => $end };
 	}
 	return sort { $a->{at} <=> $b->{at} } @actions;
 }
@@ -83,17 +104,26 @@ sub _fault
 	my ($rate, $direction) = (64 * 2**int(rand 6), (qw(both both in out))[ rand 4 ]);
 	my %fault = (at => $at, what => $what, length => $length);
 
-	if ($what =~ /^(server|network)_/)
+	if ($what =~ /^(server_hang|box_hang|commits_begin)$/)
+	{
+		return _alone(\%fault, $busy) ? { %fault, $what eq 'commits_begin' ? () : (node => $node, direction => $direction) } : undef;
+	}
+	if ($what =~ /^box_(cut|end)$/)
+	{
+		return if ($busy->{"node $node"} // 0) > $at;
+		@fault{qw(node direction)} = ($node, $direction);
+	}
+	elsif ($what =~ /^(server|network|box)_/)
 	{
 		# two of three may be gone at once, never all
 		return if ($busy->{"node $node"} // 0) > $at;
 		return if 2 <= grep { /^node/ && $busy->{$_} > $at } keys %$busy;
 		$busy->{"node $node"} = $at + $length + 0.5;
 		$fault{node} = $node;
-		$fault{direction} = $direction if $what eq 'network_cut';
+		$fault{direction} = $direction if $what =~ /^(network_cut|box_.*)$/;
 		$fault{kilobits} = $rate if $what eq 'network_slow';
 	}
-	elsif ($what =~ /^stream_|step_down/)
+	elsif ($what =~ /^(stream_|step_down)/)
 	{
 		return if ($busy->{"stream $stream"} // 0) > $at;
 		$busy->{"stream $stream"} = $at + $length + 0.5 if $what eq 'stream_full';
@@ -110,6 +140,23 @@ sub _fault
 	return \%fault;
 }
 
+# Makes it wait for the end of all others. Returns nothing when the last one of its kind was a moment ago.
+sub _alone
+{
+	my ($fault, $busy) = @_;
+	return if ($busy->{alone} // 0) > $fault->{at};
+	$fault->{at} = 2 + max($fault->{at}, values %$busy);
+	if ($fault->{what} eq 'commits_begin')
+	{
+		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 3 + rand 2);
+	}
+	else { $fault->{length} = $COMMIT_TIMEOUT + 1 + rand 2; }
+	my $end = $fault->{at} + $fault->{length} + 0.5;
+	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
+	$busy->{alone} = $end + $ALONE_SECONDS;
+	return 1;
+}
+
 sub transaction
 {
 	my ($seed, $client, $number, %options) = @_;
@@ -121,13 +168,16 @@ sub transaction
 		ids => $ids,
 		anonymous => !$ids && rand() < 0.2,
 		impatient => rand() < 0.2 ? 50 + int rand 1000 : 0,
+		hurried => rand() < 0.1 ? 50 + int rand 1000 : 0,
 		retries => $ids && rand() < 0.7 ? 1 + int rand 4 : 0,
 		end => rand() < 0.85 ? 'commit' : 'rollback',
 		pause => rand() < 0.2 ? rand 0.2 : 0);
 	my $style = rand;
 	$transaction{steps} =
-		  $style < 0.15 && $options{atomic} ? _atomic()
+		  $options{big} ? _big()
+		: $style < 0.15 && $options{atomic} ? _atomic()
 		: $style < 0.20 ? _bulk()
+		: $style < 0.202 ? _big()
 		: _mixed(1 + int rand 12);
 	my $message = 0;
 	foreach my $step (@{ $transaction{steps} })
@@ -150,6 +200,12 @@ sub _bulk
 	return [ { %{ _message($mode) }, count => 50 + int rand 1500, length => 10 } ];
 }
 
+# Megabytes.
+sub _big
+{
+	return [ { %{ _message('held') }, count => 100 + int rand 500, length => 8000 } ];
+}
+
 sub _mixed
 {
 	my ($count) = @_;
@@ -161,7 +217,7 @@ sub _mixed
 		next if $what =~ /^(rollback_to|release)$/ && $depth == 0;
 		$depth++ if $what eq 'savepoint';
 		$depth-- if $what eq 'release';
-		push @steps, $what =~ /^(await|flush|futures|savepoint|rollback_to|release|break)$/ ? { what => $what } : _message($what);
+		push @steps, $what =~ /^(await|flush|futures|savepoint|rollback_to|release|break|idle)$/ ? { what => $what } : _message($what);
 	}
 	return \@steps;
 }
