@@ -53,22 +53,6 @@ forget_all(NpServerPool *pool)
 }
 
 static void
-forget_hearsay(NpServerPool *pool)
-{
-	ListCell   *cell;
-
-	foreach(cell, pool->discovered)
-	{
-		Member	   *member = lfirst(cell);
-
-		if (member->in_tls)
-			continue;
-		pool->discovered = foreach_delete_current(pool->discovered, cell);
-		pfree(member);
-	}
-}
-
-static void
 forget_order(NpServerPool *pool)
 {
 	if (pool->order != NULL)
