@@ -271,6 +271,12 @@ test-fresh:
 	@test/setup test-fresh
 	@test/fresh $(ON)
 
+## make test-pools: do connection pools of Java keep their PostgreSQL connection while NATS is away? By hand
+.PHONY: test-pools
+test-pools:
+	@test/setup demo
+	@test/pools/run
+
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm
 .PHONY: packages

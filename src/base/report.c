@@ -272,18 +272,19 @@ np_describe_transaction(const NpTransactionReport *report)
 					report->acked, report->failed, report->unsent);
 }
 
-/* What helps all of them, as far as they are listed; NULL: nothing. */
+/* That of the first message; NULL: none, or it says of an id what does not hold for all of them. */
 static const char *
 common_hint(const NpTransactionReport *report)
 {
-	const char *hint = hint_of(&report->list[0].failure);
+	const NpFailure *first = &report->list[0].failure;
+	const char *hint = hint_of(first);
 
-	for (int i = 1; i < report->listed && hint != NULL; i++)
+	for (int i = 1; i < report->listed && hint != NULL && first->fault == NP_FAULT_UNKNOWN; i++)
 	{
 		const char *other = hint_of(&report->list[i].failure);
 
-		if (other == NULL || strcmp(hint, other) != 0)
-			hint = NULL;
+		if (report->list[i].failure.fault == NP_FAULT_UNKNOWN && (other == NULL || strcmp(hint, other) != 0))
+			return NULL;
 	}
 	return hint;
 }

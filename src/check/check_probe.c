@@ -344,9 +344,12 @@ ask_by_trace(NpExamination *examination)
 	bool		is_whole;
 
 	run_probe(&probe, examination->session, examination->subject);
+	/* a NATS user may not ask for one who may not publish to its inbox */
+	if (probe.answers->failure.fault != NP_FAULT_NONE)
+		return false;
 	is_whole = is_complete(NULL, &probe) && !probe.is_cut && !(probe.is_imported && probe.answers->count == 0);
 	find_places(&probe);
-	probe.answers->nobody = is_whole && !probe.watch->done && probe.answers->count == 0;
+	probe.answers->nobody = is_whole && probe.answers->count == 0;
 	if (is_whole || probe.answers->count > 0)
 		examination->answers = probe.answers;
 	return is_whole;
