@@ -29,6 +29,9 @@ my $BOX_PORT = 4223;
 # By the seed too, but not by chance: each is a quarter of the seeds.
 my $STRICT = $SEED % 4 != 3;
 
+# So many messages of each stream, by each node, are acknowledged before anything begins.
+my $SETTLED_ROUNDS = 20;
+
 # After the last fault: for a session to end its transaction with all its retries, and for the relay, whose pause after
 # a long outage is half a minute.
 my $END_SECONDS = 180;
@@ -41,6 +44,7 @@ my @boxes = map { start_box($_) } 1 .. @servers;
 my $ATOMIC = (NatsClient->new(url => $servers[0]->url)->info->{api_lvl} // 0) >= 2;
 my @STREAMS = grep { $ATOMIC || $_ ne 'atomic' } @Chaos::Plan::STREAMS;
 create_streams();
+wait_until_settled();
 my $node = start_postgres();
 my $standby = $STANDBY ? start_standby($node) : undef;
 my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby);
@@ -86,6 +90,17 @@ sub create_streams
 			return $client && eval { $client->create_stream("CHAOS_\U$name", ["chaos.$name.>"], %config) } || (note($@), 0)[1];
 		});
 	}
+	return;
+}
+
+# Nodes that have just found each other do not take every message yet.
+sub wait_until_settled
+{
+	my $rounds = 0;
+	wait_for('the streams to settle', sub {
+		$rounds = (grep { !Chaos::Probe::is_well($_->url, \@STREAMS) } @boxes) ? 0 : $rounds + 1;
+		return $rounds == $SETTLED_ROUNDS;
+	});
 	return;
 }
 

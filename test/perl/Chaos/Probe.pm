@@ -8,6 +8,7 @@ Chaos::Probe - asks one node again and again whether it stores messages
 =head1 SYNOPSIS
 
   Chaos::Probe::run(url => $url, streams => ['sync', ...], log => $file, until => sub { ... });
+  Chaos::Probe::is_well($url, ['sync', ...])       # once
 
 =head1 DESCRIPTION
 
@@ -49,6 +50,14 @@ sub run
 		sleep $left if $left > 0;
 	}
 	return;
+}
+
+sub is_well
+{
+	my ($url, $streams) = @_;
+	my $self = bless { url => $url, streams => $streams }, __PACKAGE__;
+	my $answers = eval { $self->_ask } // {};
+	return @$streams == grep { defined } values %$answers;
 }
 
 # Returns after how many seconds each stream has acknowledged; of one that has refused it is nothing.
