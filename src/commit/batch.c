@@ -219,6 +219,7 @@ check_server(const Batch *batch)
 
 	if (!np_session_is_open(batch->session) && !np_session_wait(batch->session, NP_WAIT_COMMIT, np_session_is_connected, NULL, np_commit_timeout, NP_FOREVER))
 		raise_without_outcome(batch);
+	np_session_know_version(batch->session);
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
 	if (batch->in_doubt && !(knows_batches && fits))

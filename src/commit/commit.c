@@ -27,7 +27,6 @@
 #include "publish/sessions.h"
 #include "stats/shared_stats.h"
 #include "stats/stats.h"
-#include "wire/server_info.h"
 
 /* At exit, for what is buffered. */
 #define EXIT_TIMEOUT			500 /* ms */
@@ -144,7 +143,7 @@ check_limits(NpSession *session, size_t largest, bool has_ttl)
 		np_raise(&failure);
 	np_publisher_check_length(session, largest);
 	if (has_ttl)
-		np_server_require(session->connection, 2, 11, "ttl");
+		np_session_require(session, 2, 11, "ttl");
 }
 
 /* What must be known of the held messages before any is sent. */

@@ -268,7 +268,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 		np_raise(&failure);
 	}
 	if (message->has_ttl)
-		np_server_require(session->connection, 2, 11, "ttl");
+		np_session_require(session, 2, 11, "ttl");
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
@@ -283,7 +283,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 
 	/* a wait may have changed the connection, but not the inbox */
 	if (message->has_ttl && np_session_is_open(session))
-		np_server_require(session->connection, 2, 11, "ttl");
+		np_session_require(session, 2, 11, "ttl");
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_levels_enter(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);

@@ -124,32 +124,27 @@ show_server(const NpSession *session)
 /* ---- Waiting -------------------------------------------------------------- */
 
 /*
- * On a new connection, send what is pending again.  False: it could not be
- * found out whether the server knows what is asked of it, and the connection
- * is closed again, as it is by whatever is raised.
+ * Find out the version of the session's server, for which it is asked over
+ * another connection.  False: it does not say, *failure tells why, and its
+ * connection is lost, for such a server is left as one that says nothing.
  */
 static bool
-resend(NpSession *session, NpFailure *failure)
+learn_version(NpSession *session, NpFailure *failure)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool resent = false;
+	volatile bool is_known = false;
 
 	PG_TRY();
 	{
-		if (session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
-			np_delivery_fail_with_ttl(session);
-		np_delivery_resend(session);
-		resent = true;
+		(void) np_server_is_at_least(session->connection, 0, 0);
+		is_known = true;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
 		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
-		{
-			np_connection_close(session->connection);
 			PG_RE_THROW();
-		}
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -158,7 +153,34 @@ resend(NpSession *session, NpFailure *failure)
 		failure->detail = error->detail;
 	}
 	PG_END_TRY();
-	return resent;
+	return is_known;
+}
+
+/*
+ * On a new connection, send what is pending again.  False: it could not be
+ * found out whether the server knows what is asked of it, and the connection
+ * is lost again.  It is closed by whatever is raised.
+ */
+static bool
+resend(NpSession *session, NpFailure *failure)
+{
+	volatile bool knows_enough = false;
+
+	PG_TRY();
+	{
+		knows_enough = session->window.with_ttl == 0 || learn_version(session, failure);
+		if (knows_enough && session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
+			np_delivery_fail_with_ttl(session);
+		if (knows_enough)
+			np_delivery_resend(session);
+	}
+	PG_CATCH();
+	{
+		np_connection_close(session->connection);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return knows_enough;
 }
 
 /*
@@ -536,4 +558,34 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
 	failure->detail = pstrdup(session->connect_failure);
 	return false;
+}
+
+/*
+ * Have a connection to a server whose version is known, in the time of a wait
+ * of the present call.  Raises why there is none.
+ */
+void
+np_session_know_version(NpSession *session)
+{
+	NpTime		deadline = np_now() + NP_MILLISECONDS(np_session_timeout());
+	NpFailure	failure;
+
+	do
+	{
+		if (np_session_is_open(session) && np_connection_version(session->connection)->is_known)
+			return;
+		if (!np_session_ready(session, true, &failure))
+			np_raise(&failure);
+		if (learn_version(session, &failure))
+			return;
+	} while (np_now() < deadline);
+	np_raise(&failure);
+}
+
+/* The same; raises 0A000 when the server is older than the version that a feature needs. */
+void
+np_session_require(NpSession *session, int major, int minor, const char *feature)
+{
+	np_session_know_version(session);
+	np_server_require(session->connection, major, minor, feature);
 }

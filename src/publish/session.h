@@ -15,6 +15,8 @@ typedef bool (*NpCondition) (NpSession *session, void *argument);
 
 extern bool np_session_is_connected(NpSession *session, void *unused);
 extern bool np_session_is_idle(NpSession *session, void *unused);
+extern void np_session_know_version(NpSession *session);
+extern void np_session_require(NpSession *session, int major, int minor, const char *feature);
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern void np_session_show_rest(void);
 extern bool np_session_is_open(NpSession *session);

@@ -97,6 +97,25 @@ foreach my $how (sort keys %hangs)
 	is(join(', ', map { $next->next_event } 1 .. 3), '1 1, 2 2, 3 3', 'and the next one gets all members');
 }
 
+# Nor does a call fail that has to ask first what the server knows: the first atomic COMMIT of a connection, the first ttl
+foreach my $case ([ 'an atomic COMMIT', q(BEGIN; SELECT nats_publish_on_commit('t.a', 'x'); COMMIT), '2.12.0' ],
+	[ 'a message with a ttl', q(SELECT nats_publish('t.a', 'x', ttl => '1 min')), '2.11.0' ])
+{
+	my ($what, $sql, $version) = @$case;
+	my $fake = sub
+	{
+		my ($peer, $command) = @_;
+		return $peer->reply($command, qq({"stream":"T","seq":1,"batch":"$command->{batch}{id}","count":1})) if $command->{batch} && $command->{batch}{id};
+		$peer->reply($command, '{"stream":"T","seq":1}');
+	};
+	my ($first, $next) = map { FakeServer->answering($fake, version => qq("$version")) } 1, 2;
+	my $box = SilentProxy->new($first);
+	my $session = session(url => $box->url . ',' . $next->url, commit_batch => 'atomic', connect_timeout => '2s');
+	$session->value(q(SELECT nats_publish('t.a', 'before')));
+	$box->silence;
+	is($session->run($sql)->{error}, '', "$what leaves a server that does not tell its version");
+}
+
 # ---- One server: the same one, once it is there again
 
 {
