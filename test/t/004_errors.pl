@@ -432,8 +432,8 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 	{
 		my ($peer, $command, $number) = @_;
 		return stores($peer, $command) if $number > 1;
-		return if push(@{ $peer->{waiting} }, $command) < 30;
-		$peer->reply($_, '{"stream":"' . 'T' x 10000 . '","seq":1}') foreach @{ $peer->{waiting} };
+		return if push(@{ $peer->{waiting} }, $command) < 400;
+		$peer->reply($_, '{"stream":"' . 'T' x 250 . '","seq":1}') foreach @{ $peer->{waiting} };
 		sleep 1.5;
 		return $peer->close;
 	};
@@ -441,7 +441,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 	my $url = $silent->url;
 	$node->safe_psql('postgres', "CREATE SERVER silent FOREIGN DATA WRAPPER nats OPTIONS (url '$url'); CREATE USER MAPPING FOR PUBLIC SERVER silent");
 	my $failed = session_to($fake->url, %BRIEFLY, 'nats_publish.commit_timeout' => '4s', temp_file_limit => 0, work_mem => '64kB')
-		->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 30) \g /dev/null
+		->run(q(BEGIN; SELECT count(nats_publish_async('t.a', 'x')) FROM generate_series(1, 400) \g /dev/null
 			SAVEPOINT s; SELECT nats_flush() \g /dev/null
 			ROLLBACK TO s; SET temp_file_limit = -1; SET LOCAL nats_publish.server = 'silent'; SELECT nats_publish_async('t.b', 'x') \g /dev/null
 			COMMIT));
