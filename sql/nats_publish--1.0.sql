@@ -482,7 +482,7 @@ CREATE FUNCTION nats_check(subject text DEFAULT NULL, probe boolean DEFAULT fals
 RETURNS TABLE (check_name text, status text, detail text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_check(text, boolean)
-IS 'look for what keeps messages from being published, or stored as one thinks; probe => true sends an empty message to the subject, which no stream stores but subscribers see';
+IS 'look for what keeps messages from being published, or stored as one thinks; probe => true asks who takes the subject, of servers before 2.11 with an empty message that no stream stores but subscribers see';
 
 CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
 RETURNS TABLE (item text, value text)

@@ -495,7 +495,7 @@ explain_untaken(const Batch *batch)
 {
 	if (!np_session_is_open(batch->session))
 		return batch->refusal;
-	np_jetstream_look(batch->session, NP_FOREVER);
+	np_jetstream_look(batch->session);
 	return batch->session->absence == NP_ABSENT_NOT_KNOWN ? batch->refusal : np_delivery_untaken(batch->session);
 }
 

@@ -44,7 +44,7 @@ typedef struct NpRelayListener
 
 typedef struct NpProbeListener
 {
-	/* a reply to a probe, which stays in the window; NULL to a question: it is not permitted */
+	/* a reply to a probe, which stays in the window */
 	void		(*answered) (void *owner, const NpOperation *operation);
 	void	   *owner;
 } NpProbeListener;
@@ -58,6 +58,18 @@ typedef enum NpAbsence
 	NP_ABSENT_FOR_ACCOUNT,		/* the account has none */
 	NP_ABSENT_STOPPED			/* it was there when the server started */
 } NpAbsence;
+
+/* How long what was found out holds, and the longest that it may take. */
+#define NP_LOOK_TIME	NP_MILLISECONDS(1000)
+
+/* How far it is found out (jetstream.c). */
+typedef enum NpLook
+{
+	NP_LOOK_NONE,
+	NP_LOOK_WANTED,				/* nobody has taken a message */
+	NP_LOOK_ASKED,
+	NP_LOOK_NOBODY				/* is there to answer */
+} NpLook;
 
 /*
  * A connection and what is in flight on it.  A backend has one for the
@@ -77,12 +89,11 @@ typedef struct NpSession
 	/* delivery.c */
 	bool		progressed;		/* a message came to its end since this was asked */
 	NpTime		next_retry;		/* the earliest retry_at in the window */
-	bool		wants_look;		/* nobody has taken a message: why? */
 
 	/* jetstream.c */
-	NpProbeListener question;	/* all zero: none is out */
-	NpAbsence	absence;		/* as it was found out at ... */
-	NpTime		looked_at;		/* long ago: not yet on this connection */
+	NpLook		look;
+	NpTime		looked_at;		/* when that was asked; 0: not on this connection */
+	NpAbsence	absence;		/* what was found out, on this connection */
 
 	/* all zero: nobody listens */
 	NpMemberListener members;	/* batch.c */

@@ -6,10 +6,15 @@
  * A server without JetStream says of a message what it says of one that no
  * stream takes: 503, no responders.  So when that is heard, while the message
  * waits to be sent again, $JS.API.INFO is asked and, if nobody answers there
- * either, the server's INFO is looked at.  What is found out is kept with the
- * session, for the texts that its messages fail with (np_delivery_untaken).
+ * either, the server's INFO is looked at:
  *
- * Nothing that goes wrong here is an error: then nothing more is known.
+ *	  nothing ──► wanted ──► asked ──► nobody is there ──► known
+ *							   │ ──► known: there, or not for the account
+ *							   └ ──► not permitted, no answer, lost: nothing
+ *
+ * What is found out is kept with the session, for the texts that its messages
+ * fail with (np_delivery_untaken).  Answers come to replies.c.  Nothing that
+ * goes wrong here is an error: then nothing more is known.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,56 +26,19 @@
 #include "publish/jetstream.h"
 #include "wire/server_info.h"
 
-#define ERROR_NOT_FOR_ACCOUNT	10039
-#define ERROR_NOT_ENABLED		10076
-
-/* When it is to be found out: not again before what is known is old. */
+/* When there is something to do, in a wait. */
 NpTime
 np_jetstream_when_to_look(const NpSession *session)
 {
-	return session->wants_look ? session->looked_at + NP_LOOK_TIME : NP_FOREVER;
-}
-
-/* ---- JetStream's API ------------------------------------------------------------------ */
-
-typedef struct Question
-{
-	bool		has_ended;
-	bool		nobody;			/* is there to answer */
-	int			error_code;		/* of JetStream; 0: none */
-} Question;
-
-static void
-on_answer(void *owner, const NpOperation *operation)
-{
-	Question   *question = owner;
-	NpReply		reply;
-
-	question->has_ended = true;
-	if (operation == NULL)
-		return;
-	np_reply_parse(operation, &reply);
-	question->nobody = reply.kind == NP_REPLY_NO_RESPONDERS;
-	question->error_code = reply.error_code;
-}
-
-/* It has no token: one may be about to be used. */
-static void
-ask(Question *question, NpSession *session, NpTime deadline)
-{
-	session->question = (NpProbeListener) {on_answer, question};
-	PG_TRY();
+	switch (session->look)
 	{
-		np_connection_ask(session->connection, NP_QUESTION_SUBJECT);
-		np_connection_send(session->connection);
-		while (!question->has_ended && np_connection_is_open(session->connection) && np_now() < deadline)
-			np_connection_wait(session->connection, NP_WAIT_ACK, deadline);
+		case NP_LOOK_WANTED:
+			return session->looked_at == 0 ? 0 : session->looked_at + NP_LOOK_TIME;
+		case NP_LOOK_NOBODY:
+			return 0;
+		default:
+			return NP_FOREVER;
 	}
-	PG_FINALLY();
-	{
-		session->question = (NpProbeListener) {0};
-	}
-	PG_END_TRY();
 }
 
 /* ---- The server's INFO ------------------------------------------------------------------ */
@@ -99,9 +67,9 @@ try_info(NpSession *session, NpTime deadline)
 
 /* Nobody answers at $JS.API: whose fault is that? */
 static NpAbsence
-absence_at_server(NpSession *session, NpTime deadline)
+find_absence(NpSession *session, NpTime deadline)
 {
-	Jsonb	   *info = np_connection_is_open(session->connection) ? try_info(session, deadline) : NULL;
+	Jsonb	   *info = try_info(session, deadline);
 
 	if (info == NULL || np_json_is_true(info, "jetstream"))
 		return NP_ABSENT_NOT_KNOWN;
@@ -109,41 +77,51 @@ absence_at_server(NpSession *session, NpTime deadline)
 	return np_json_text(info, "cluster") != NULL ? NP_ABSENT_HERE : NP_ABSENT_OFF;
 }
 
-static NpAbsence
-find_absence(NpSession *session, NpTime deadline)
-{
-	Question	question = {0};
-
-	ask(&question, session, deadline);
-	if (question.nobody)
-		return absence_at_server(session, deadline);
-	switch (question.error_code)
-	{
-		case ERROR_NOT_FOR_ACCOUNT:
-			return NP_ABSENT_FOR_ACCOUNT;
-		case ERROR_NOT_ENABLED:
-			return NP_ABSENT_STOPPED;
-		default:
-			return NP_ABSENT_NOT_KNOWN;
-	}
-}
-
-/*
- * Find out whether JetStream is there for the session, whose connection is
- * open.  May be called in a wait of the session; takes no longer than
- * NP_LOOK_TIME, nor beyond the deadline.  Interrupts as in np_wait.
- */
-void
-np_jetstream_look(NpSession *session, NpTime deadline)
+static void
+look_at_server(NpSession *session, NpTime deadline)
 {
 	MemoryContext previous = CurrentMemoryContext;
 	MemoryContext scratch = AllocSetContextCreate(previous, "nats_publish look", ALLOCSET_SMALL_SIZES);
 
-	session->wants_look = false;
-	session->looked_at = np_now();
-	deadline = Min(deadline, session->looked_at + NP_LOOK_TIME);
+	session->look = NP_LOOK_NONE;
 	MemoryContextSwitchTo(scratch);
 	session->absence = find_absence(session, deadline);
 	MemoryContextSwitchTo(previous);
 	MemoryContextDelete(scratch);
+}
+
+/* ---- Looking ------------------------------------------------------------------------------ */
+
+/*
+ * Do what is to be done now, on an open connection: ask, which takes no time, or
+ * look at the server, until the deadline.  Interrupts as in np_wait.
+ */
+void
+np_jetstream_look_on(NpSession *session, NpTime deadline)
+{
+	if (session->look == NP_LOOK_NOBODY)
+		look_at_server(session, deadline);
+	else
+	{
+		session->look = NP_LOOK_ASKED;
+		session->looked_at = np_now();
+		np_connection_ask(session->connection, NP_QUESTION_SUBJECT);
+		np_connection_send(session->connection);
+	}
+}
+
+/*
+ * Find it all out now, on an open connection, for who has no time to wait for a
+ * message that is sent again.  Takes NP_LOOK_TIME at most.
+ */
+void
+np_jetstream_look(NpSession *session)
+{
+	NpTime		deadline = np_now() + NP_LOOK_TIME;
+
+	np_jetstream_look_on(session, deadline);
+	while (session->look == NP_LOOK_ASKED && np_connection_is_open(session->connection) && np_now() < deadline)
+		np_connection_wait(session->connection, NP_WAIT_ACK, deadline);
+	if (session->look == NP_LOOK_NOBODY && np_connection_is_open(session->connection))
+		np_jetstream_look_on(session, deadline);
 }

@@ -10,10 +10,8 @@
 
 #include "publish/delivery.h"
 
-/* How long it may take to find that out. */
-#define NP_LOOK_TIME	NP_MILLISECONDS(1000)
-
-extern void np_jetstream_look(NpSession *session, NpTime deadline);
 extern NpTime np_jetstream_when_to_look(const NpSession *session);
+extern void np_jetstream_look_on(NpSession *session, NpTime deadline);
+extern void np_jetstream_look(NpSession *session);
 
 #endif							/* NP_JETSTREAM_H */

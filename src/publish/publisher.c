@@ -419,7 +419,7 @@ np_request(const char *subject, NpSpan payload)
 	{
 		if (failure.fault == NP_FAULT_NO_JETSTREAM && np_session_is_open(session))
 		{
-			np_jetstream_look(session, NP_FOREVER);
+			np_jetstream_look(session);
 			failure = np_delivery_unanswered(session);
 		}
 		failure.text = psprintf("JetStream request \"%s\" failed: %s",

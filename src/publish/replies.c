@@ -17,6 +17,10 @@
 #include "publish/denials.h"
 #include "publish/replies.h"
 
+/* Of JetStream. */
+#define ERROR_NOT_FOR_ACCOUNT	10039
+#define ERROR_NOT_ENABLED		10076
+
 static MemoryContext scratch_context;	/* reset after each use; NULL: not used yet */
 
 static MemoryContext
@@ -27,12 +31,22 @@ enter_scratch(void)
 	return MemoryContextSwitchTo(scratch_context);
 }
 
+/* Why does nobody take a message?  A question that was not answered is asked again. */
+static void
+want_look(NpSession *session)
+{
+	if (session->look == NP_LOOK_NONE ||
+		(session->look == NP_LOOK_ASKED && np_now() >= session->looked_at + NP_LOOK_TIME))
+		session->look = NP_LOOK_WANTED;
+}
+
 static void
 handle_no_responders(NpSession *session, NpPending *message)
 {
 	NpFailure	failure = np_delivery_untaken(session);
 
-	session->wants_look |= message->attempts == 0;
+	if (message->attempts == 0)
+		want_look(session);
 	/* the relay has a back-off of its own, and others not to keep waiting */
 	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
 		np_delivery_retry_after(session, message, NP_NO_RESPONDERS_DELAY, &failure);
@@ -129,16 +143,24 @@ handle_reply(NpSession *session, NpPending *message, const NpOperation *operatio
 	}
 }
 
-/* NULL: it is not permitted. */
+/* Is JetStream there, and for the account? */
 static void
-answer_question(NpSession *session, const NpOperation *operation)
+handle_look_reply(NpSession *session, const NpOperation *operation)
 {
-	MemoryContext previous;
+	NpReply		reply;
 
-	if (session->question.answered == NULL)
-		return;
-	previous = enter_scratch();
-	session->question.answered(session->question.owner, operation);
+	np_reply_parse(operation, &reply);
+	session->look = reply.kind == NP_REPLY_NO_RESPONDERS ? NP_LOOK_NOBODY : NP_LOOK_NONE;
+	session->absence = reply.error_code == ERROR_NOT_FOR_ACCOUNT ? NP_ABSENT_FOR_ACCOUNT :
+		reply.error_code == ERROR_NOT_ENABLED ? NP_ABSENT_STOPPED : NP_ABSENT_NOT_KNOWN;
+}
+
+static void
+on_look_reply(NpSession *session, const NpOperation *operation)
+{
+	MemoryContext previous = enter_scratch();
+
+	handle_look_reply(session, operation);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);
 }
@@ -153,7 +175,7 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 	MemoryContext previous;
 
 	if (token == NP_QUESTION_TOKEN)
-		answer_question(session, operation);
+		on_look_reply(session, operation);
 	if (message == NULL)
 		return;
 	np_connection_confirm(session->connection, message->position + message->length);
@@ -179,11 +201,11 @@ on_reply(void *owner, uint64 token, const NpOperation *operation)
 static void
 on_server_error(void *owner, NpSpan text)
 {
-	MemoryContext previous;
+	NpSession  *session = owner;
+	MemoryContext previous = enter_scratch();
 
-	if (np_denials_are_about(text, NP_QUESTION_SUBJECT))
-		answer_question(owner, NULL);
-	previous = enter_scratch();
+	if (session->look == NP_LOOK_ASKED && np_denials_are_about(text, NP_QUESTION_SUBJECT))
+		session->look = NP_LOOK_NONE;
 	np_denials_server_error(owner, text);
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(scratch_context);

@@ -197,7 +197,8 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	session->connect_delay = Min(Max(session->connect_delay * 2, NP_FIRST_DELAY), NP_LAST_DELAY);
 	session->next_connect = np_now() + np_jittered(session->connect_delay);
 	session->absence = NP_ABSENT_NOT_KNOWN;
-	session->looked_at = -NP_LOOK_TIME;
+	session->look = NP_LOOK_NONE;
+	session->looked_at = 0;
 	if (opened && resend(session, failure))
 	{
 		show_server(session);
@@ -290,11 +291,12 @@ when_to_look(const Wait *wait)
 	return np_jetstream_when_to_look(wait->session);
 }
 
+/* A message that nobody takes waits so long anyway. */
 static void
 look(Wait *wait)
 {
 	if (np_session_is_open(wait->session))
-		np_jetstream_look(wait->session, wait->deadline);
+		np_jetstream_look_on(wait->session, Min(wait->deadline, wait->now + NP_NO_RESPONDERS_DELAY));
 }
 
 /* What is due when, in this order, beside the deadline. */

@@ -417,7 +417,7 @@ explain_untaken(Run *run)
 
 	if (!run->has_untaken || !np_session_is_open(run->session))
 		return;
-	np_jetstream_look(run->session, NP_FOREVER);
+	np_jetstream_look(run->session);
 	failure = np_delivery_untaken(run->session);
 	for (int i = 0; i < run->batch->count; i++)
 		if (run->batch->rows[i].is_untaken)
