@@ -264,7 +264,7 @@ sub ridden_out
 	my $log = "$dir/log" . ++$times{log};
 	my ($told, $begin, $bytes, $from) = ($case{told} // '58030', $case{begin} // '', $case{bytes} // 100, $case{from} // '10.0');
 	my $mode = $case{mode} // 'sync';
-	write_lines($log, "9.0 begin 1.2.0 $begin", "9.0 call 1.2.0.0 $mode $bytes", "15.0 waited $from $told text", "15.0 told 1.2.0.0 58030 text", '16.0 end rollback', '16.0 done rolled');
+	write_lines($log, '8.0 begin 1.1.0  ', '8.0 call 1.1.0.0 uncritical 10', "9.0 begin 1.2.0 $begin", "9.0 call 1.2.0.0 $mode $bytes", "15.0 waited $from $told " . ($case{text} // 'text'), "15.0 told 1.2.0.0 58030 text", '16.0 end rollback', '16.0 done rolled');
 	write_lines("$log.faults", @{ $case{faults} // [ '5.0 box_hang 1' ] });
 	my $run = Chaos::Checker->new;
 	$run->read_log($log);
@@ -293,6 +293,7 @@ ridden_out($RIDDEN_OUT, 'and for all of it', node2 => sub { $_[0] < 9 || $_[0] >
 ridden_out('', 'for another stream', node2 => $never, node1 => $never);
 ridden_out('', 'nobody has looked', unprobed => 1);
 ridden_out($RIDDEN_OUT, 'of another stream, which is all that it needs', mode => 'held', node2 => $never);
+ridden_out('', 'what an earlier transaction has published to such a stream', text => '1~message~is~not~acknowledged~in~time');
 ridden_out('', 'of the relay', mode => 'outbox');
 ridden_out('', 'without ids', begin => 'anonymous ');
 ridden_out('', 'with a short timeout', begin => ' impatient');

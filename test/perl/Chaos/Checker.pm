@@ -103,7 +103,7 @@ sub read_log
 {
 	my ($self, $file) = @_;
 	open(my $log, '<', $file) or die "$file: $!";
-	my ($attempt, %call);
+	my ($attempt, %call, %modes);
 	while (my $line = <$log>)
 	{
 		chomp $line;
@@ -118,7 +118,7 @@ sub read_log
 		{
 			my $call = $call{ $fields[0] } = { message => $fields[0], mode => $fields[1], bytes => $fields[2] // 0, attempt => $attempt };
 			$attempt->{bytes} += $call->{bytes};
-			$attempt->{modes}{ $fields[1] } = 1;
+			$attempt->{modes}{ $fields[1] } = $modes{ $fields[1] } = 1;
 			push @{ $attempt->{calls} }, $call;
 			push @{ $self->{calls}{ $fields[0] } }, $call;
 		}
@@ -133,18 +133,20 @@ sub read_log
 		elsif ($event eq 'waited')
 		{
 			my %wait = (from => $fields[0], to => $time, told => $fields[1], text => $fields[2] // '', bytes => $attempt->{bytes});
-			push @{ $attempt->{waits} }, { %wait, streams => _streams($attempt) };
+			# nats_flush() waits for messages of earlier transactions too
+			my $waited_for = $wait{text} =~ /not acknowledged in time/ ? \%modes : $attempt->{modes};
+			push @{ $attempt->{waits} }, { %wait, streams => _streams($waited_for) };
 		}
 		else { die "$file: $line"; }
 	}
 	return;
 }
 
-# Those that an attempt has published to itself.
+# Those that modes have published to themselves.
 sub _streams
 {
-	my ($attempt) = @_;
-	my %streams = map { (s/^change_.*/change/r => 1) } grep { !$OUTBOX{$_} } keys %{ $attempt->{modes} };
+	my ($modes) = @_;
+	my %streams = map { (s/^change_.*/change/r => 1) } grep { !$OUTBOX{$_} } keys %$modes;
 	return [ sort keys %streams ];
 }
 
