@@ -125,9 +125,6 @@ np_to_utf8_somehow(const char *text)
 
 /* ---- JSON ---------------------------------------------------------------------------- */
 
-/* No character. */
-#define REPLACEMENT		0xFFFD
-
 /* The number in \uXXXX; -1: something else is there. */
 static int
 escaped_unit(const char *text, const char *end)
@@ -145,21 +142,24 @@ escaped_unit(const char *text, const char *end)
 	return unit;
 }
 
-/* The character that begins with this unit; *text goes behind its escapes. */
+/* The character outside of ASCII that is escaped here, behind which *text goes; 0: there is none. */
 static pg_wchar
-take_escaped(int unit, const char **text, const char *end)
+take_escaped(const char **text, const char *end)
 {
+	int			unit = escaped_unit(*text, end);
 	int			second;
 
-	*text += 6;
-	if (unit == 0 || is_utf16_surrogate_second(unit))
-		return REPLACEMENT;
+	if (unit <= 0x7F || is_utf16_surrogate_second(unit))
+		return 0;
 	if (!is_utf16_surrogate_first(unit))
+	{
+		*text += 6;
 		return unit;
-	second = escaped_unit(*text, end);
+	}
+	second = escaped_unit(*text + 6, end);
 	if (second < 0 || !is_utf16_surrogate_second(second))
-		return REPLACEMENT;
-	*text += 6;
+		return 0;
+	*text += 12;
 	return surrogate_pair_to_codepoint(unit, second);
 }
 
@@ -169,8 +169,7 @@ take_escaped(int unit, const char **text, const char *end)
  *
  * PostgreSQL's parser takes such escapes only of characters that the
  * database's encoding has, gives them in that encoding, and in SQL_ASCII
- * raises.  NUL and half a pair of surrogates, which it never takes, become
- * U+FFFD.
+ * raises.  NUL and half a pair of surrogates stay: it never takes them.
  */
 NpSpan
 np_json_unescape(NpSpan json)
@@ -185,11 +184,11 @@ np_json_unescape(NpSpan json)
 	copy = to = palloc(json.length + 1);
 	while (text < end)
 	{
-		int			unit = escaped_unit(text, end);
+		pg_wchar	character = take_escaped(&text, end);
 
-		if (unit == 0 || unit > 0x7F)
+		if (character != 0)
 		{
-			unicode_to_utf8(take_escaped(unit, &text, end), to);
+			unicode_to_utf8(character, to);
 			to += pg_encoding_mblen(PG_UTF8, (char *) to);
 			continue;
 		}

@@ -327,9 +327,10 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 			return $peer->reply($command, '', ' 503');
 		});
 	my $box = SilentProxy->new($fake, buffer => 8192);
-	$box->slow(300_000);
+	$box->slow(100_000);
 	my ($told, $error, $at) = commit_at($box, q(SELECT nats_publish_async('t.again', 'x') \g /dev/null
-		SELECT count(nats_publish_async('t.much', repeat('x', 1000000))) FROM generate_series(1, 40)));
+		SELECT count(nats_publish_async('t.much', repeat('x', 1000000))) FROM generate_series(1, 40)),
+		'nats_publish.ack_timeout' => '4s', 'nats_publish.commit_timeout' => '4s');
 	like($told, qr/^58030/, 'a message that is to be sent again over a slow link: it may be stored');
 	$box->pass;
 	$at->run(q(SET nats_publish.ack_timeout = '30s'; SELECT nats_publish('t.next', 'x')));
