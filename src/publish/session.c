@@ -564,12 +564,14 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 
 /*
  * Have a connection to a server whose version is known, in the time of a wait
- * of the present call.  Raises why there is none.
+ * of the present call.  Raises why there is none: the first reason, if one did
+ * not tell it and no other is there.
  */
 void
 np_session_know_version(NpSession *session)
 {
 	NpTime		deadline = np_now() + NP_MILLISECONDS(np_session_timeout());
+	NpFailure	untold = {NP_FAULT_NONE};
 	NpFailure	failure;
 
 	do
@@ -577,11 +579,11 @@ np_session_know_version(NpSession *session)
 		if (np_session_is_open(session) && np_connection_version(session->connection)->is_known)
 			return;
 		if (!np_session_ready(session, true, &failure))
-			np_raise(&failure);
-		if (learn_version(session, &failure))
+			np_raise(untold.text != NULL ? &untold : &failure);
+		if (learn_version(session, &untold))
 			return;
 	} while (np_now() < deadline);
-	np_raise(&failure);
+	np_raise(&untold);
 }
 
 /* The same; raises 0A000 when the server is older than the version that a feature needs. */
