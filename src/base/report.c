@@ -228,6 +228,15 @@ np_raise(const NpFailure *failure)
 			 errhint_of(failure)));
 }
 
+/* The same, of a fault and what there is to say; hint NULL: the fault's own. */
+void
+np_raise_fault(NpFault fault, const char *hint, const char *text)
+{
+	NpFailure	failure = {.fault = fault,.text = text,.hint = hint};
+
+	np_raise(&failure);
+}
+
 /* Raise 22023. */
 void
 np_raise_input(const char *format, ...)

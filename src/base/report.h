@@ -85,6 +85,7 @@ extern const char *np_failure_sqlstate(const NpFailure *failure);
 extern char *np_describe_transaction(const NpTransactionReport *report);
 
 NP_NORETURN extern void np_raise(const NpFailure *failure);
+NP_NORETURN extern void np_raise_fault(NpFault fault, const char *hint, const char *text);
 NP_NORETURN extern void np_raise_input(const char *format, ...) pg_attribute_printf(1, 2);
 NP_NORETURN extern void np_raise_message(const NpFailure *failure, const char *subject);
 NP_NORETURN extern void np_raise_transaction(const NpTransactionReport *report);

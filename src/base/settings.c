@@ -690,13 +690,10 @@ require_valid_server(void)
 static void
 require_permission(void)
 {
-	NpFailure	failure;
-
-	if (!np_server_required)
-		return;
-	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the server of the settings");
-	failure.hint = "nats_publish.server_required is on: nats_publish.server must name a foreign server.";
-	np_raise(&failure);
+	if (np_server_required)
+		np_raise_fault(NP_FAULT_NOT_PERMITTED,
+					   "nats_publish.server_required is on: nats_publish.server must name a foreign server.",
+					   "permission denied for the server of the settings");
 }
 
 /*

@@ -89,14 +89,6 @@ typedef struct Batch
 
 /* ---- Checks before anything is sent ----------------------------------------- */
 
-static void
-raise_fault(NpFault fault, const char *hint, const char *text)
-{
-	NpFailure	failure = {.fault = fault,.text = text,.hint = hint};
-
-	np_raise(&failure);
-}
-
 static int
 compare_spans(const void *a, const void *b)
 {
@@ -171,9 +163,9 @@ check_batch(Batch *batch)
 	NpQueueSummary held = np_queue_summary();
 
 	if (held.count > MAX_MEMBERS)
-		raise_fault(NP_FAULT_SIZE, "Set nats_publish.commit_batch to pipelined, or commit more often.",
-					psprintf("an atomic commit of " INT64_FORMAT " messages, the limit is %d",
-							 held.count, MAX_MEMBERS));
+		np_raise_fault(NP_FAULT_SIZE, "Set nats_publish.commit_batch to pipelined, or commit more often.",
+					   psprintf("an atomic commit of " INT64_FORMAT " messages, the limit is %d",
+								held.count, MAX_MEMBERS));
 	batch->member_count = (int) held.count;
 	check_members(batch);
 }
@@ -185,24 +177,24 @@ raise_without_outcome(const Batch *batch)
 	const char *loss = np_connection_loss(batch->session->connection);
 
 	if (batch->lost && (batch->in_doubt || batch->commit_was_sent))
-		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-					"could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived");
+		np_raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+					   "could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived");
 	if (batch->in_doubt || batch->commit_was_sent)
-		raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-					psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
-							 np_commit_timeout));
-	raise_fault(NP_FAULT_LOST, NULL,
-				psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
-						 loss[0] != '\0' ? loss : batch->lost ? "the connection was lost again and again" : "no answer in time"));
+		np_raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+					   psprintf("could not publish the transaction's messages as one batch: no acknowledgment arrived within %d ms",
+								np_commit_timeout));
+	np_raise_fault(NP_FAULT_LOST, NULL,
+				   psprintf("could not publish the transaction's messages as one batch: it could not be sent (%s)",
+							loss[0] != '\0' ? loss : batch->lost ? "the connection was lost again and again" : "no answer in time"));
 }
 
 /* An earlier attempt may be stored, whatever has become of a later one. */
 static void
 raise_in_doubt(const char *then)
 {
-	raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
-				psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
-						 then));
+	np_raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,
+				   psprintf("could not publish the transaction's messages as one batch: the connection was lost before its acknowledgment arrived, and then: %s",
+							then));
 }
 
 /*
@@ -226,9 +218,9 @@ check_server(const Batch *batch)
 		raise_in_doubt("the next server can't take it");
 	np_server_require(connection, 2, 12, "an atomic commit");
 	if (!fits)
-		raise_fault(NP_FAULT_SIZE, NULL,
-					psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-							 largest, np_connection_max_payload(connection)));
+		np_raise_fault(NP_FAULT_SIZE, NULL,
+					   psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+								largest, np_connection_max_payload(connection)));
 }
 
 /* ---- One attempt --------------------------------------------------------------- */

@@ -131,13 +131,10 @@ np_policy_check_message(const NpMessage *message)
 void
 np_policy_check_outbox(void)
 {
-	NpFailure	failure;
-
-	if (!np_server_required)
-		return;
-	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the outbox");
-	failure.hint = "nats_publish.server_required is on, and the relay does not publish to this session's foreign server as its role.";
-	np_raise(&failure);
+	if (np_server_required)
+		np_raise_fault(NP_FAULT_NOT_PERMITTED,
+					   "nats_publish.server_required is on, and the relay does not publish to this session's foreign server as its role.",
+					   "permission denied for the outbox");
 }
 
 /* Is a call to publish to be skipped as it is?  Then it is counted. */
