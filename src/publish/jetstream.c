@@ -43,33 +43,11 @@ np_jetstream_when_to_look(const NpSession *session)
 
 /* ---- The server's INFO ------------------------------------------------------------------ */
 
-/* NULL: it can't be had. */
-static Jsonb *
-try_info(NpSession *session, NpTime deadline)
-{
-	MemoryContext context = CurrentMemoryContext;
-	Jsonb	   *volatile info = NULL;
-
-	PG_TRY();
-	{
-		info = np_server_info_until(session->connection, deadline);
-	}
-	PG_CATCH();
-	{
-		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return info;
-}
-
 /* Nobody answers at $JS.API: whose fault is that? */
 static NpAbsence
 find_absence(NpSession *session, NpTime deadline)
 {
-	Jsonb	   *info = try_info(session, deadline);
+	Jsonb	   *info = np_server_try_info(session->connection, deadline);
 
 	if (info == NULL || np_json_is_true(info, "jetstream"))
 		return NP_ABSENT_NOT_KNOWN;

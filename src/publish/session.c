@@ -131,29 +131,10 @@ show_server(const NpSession *session)
 static bool
 learn_version(NpSession *session, NpFailure *failure)
 {
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool is_known = false;
-
-	PG_TRY();
-	{
-		(void) np_server_is_at_least(session->connection, 0, 0);
-		is_known = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		np_connection_lose(session->connection, error->message);
-		*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
-		failure->detail = error->detail;
-	}
-	PG_END_TRY();
-	return is_known;
+	if (np_server_learn_version(session->connection, failure))
+		return true;
+	np_connection_lose(session->connection, failure->text);
+	return false;
 }
 
 /*

@@ -186,8 +186,8 @@ record_name(NpConnection *connection, Jsonb *info)
  *
  * Raises 58000 when it can't be had until then.
  */
-Jsonb *
-np_server_info_until(NpConnection *connection, NpTime deadline)
+static Jsonb *
+info_until(NpConnection *connection, NpTime deadline)
 {
 	const char *server_id = np_connection_identity(connection).server_id;
 
@@ -210,11 +210,15 @@ np_server_info_until(NpConnection *connection, NpTime deadline)
 	return NULL;				/* keep compiler quiet */
 }
 
-/* The same, within connect_timeout. */
+/*
+ * The INFO of the connected server, palloc'd.
+ *
+ * Raises 58000 when it can't be had within connect_timeout.
+ */
 Jsonb *
 np_server_info(NpConnection *connection)
 {
-	return np_server_info_until(connection, np_now() + NP_MILLISECONDS(np_connect_timeout));
+	return info_until(connection, np_now() + NP_MILLISECONDS(np_connect_timeout));
 }
 
 /*
@@ -284,4 +288,73 @@ np_server_require(NpConnection *connection, int major, int minor, const char *fe
 						 feature, major, minor, np_connection_version(connection)->major,
 						 np_connection_version(connection)->minor);
 	np_raise(&failure);
+}
+
+/* ---- Without an error ------------------------------------------------------------ */
+
+/* True: it was answered.  False: *failure says why not (palloc'd). */
+static bool
+try_to_ask(void (*ask) (NpConnection *connection, void *argument), NpConnection *connection, void *argument,
+		   NpFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool is_answered = false;
+
+	PG_TRY();
+	{
+		ask(connection, argument);
+		is_answered = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
+		failure->detail = error->detail;
+	}
+	PG_END_TRY();
+	return is_answered;
+}
+
+static void
+learn_version(NpConnection *connection, void *unused)
+{
+	(void) np_server_is_at_least(connection, 0, 0);
+}
+
+/* Know the version of the connected server.  False: *failure says why not (palloc'd). */
+bool
+np_server_learn_version(NpConnection *connection, NpFailure *failure)
+{
+	return try_to_ask(learn_version, connection, NULL, failure);
+}
+
+/* What is asked for, and until when. */
+typedef struct InfoRequest
+{
+	NpTime		deadline;
+	Jsonb	   *info;
+} InfoRequest;
+
+static void
+take_info(NpConnection *connection, void *argument)
+{
+	InfoRequest *request = argument;
+
+	request->info = info_until(connection, request->deadline);
+}
+
+/* The INFO of the connected server, palloc'd.  NULL: it can't be had until then. */
+Jsonb *
+np_server_try_info(NpConnection *connection, NpTime deadline)
+{
+	InfoRequest request = {.deadline = deadline};
+	NpFailure	failure;
+
+	return try_to_ask(take_info, connection, &request, &failure) ? request.info : NULL;
 }
