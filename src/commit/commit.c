@@ -375,7 +375,7 @@ abandon(NpSession *session, uint64 first_critical)
 	{
 		drops_held |= was_held(message);
 		if (is_of_call(message))
-			np_delivery_take_back(session, message);
+			np_delivery_retract(session, message);
 		else if (message->mode == NP_BATCH || (message->mode == NP_CRITICAL && message->token >= first_critical))
 			np_delivery_drop(session, message);
 	}
@@ -409,7 +409,7 @@ np_commit_reset(void)
 
 /* After the end: what many messages have taken goes back to the system.  Never throws. */
 void
-np_commit_give_memory_back(void)
+np_commit_release_memory(void)
 {
 	NpSession  *session;
 

@@ -13,7 +13,7 @@ extern void np_commit_prepare_transaction(void);
 extern void np_commit_settle_subtransactions(int nest_level);
 extern void np_commit_reset(void);
 extern void np_commit_abort_subtransaction(int nest_level);
-extern void np_commit_give_memory_back(void);
+extern void np_commit_release_memory(void);
 extern void np_commit_warn_unasked(void);
 extern void np_commit_exit(void);
 

@@ -12,7 +12,7 @@
  *							back, and interrupts are still handled
  *	commit record, locks	from here on an ERROR is a PANIC
  *	XACT_EVENT_COMMIT		we reset, and do not wait, allocate or throw
- *	locks are released		then memory is given back
+ *	locks are released		then memory is released, too
  *
  * Between PRE_COMMIT and the commit record the transaction can still fail
  * (another library's callback, a crash): then the messages are there and the
@@ -47,7 +47,7 @@ static bool wakes_relay;		/* it has given the relay something to do */
 static bool ending;				/* we were asked before its end: nobody would send what comes now */
 static bool has_portal;			/* that stand_first hears of */
 static int	places;				/* of on_first_asked among the callbacks */
-static bool gives_memory_back;	/* once the locks are released */
+static bool releases_memory;	/* once the locks are released */
 
 /* ---- Our place among the callbacks ------------------------------------------- */
 
@@ -139,7 +139,7 @@ reset(void)
 	if (!was_joined)
 		return;
 	np_commit_reset();
-	gives_memory_back = true;
+	releases_memory = true;
 }
 
 static void
@@ -194,10 +194,10 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 static void
 on_resource_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *argument)
 {
-	if (!gives_memory_back || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
+	if (!releases_memory || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
 		return;
-	gives_memory_back = false;
-	np_commit_give_memory_back();
+	releases_memory = false;
+	np_commit_release_memory();
 }
 
 static void

@@ -214,9 +214,9 @@ np_delivery_drop(NpSession *session, NpPending *message)
 
 /* The same; if nothing of it has left yet, nothing does. */
 void
-np_delivery_take_back(NpSession *session, NpPending *message)
+np_delivery_retract(NpSession *session, NpPending *message)
 {
-	(void) np_outbound_take_back(np_session_outbound(session), message->chunk, message->position, message->length);
+	(void) np_outbound_retract(np_session_outbound(session), message->chunk, message->position, message->length);
 	np_delivery_drop(session, message);
 }
 

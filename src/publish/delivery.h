@@ -139,7 +139,7 @@ extern void np_delivery_complete(NpSession *session, NpPending *message, const N
 extern void np_delivery_retry_after(NpSession *session, NpPending *message, NpTime delay, const NpFailure *cause);
 extern void np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure);
 extern void np_delivery_drop(NpSession *session, NpPending *message);
-extern void np_delivery_take_back(NpSession *session, NpPending *message);
+extern void np_delivery_retract(NpSession *session, NpPending *message);
 extern bool np_delivery_has_progressed(NpSession *session);
 extern NpFailure np_delivery_untaken(const NpSession *session);
 extern NpFailure np_delivery_unanswered(const NpSession *session);

@@ -197,7 +197,7 @@ typedef struct Wait
 	NpSession  *session;
 	NpTime		timeout;		/* without progress */
 	NpTime		limit;
-	NpTime		patience;		/* with a server that says nothing */
+	NpTime		silence_timeout;	/* with a server that says nothing */
 	NpTime		begun;
 	NpTime		now;			/* of the present pass */
 	NpTime		last_progress;
@@ -256,14 +256,14 @@ owed_since(const Wait *wait)
 static NpTime
 when_to_doubt(const Wait *wait)
 {
-	return np_connection_next_doubt(wait->session->connection, owed_since(wait), wait->patience);
+	return np_connection_next_doubt(wait->session->connection, owed_since(wait), wait->silence_timeout);
 }
 
 static void
 doubt(Wait *wait)
 {
 	if (np_session_is_open(wait->session))
-		np_connection_doubt(wait->session->connection, owed_since(wait), wait->patience);
+		np_connection_doubt(wait->session->connection, owed_since(wait), wait->silence_timeout);
 }
 
 static NpTime
@@ -370,7 +370,7 @@ np_session_wait(NpSession *session, NpWaitEvent event, NpCondition condition, vo
 		.timeout = NP_MILLISECONDS(timeout_ms),
 		.limit = limit,
 		/* a limit is how long the caller wants to look, not how long a server may be silent */
-		.patience = NP_MILLISECONDS(limit == NP_FOREVER ? timeout_ms : np_ack_timeout),
+		.silence_timeout = NP_MILLISECONDS(limit == NP_FOREVER ? timeout_ms : np_ack_timeout),
 		.begun = np_now()
 	};
 	bool		holds;
@@ -485,12 +485,12 @@ np_session_expire_overdue(NpSession *session)
 void
 np_session_watch(NpSession *session, NpTime now)
 {
-	NpTime		patience = NP_MILLISECONDS(np_session_timeout());
+	NpTime		timeout = NP_MILLISECONDS(np_session_timeout());
 	NpTime		since = oldest_pending(session);
 
 	if (np_session_is_open(session) && since != NP_FOREVER &&
-		now >= np_connection_next_doubt(session->connection, since, patience))
-		np_connection_doubt(session->connection, since, patience);
+		now >= np_connection_next_doubt(session->connection, since, timeout))
+		np_connection_doubt(session->connection, since, timeout);
 }
 
 /* ---- A connection to publish on ------------------------------------------- */
@@ -552,7 +552,7 @@ void
 np_session_know_version(NpSession *session)
 {
 	NpTime		deadline = np_now() + NP_MILLISECONDS(np_session_timeout());
-	NpFailure	untold = {NP_FAULT_NONE};
+	NpFailure	unknown = {NP_FAULT_NONE};
 	NpFailure	failure;
 
 	do
@@ -560,11 +560,11 @@ np_session_know_version(NpSession *session)
 		if (np_session_is_open(session) && np_connection_version(session->connection)->is_known)
 			return;
 		if (!np_session_ready(session, true, &failure))
-			np_raise(untold.text != NULL ? &untold : &failure);
-		if (learn_version(session, &untold))
+			np_raise(unknown.text != NULL ? &unknown : &failure);
+		if (learn_version(session, &unknown))
 			return;
 	} while (np_now() < deadline);
-	np_raise(&untold);
+	np_raise(&unknown);
 }
 
 /* The same; raises 0A000 when the server is older than the version that a feature needs. */

@@ -96,8 +96,8 @@ extern void np_connection_confirm(NpConnection *connection, uint64 position);
 extern bool np_connection_drain(NpConnection *connection, NpTime until);
 extern bool np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until);
 
-extern NpTime np_connection_next_doubt(const NpConnection *connection, NpTime since, NpTime patience);
-extern void np_connection_doubt(NpConnection *connection, NpTime since, NpTime patience);
-extern void np_connection_check(NpConnection *connection, NpTime patience);
+extern NpTime np_connection_next_doubt(const NpConnection *connection, NpTime since, NpTime timeout);
+extern void np_connection_doubt(NpConnection *connection, NpTime since, NpTime timeout);
+extern void np_connection_check(NpConnection *connection, NpTime timeout);
 
 #endif							/* NP_CONNECTION_H */

@@ -56,11 +56,11 @@ is_asked(const NpConnection *connection, NpTime since)
  * np_connection_doubt.
  */
 NpTime
-np_connection_next_doubt(const NpConnection *connection, NpTime since, NpTime patience)
+np_connection_next_doubt(const NpConnection *connection, NpTime since, NpTime timeout)
 {
 	if (is_asked(connection, since))
-		return connection->asked_at + patience / 4;
-	return Max(since, connection->answered_at) + patience / 2;
+		return connection->asked_at + timeout / 4;
+	return Max(since, connection->answered_at) + timeout / 2;
 }
 
 static void
@@ -80,12 +80,12 @@ ask(NpConnection *connection)
  * np_connection_receive.
  */
 void
-np_connection_doubt(NpConnection *connection, NpTime since, NpTime patience)
+np_connection_doubt(NpConnection *connection, NpTime since, NpTime timeout)
 {
 	uint64		taken;
 
 	np_connection_receive_all(connection);
-	if (connection->wire == NULL || np_now() < np_connection_next_doubt(connection, since, patience))
+	if (connection->wire == NULL || np_now() < np_connection_next_doubt(connection, since, timeout))
 		return;
 	if (!is_asked(connection, since))
 	{
@@ -110,7 +110,7 @@ np_connection_doubt(NpConnection *connection, NpTime since, NpTime patience)
  * np_wait.
  */
 void
-np_connection_check(NpConnection *connection, NpTime patience)
+np_connection_check(NpConnection *connection, NpTime timeout)
 {
 	NpTime		now;
 
@@ -119,7 +119,7 @@ np_connection_check(NpConnection *connection, NpTime patience)
 		return;
 	now = np_now();
 	if (now - connection->answered_at > TRUSTED_FOR)
-		(void) np_connection_ping(connection, NP_WAIT_CONNECT, now + patience / 4);
+		(void) np_connection_ping(connection, NP_WAIT_CONNECT, now + timeout / 4);
 }
 
 /*

@@ -131,7 +131,7 @@ np_outbound_unsent(const NpOutbound *outbound)
  * False: it has begun to leave, or others stand behind it.
  */
 bool
-np_outbound_take_back(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length)
+np_outbound_retract(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length)
 {
 	if (chunk != outbound->last || position < outbound->sent || position + length != outbound->appended)
 		return false;

@@ -32,7 +32,7 @@ typedef struct NpOutbound
 	uint64		appended;		/* bytes ever appended ... */
 	uint64		sent;			/* ... and of these, gone or given up */
 	int64		bytes;			/* in use in all chunks */
-	uint64		freed;			/* bytes of chunks, since they were last given back to the system */
+	uint64		freed;			/* bytes of chunks, since memory was last released to the system */
 } NpOutbound;
 
 extern void np_outbound_init(NpOutbound *outbound, MemoryContext context);
@@ -41,7 +41,7 @@ extern void np_outbound_release(NpOutbound *outbound, NpChunk *chunk);
 extern int	np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count);
 extern void np_outbound_advance(NpOutbound *outbound, size_t length);
 extern uint64 np_outbound_unsent(const NpOutbound *outbound);
-extern bool np_outbound_take_back(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length);
+extern bool np_outbound_retract(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length);
 extern void np_outbound_trim(NpOutbound *outbound);
 extern void np_outbound_clear(NpOutbound *outbound);
 

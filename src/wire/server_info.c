@@ -181,11 +181,7 @@ record_name(NpConnection *connection, Jsonb *info)
 	np_connection_set_server_name(connection, (NpSpan) {name, strlen(name)});
 }
 
-/*
- * The INFO of the connected server, palloc'd.
- *
- * Raises 58000 when it can't be had until then.
- */
+/* np_server_info, which has until the deadline. */
 static Jsonb *
 info_until(NpConnection *connection, NpTime deadline)
 {

@@ -46,14 +46,14 @@ np_server_pool_init(NpServerPool *pool, MemoryContext context)
 }
 
 static void
-forget_all(NpServerPool *pool)
+free_members(NpServerPool *pool)
 {
 	list_free_deep(pool->discovered);
 	pool->discovered = NIL;
 }
 
 static void
-forget_order(NpServerPool *pool)
+free_order(NpServerPool *pool)
 {
 	if (pool->order != NULL)
 		pfree(pool->order);
@@ -61,7 +61,7 @@ forget_order(NpServerPool *pool)
 }
 
 static void
-forget_hearsay(NpServerPool *pool)
+free_hearsay(NpServerPool *pool)
 {
 	ListCell   *cell;
 
@@ -80,8 +80,8 @@ forget_hearsay(NpServerPool *pool)
 void
 np_server_pool_reset(NpServerPool *pool)
 {
-	forget_all(pool);
-	forget_order(pool);
+	free_members(pool);
+	free_order(pool);
 	pool->connected = -1;
 	pool->origin = 0;
 }
@@ -147,7 +147,7 @@ np_server_pool_begin(NpServerPool *pool, const NpServer *server)
 	pool->configured = count_configured(server);
 	if (pool->order == NULL || pool->count != pool->configured + list_length(pool->discovered))
 	{
-		forget_order(pool);
+		free_order(pool);
 		make_order(pool);
 	}
 	pool->tried = 0;
@@ -194,7 +194,7 @@ np_server_pool_next(NpServerPool *pool, NpPoolServer *picked)
 		if (describe(pool, pool->current, picked))
 			return true;
 	}
-	forget_order(pool);
+	free_order(pool);
 	return false;
 }
 
@@ -205,7 +205,7 @@ np_server_pool_accept(NpServerPool *pool)
 	pool->connected = pool->current;
 	if (pool->connected < pool->configured)
 		pool->origin = pool->connected;
-	forget_order(pool);
+	free_order(pool);
 }
 
 /* ---- Discovered ones ---------------------------------------------------------------- */
@@ -257,7 +257,7 @@ np_server_pool_discover(NpServerPool *pool, NpWire *wire, bool in_tls)
 	int			count = np_wire_discovered(wire, &servers);
 
 	if (count > 0)
-		forget_hearsay(pool);
+		free_hearsay(pool);
 	for (int i = 0; i < Min(count, MAX_ANNOUNCED); i++)
 		add(pool, (NpSpan) {servers[i], strlen(servers[i])}, in_tls);
 	np_wire_free_discovered(servers, count);
@@ -275,7 +275,7 @@ np_server_pool_rediscover(NpServerPool *pool, NpSpan info, bool in_tls)
 
 	if (!np_info_connect_urls(info, &rest))
 		return;
-	forget_all(pool);
+	free_members(pool);
 	for (int i = 0; i < MAX_ANNOUNCED && np_info_next_url(&rest, &url); i++)
 		add(pool, url, in_tls);
 }
