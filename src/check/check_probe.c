@@ -397,7 +397,7 @@ find_no_answer(const NpExamination *examination, NpFinding *finding)
 		np_find(finding, answers->failure.fault == NP_FAULT_NOT_PERMITTED ? NP_CHECK_FAILED : NP_CHECK_UNKNOWN,
 				"The probe failed: %s.", answers->failure.text);
 	else if (answers->nobody && examination->stream == NULL)
-		np_find(finding, NP_CHECK_FAILED, "%s answers the probe. %s", answers->subscribers > 0 ? "No stream" : "Nobody",
+		np_find(finding, NP_CHECK_FAILED, "%s takes the probe. %s", answers->subscribers > 0 ? "No stream" : "Nobody",
 				np_advice_without_stream(examination));
 	else
 		np_find(finding, NP_CHECK_FAILED, "No stream answers the probe within %d ms, so no message would be acknowledged. See that the stream has a leader, no_ack is not set, and no mapping leads messages elsewhere.", np_ack_timeout);
@@ -419,9 +419,9 @@ static void
 find_answers(const NpAnswers *answers, NpFinding *finding)
 {
 	if (answers->count == 1)
-		np_find(finding, NP_CHECK_OK, "%s answers the probe.", names_of(answers));
+		np_find(finding, NP_CHECK_OK, "%s takes the probe.", names_of(answers));
 	if (answers->count > 1)
-		np_find(finding, NP_CHECK_WARNING, "%d streams answer the probe: %s. Two streams or two domains take the subject, and the first to answer acknowledges: let only one take it, or publish with expect_stream.",
+		np_find(finding, NP_CHECK_WARNING, "%d streams take the probe: %s. Two streams or two domains take the subject, and the first to answer acknowledges: let only one take it, or publish with expect_stream.",
 				answers->count, names_of(answers));
 	if (answers->refusal[0] != '\0')
 		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Mend that, or publish to another stream.", answers->refusal);

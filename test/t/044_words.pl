@@ -269,7 +269,7 @@ foreach my $encoding (sort keys %SHOWN)
 			is($session->value(q(SELECT subject FROM nats_get_message('S', 1))), "S$shown", "$what: nats_get_message()");
 			is($session->value(q(SELECT server_name FROM nats_server_info())), "S$shown", "$what: nats_server_info()");
 			my $rows = $session->value(q(SELECT count(*), max(detail) FILTER (WHERE check_name = 'stream') FROM nats_check('t.no', true)));
-			like($rows, qr/^17\|"\QS$shown\E" .*"\QS$shown\E" answers the probe/, "$what: nats_check()") unless $shown eq '?';
+			like($rows, qr/^17\|"\QS$shown\E" .*"\QS$shown\E" takes the probe/, "$what: nats_check()") unless $shown eq '?';
 			like($rows, qr/^17\|/, "$what: nats_check() has its rows");
 			next if $shown eq '?';
 			is($session->value(encode_utf8("SELECT (nats_publish('t.ack', 'x', expect_stream => 'S$character')).seq")), '7', "$what: expect_stream");
@@ -327,7 +327,7 @@ sub works
 	else { finds($rows, 'stream', 'unknown', qr/With probe => true it is asked who takes it\.$/, $what); }
 	$rows = doctor($url, "'$subject', true");
 	none_failed($rows, "$what, with a probe");
-	finds($rows, 'stream', 'ok', qr/^"$stream" takes the subject\..*"$stream" answers the probe\./, "$what, with a probe");
+	finds($rows, 'stream', 'ok', qr/^"$stream" takes the subject\..*"$stream" takes the probe\./, "$what, with a probe");
 	unlike($rows->{jetstream}{status}, qr/failed|warning/, "$what: jetstream");
 	if ($args{known} && $name eq 'new') { finds($rows, 'storage', 'ok', qr/files/, $what); }
 	else { finds($rows, 'storage', 'unknown', qr/"$stream" is (on a server behind|reached by a mapping)/, $what); }
@@ -349,9 +349,9 @@ foreach my $name (@kinds)
 	finds($rows, $_, 'failed', qr/Switch JetStream on for the account/, "no import, $name") foreach qw(jetstream stream);
 	$rows = doctor(url_of($name, 'shy'), q('s.a', true));
 	none_failed($rows, "a user who may not ask, $name");
-	like($rows->{stream}{detail}, qr/"S" answers the probe/, 'but may publish');
+	like($rows->{stream}{detail}, qr/"S" takes the probe/, 'but may publish');
 	$rows = doctor(url_of($name, 'map'), q('m.nowhere', true));
-	finds($rows, 'stream', 'failed', qr/Nobody answers the probe\. Create a stream/, "a mapping to nowhere, $name");
+	finds($rows, 'stream', 'failed', qr/Nobody takes the probe\. Create a stream/, "a mapping to nowhere, $name");
 }
 
 # Two domains: the stream is in the other one
@@ -376,7 +376,7 @@ foreach my $name (@kinds)
 	my $before = $admin->stream_info('S')->{state}{last_seq};
 	my $session = session_at(url_of($name, 'map'));
 	like($session->value(q(SELECT detail FROM nats_check('s.seen', true) WHERE check_name = 'stream')),
-		$name eq 'new' ? qr/"S" answers the probe\. It would also go to 1 subscriber, / : qr/"S" answers the probe\.$/, "$name: a subscriber");
+		$name eq 'new' ? qr/"S" takes the probe\. It would also go to 1 subscriber, / : qr/"S" takes the probe\.$/, "$name: a subscriber");
 	is($session->value(q(SELECT value FROM nats_explain('s.seen', 'x') WHERE item = 'subscribers')), $name eq 'new' ? '1' : '', "$name: nats_explain()");
 	is($admin->stream_info('S')->{state}{last_seq}, $before, "$name: nothing is stored");
 	$admin->publish('s.end', 'x');
