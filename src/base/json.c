@@ -11,19 +11,27 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/json.h"
 
-/* Raises what jsonb_in raises. */
-static Jsonb *
-parse(NpSpan utf8)
+/* A text in UTF-8, and what is made of it. */
+typedef struct Parsing
 {
-	char	   *converted = np_from_utf8(np_json_unescape(utf8));
+	NpSpan		utf8;
+	Jsonb	   *result;
+} Parsing;
 
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
+static void
+parse(void *argument)
+{
+	Parsing    *parsing = argument;
+	char	   *converted = np_from_utf8(np_json_unescape(parsing->utf8));
+
+	parsing->result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
 }
 
-/* Is the error that was caught about the text, and not an interrupt or the like? */
+/* Is the error about the text, and not an interrupt or the like? */
 static bool
 is_about_text(int sqlstate)
 {
@@ -34,30 +42,16 @@ is_about_text(int sqlstate)
 /*
  * JSON from the wire, palloc'd, with question marks for characters that the
  * database's encoding does not have.  NULL: it is none, or none that PostgreSQL
- * can hold.  The error is caught without a subtransaction, as parsing takes
- * nothing but memory.
+ * can hold.
  */
 Jsonb *
 np_json_parse(NpSpan utf8)
 {
-	MemoryContext context = CurrentMemoryContext;
-	Jsonb	   *volatile result = NULL;
+	Parsing		parsing = {.utf8 = utf8};
 
-	if (!pg_verify_mbstr(PG_UTF8, utf8.data, utf8.length, true))
-		return NULL;
-	PG_TRY();
-	{
-		result = parse(utf8);
-	}
-	PG_CATCH();
-	{
-		if (!is_about_text(geterrcode()))
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return result;
+	if (pg_verify_mbstr(PG_UTF8, utf8.data, utf8.length, true))
+		(void) np_catch(parse, &parsing, is_about_text);
+	return parsing.result;
 }
 
 /* What the API writes as base64; raises what decode() raises. */

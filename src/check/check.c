@@ -15,6 +15,7 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/json.h"
 #include "base/settings.h"
@@ -95,35 +96,33 @@ is_finding(int sqlstate)
 	}
 }
 
-/*
- * Call a function that may raise.  False: what it has raised is in *failure
- * (palloc'd).  Without a subtransaction, for what may be called so looks up
- * or asks something, and leaves nothing to be undone.
- */
+/* A step of the examination. */
+typedef struct Step
+{
+	NpExamine	function;
+	NpExamination *examination;
+	void	   *argument;
+} Step;
+
+static void
+take_step(void *argument)
+{
+	const Step *step = argument;
+
+	step->function(step->examination, step->argument);
+}
+
+/* Call a function that may raise.  False: what it has raised is in *failure (palloc'd). */
 bool
 np_check_attempt(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure)
 {
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool raised = false;
+	Step		step = {function, examination, argument};
+	const ErrorData *error = np_catch(take_step, &step, is_finding);
 
-	PG_TRY();
-	{
-		function(examination, argument);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (!is_finding(geterrcode()))
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		*failure = (NpFailure) {NP_FAULT_UNREACHABLE, error->message, error->detail, error->hint};
-		raised = true;
-	}
-	PG_END_TRY();
-	return !raised;
+	if (error == NULL)
+		return true;
+	*failure = (NpFailure) {NP_FAULT_UNREACHABLE, error->message, error->detail, error->hint};
+	return false;
 }
 
 /* ---- The connection ---------------------------------------------------------------- */
@@ -140,7 +139,7 @@ np_examine_connection(NpExamination *examination, void *unused)
 	examination->session = np_current_session();
 	if (!np_session_ready(examination->session, true, &failure))
 		np_raise(&failure);
-	(void) np_publisher_round_trip(examination->session->connection);
+	(void) np_publisher_round_trip(examination->session);
 }
 
 /* ---- The subject ------------------------------------------------------------------- */

@@ -24,7 +24,7 @@ find_problems(NpFinding *finding)
 {
 	ListCell   *cell;
 
-	foreach(cell, np_settings_problems())
+	foreach(cell, np_guards_problems())
 		np_find(finding, NP_CHECK_FAILED, "%s", (const char *) lfirst(cell));
 }
 

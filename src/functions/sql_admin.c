@@ -25,6 +25,7 @@
 #include "message/message.h"
 #include "message/puback.h"
 #include "publish/publisher.h"
+#include "publish/session.h"
 #include "wire/server_info.h"
 
 PG_FUNCTION_INFO_V1(nats_server_info);
@@ -385,7 +386,7 @@ nats_server_info(PG_FUNCTION_ARGS)
 	Datum		values[INFO_COLUMNS] = {0};
 	bool		nulls[INFO_COLUMNS] = {false};
 	TupleDesc	columns;
-	NpConnection *connection;
+	NpSession  *session;
 	NpConnectionIdentity identity;
 	Jsonb	   *info;
 	char	   *level;
@@ -394,10 +395,10 @@ nats_server_info(PG_FUNCTION_ARGS)
 	np_transaction_join();
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	connection = np_publisher_connect();
-	round_trip->time = np_publisher_round_trip(connection);
-	info = np_server_info(connection);
-	identity = np_connection_identity(connection);
+	session = np_publisher_connect();
+	round_trip->time = np_publisher_round_trip(session);
+	info = np_server_info(session->connection);
+	identity = np_connection_identity(session->connection);
 	level = np_json_text(info, "api_lvl");
 
 	values[INFO_URL] = CStringGetTextDatum(identity.url);

@@ -14,6 +14,7 @@
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 
+#include "base/catch.h"
 #include "base/compat.h"
 #include "base/encoding.h"
 #include "message/puback.h"
@@ -122,27 +123,38 @@ on_scalar(void *state, char *value, JsonTokenType type)
 	NP_JSON_ACTION_RETURN;
 }
 
+/* A text, and what is made of it. */
+typedef struct Parsing
+{
+	NpSpan		json;
+	JsonSemAction *actions;
+	bool		is_done;
+} Parsing;
+
+static void
+parse(void *argument)
+{
+	Parsing    *parsing = argument;
+	JsonLexContext *lexer = np_compat_json_lexer(parsing->json.data, parsing->json.length);
+
+	parsing->is_done = pg_parse_json(lexer, parsing->actions) == JSON_SUCCESS;
+}
+
+/* All that the parser throws about JSON: it is nested too deeply. */
+static bool
+is_too_deep(int sqlstate)
+{
+	return sqlstate == ERRCODE_STATEMENT_TOO_COMPLEX;
+}
+
 /* False: it is no JSON, or none that JetStream would answer. */
 static bool
 try_parse(NpSpan json, JsonSemAction *actions)
 {
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool parsed = false;
+	Parsing		parsing = {.json = json,.actions = actions};
 
-	PG_TRY();
-	{
-		parsed = pg_parse_json(np_compat_json_lexer(json.data, json.length), actions) == JSON_SUCCESS;
-	}
-	PG_CATCH();
-	{
-		/* all that the parser throws about JSON: it is nested too deeply */
-		if (geterrcode() != ERRCODE_STATEMENT_TOO_COMPLEX)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return parsed;
+	(void) np_catch(parse, &parsing, is_too_deep);
+	return parsing.is_done;
 }
 
 /* False: it is not a JSON object. */

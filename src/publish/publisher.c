@@ -563,8 +563,8 @@ np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument)
 
 /* ---- Connections -------------------------------------------------------------- */
 
-/* The open connection of this call's session; raises why there is none. */
-NpConnection *
+/* This call's session, connected; raises why it can't be. */
+NpSession *
 np_publisher_connect(void)
 {
 	NpSession  *session = np_current_session();
@@ -574,26 +574,26 @@ np_publisher_connect(void)
 	np_delivery_report_failures(WARNING);
 	if (!np_session_ready(session, true, &failure))
 		np_raise(&failure);
-	return session->connection;
+	return session;
 }
 
 /*
- * The time of one round trip to the server and back, of an open connection; a
+ * The time of one round trip to the server and back, of a connected session; a
  * server that does not answer in half of the time is left for the next one.
  */
 NpTime
-np_publisher_round_trip(NpConnection *connection)
+np_publisher_round_trip(NpSession *session)
 {
 	NpTime		start = np_now();
 	NpTime		deadline = start + NP_MILLISECONDS(np_ack_timeout);
 	NpFailure	failure;
 
-	if (np_connection_ping(connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout) / 2))
+	if (np_connection_ping(session->connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout) / 2))
 		return np_now() - start;
-	if (np_session_wait(np_current_session(), NP_WAIT_CONNECT, np_session_is_connected, NULL, np_ack_timeout, deadline))
+	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_ack_timeout, deadline))
 	{
 		start = np_now();
-		if (np_connection_ping(connection, NP_WAIT_ACK, deadline))
+		if (np_connection_ping(session->connection, NP_WAIT_ACK, deadline))
 			return np_now() - start;
 	}
 	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");

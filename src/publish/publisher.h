@@ -27,8 +27,8 @@ extern void np_publisher_check_inbox(const NpSession *session, NpSpan subject);
 extern void np_publisher_check_length(NpSession *session, size_t length);
 extern void np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument),
 									  void *argument);
-extern NpConnection *np_publisher_connect(void);
-extern NpTime np_publisher_round_trip(NpConnection *connection);
+extern NpSession *np_publisher_connect(void);
+extern NpTime np_publisher_round_trip(NpSession *session);
 extern bool np_publisher_disconnect(void);
 
 #endif							/* NP_PUBLISHER_H */

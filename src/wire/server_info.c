@@ -23,6 +23,7 @@
 #include "storage/fd.h"
 #include "utils/builtins.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/json.h"
 #include "base/settings.h"
@@ -288,37 +289,22 @@ np_server_require(NpConnection *connection, int major, int minor, const char *fe
 
 /* ---- Without an error ------------------------------------------------------------ */
 
-/* True: it was answered.  False: *failure says why not (palloc'd). */
-static bool
-try_to_ask(void (*ask) (NpConnection *connection, void *argument), NpConnection *connection, void *argument,
-		   NpFailure *failure)
+/* What is asked for, of whom, and until when. */
+typedef struct InfoRequest
 {
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool is_answered = false;
+	NpConnection *connection;
+	NpTime		deadline;
+	Jsonb	   *info;
+} InfoRequest;
 
-	PG_TRY();
-	{
-		ask(connection, argument);
-		is_answered = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (geterrcode() != ERRCODE_SYSTEM_ERROR)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
-		failure->detail = error->detail;
-	}
-	PG_END_TRY();
-	return is_answered;
+static bool
+is_unanswered(int sqlstate)
+{
+	return sqlstate == ERRCODE_SYSTEM_ERROR;
 }
 
 static void
-learn_version(NpConnection *connection, void *unused)
+learn_version(void *connection)
 {
 	(void) np_server_is_at_least(connection, 0, 0);
 }
@@ -327,30 +313,29 @@ learn_version(NpConnection *connection, void *unused)
 bool
 np_server_learn_version(NpConnection *connection, NpFailure *failure)
 {
-	return try_to_ask(learn_version, connection, NULL, failure);
+	const ErrorData *error = np_catch(learn_version, connection, is_unanswered);
+
+	if (error == NULL)
+		return true;
+	*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
+	failure->detail = error->detail;
+	return false;
 }
 
-/* What is asked for, and until when. */
-typedef struct InfoRequest
-{
-	NpTime		deadline;
-	Jsonb	   *info;
-} InfoRequest;
-
 static void
-take_info(NpConnection *connection, void *argument)
+take_info(void *argument)
 {
 	InfoRequest *request = argument;
 
-	request->info = info_until(connection, request->deadline);
+	request->info = info_until(request->connection, request->deadline);
 }
 
 /* The INFO of the connected server, palloc'd.  NULL: it can't be had until then. */
 Jsonb *
 np_server_try_info(NpConnection *connection, NpTime deadline)
 {
-	InfoRequest request = {.deadline = deadline};
-	NpFailure	failure;
+	InfoRequest request = {.connection = connection,.deadline = deadline};
 
-	return try_to_ask(take_info, connection, &request, &failure) ? request.info : NULL;
+	(void) np_catch(take_info, &request, is_unanswered);
+	return request.info;
 }

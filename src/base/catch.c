@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * catch.c
+ *	  An expected ERROR becomes a value.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/catch.h"
+
+/*
+ * Call a function that may raise.  NULL: it did not; else the error, palloc'd.
+ * One that is not expected goes on.
+ *
+ * There is no subtransaction: the function takes nothing but memory, or leaves
+ * what it has begun as it would without an error.
+ */
+ErrorData *
+np_catch(void (*function) (void *argument), void *argument, NpExpected is_expected)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		function(argument);
+	}
+	PG_CATCH();
+	{
+		if (!is_expected(geterrcode()))
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return error;
+}
