@@ -65,8 +65,8 @@ cmp_ok($result->{seconds}, '<', $BOUND, 'without waiting');
 $result = $session->run(q(ROLLBACK; BEGIN; SELECT count(nats_publish_async('q.a', 'x', critical => false)) FROM generate_series(1, 101); COMMIT));
 is($result->{sqlstate}, '', 'but for critical => false');
 like($result->{error}, qr/^WARNING:  53000: /m, 'it is a WARNING');
-is($session->value(q(RESET nats_publish.on_full; SELECT count(nats_publish_async('t.b', 'x')) FROM generate_series(1, 100); SELECT (nats_publish('t.a', 'x')).stream)),
-	"100\nT", 'the session goes on');
+is($session->value(q(RESET nats_publish.on_full; SET nats_publish.ack_timeout = '1s'; SELECT count(nats_publish_async('t.b', 'x')) FROM generate_series(1, 100);
+	SELECT (nats_publish('t.a', 'x')).stream)), "100\nT", 'the session goes on when the window empties');
 $session->close;
 
 $session = session(max_pending => 1);
