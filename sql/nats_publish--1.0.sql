@@ -173,16 +173,18 @@ FROM nats_outbox_dead;
 COMMENT ON VIEW nats_outbox_messages
 IS 'what waits for the relay, is tried again or was given up, for those who need not see what is in it';
 
-CREATE TABLE nats_relay_control (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+-- pg_dump and pg_restore take tables by name, and what is paused has to be known before the messages are there.
+CREATE TABLE nats_control (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     paused boolean NOT NULL
 );
-COMMENT ON TABLE nats_relay_control IS 'what the relay of this database is told to do; one row or none';
+COMMENT ON TABLE nats_control IS 'what the relay of this database is told to do: nothing, while a row says so';
+COMMENT ON COLUMN nats_control.id IS 'is not that of another database, from which rows may be replicated';
 
+SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
-SELECT pg_catalog.pg_extension_config_dump('nats_relay_control', '');
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -194,14 +196,14 @@ CREATE FUNCTION nats_outbox_wake()
 RETURNS trigger
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_outbox_wake()
-IS 'trigger function that wakes the relay at commit';
+IS 'trigger function of nats_control: marks a pause for pg_dump, and wakes the relay at commit';
 
 CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, headers, msg_id ON nats_outbox
     FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
 COMMENT ON TRIGGER nats_outbox_check ON nats_outbox IS 'refuses what could never be published, and wakes the relay at commit';
-CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE ON nats_relay_control
+CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON nats_control
     FOR EACH STATEMENT EXECUTE FUNCTION nats_outbox_wake();
-COMMENT ON TRIGGER nats_outbox_wake ON nats_relay_control IS 'wakes the relay at commit';
+COMMENT ON TRIGGER nats_outbox_wake ON nats_control IS 'marks a pause for pg_dump, and wakes the relay at commit';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
 RETURNS bigint
@@ -265,14 +267,17 @@ IS 'let the relay try all dead and waiting messages of the outbox again, now; re
 CREATE FUNCTION nats_relay_pause()
 RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (true) ON CONFLICT (only_row) DO UPDATE SET paused = true$$;
+AS $$
+WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
+INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)
+$$;
 COMMENT ON FUNCTION nats_relay_pause()
 IS 'let the relay of this database publish nothing more, until nats_relay_resume()';
 
 CREATE FUNCTION nats_relay_resume()
 RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (false) ON CONFLICT (only_row) DO UPDATE SET paused = false$$;
+AS $$UPDATE @extschema@.nats_control SET paused = false WHERE paused$$;
 COMMENT ON FUNCTION nats_relay_resume()
 IS 'let the relay of this database publish again';
 

@@ -24,6 +24,7 @@
 #include "message/message.h"
 #include "publish/policy.h"
 #include "relay/outbox.h"
+#include "relay/relay_pause.h"
 #include "relay/relay_state.h"
 
 PG_FUNCTION_INFO_V1(nats_outbox_check);
@@ -103,16 +104,21 @@ raise_call(const char *text)
 	np_raise(&failure);
 }
 
-/* Is it the outbox, whose columns we know?  Anybody may put the function on a table of his own. */
+/* Is it the extension's table, whose columns we know?  Anybody may put the function on a table of his own. */
+static bool
+is_trigger_of(FunctionCallInfo fcinfo, const char *table)
+{
+	return CALLED_AS_TRIGGER(fcinfo) && RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) ==
+		get_relname_relid(table, get_func_namespace(fcinfo->flinfo->fn_oid));
+}
+
 static bool
 is_outbox_row(FunctionCallInfo fcinfo)
 {
 	const TriggerData *data = (const TriggerData *) fcinfo->context;
 
-	return CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(data->tg_event) && TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
-		!TRIGGER_FIRED_BY_DELETE(data->tg_event) &&
-		RelationGetRelid(data->tg_relation) == get_relname_relid("nats_outbox",
-																 get_func_namespace(fcinfo->flinfo->fn_oid));
+	return is_trigger_of(fcinfo, "nats_outbox") && TRIGGER_FIRED_BEFORE(data->tg_event) &&
+		TRIGGER_FIRED_FOR_ROW(data->tg_event) && !TRIGGER_FIRED_BY_DELETE(data->tg_event);
 }
 
 /* nats_outbox_check(): before a row is written to nats_outbox, by whomever */
@@ -137,14 +143,15 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	return PointerGetDatum(row);
 }
 
-/* nats_outbox_wake(): after a change that the relay has to see */
+/* nats_outbox_wake(): after a change of nats_control, which the relay has to see, and a dump to have */
 Datum
 nats_outbox_wake(PG_FUNCTION_ARGS)
 {
 	const TriggerData *data = (const TriggerData *) fcinfo->context;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event))
-		raise_call("nats_outbox_wake() can only be called by an AFTER trigger");
+	if (!is_trigger_of(fcinfo, "nats_control") || !TRIGGER_FIRED_AFTER(data->tg_event))
+		raise_call("nats_outbox_wake() is the trigger of nats_control, and of no other table");
+	np_pause_mark(RelationGetRelid(data->tg_relation));
 	np_transaction_wake_relay();
 	return PointerGetDatum(NULL);
 }

@@ -21,6 +21,7 @@
 
 #include "base/encoding.h"
 #include "relay/outbox.h"
+#include "relay/relay_pause.h"
 #include "relay/statement.h"
 
 /* Arguments of the INSERT. */
@@ -165,7 +166,7 @@ static NpStatement read_content = {
 	" (SELECT pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at)"
 	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1),"
 	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
-	" EXISTS (SELECT FROM %1$s.nats_relay_control WHERE paused)"
+	" (SELECT pg_catalog.bool_or(paused) FROM %1$s.nats_control)"
 };
 
 static NpOutboxContent
@@ -187,6 +188,8 @@ execute_content(Oid schema, MemoryContext caller)
 	content.oldest = oldest == NULL ? NULL : MemoryContextStrdup(caller, oldest);
 	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
 	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull));
+	if (isnull)
+		content.is_paused = np_pause_is_marked();
 	return content;
 }
 
