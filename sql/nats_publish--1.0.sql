@@ -282,20 +282,24 @@ COMMENT ON FUNCTION nats_relay_resume()
 IS 'let the relay of this database publish again';
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
-    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz)
+    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
+    OUT blocked_by int[])
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
 IS 'the relays of all databases, and what they have done since they were started';
 
 CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.url,
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT created_at FROM nats_outbox ORDER BY id LIMIT 1) END AS oldest_age,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL) END AS retrying,
+       retried.subject AS retrying_subject, retried.last_error AS retrying_error,
        s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
-FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o;
+FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
+LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true;
 COMMENT ON VIEW nats_relay
-IS 'the relays of all databases; backlog and oldest_age are known for the current one';
+IS 'the relays of all databases; what is in the outbox is known for the current one';
 
 -- ---------------------------------------------------------------------------
 -- Futures

@@ -12,6 +12,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -44,6 +45,7 @@ enum
 	STATUS_LAST_SUCCESS,
 	STATUS_LAST_ERROR,
 	STATUS_LAST_ERROR_AT,
+	STATUS_BLOCKED_BY,
 	STATUS_COLUMNS
 };
 
@@ -131,7 +133,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	if (!is_outbox_row(fcinfo))
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
-	np_transaction_wake_relay();
+	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
 	if (!np_outbox_row_is_checked())
 	{
 		np_policy_check_outbox();
@@ -152,7 +154,7 @@ nats_outbox_wake(PG_FUNCTION_ARGS)
 	if (!is_trigger_of(fcinfo, "nats_control") || !TRIGGER_FIRED_AFTER(data->tg_event))
 		raise_call("nats_outbox_wake() is the trigger of nats_control, and of no other table");
 	np_pause_mark(RelationGetRelid(data->tg_relation));
-	np_transaction_wake_relay();
+	np_transaction_wake_relay(NP_WAKE_TO_LOOK);
 	return PointerGetDatum(NULL);
 }
 
@@ -174,8 +176,9 @@ put_time(Datum *values, bool *nulls, int column, TimestampTz time)
 }
 
 static void
-put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
+put_status(NpRelayStatus *status, ReturnSetInfo *rsinfo)
 {
+	ArrayType  *blockers = np_relay_blocked_by(status);
 	Datum		values[STATUS_COLUMNS] = {0};
 	bool		nulls[STATUS_COLUMNS] = {false};
 
@@ -190,6 +193,8 @@ put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	put_time(values, nulls, STATUS_LAST_SUCCESS, status->last_success);
 	put_text(values, nulls, STATUS_LAST_ERROR, np_string_from_utf8(status->last_error));
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
+	nulls[STATUS_BLOCKED_BY] = blockers == NULL;
+	values[STATUS_BLOCKED_BY] = PointerGetDatum(blockers);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
