@@ -43,7 +43,7 @@
 #define PORTAL_NAME	"<nats_publish\001>"
 
 static bool joined;				/* something was called in this transaction */
-static NpRelayWake wake;			/* what it has given the relay to do */
+static NpRelayWake wake;		/* what it has given the relay to do */
 static bool ending;				/* we were asked before its end: nobody would send what comes now */
 static bool has_portal;			/* that stand_first hears of */
 static int	places;				/* of on_first_asked among the callbacks */

@@ -17,10 +17,19 @@ use RelayTest;
 my ($nats, $client) = nats_with_stream('C', ['c.>']);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
-	wal_level => 'logical',
+	wal_level => 'logical', max_wal_senders => 5, max_replication_slots => 5, wal_retrieve_retry_interval => '200ms',
 	max_worker_processes => 20);
 my $session = PsqlSession->new($node);
 my $dir = PostgreSQL::Test::Utils::tempdir('dump');
+
+my $README = slurp_file("$FindBin::RealBin/../../README.md");
+
+# A statement that the README gives, by what it begins with.
+sub documented
+{
+	my ($beginning) = @_;
+	return $README =~ /^(\Q$beginning\E.*;)$/m ? $1 : die "$beginning is not in the README";
+}
 
 sub stored { return $client->stream_info('C')->{state}{messages}; }
 
@@ -70,6 +79,63 @@ sub stored { return $client->stream_info('C')->{state}{messages}; }
 	wait_until_drained($session);
 	is(stored(), 20, 'the original publishes the same when it is resumed');
 	$client->purge('C');
+}
+
+# ---- The documented privileges suffice
+
+{
+	$node->safe_psql('postgres', 'CREATE ROLE app LOGIN; CREATE DATABASE owned OWNER app');
+	$node->safe_psql('owned', q(CREATE EXTENSION nats_publish; SELECT nats_publish_outbox('c.owned', 'x')));
+	my $owner = PsqlSession->new($node, dbname => 'owned', user => 'app');
+	my @dump = ('pg_dump', '-d', $node->connstr('owned') . ' user=app');
+	command_fails_like(\@dump, qr/permission denied for (table|sequence) nats_/, 'the owner of a database cannot dump what a superuser has put there');
+	command_like([ @dump, '--exclude-table=nats_*' ], qr/CREATE EXTENSION/, 'but all without it');
+	$node->safe_psql('owned', documented('GRANT SELECT ON nats_control'));
+	command_like(\@dump, qr/\bc\.owned\b/, 'and with it, with what the README has one grant');
+	is($owner->sqlstate(q(INSERT INTO nats_outbox (subject) VALUES ('c.insert'))), '42501', 'who may dump may not write');
+	$node->safe_psql('owned', documented('GRANT INSERT (subject, payload'));
+	is($owner->error(q(INSERT INTO nats_outbox (subject, payload, headers, msg_id) VALUES ('c.insert', 'x', '{"A": "b"}', 'id'))), '', 'unless it is granted');
+	is($owner->sqlstate(q(CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE TRIGGER t AFTER DELETE ON nats_outbox EXECUTE FUNCTION f())),
+		'42501', 'and nothing lets it act in the name of others');
+}
+
+# ---- All tables of a database are replicated to one that takes its place
+
+{
+	publishing_database($node, $_) foreach 'blue', 'green';
+	my ($blue, $green) = map { PsqlSession->new($node, dbname => $_) } 'blue', 'green';
+	$_->value('CREATE TABLE orders (id int PRIMARY KEY); SELECT nats_relay_resume(), nats_relay_pause()') foreach $blue, $green;
+	reconfigure($node, 'nats_publish.relay_databases' => 'postgres, blue');
+	wait_for_state($blue, 'paused');
+	my $write = sub { my ($from, $count) = @_; $from->value("SELECT count(nats_publish_outbox('c.' || i, 'x')) FROM generate_series(1, $count) AS i"); };
+	my $is_there = sub { my ($count) = @_; return wait_for("$count messages", sub { $green->value('SELECT count(*) FROM nats_outbox') eq $count }); };
+
+	$write->($blue, 5);
+	$blue->value(q(CREATE PUBLICATION everything FOR ALL TABLES; SELECT pg_create_logical_replication_slot('switch', 'pgoutput')));
+	# a slot that is not made by it, for both are of one server
+	$green->value(q(CREATE SUBSCRIPTION switch CONNECTION ') . $node->connstr . q( dbname=blue' PUBLICATION everything WITH (create_slot = false)));
+	ok(eval { wait_for('the initial copy', sub { $green->value(q(SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel)) eq 't' }, 60) },
+		'all tables are copied, though the relay was paused here and there');
+	ok($is_there->(5), 'with what waits');
+	is($green->value('SELECT count(*), bool_and(paused) FROM nats_control'), '2|t', 'and with the other pause');
+	$blue->value('SELECT nats_relay_resume()');
+	wait_until_drained($blue);
+	is(stored(), 5, 'the publisher publishes');
+	ok($is_there->(0), 'and the subscriber then has no messages');
+	$blue->value('SELECT nats_relay_pause()');
+	wait_for_state($blue, 'paused');
+	$write->($blue, 3);
+	ok($is_there->(3), 'what the publisher could not publish');
+	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+	$green->value('DROP SUBSCRIPTION switch');
+	$green->value(documented("SELECT setval('nats_outbox_id_seq'"));
+	reconfigure($node, 'nats_publish.relay_databases' => 'postgres, green');
+	wait_for_state($green, 'paused');
+	$write->($green, 10);
+	is($green->value('SELECT count(DISTINCT id) FROM nats_outbox'), 13, 'waits for the subscriber, beside what that has written');
+	$green->value('SELECT nats_relay_resume()');
+	wait_until_drained($green);
+	is(stored(), 18, 'and is published when it is resumed');
 }
 
 done_testing();
