@@ -165,11 +165,13 @@ COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the 
 
 CREATE VIEW nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' ELSE 'retrying' END AS state, subject, msg_id,
-       octet_length(payload) AS bytes, created_at, attempts, next_attempt_at, last_error
+       octet_length(payload) AS bytes, created_at, attempts,
+       CASE WHEN next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM nats_outbox
 UNION ALL
 SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
 FROM nats_outbox_dead;
+-- A time so far away was written by a clock that was wrong; the relay does not wait for it.
 COMMENT ON VIEW nats_outbox_messages
 IS 'what waits for the relay, is tried again or was given up, for those who need not see what is in it';
 

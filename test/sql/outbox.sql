@@ -265,6 +265,11 @@ SELECT id, attempts, next_attempt_at > now() AS later, last_error FROM nats_outb
 SELECT nats_outbox_retry_all();
 SELECT id, attempts, next_attempt_at, last_error FROM nats_outbox ORDER BY id;
 SELECT nats_outbox_retry_all(), (SELECT count(*) FROM nats_outbox_dead) AS dead;
+-- A time that a wrong clock has written is not when it will be tried again.
+BEGIN;
+UPDATE nats_outbox SET next_attempt_at = now() + CASE id WHEN 1 THEN interval '1 year' ELSE interval '30 s' END;
+SELECT id, next_attempt_at - now() AS tried_in FROM nats_outbox_messages ORDER BY id;
+ROLLBACK;
 -- One that is in both tables is left where it is.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 'outbox.dead', 'd', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1)');
@@ -427,6 +432,19 @@ SELECT nats_publish_table('orders', 'outbox.{note}', delivery => 'outbox', event
 SELECT error_of(format('INSERT INTO orders (id, note) VALUES (10, %L)', repeat('x', 4000)));
 SELECT count(*) FROM orders WHERE id = 10;
 DROP TABLE orders;
+-- A child's row triggers are its own; a statement is the parent's when it names it.
+CREATE TABLE parent (id int PRIMARY KEY, note text);
+CREATE TABLE child (extra text) INHERITS (parent);
+TRUNCATE nats_outbox RESTART IDENTITY;
+SELECT nats_publish_table('parent', 'outbox.parent.{id}', delivery => 'outbox');
+INSERT INTO child VALUES (1, 'a', 'b');
+UPDATE parent SET note = 'c';
+SELECT count(*) FROM nats_outbox;
+SELECT nats_publish_table('parent', 'outbox.parent.{id}', delivery => 'outbox', level => 'statement');
+UPDATE child SET note = 'd';
+UPDATE parent SET note = 'e';
+SELECT subject, convert_from(payload, 'UTF8')::jsonb -> 'new' AS new FROM nats_outbox;
+DROP TABLE parent CASCADE;
 
 -- In a schema of its own, whatever its name; and again after DROP EXTENSION, in the same session.
 CREATE SCHEMA "Out Box";
