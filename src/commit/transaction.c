@@ -3,8 +3,8 @@
  * transaction.c
  *	  What happens at the ends of transactions and of the backend.
  *
- * The only callbacks of the extension.  In the order of xact.c
- * CommitTransaction:
+ * The only callbacks of the extension, and the only place that sees the
+ * commands of others.  In the order of xact.c CommitTransaction:
  *
  *	deferred triggers		may publish, so they come before us
  *	open portals are closed	one of them is ours: see stand_first

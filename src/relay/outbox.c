@@ -206,9 +206,7 @@ execute_content(Oid schema, MemoryContext caller)
 	content.subject = copy_value(caller, CONTENT_SUBJECT);
 	content.error = copy_value(caller, CONTENT_ERROR);
 	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
-	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull));
-	if (isnull)
-		content.is_paused = np_pause_is_marked();
+	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull)) || np_pause_is_marked();
 	return content;
 }
 

@@ -143,7 +143,7 @@ look_for_outbox(void)
 	if (extension_schema == NULL || strcmp(extension_schema, schema) != 0)
 		extension_schema = MemoryContextStrdup(TopMemoryContext, schema);
 	paused = query_value(&read_control, schema);
-	return (paused != NULL ? paused[0] == 't' : np_pause_is_marked()) ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
+	return (paused != NULL && paused[0] == 't') || np_pause_is_marked() ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
 }
 
 /*

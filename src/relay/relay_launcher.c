@@ -152,7 +152,6 @@ static void
 start_worker(int slot, const char *database, NpTime now)
 {
 	Relay	   *relay = &relays[slot];
-
 	NpRelayState state = state_of_database(database);
 
 	np_relay_slot_set(slot, state);

@@ -7,7 +7,7 @@
  * must be known before the messages are there, and pg_restore -j loads tables
  * in any order, an extension's even against their foreign keys.  What comes
  * before all tables, and is the extension's, is its comment: that is marked
- * while the relay is paused, and counts while nats_control says nothing.
+ * while the relay is paused, and counts as well as nats_control.
  *
  *-------------------------------------------------------------------------
  */

@@ -6,6 +6,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use FindBin;
+use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -57,17 +58,22 @@ sub stored { return $client->stream_info('C')->{state}{messages}; }
 		is($restored->value('SELECT count(*) FROM nats_outbox'), 20, 'what waits, waits');
 	}
 
-	# pg_restore -j brings back tables in any order: here, that of messages alone
-	my $to = 'restored in parallel';
-	$node->safe_psql('postgres', qq(CREATE DATABASE "$to" TEMPLATE template0));
-	command_ok([ 'pg_dump', '-Fd', '-f', "$dir/directory", '-d', $source ], 'pg_dump: a directory');
-	my ($list) = run_command([ 'pg_restore', '-l', "$dir/directory" ]);
-	append_to_file("$dir/list", $list =~ s/^.* TABLE DATA public nats_control .*\n//mr);
-	command_ok([ 'pg_restore', '-j', '4', '-L', "$dir/list", '-d', $node->connstr($to), "$dir/directory" ], 'and restore all but what the relay is told');
-	reconfigure($node, 'nats_publish.relay_databases' => qq(postgres, "$to"));
+	# pg_restore -j brings back tables in any order: here, that of the pauses last
+	my $to = publishing_database($node, 'restored in parallel');
 	my $restored = PsqlSession->new($node, dbname => $to);
+	my $other = PsqlSession->new($node, dbname => $to);
+	$restored->value('SELECT nats_relay_pause(), nats_relay_resume()');
+	reconfigure($node, 'nats_publish.relay_databases' => qq(postgres, "$to"));
+	wait_for_state($restored, 'idle');
+	command_ok([ 'pg_dump', '-Fd', '-f', "$dir/directory", '-d', $source ], 'pg_dump: a directory');
+	$other->value('BEGIN; LOCK TABLE nats_control IN SHARE MODE');
+	my $restore = IPC::Run::start([ 'pg_restore', '-j', '4', '-d', $node->connstr($to), "$dir/directory" ]);
 	wait_for_state($restored, 'paused');
-	is($restored->value('SELECT count(*) FROM nats_outbox'), 20, 'what waits, waits for that');
+	ok(wait_for('messages', sub { $restored->value('SELECT count(*) FROM nats_outbox') eq 20 }), 'what waits, waits, though nats_control is not restored yet');
+	is($restored->value('SELECT bool_or(paused) FROM nats_control'), 'f', 'indeed');
+	$other->value('COMMIT');
+	ok($restore->finish, 'pg_restore, in parallel');
+	wait_for_state($restored, 'paused');
 	is(stored(), 0, 'nothing was published by any of them');
 	$restored->value('SELECT nats_relay_resume()');
 	wait_until_drained($restored);
