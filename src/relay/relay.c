@@ -349,6 +349,10 @@ reload_settings(void)
 static void
 rest(NpTime until, uint32 wakes)
 {
+	NpRelayState state = np_relay_status(slot).state;
+
+	if (pause_after_error > 0 || state == NP_RELAY_PAUSED || state == NP_RELAY_OFF)
+		np_relay_slot_ignore_messages(slot);
 	if (pause_after_error > 0)
 	{
 		until = np_now() + np_jittered(pause_after_error);

@@ -191,8 +191,6 @@ np_relay_slot_set(int slot, NpRelayState state)
 {
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	shared->slots[slot].status.state = state;
-	shared->slots[slot].is_deaf = state == NP_RELAY_PAUSED || state == NP_RELAY_OFF || state == NP_RELAY_WAITING ||
-		state == NP_RELAY_NO_RIGHTS;
 	LWLockRelease(shared->lock);
 }
 
@@ -237,9 +235,9 @@ np_relay_slot_leave(int slot)
 }
 
 /*
- * Hear of messages from now on, which a relay that could not publish does not.
- * Before it looks for them: what commits before this call is found, what
- * commits after it wakes.  Returns what np_relay_slot_was_woken() asks for.
+ * To be called before messages are looked for: what commits before this call
+ * is found then, what commits after it wakes.  Returns what
+ * np_relay_slot_was_woken() asks for.
  */
 uint32
 np_relay_slot_listen(int slot)
@@ -251,7 +249,14 @@ np_relay_slot_listen(int slot)
 	return wakes;
 }
 
-/* Has anybody woken it since that call? */
+/* The opposite, before a relay sleeps in a state in which it publishes nothing: messages do not wake it. */
+void
+np_relay_slot_ignore_messages(int slot)
+{
+	shared->slots[slot].is_deaf = true;
+}
+
+/* Has anybody woken it since np_relay_slot_listen()? */
 bool
 np_relay_slot_was_woken(int slot, uint32 wakes)
 {

@@ -69,6 +69,7 @@ extern void np_relay_slot_set(int slot, NpRelayState state);
 extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
 extern void np_relay_slot_leave(int slot);
 extern uint32 np_relay_slot_listen(int slot);
+extern void np_relay_slot_ignore_messages(int slot);
 extern bool np_relay_slot_was_woken(int slot, uint32 wakes);
 extern void np_relay_slot_set_url(int slot, const char *url);
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
