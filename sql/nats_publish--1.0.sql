@@ -165,24 +165,28 @@ COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the 
 
 CREATE VIEW nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' ELSE 'retrying' END AS state, subject, msg_id,
-       octet_length(payload) AS bytes, created_at, attempts, next_attempt_at, last_error
+       octet_length(payload) AS bytes, created_at, attempts,
+       CASE WHEN next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM nats_outbox
 UNION ALL
 SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
 FROM nats_outbox_dead;
+-- A time so far away was written by a clock that was wrong; the relay does not wait for it.
 COMMENT ON VIEW nats_outbox_messages
 IS 'what waits for the relay, is tried again or was given up, for those who need not see what is in it';
 
-CREATE TABLE nats_relay_control (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+-- pg_dump and pg_restore take tables by name, and what is paused has to be known before the messages are there.
+CREATE TABLE nats_control (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     paused boolean NOT NULL
 );
-COMMENT ON TABLE nats_relay_control IS 'what the relay of this database is told to do; one row or none';
+COMMENT ON TABLE nats_control IS 'what the relay of this database is told to do: nothing, while a row says so';
+COMMENT ON COLUMN nats_control.id IS 'is not that of another database, from which rows may be replicated';
 
+SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
-SELECT pg_catalog.pg_extension_config_dump('nats_relay_control', '');
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -194,14 +198,14 @@ CREATE FUNCTION nats_outbox_wake()
 RETURNS trigger
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_outbox_wake()
-IS 'trigger function that wakes the relay at commit';
+IS 'trigger function of nats_control: marks a pause for pg_dump, and wakes the relay at commit';
 
 CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, headers, msg_id ON nats_outbox
     FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
 COMMENT ON TRIGGER nats_outbox_check ON nats_outbox IS 'refuses what could never be published, and wakes the relay at commit';
-CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE ON nats_relay_control
+CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON nats_control
     FOR EACH STATEMENT EXECUTE FUNCTION nats_outbox_wake();
-COMMENT ON TRIGGER nats_outbox_wake ON nats_relay_control IS 'wakes the relay at commit';
+COMMENT ON TRIGGER nats_outbox_wake ON nats_control IS 'marks a pause for pg_dump, and wakes the relay at commit';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
 RETURNS bigint
@@ -265,32 +269,39 @@ IS 'let the relay try all dead and waiting messages of the outbox again, now; re
 CREATE FUNCTION nats_relay_pause()
 RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (true) ON CONFLICT (only_row) DO UPDATE SET paused = true$$;
+AS $$
+WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
+INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)
+$$;
 COMMENT ON FUNCTION nats_relay_pause()
 IS 'let the relay of this database publish nothing more, until nats_relay_resume()';
 
 CREATE FUNCTION nats_relay_resume()
 RETURNS void
 LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$INSERT INTO @extschema@.nats_relay_control (paused) VALUES (false) ON CONFLICT (only_row) DO UPDATE SET paused = false$$;
+AS $$UPDATE @extschema@.nats_control SET paused = false WHERE paused$$;
 COMMENT ON FUNCTION nats_relay_resume()
 IS 'let the relay of this database publish again';
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
-    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz)
+    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
+    OUT blocked_by int[])
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
 IS 'the relays of all databases, and what they have done since they were started';
 
 CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.url,
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT created_at FROM nats_outbox ORDER BY id LIMIT 1) END AS oldest_age,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL) END AS retrying,
+       retried.subject AS retrying_subject, retried.last_error AS retrying_error,
        s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
-FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o;
+FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
+LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true;
 COMMENT ON VIEW nats_relay
-IS 'the relays of all databases; backlog and oldest_age are known for the current one';
+IS 'the relays of all databases; what is in the outbox is known for the current one';
 
 -- ---------------------------------------------------------------------------
 -- Futures

@@ -8,7 +8,9 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/varlena.h"
 
 #include "base/compat.h"
@@ -57,7 +59,11 @@ find_content(const NpOutboxContent *content, NpFinding *finding)
 	if (content->waiting == 0)
 		np_find(finding, NP_CHECK_OK, "nats_outbox is empty.");
 	else
-		np_find(finding, NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.", np_count_of(content->waiting, "message"), content->oldest);
+		np_find(finding, content->is_late ? NP_CHECK_WARNING : NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.",
+				np_count_of(content->waiting, "message"), content->oldest);
+	if (content->retrying > 0)
+		np_find(finding, NP_CHECK_WARNING, "Of these, %s failed and will be tried again; the first, of subject \"%s\": %s.",
+				np_count_of(content->retrying, "message"), content->subject, content->error == NULL ? "no error is known" : content->error);
 	if (content->dead > 0)
 		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Mend what last_error says there, and call nats_outbox_retry_all().",
 				np_count_of(content->dead, "message"));
@@ -81,6 +87,25 @@ find_absence(const NpOutboxContent *content, bool is_wanted, NpFinding *finding)
 		np_find(finding, status, "The relay has not been started. Look into the server's log for why, and see that max_worker_processes is high enough.");
 }
 
+/* "The relay is …" */
+static const char *
+phrase_for(NpRelayState state)
+{
+	switch (state)
+	{
+		case NP_RELAY_NO_EXTENSION:
+			return "without the extension";
+		case NP_RELAY_NO_DATABASE:
+			return "without its database";
+		case NP_RELAY_CLOSED:
+			return "without its database, which does not accept connections";
+		case NP_RELAY_NO_RIGHTS:
+			return "without the rights that it needs";
+		default:
+			return np_relay_state_name(state);
+	}
+}
+
 /* What a state of the relay asks for; NULL: nothing. */
 static const char *
 advice_for(NpRelayState state)
@@ -95,7 +120,11 @@ advice_for(NpRelayState state)
 			return "Set nats_publish.publishing to on, unless this is a copy.";
 		case NP_RELAY_NO_EXTENSION:
 		case NP_RELAY_NO_DATABASE:
-			return "It looks again within a minute.";
+			return "It looks again within seconds.";
+		case NP_RELAY_CLOSED:
+			return "It begins when ALTER DATABASE ... ALLOW_CONNECTIONS true lets it.";
+		case NP_RELAY_NO_RIGHTS:
+			return "Grant the owner of nats_outbox what the error names.";
 		case NP_RELAY_STOPPED:
 			return "It is started again soon; the server's log says why it ended.";
 		default:
@@ -103,16 +132,34 @@ advice_for(NpRelayState state)
 	}
 }
 
-static void
-find_state(const NpRelayStatus *status, bool is_paused, NpFinding *finding)
+/* "1234, 5678" */
+static char *
+list_of_processes(const ArrayType *processes)
 {
+	StringInfoData list;
+	const int32 *pids = (const int32 *) ARR_DATA_PTR(processes);
+	int			count = ArrayGetNItems(ARR_NDIM(processes), ARR_DIMS(processes));
+
+	initStringInfo(&list);
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&list, i == 0 ? "%d" : ", %d", pids[i]);
+	return list.data;
+}
+
+static void
+find_state(NpRelayStatus *status, bool is_paused, NpFinding *finding)
+{
+	const ArrayType *blockers = np_relay_blocked_by(status);
 	NpRelayState state = is_paused ? NP_RELAY_PAUSED : status->state;
 	const char *advice = advice_for(state);
 
-	if (advice == NULL)
-		np_find(finding, NP_CHECK_OK, "The relay is %s.", np_relay_state_name(state));
+	if (state == NP_RELAY_BLOCKED)
+		np_find(finding, NP_CHECK_WARNING, "The relay is blocked by a lock of process %s. See pg_stat_activity for what it does, or with 0, pg_prepared_xacts.",
+				list_of_processes(blockers));
+	else if (advice == NULL)
+		np_find(finding, NP_CHECK_OK, "The relay is %s.", phrase_for(state));
 	else
-		np_find(finding, NP_CHECK_WARNING, "The relay is %s. %s", np_relay_state_name(state), advice);
+		np_find(finding, NP_CHECK_WARNING, "The relay is %s. %s", phrase_for(state), advice);
 	if (advice != NULL && status->last_error[0] != '\0')
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",
 				np_string_from_utf8(status->last_error));

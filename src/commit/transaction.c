@@ -3,8 +3,8 @@
  * transaction.c
  *	  What happens at the ends of transactions and of the backend.
  *
- * The only callbacks of the extension.  In the order of xact.c
- * CommitTransaction:
+ * The only callbacks of the extension, and the only place that sees the
+ * commands of others.  In the order of xact.c CommitTransaction:
  *
  *	deferred triggers		may publish, so they come before us
  *	open portals are closed	one of them is ours: see stand_first
@@ -30,12 +30,12 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "tcop/utility.h"
 #include "utils/portal.h"
 #include "utils/resowner.h"
 
 #include "commit/commit.h"
 #include "commit/transaction.h"
-#include "relay/relay_state.h"
 #include "stats/activity.h"
 #include "stats/shared_stats.h"
 
@@ -43,11 +43,12 @@
 #define PORTAL_NAME	"<nats_publish\001>"
 
 static bool joined;				/* something was called in this transaction */
-static bool wakes_relay;		/* it has given the relay something to do */
+static NpRelayWake wake;		/* what it has given the relay to do */
 static bool ending;				/* we were asked before its end: nobody would send what comes now */
 static bool has_portal;			/* that stand_first hears of */
 static int	places;				/* of on_first_asked among the callbacks */
 static bool releases_memory;	/* once the locks are released */
+static ProcessUtility_hook_type next_utility;
 
 /* ---- Our place among the callbacks ------------------------------------------- */
 
@@ -134,7 +135,8 @@ reset(void)
 {
 	bool		was_joined = joined;
 
-	joined = wakes_relay = ending = false;
+	joined = ending = false;
+	wake = NP_WAKE_NOT;
 	leave_first_place();
 	if (!was_joined)
 		return;
@@ -154,8 +156,7 @@ on_transaction_event(XactEvent event, void *argument)
 		case XACT_EVENT_COMMIT:
 			if (joined && !ending)
 				np_commit_warn_unasked();
-			if (wakes_relay)
-				np_relay_wake(MyDatabaseId);
+			np_relay_wake(MyDatabaseId, wake);
 			reset();
 			break;
 		case XACT_EVENT_PREPARE:
@@ -222,6 +223,19 @@ refuse_restricted_operation(void)
 				 errhint("What an index, a materialized view or maintenance calls cannot publish; a trigger can.")));
 }
 
+/* What COMMIT PREPARED commits was written by another session; it is itself a transaction, which wakes the relay. */
+static void
+on_utility(PlannedStmt *statement, const char *query, bool is_read_only, ProcessUtilityContext context,
+		   ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+{
+	const Node *command = statement->utilityStmt;
+
+	if (IsA(command, TransactionStmt) && ((const TransactionStmt *) command)->kind == TRANS_STMT_COMMIT_PREPARED)
+		wake = NP_WAKE_TO_LOOK;
+	(next_utility != NULL ? next_utility : standard_ProcessUtility)
+		(statement, query, is_read_only, context, parameters, environment, receiver, completion);
+}
+
 /*
  * To be called when the library is loaded, so that we are among the callbacks
  * before any of our functions can be called by another one.
@@ -232,6 +246,10 @@ np_transaction_init(void)
 	RegisterXactCallback(on_transaction_event, NULL);
 	RegisterSubXactCallback(on_subtransaction_event, NULL);
 	RegisterResourceReleaseCallback(on_resource_release, NULL);
+	if (!process_shared_preload_libraries_in_progress)
+		return;					/* there is no relay */
+	next_utility = ProcessUtility_hook;
+	ProcessUtility_hook = on_utility;
 }
 
 static void
@@ -277,13 +295,12 @@ np_transaction_join(void)
 
 /*
  * The relay of this database is to be woken when the transaction has
- * committed; possible to its very end.  COMMIT PREPARED does not: the relay
- * looks by itself.
+ * committed; possible to its very end.
  */
 void
-np_transaction_wake_relay(void)
+np_transaction_wake_relay(NpRelayWake whom)
 {
 	if (!ending)
 		np_transaction_join();
-	wakes_relay = true;
+	wake = Max(wake, whom);
 }

@@ -12,6 +12,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -24,6 +25,7 @@
 #include "message/message.h"
 #include "publish/policy.h"
 #include "relay/outbox.h"
+#include "relay/relay_pause.h"
 #include "relay/relay_state.h"
 
 PG_FUNCTION_INFO_V1(nats_outbox_check);
@@ -43,6 +45,7 @@ enum
 	STATUS_LAST_SUCCESS,
 	STATUS_LAST_ERROR,
 	STATUS_LAST_ERROR_AT,
+	STATUS_BLOCKED_BY,
 	STATUS_COLUMNS
 };
 
@@ -103,16 +106,21 @@ raise_call(const char *text)
 	np_raise(&failure);
 }
 
-/* Is it the outbox, whose columns we know?  Anybody may put the function on a table of his own. */
+/* Is it the extension's table, whose columns we know?  Anybody may put the function on a table of his own. */
+static bool
+is_trigger_of(FunctionCallInfo fcinfo, const char *table)
+{
+	return CALLED_AS_TRIGGER(fcinfo) && RelationGetRelid(((TriggerData *) fcinfo->context)->tg_relation) ==
+		get_relname_relid(table, get_func_namespace(fcinfo->flinfo->fn_oid));
+}
+
 static bool
 is_outbox_row(FunctionCallInfo fcinfo)
 {
 	const TriggerData *data = (const TriggerData *) fcinfo->context;
 
-	return CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(data->tg_event) && TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
-		!TRIGGER_FIRED_BY_DELETE(data->tg_event) &&
-		RelationGetRelid(data->tg_relation) == get_relname_relid("nats_outbox",
-																 get_func_namespace(fcinfo->flinfo->fn_oid));
+	return is_trigger_of(fcinfo, "nats_outbox") && TRIGGER_FIRED_BEFORE(data->tg_event) &&
+		TRIGGER_FIRED_FOR_ROW(data->tg_event) && !TRIGGER_FIRED_BY_DELETE(data->tg_event);
 }
 
 /* nats_outbox_check(): before a row is written to nats_outbox, by whomever */
@@ -125,7 +133,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	if (!is_outbox_row(fcinfo))
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
-	np_transaction_wake_relay();
+	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
 	if (!np_outbox_row_is_checked())
 	{
 		np_policy_check_outbox();
@@ -137,15 +145,16 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	return PointerGetDatum(row);
 }
 
-/* nats_outbox_wake(): after a change that the relay has to see */
+/* nats_outbox_wake(): after a change of nats_control, which the relay has to see, and a dump to have */
 Datum
 nats_outbox_wake(PG_FUNCTION_ARGS)
 {
 	const TriggerData *data = (const TriggerData *) fcinfo->context;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event))
-		raise_call("nats_outbox_wake() can only be called by an AFTER trigger");
-	np_transaction_wake_relay();
+	if (!is_trigger_of(fcinfo, "nats_control") || !TRIGGER_FIRED_AFTER(data->tg_event))
+		raise_call("nats_outbox_wake() is the trigger of nats_control, and of no other table");
+	np_pause_mark(RelationGetRelid(data->tg_relation));
+	np_transaction_wake_relay(NP_WAKE_TO_LOOK);
 	return PointerGetDatum(NULL);
 }
 
@@ -167,8 +176,9 @@ put_time(Datum *values, bool *nulls, int column, TimestampTz time)
 }
 
 static void
-put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
+put_status(NpRelayStatus *status, ReturnSetInfo *rsinfo)
 {
+	ArrayType  *blockers = np_relay_blocked_by(status);
 	Datum		values[STATUS_COLUMNS] = {0};
 	bool		nulls[STATUS_COLUMNS] = {false};
 
@@ -183,6 +193,8 @@ put_status(const NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	put_time(values, nulls, STATUS_LAST_SUCCESS, status->last_success);
 	put_text(values, nulls, STATUS_LAST_ERROR, np_string_from_utf8(status->last_error));
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
+	nulls[STATUS_BLOCKED_BY] = blockers == NULL;
+	values[STATUS_BLOCKED_BY] = PointerGetDatum(blockers);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -21,6 +21,7 @@
 
 #include "base/encoding.h"
 #include "relay/outbox.h"
+#include "relay/relay_pause.h"
 #include "relay/statement.h"
 
 /* Arguments of the INSERT. */
@@ -156,17 +157,34 @@ enum
 {
 	CONTENT_WAITING = 1,
 	CONTENT_OLDEST,
+	CONTENT_LATE,
+	CONTENT_RETRYING,
+	CONTENT_SUBJECT,
+	CONTENT_ERROR,
 	CONTENT_DEAD,
 	CONTENT_PAUSED
 };
 
+/* A commit wakes the relay: what has waited for a minute has a reason. */
 static NpStatement read_content = {
 	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox),"
-	" (SELECT pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at)"
-	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1),"
+	" pg_catalog.date_trunc('second', oldest.age), oldest.age OPERATOR(pg_catalog.>) '1 minute'::pg_catalog.interval,"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL), retried.subject, retried.last_error,"
 	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
-	" EXISTS (SELECT FROM %1$s.nats_relay_control WHERE paused)"
+	" (SELECT pg_catalog.bool_or(paused) FROM %1$s.nats_control)"
+	" FROM (VALUES (1)) AS one LEFT JOIN (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at"
+	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1) AS oldest (age) ON true"
+	" LEFT JOIN (SELECT subject, last_error FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true"
 };
+
+/* In the memory of the caller, which SPI's is not. */
+static char *
+copy_value(MemoryContext caller, int column)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(caller, value);
+}
 
 static NpOutboxContent
 execute_content(Oid schema, MemoryContext caller)
@@ -175,7 +193,6 @@ execute_content(Oid schema, MemoryContext caller)
 	SPIPlanPtr	plan = np_statement_prepare(&read_content, quote_identifier(get_namespace_name(schema)));
 	HeapTuple	row;
 	TupleDesc	columns;
-	char	   *oldest;
 	bool		isnull;
 
 	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
@@ -183,16 +200,19 @@ execute_content(Oid schema, MemoryContext caller)
 	row = SPI_tuptable->vals[0];
 	columns = SPI_tuptable->tupdesc;
 	content.waiting = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_WAITING, &isnull));
-	oldest = SPI_getvalue(row, columns, CONTENT_OLDEST);
-	content.oldest = oldest == NULL ? NULL : MemoryContextStrdup(caller, oldest);
+	content.oldest = copy_value(caller, CONTENT_OLDEST);
+	content.is_late = DatumGetBool(SPI_getbinval(row, columns, CONTENT_LATE, &isnull)) && !isnull;
+	content.retrying = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_RETRYING, &isnull));
+	content.subject = copy_value(caller, CONTENT_SUBJECT);
+	content.error = copy_value(caller, CONTENT_ERROR);
 	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
-	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull));
+	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull)) || np_pause_is_marked();
 	return content;
 }
 
 /*
  * What is in the outbox of the extension in that schema, for whoever may not
- * read it; the text is palloc'd.
+ * read it; the texts are palloc'd.
  */
 NpOutboxContent
 np_outbox_content(Oid schema)

@@ -15,6 +15,10 @@ typedef struct NpOutboxContent
 {
 	int64		waiting;		/* rows of nats_outbox */
 	char	   *oldest;			/* how long the oldest has waited, as an interval; NULL: there is none */
+	bool		is_late;		/* that was long */
+	int64		retrying;		/* of them, rows that have failed and are tried again */
+	char	   *subject;		/* of the first of those; NULL: there is none */
+	char	   *error;			/* its last one; NULL: none is known */
 	int64		dead;			/* rows of nats_outbox_dead */
 	bool		is_paused;
 } NpOutboxContent;

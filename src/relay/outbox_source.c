@@ -23,6 +23,7 @@
 #include "publish/current_session.h"
 #include "publish/delivery.h"
 #include "relay/outbox_source.h"
+#include "relay/relay_pause.h"
 #include "relay/settled.h"
 #include "relay/statement.h"
 
@@ -94,7 +95,7 @@ static NpStatement read_waiting = {
 	" WHERE next_attempt_at IS NOT NULL"
 };
 
-static NpStatement read_control = {.text = "SELECT paused FROM %s.nats_relay_control"};
+static NpStatement read_control = {.text = "SELECT pg_catalog.bool_or(paused) FROM %s.nats_control"};
 
 static char *extension_schema;	/* quoted; as of the last np_outbox_read */
 static char *waiting;			/* as of the last look from the first row on that filled a batch; NULL: none
@@ -142,7 +143,7 @@ look_for_outbox(void)
 	if (extension_schema == NULL || strcmp(extension_schema, schema) != 0)
 		extension_schema = MemoryContextStrdup(TopMemoryContext, schema);
 	paused = query_value(&read_control, schema);
-	return paused != NULL && paused[0] == 't' ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
+	return (paused != NULL && paused[0] == 't') || np_pause_is_marked() ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
 }
 
 /*

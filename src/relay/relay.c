@@ -25,7 +25,6 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
@@ -35,6 +34,7 @@
 #include "publish/session.h"
 #include "relay/outbox_source.h"
 #include "relay/relay_batch.h"
+#include "relay/relay_process.h"
 #include "relay/relay_state.h"
 #include "stats/activity.h"
 #include "stats/shared_stats.h"
@@ -43,9 +43,10 @@
 
 PGDLLEXPORT void np_relay_main(Datum argument);
 
-/* After an error that is not a row's: grows from the first to the last. */
+/* After an error that is not a row's: grows from the first to the last, which is a shorter one while NATS is away. */
 #define FIRST_PAUSE			NP_MILLISECONDS(250)
 #define LAST_PAUSE			NP_MILLISECONDS(30000)
+#define LAST_PAUSE_OFFLINE	NP_MILLISECONDS(4000)
 
 /* Between looks for an extension that is not there. */
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
@@ -94,7 +95,7 @@ report_problem(const char *problem)
 				(errmsg("nats_publish relay cannot publish: %s", problem),
 				 errdetail("It tries again until it can.")));
 	}
-	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), LAST_PAUSE);
+	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected() ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
 }
 
 static void
@@ -294,21 +295,26 @@ run_round(void)
 	return poll;
 }
 
-/* The same; an error ends the round, and the worker goes on. */
+/* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
 static NpTime
 try_round(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	NpTime		until = 0;
 
+	/* what has come between two rounds has nothing to cancel */
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
 	PG_TRY();
 	{
 		until = run_round();
+		HOLD_CANCEL_INTERRUPTS();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
+		HOLD_CANCEL_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -317,6 +323,8 @@ try_round(void)
 		floor_id = 0;
 		is_backlog = false;
 		report_problem(error->message);
+		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			np_relay_slot_set(slot, NP_RELAY_NO_RIGHTS);
 	}
 	PG_END_TRY();
 	return until;
@@ -333,10 +341,18 @@ reload_settings(void)
 	ProcessConfigFile(PGC_SIGHUP);
 }
 
-/* Until there may be something to do.  After an error, nothing but a reload comes before the time. */
+/*
+ * Until there may be something to do.  After an error, nothing but a reload
+ * comes before the time.  The latch alone does not tell what has happened
+ * since the round began, for whatever has waited meanwhile has reset it.
+ */
 static void
-rest(NpTime until)
+rest(NpTime until, uint32 wakes)
 {
+	NpRelayState state = np_relay_status(slot).state;
+
+	if (pause_after_error > 0 || state == NP_RELAY_PAUSED || state == NP_RELAY_OFF)
+		np_relay_slot_ignore_messages(slot);
 	if (pause_after_error > 0)
 	{
 		until = np_now() + np_jittered(pause_after_error);
@@ -344,7 +360,7 @@ rest(NpTime until)
 		while (np_now() < until && !ConfigReloadPending)
 			np_sleep(NP_WAIT_RELAY, until);
 	}
-	else if (np_now() < until)
+	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes))
 	{
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -362,10 +378,7 @@ leave_slot(int code, Datum argument)
 static void
 start(const char *database)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(database, NULL, 0);
+	np_relay_process_start(database);
 	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
 		proc_exit(0);
 	before_shmem_exit(leave_slot, (Datum) 0);
@@ -377,6 +390,7 @@ start(const char *database)
 	CommitTransactionCommand();
 	np_stats_mode = NP_STATS_OUTBOX;
 	np_connection_log_to(LOG);
+	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
@@ -404,15 +418,17 @@ create_contexts(void)
 												   ALLOCSET_DEFAULT_SIZES);
 }
 
-/* The worker of the slot `argument`; its database is in bgw_extra.  SIGTERM ends it as it ends a backend. */
+/* The worker of the slot `argument`; its database is in bgw_extra. */
 void
 np_relay_main(Datum argument)
 {
 	slot = DatumGetInt32(argument);
 	start(MyBgworkerEntry->bgw_extra);
 	create_contexts();
+	HOLD_CANCEL_INTERRUPTS();
 	for (;;)
 	{
+		uint32		wakes = np_relay_slot_listen(slot);
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
@@ -424,6 +440,6 @@ np_relay_main(Datum argument)
 			np_outbound_trim(np_session_outbound(session));
 		np_session_show_rest();
 		np_shared_stats_flush();
-		rest(until);
+		rest(until, wakes);
 	}
 }

@@ -25,7 +25,6 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -35,6 +34,7 @@
 #include "base/settings.h"
 #include "base/wait.h"
 #include "relay/relay_launcher.h"
+#include "relay/relay_process.h"
 #include "relay/relay_state.h"
 
 PGDLLEXPORT void np_launcher_main(Datum argument);
@@ -45,14 +45,14 @@ PGDLLEXPORT void np_launcher_main(Datum argument);
 /* A worker that has lived so long did not fail to start. */
 #define SETTLED_AFTER	NP_MILLISECONDS(60000)
 
-/* A worker that an earlier launcher has started does not notify this one of its end. */
+/* A worker that an earlier launcher has started does not notify this one of its end, nor does a database that is created. */
 #define LONGEST_SLEEP	NP_MILLISECONDS(5000)
 
 /* What the launcher remembers of a slot. */
 typedef struct Relay
 {
 	bool		wanted;
-	bool		is_missing;		/* and that was logged */
+	NpRelayState unusable;		/* why, as it was logged; NP_RELAY_STARTING: it is not */
 	BackgroundWorkerHandle *handle; /* of the worker last started; NULL: none */
 	NpTime		started;
 	NpTime		next_start;
@@ -63,14 +63,23 @@ static Relay relays[NP_MAX_RELAYS];
 
 /* ---- Starting and stopping ---------------------------------------------------------- */
 
+/* One that DROP DATABASE has left half-way can't be connected to either. */
+static bool
+accepts_connections(Form_pg_database database)
+{
+	return database->datallowconn && database->datconnlimit >= -1;
+}
+
 /*
+ * Why there can be no relay for a database; NP_RELAY_STARTING: there can.
+ *
  * As autovacuum.c get_database_list: without a database of its own, a process
  * can read pg_database, but may not have its indexes.
  */
-static bool
-database_exists(const char *name)
+static NpRelayState
+state_of_database(const char *name)
 {
-	bool		found = false;
+	NpRelayState state = NP_RELAY_NO_DATABASE;
 	Relation	databases;
 	TableScanDesc scan;
 	HeapTuple	tuple;
@@ -79,12 +88,17 @@ database_exists(const char *name)
 	(void) GetTransactionSnapshot();
 	databases = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(databases, 0, NULL);
-	while (!found && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-		found = strcmp(NameStr(((Form_pg_database) GETSTRUCT(tuple))->datname), name) == 0;
+	while (state == NP_RELAY_NO_DATABASE && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (strcmp(NameStr(database->datname), name) == 0)
+			state = accepts_connections(database) ? NP_RELAY_STARTING : NP_RELAY_CLOSED;
+	}
 	table_endscan(scan);
 	table_close(databases, AccessShareLock);
 	CommitTransactionCommand();
-	return found;
+	return state;
 }
 
 static void
@@ -138,22 +152,27 @@ static void
 start_worker(int slot, const char *database, NpTime now)
 {
 	Relay	   *relay = &relays[slot];
+	NpRelayState state = state_of_database(database);
 
-	relay->delay = Min(Max(relay->delay * 2, FIRST_DELAY), LAST_DELAY);
-	relay->next_start = now + relay->delay;
-	if (database_exists(database))
+	np_relay_slot_set(slot, state);
+	if (state == NP_RELAY_STARTING)
 	{
-		relay->is_missing = false;
+		relay->delay = Min(Max(relay->delay * 2, FIRST_DELAY), LAST_DELAY);
+		relay->next_start = now + relay->delay;
 		relay->started = now;
-		np_relay_slot_set(slot, NP_RELAY_STARTING);
 		register_worker(slot, database);
-		return;
 	}
-	np_relay_slot_set(slot, NP_RELAY_NO_DATABASE);
-	if (!relay->is_missing)
-		ereport(LOG,
-				(errmsg("database \"%s\" of nats_publish.relay_databases does not exist", database)));
-	relay->is_missing = true;
+	else
+	{
+		reset_worker(relay);
+		relay->next_start = now + LONGEST_SLEEP;
+		if (relay->unusable != state)
+			ereport(LOG,
+					(errmsg(state == NP_RELAY_CLOSED ?
+							"database \"%s\" of nats_publish.relay_databases does not accept connections" :
+							"database \"%s\" of nats_publish.relay_databases does not exist", database)));
+	}
+	relay->unusable = state;
 }
 
 /* A database whose place is not free yet gets it when this is called again. */
@@ -212,6 +231,9 @@ keep_workers(void)
 		}
 		else if (!is_starting(relay))
 		{
+			/* it has ended before it came to its slot */
+			if (status.state == NP_RELAY_STARTING && relay->handle != NULL)
+				np_relay_slot_set(i, NP_RELAY_STOPPED);
 			if (now >= relay->next_start)
 				start_worker(i, status.name, now);
 			next = Min(next, relay->next_start);
@@ -222,7 +244,7 @@ keep_workers(void)
 
 /* ---- The process ------------------------------------------------------------------------ */
 
-/* The launcher.  SIGTERM ends it as it ends a backend. */
+/* The launcher. */
 void
 np_launcher_main(Datum argument)
 {
@@ -230,10 +252,9 @@ np_launcher_main(Datum argument)
 												  ALLOCSET_DEFAULT_SIZES);
 	bool		is_new_list = true;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	np_relay_process_start(NULL);
+	/* there is nothing that pg_cancel_backend() could end, but us */
+	HOLD_CANCEL_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	for (;;)
 	{

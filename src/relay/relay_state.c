@@ -13,9 +13,12 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "port/atomics.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "utils/array.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
@@ -25,11 +28,13 @@ typedef struct Slot
 {
 	NpRelayStatus status;
 	Latch	   *volatile latch; /* of the worker, of whatever process it is now; NULL: none */
+	volatile bool is_deaf;		/* to messages: they can't be published, and are looked for when they can */
+	pg_atomic_uint32 wakes;		/* only grows */
 } Slot;
 
 typedef struct Shared
 {
-	LWLock	   *lock;			/* of all but the latches */
+	LWLock	   *lock;			/* of all that is not read without it */
 	Slot		slots[NP_MAX_RELAYS];
 } Shared;
 
@@ -44,6 +49,9 @@ static const char *const state_names[] = {
 	[NP_RELAY_OFF] = "off",
 	[NP_RELAY_NO_EXTENSION] = "no extension",
 	[NP_RELAY_NO_DATABASE] = "no database",
+	[NP_RELAY_CLOSED] = "database closed",
+	[NP_RELAY_NO_RIGHTS] = "no rights",
+	[NP_RELAY_BLOCKED] = "blocked",
 	[NP_RELAY_STOPPED] = "stopped",
 };
 
@@ -64,8 +72,12 @@ size(void)
 static void
 initialize(void *memory)
 {
-	memset(memory, 0, sizeof(Shared));
-	((Shared *) memory)->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
+	Shared	   *fresh = memory;
+
+	memset(fresh, 0, sizeof(Shared));
+	fresh->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+		pg_atomic_init_u32(&fresh->slots[i].wakes, 0);
 }
 
 /* Without preloading there are no relays, and nobody asks for it. */
@@ -98,21 +110,42 @@ np_relay_status(int slot)
 }
 
 /*
+ * The processes for whose locks a relay waits, as an int4[] in which 0 is a
+ * prepared transaction, and its state then is that; NULL: it does not.
+ */
+ArrayType *
+np_relay_blocked_by(NpRelayStatus *status)
+{
+	ArrayType  *blockers;
+
+	if (status->pid == 0)
+		return NULL;
+	blockers = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(status->pid)));
+	if (ArrayGetNItems(ARR_NDIM(blockers), ARR_DIMS(blockers)) == 0)
+		return NULL;
+	status->state = NP_RELAY_BLOCKED;
+	return blockers;
+}
+
+/*
  * Wake the relay of a database, if it has one.  Called after commit: takes no
  * lock and never throws.  A latch that is another process's by now is a
  * spurious wake-up to that one.
  */
 void
-np_relay_wake(Oid database)
+np_relay_wake(Oid database, NpRelayWake wake)
 {
-	if (shared == NULL)
+	if (shared == NULL || wake == NP_WAKE_NOT)
 		return;
 	for (int i = 0; i < NP_MAX_RELAYS; i++)
 	{
-		Latch	   *latch = shared->slots[i].latch;
+		Slot	   *slot = &shared->slots[i];
+		Latch	   *latch = slot->latch;
 
-		if (latch != NULL && shared->slots[i].status.database == database)
-			SetLatch(latch);
+		if (latch == NULL || slot->status.database != database || (slot->is_deaf && wake == NP_WAKE_TO_PUBLISH))
+			continue;
+		(void) pg_atomic_fetch_add_u32(&slot->wakes, 1);
+		SetLatch(latch);
 	}
 }
 
@@ -199,6 +232,35 @@ np_relay_slot_leave(int slot)
 	status->url[0] = '\0';
 	status->state = NP_RELAY_STOPPED;
 	LWLockRelease(shared->lock);
+}
+
+/*
+ * To be called before messages are looked for: what commits before this call
+ * is found then, what commits after it wakes.  Returns what
+ * np_relay_slot_was_woken() asks for.
+ */
+uint32
+np_relay_slot_listen(int slot)
+{
+	uint32		wakes = pg_atomic_read_u32(&shared->slots[slot].wakes);
+
+	shared->slots[slot].is_deaf = false;
+	pg_memory_barrier();
+	return wakes;
+}
+
+/* The opposite, before a relay sleeps in a state in which it publishes nothing: messages do not wake it. */
+void
+np_relay_slot_ignore_messages(int slot)
+{
+	shared->slots[slot].is_deaf = true;
+}
+
+/* Has anybody woken it since np_relay_slot_listen()? */
+bool
+np_relay_slot_was_woken(int slot, uint32 wakes)
+{
+	return pg_atomic_read_u32(&shared->slots[slot].wakes) != wakes;
 }
 
 /* Where it is connected to, without credentials; "": nowhere. */

@@ -25,8 +25,19 @@ typedef enum NpRelayState
 	NP_RELAY_OFF,				/* nats_publish.publishing is not on */
 	NP_RELAY_NO_EXTENSION,
 	NP_RELAY_NO_DATABASE,
+	NP_RELAY_CLOSED,			/* the database does not accept connections */
+	NP_RELAY_NO_RIGHTS,			/* on the tables of the outbox, or on what their triggers use */
+	NP_RELAY_BLOCKED,			/* by a lock; not in shared memory, see np_relay_blocked_by() */
 	NP_RELAY_STOPPED			/* and to be started again */
 } NpRelayState;
+
+/* Whom a transaction has something for. */
+typedef enum NpRelayWake
+{
+	NP_WAKE_NOT,
+	NP_WAKE_TO_PUBLISH,			/* a relay that may publish */
+	NP_WAKE_TO_LOOK				/* any: it may have been told to go on */
+} NpRelayWake;
 
 /* One database's relay.  Counters begin with its worker. */
 typedef struct NpRelayStatus
@@ -49,13 +60,17 @@ extern const NpSharedArea np_relay_area;
 extern bool np_relay_state_is_there(void);
 extern const char *np_relay_state_name(NpRelayState state);
 extern NpRelayStatus np_relay_status(int slot);
-extern void np_relay_wake(Oid database);
+extern struct ArrayType *np_relay_blocked_by(NpRelayStatus *status);
+extern void np_relay_wake(Oid database, NpRelayWake wake);
 
 extern int	np_relay_slot_for(const char *name);
 extern void np_relay_slot_free(int slot);
 extern void np_relay_slot_set(int slot, NpRelayState state);
 extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
 extern void np_relay_slot_leave(int slot);
+extern uint32 np_relay_slot_listen(int slot);
+extern void np_relay_slot_ignore_messages(int slot);
+extern bool np_relay_slot_was_woken(int slot, uint32 wakes);
 extern void np_relay_slot_set_url(int slot, const char *url);
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
 extern void np_relay_slot_set_error(int slot, const char *error);

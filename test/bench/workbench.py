@@ -432,7 +432,7 @@ class Workbench:
         """A relay that has just started, on an empty outbox; settings: the relay's, by the rest of their names."""
         settings = {"databases": "postgres", **settings}
         with self.session() as session:
-            session.run("TRUNCATE nats_outbox, nats_outbox_dead, nats_relay_control;\n"
+            session.run("TRUNCATE nats_outbox, nats_outbox_dead, nats_control;\n"
                         f"SELECT nats_relay_{'pause' if paused else 'resume'}();")
             self._configure(session, (f"SET nats_publish.relay_{name} = '{value}'" for name, value in settings.items()))
             try:

@@ -4,7 +4,7 @@
 \set helpers :directory '/helpers.psql'
 \i :helpers
 
-TRUNCATE nats_outbox, nats_outbox_dead, nats_relay_control RESTART IDENTITY;
+TRUNCATE nats_outbox, nats_outbox_dead, nats_control RESTART IDENTITY;
 -- What is in the table; an id that nobody has given is told apart.
 CREATE FUNCTION waiting(OUT id bigint, OUT subject text, OUT payload text, OUT headers jsonb, OUT msg_id text)
 RETURNS SETOF record LANGUAGE sql AS $$
@@ -144,7 +144,7 @@ SELECT error_of($$SELECT nats_publish_outbox('outbox.a', 'x')$$);
 SELECT error_of(format('SELECT nats_publish_outbox(%L, %L::%s)', 'outbox.a', '1', type)) FROM unnest('{text,bytea,json,jsonb}'::text[]) AS type;
 SELECT error_of(format('SELECT %s', call))
 FROM unnest('{nats_outbox_retry(1),nats_outbox_retry_all(),nats_relay_pause(),nats_relay_resume(),nats_relay_status()}'::text[]) AS call;
-SELECT error_of(format('SELECT FROM %s', name)) FROM unnest('{nats_outbox,nats_outbox_dead,nats_relay_control,nats_relay}'::text[]) AS name;
+SELECT error_of(format('SELECT FROM %s', name)) FROM unnest('{nats_outbox,nats_outbox_dead,nats_control,nats_relay}'::text[]) AS name;
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION nats_publish_outbox(text, text, jsonb, text) TO regress_nats_caller;
 SET ROLE regress_nats_caller;
@@ -223,10 +223,10 @@ CREATE FUNCTION outbox_tricks.nats_outbox_retry(bigint) RETURNS boolean LANGUAGE
 CREATE FUNCTION outbox_tricks.nats_outbox_check() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM outbox_tricks.trick('check'); RETURN NEW; END$$;
 CREATE TABLE outbox_tricks.nats_outbox (id bigserial, subject text, payload bytea, headers jsonb, msg_id text, next_attempt_at timestamptz);
 CREATE TABLE outbox_tricks.nats_outbox_dead (id bigint, subject text, payload bytea, headers jsonb, msg_id text, created_at timestamptz, attempts int);
-CREATE TABLE outbox_tricks.nats_relay_control (only_row boolean PRIMARY KEY DEFAULT true, paused boolean);
+CREATE TABLE outbox_tricks.nats_control (id uuid PRIMARY KEY DEFAULT outbox_tricks.gen_random_uuid(), paused boolean);
 CREATE TEMP TABLE nats_outbox (LIKE outbox_tricks.nats_outbox INCLUDING ALL);
 CREATE TEMP TABLE nats_outbox_dead (LIKE outbox_tricks.nats_outbox_dead);
-CREATE TEMP TABLE nats_relay_control (LIKE outbox_tricks.nats_relay_control INCLUDING ALL);
+CREATE TEMP TABLE nats_control (LIKE outbox_tricks.nats_control INCLUDING ALL);
 SET search_path = outbox_tricks, pg_temp, pg_catalog, public;
 SELECT public.nats_publish_outbox('outbox.trick', 'by function'::text) > 0 AS written;
 SELECT public.nats_outbox_retry(1000);
@@ -236,19 +236,19 @@ SELECT public.nats_relay_pause();
 RESET search_path;
 SELECT (SELECT count(*) FROM outbox_tricks.tricked) AS tricked, (SELECT count(*) FROM outbox_tricks.nats_outbox) AS outbox,
     (SELECT count(*) FROM pg_temp.nats_outbox) AS "temp", (SELECT count(*) FROM pg_temp.nats_outbox_dead) AS dead,
-    (SELECT count(*) FROM outbox_tricks.nats_relay_control) + (SELECT count(*) FROM pg_temp.nats_relay_control) AS control;
+    (SELECT count(*) FROM outbox_tricks.nats_control) + (SELECT count(*) FROM pg_temp.nats_control) AS control;
 RESET ROLE;
 SELECT id, subject, attempts, next_attempt_at FROM public.nats_outbox ORDER BY id;
 SELECT count(*) FROM public.nats_outbox_dead;
-SELECT * FROM public.nats_relay_control;
-DROP TABLE pg_temp.nats_outbox, pg_temp.nats_outbox_dead, pg_temp.nats_relay_control;
+SELECT paused FROM public.nats_control;
+DROP TABLE pg_temp.nats_outbox, pg_temp.nats_outbox_dead, pg_temp.nats_control;
 SET client_min_messages = warning;
 DROP SCHEMA outbox_tricks CASCADE;
 -- All that run with their owner's rights have a search_path of their own, with the temporary schema last.
 SELECT proname, proconfig FROM pg_proc WHERE prosecdef AND proname LIKE 'nats\_%' ORDER BY proname;
 
 -- Dead and waiting messages are tried again, as they were.
-TRUNCATE nats_outbox, nats_relay_control RESTART IDENTITY;
+TRUNCATE nats_outbox, nats_control RESTART IDENTITY;
 INSERT INTO nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error) VALUES
     (1001, 'outbox.dead', 'a', '{"A": ["x", "y"]}', 'a', '2026-01-01 00:00+00', 10, '54000: too large'),
     (1002, 'outbox.dead', NULL, NULL, 'b', '2026-01-02 00:00+00', 1, '22023: bad'),
@@ -265,6 +265,11 @@ SELECT id, attempts, next_attempt_at > now() AS later, last_error FROM nats_outb
 SELECT nats_outbox_retry_all();
 SELECT id, attempts, next_attempt_at, last_error FROM nats_outbox ORDER BY id;
 SELECT nats_outbox_retry_all(), (SELECT count(*) FROM nats_outbox_dead) AS dead;
+-- A time that a wrong clock has written is not when it will be tried again.
+BEGIN;
+UPDATE nats_outbox SET next_attempt_at = now() + CASE id WHEN 1 THEN interval '1 year' ELSE interval '30 s' END;
+SELECT id, next_attempt_at - now() AS tried_in FROM nats_outbox_messages ORDER BY id;
+ROLLBACK;
 -- One that is in both tables is left where it is.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 'outbox.dead', 'd', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1)');
@@ -282,20 +287,24 @@ ROLLBACK;
 SELECT id FROM nats_outbox_dead ORDER BY id;
 
 -- The relay is told to stop and to go on, by what a transaction commits.
-SELECT count(*) FROM nats_relay_control;
+SELECT count(*) FROM nats_control;
 SELECT nats_relay_resume();
-SELECT * FROM nats_relay_control;
+SELECT paused FROM nats_control;
 SELECT nats_relay_pause();
 SELECT nats_relay_pause();
-SELECT * FROM nats_relay_control;
+SELECT paused FROM nats_control;
 BEGIN;
 SELECT nats_relay_resume();
 ROLLBACK;
-SELECT * FROM nats_relay_control;
+SELECT paused FROM nats_control;
 SELECT nats_relay_resume();
-SELECT * FROM nats_relay_control;
-SELECT error_of('INSERT INTO nats_relay_control VALUES (false, true)');
-SELECT error_of('INSERT INTO nats_relay_control VALUES (NULL, true)');
+SELECT paused FROM nats_control;
+-- Rows of another database, as replication brings them: each pauses it, and they are resumed as one.
+INSERT INTO nats_control VALUES (gen_random_uuid(), true);
+SELECT nats_relay_pause();
+SELECT count(*), bool_and(paused) FROM nats_control;
+SELECT nats_relay_resume();
+SELECT count(*), bool_or(paused) FROM nats_control;
 -- There is no relay.
 SELECT * FROM nats_relay;
 SELECT * FROM nats_relay_status();
@@ -317,7 +326,7 @@ SELECT error_of($$SELECT nats_publish_outbox('outbox.a', 'x')$$);
 DROP TRIGGER checked ON nats_outbox;
 
 SELECT pg_get_triggerdef(oid) AS trigger FROM pg_trigger
-WHERE tgrelid IN ('nats_outbox'::regclass, 'nats_relay_control'::regclass) AND NOT tgisinternal ORDER BY tgname;
+WHERE tgrelid IN ('nats_outbox'::regclass, 'nats_control'::regclass) AND NOT tgisinternal ORDER BY tgname;
 
 -- Change publishing with delivery outbox writes what delivery on_commit sends.
 TRUNCATE nats_outbox RESTART IDENTITY;
@@ -423,6 +432,19 @@ SELECT nats_publish_table('orders', 'outbox.{note}', delivery => 'outbox', event
 SELECT error_of(format('INSERT INTO orders (id, note) VALUES (10, %L)', repeat('x', 4000)));
 SELECT count(*) FROM orders WHERE id = 10;
 DROP TABLE orders;
+-- A child's row triggers are its own; a statement is the parent's when it names it.
+CREATE TABLE parent (id int PRIMARY KEY, note text);
+CREATE TABLE child (extra text) INHERITS (parent);
+TRUNCATE nats_outbox RESTART IDENTITY;
+SELECT nats_publish_table('parent', 'outbox.parent.{id}', delivery => 'outbox');
+INSERT INTO child VALUES (1, 'a', 'b');
+UPDATE parent SET note = 'c';
+SELECT count(*) FROM nats_outbox;
+SELECT nats_publish_table('parent', 'outbox.parent.{id}', delivery => 'outbox', level => 'statement');
+UPDATE child SET note = 'd';
+UPDATE parent SET note = 'e';
+SELECT subject, convert_from(payload, 'UTF8')::jsonb -> 'new' AS new FROM nats_outbox;
+DROP TABLE parent CASCADE;
 
 -- In a schema of its own, whatever its name; and again after DROP EXTENSION, in the same session.
 CREATE SCHEMA "Out Box";
@@ -459,7 +481,7 @@ SELECT id, subject, convert_from(payload, 'UTF8') AS payload, length(payload), h
 \c :utf8
 DROP DATABASE regress_nats_outbox;
 
-TRUNCATE nats_outbox, nats_outbox_dead, nats_relay_control RESTART IDENTITY;
+TRUNCATE nats_outbox, nats_outbox_dead, nats_control RESTART IDENTITY;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text), nats_outbox_retry(bigint), nats_outbox_retry_all(), nats_relay_pause(),
     nats_relay_resume(), nats_relay_status() FROM regress_nats_caller;
 REVOKE ALL ON nats_relay FROM regress_nats_caller;

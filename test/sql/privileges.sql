@@ -57,7 +57,7 @@ SELECT object, left(error_of(command), 5) AS error FROM (VALUES
     ('dead', $$DELETE FROM nats_outbox_dead$$),
     ('insert', $$INSERT INTO nats_outbox (subject) VALUES ('privileges.a')$$),
     ('lock', $$LOCK TABLE nats_outbox$$),
-    ('control', $$INSERT INTO nats_relay_control VALUES (true, true)$$),
+    ('control', $$INSERT INTO nats_control (paused) VALUES (true)$$),
     ('sequence', $$SELECT nextval('nats_outbox_id_seq')$$),
     ('view', $$SELECT FROM nats_relay$$),
     ('messages', $$SELECT FROM nats_outbox_messages$$),

@@ -25,7 +25,7 @@ $node->init;
 $node->append_conf('postgresql.conf', "nats_publish.url = 'nats://admin:admin\@127.0.0.1:$port'");
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'nats_publish'");
 $node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
+$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish; CREATE DATABASE billing');
 
 # ---- The SQL examples, in their order, each a session of its own
 

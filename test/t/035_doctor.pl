@@ -819,7 +819,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$session->value($INSERT);
 	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is stopped\. It is started again soon.*In nats_outbox: 1 message/, 'stopped');
 	publishing_database($primary, 'other');
-	finds(doctor(PsqlSession->new($primary, dbname => 'other'), ''), 'relay', 'warning', qr/^The relay is no database\. It looks again/, 'a new database');
+	finds(doctor(PsqlSession->new($primary, dbname => 'other'), ''), 'relay', 'warning', qr/^The relay is without its database\. It looks again/, 'a new database');
 	kill 'CONT', $launcher;
 	wait_until_drained($session);
 
@@ -830,7 +830,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	kill 'STOP', $worker;
 	my $third = PsqlSession->new($primary, dbname => 'third');
 	$third->value('CREATE EXTENSION nats_publish');
-	finds(doctor($third, ''), 'relay', 'warning', qr/^The relay is no extension\. It looks again/, 'a new extension');
+	finds(doctor($third, ''), 'relay', 'warning', qr/^The relay is without the extension\. It looks again/, 'a new extension');
 	kill 'CONT', $worker;
 	$rows = look_until($third, '', 'relay', qr/^The relay is idle/);
 	is($rows->{relay}{status}, 'ok', 'it has looked again');

@@ -96,7 +96,7 @@ FROM nats_outbox WHERE subject LIKE 'u.%'
 END
 
 my %STATE = (
-	'the outbox' => 'TABLE nats_outbox ORDER BY id; TABLE nats_outbox_dead ORDER BY id; TABLE nats_relay_control; TABLE nats_outbox_messages ORDER BY id',
+	'the outbox' => 'TABLE nats_outbox ORDER BY id; TABLE nats_outbox_dead ORDER BY id; TABLE nats_control; TABLE nats_outbox_messages ORDER BY id',
 	'its sequence' => 'SELECT last_value, is_called FROM nats_outbox_id_seq',
 	'what is published of tables' => 'TABLE nats_published_tables ORDER BY relation::text, trigger_name',
 	'the rows of tables' => 'TABLE orders; TABLE lines; TABLE parted ORDER BY id; TABLE boxed',

@@ -1,0 +1,100 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_pause.c
+ *	  A pause of the relay, as it gets into a dump.
+ *
+ * nats_control says whether the relay is paused.  Where a dump is restored, it
+ * must be known before the messages are there, and pg_restore -j loads tables
+ * in any order, an extension's even against their foreign keys.  What comes
+ * before all tables, and is the extension's, is its comment: that is marked
+ * while the relay is paused, and counts as well as nats_control.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "commands/comment.h"
+#include "commands/extension.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "relay/relay_pause.h"
+
+#define MARK	" (its relay is paused)"
+
+/* The comment of the extension, palloc'd; "": none. */
+static char *
+get_comment(Oid extension)
+{
+	char	   *comment = GetComment(extension, ExtensionRelationId, 0);
+
+	return comment == NULL ? pstrdup("") : comment;
+}
+
+static bool
+has_mark(const char *comment)
+{
+	size_t		length = strlen(comment);
+
+	return length >= strlen(MARK) && strcmp(comment + length - strlen(MARK), MARK) == 0;
+}
+
+/* Does the comment of the extension say that the relay is paused?  In a transaction. */
+bool
+np_pause_is_marked(void)
+{
+	Oid			extension = get_extension_oid("nats_publish", true);
+
+	return OidIsValid(extension) && has_mark(get_comment(extension));
+}
+
+/* Whoever has written the table need not be able to read it. */
+static bool
+is_paused(Oid control)
+{
+	Relation	relation = table_open(control, AccessShareLock);
+	AttrNumber	column = get_attnum(control, "paused");
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple;
+	bool		paused = false;
+	bool		isnull;
+
+	while (!paused && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		paused = DatumGetBool(heap_getattr(tuple, column, RelationGetDescr(relation), &isnull));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(relation, AccessShareLock);
+	return paused;
+}
+
+/*
+ * Have the comment say what is in the table nats_control, which has just been
+ * written.  Waits for others who do so, until their transactions end.
+ */
+void
+np_pause_mark(Oid control)
+{
+	Oid			extension = get_extension_oid("nats_publish", false);
+	char	   *comment;
+	bool		paused;
+
+	LockDatabaseObject(ExtensionRelationId, extension, 0, ShareUpdateExclusiveLock);
+	CommandCounterIncrement();
+	paused = is_paused(control);
+	comment = get_comment(extension);
+	if (paused == has_mark(comment))
+		return;
+	if (paused)
+		comment = psprintf("%s%s", comment, MARK);
+	else
+		comment[strlen(comment) - strlen(MARK)] = '\0';
+	CreateComments(extension, ExtensionRelationId, 0, comment);
+}

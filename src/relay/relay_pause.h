@@ -1,0 +1,14 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_pause.h
+ *	  A pause of the relay, as it gets into a dump.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_RELAY_PAUSE_H
+#define NP_RELAY_PAUSE_H
+
+extern bool np_pause_is_marked(void);
+extern void np_pause_mark(Oid control);
+
+#endif							/* NP_RELAY_PAUSE_H */
