@@ -522,7 +522,7 @@ CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery 
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
-IS 'the options of a trigger that calls nats_publish_change(), or the error that they are';
+IS 'the options of a trigger that calls nats_publish_change(), and the error that a change of its table would meet';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -534,10 +534,11 @@ SELECT t.tgrelid::regclass AS relation,
                           CASE WHEN t.tgtype & 8 <> 0 THEN 'delete' END, CASE WHEN t.tgtype & 32 <> 0 THEN 'truncate' END],
                     NULL) AS events,
        o.subject, o.delivery, o.format,
-       CASE WHEN o.error IS NULL THEN to_jsonb(o) - 'error' END AS options,
+       CASE WHEN o.subject IS NOT NULL THEN to_jsonb(o) - 'error' END AS options,
        o.error,
        CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
-           AS enabled
+           AS enabled,
+       (SELECT count(*) FROM pg_partition_tree(t.tgrelid) p WHERE p.isleaf AND p.level > 0) AS partitions
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
 COMMENT ON VIEW @extschema@.nats_published_tables

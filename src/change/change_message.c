@@ -181,7 +181,7 @@ append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
 
 typedef struct Difference
 {
-	bool	   *changed;		/* by a column's place; NULL: no UPDATE */
+	bool	   *changed;		/* by a column's number; NULL: no UPDATE */
 	bool		matters;
 	bool		key;
 } Difference;
@@ -211,10 +211,12 @@ compare_rows(const NpChangePlan *plan, const NpChange *change)
 	difference.changed = palloc0(sizeof(bool) * plan->column_count);
 	for (int i = 0; i < plan->column_count; i++)
 	{
+		int			place = plan->places[i];
+
 		if (!(plan->is_published[i] || plan->is_key[i]) ||
-			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, i),
-						   change->old->tts_values[i], change->old->tts_isnull[i],
-						   change->new->tts_values[i], change->new->tts_isnull[i]))
+			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, place),
+						   change->old->tts_values[place], change->old->tts_isnull[place],
+						   change->new->tts_values[place], change->new->tts_isnull[place]))
 			continue;
 		difference.changed[i] = true;
 		difference.matters |= plan->matters[i];
@@ -355,7 +357,7 @@ append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
 		Datum		value = slot_getattr(slot, column->index + 1, &isnull);
 
 		appendStringInfoString(json, separator);
-		appendStringInfoString(json, plan->json_names[column->index]);
+		appendStringInfoString(json, plan->json_names[column->number]);
 		appendStringInfoChar(json, ':');
 		if (isnull)
 			appendStringInfoString(json, "null");

@@ -47,28 +47,41 @@ np_change_op_name(NpChangeOp op)
 	return op_names[op];
 }
 
-/* What a plan is made from. */
+/* What a plan is made from.  Columns are those of the published table, by their number from 0. */
 typedef struct Source
 {
-	Relation	relation;
+	Relation	published;
 	TupleDesc	columns;		/* its */
-	const char *schema;			/* that messages name */
+	const int  *places;			/* of its columns in a slot */
+	bool		is_aligned;		/* a slot has them in their own places, and no others */
+	const char *schema;
 	const char *table;
 	const NpChangeOptions *options;
+	const char *trigger;		/* its name; NULL: it is yet to be created */
 } Source;
+
+/* Raise why the options do not fit the table; of a trigger that is there, what to do about it. */
+NP_NORETURN static void
+raise_misfit(const Source *source, NpFailure failure)
+{
+	if (failure.hint == NULL && source->trigger != NULL)
+		failure.hint = psprintf("Trigger \"%s\" does not fit the table: call nats_publish_table() again, or drop the trigger.",
+								source->trigger);
+	np_raise(&failure);
+}
 
 /* ---- Columns ---------------------------------------------------------------- */
 
 static bool
-column_is_there(const Source *source, int index)
+column_is_there(const Source *source, int number)
 {
-	Form_pg_attribute column = TupleDescAttr(source->columns, index);
+	Form_pg_attribute column = TupleDescAttr(source->columns, number);
 
 	/* what is virtual has no value in a trigger */
 	return !column->attisdropped && !np_compat_is_virtual(column);
 }
 
-/* Where the column of that name is in a slot; raises 42703. */
+/* The number of the column of that name; raises 42703. */
 static int
 find_column(const Source *source, const char *option, const char *name)
 {
@@ -85,11 +98,10 @@ find_column(const Source *source, const char *option, const char *name)
 		failure = np_failure(NP_FAULT_FEATURE, "option %s names the column \"%s\", which is a virtual generated one",
 							 option, name);
 		failure.hint = "A virtual column has no value in a trigger: use a stored one.";
-		np_raise(&failure);
+		raise_misfit(source, failure);
 	}
-	failure = np_failure(NP_FAULT_COLUMN, "option %s names the column \"%s\", which table \"%s\" does not have",
-						 option, name, RelationGetRelationName(source->relation));
-	np_raise(&failure);
+	raise_misfit(source, np_failure(NP_FAULT_COLUMN, "option %s names the column \"%s\", which table \"%s\" does not have",
+									option, name, source->table));
 }
 
 /* The shape of the columns that are marked. */
@@ -97,22 +109,26 @@ static void
 make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 {
 	TupleDesc	table = source->columns;
+	int		   *numbers = palloc(sizeof(int) * table->natts);
 	int			there = 0;
 
-	shape->indexes = palloc(sizeof(int) * table->natts);
 	for (int i = 0; i < table->natts; i++)
 	{
 		if (!TupleDescAttr(table, i)->attisdropped)
 			there++;
 		if (marked[i])
-			shape->indexes[shape->count++] = i;
+			numbers[shape->count++] = i;
 	}
-	shape->whole = shape->count == there;
+	shape->whole = source->is_aligned && shape->count == there;
 	if (shape->whole)
 		return;
+	shape->indexes = palloc(sizeof(int) * shape->count);
 	shape->columns = CreateTemplateTupleDesc(shape->count);
 	for (int i = 0; i < shape->count; i++)
-		TupleDescCopyEntry(shape->columns, i + 1, table, shape->indexes[i] + 1);
+	{
+		shape->indexes[i] = source->places[numbers[i]];
+		TupleDescCopyEntry(shape->columns, i + 1, table, numbers[i] + 1);
+	}
 	np_compat_finalize(shape->columns);
 	BlessTupleDesc(shape->columns);
 }
@@ -143,14 +159,15 @@ text_kind(Oid base_type)
 }
 
 static void
-prepare_column(const Source *source, int index, NpColumn *column)
+prepare_column(const Source *source, int number, NpColumn *column)
 {
-	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
+	Oid			type = TupleDescAttr(source->columns, number)->atttypid;
 	bool	   *marked;
 	Oid			output;
 	bool		is_varlena;
 
-	column->index = index;
+	column->number = number;
+	column->index = source->places[number];
 	column->base_type = getBaseType(type);
 	column->kind = text_kind(column->base_type);
 	getTypeOutputInfo(type, &output, &is_varlena);
@@ -158,7 +175,7 @@ prepare_column(const Source *source, int index, NpColumn *column)
 	if (column->kind != NP_TEXT_JSON)
 		return;
 	marked = palloc0(sizeof(bool) * source->columns->natts);
-	marked[index] = true;
+	marked[number] = true;
 	make_shape(source, marked, &column->row);
 }
 
@@ -180,17 +197,17 @@ mark_bitmap(const Source *source, Bitmapset *columns, bool *marked)
 
 	while ((member = bms_next_member(columns, member)) >= 0)
 	{
-		int			index = member + FirstLowInvalidHeapAttributeNumber - 1;
+		int			number = member + FirstLowInvalidHeapAttributeNumber - 1;
 
-		if (index >= 0 && column_is_there(source, index))
-			marked[index] = true;
+		if (number >= 0 && column_is_there(source, number))
+			marked[number] = true;
 	}
 }
 
 static void
 mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 {
-	char		identity = source->relation->rd_rel->relreplident;
+	char		identity = source->published->rd_rel->relreplident;
 
 	if (identity == REPLICA_IDENTITY_FULL)
 	{
@@ -198,7 +215,7 @@ mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 			marked[i] = column_is_there(source, i) && !ignored[i];
 	}
 	else if (identity == REPLICA_IDENTITY_INDEX)
-		mark_bitmap(source, RelationGetIndexAttrBitmap(source->relation, INDEX_ATTR_BITMAP_IDENTITY_KEY),
+		mark_bitmap(source, RelationGetIndexAttrBitmap(source->published, INDEX_ATTR_BITMAP_IDENTITY_KEY),
 					marked);
 }
 
@@ -212,7 +229,7 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 	mark_named(source, "key", source->options->key, plan->is_key);
 	if (source->options->key == NIL)
 	{
-		primary_key = get_primary_key_attnos(RelationGetRelid(source->relation), true, &constraint);
+		primary_key = get_primary_key_attnos(RelationGetRelid(source->published), true, &constraint);
 		if (primary_key != NULL)
 			mark_bitmap(source, primary_key, plan->is_key);
 		else
@@ -243,20 +260,20 @@ require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
 		!(TRIGGER_FOR_UPDATE(trigger_type) || TRIGGER_FOR_DELETE(trigger_type)))
 		return;
 	failure = np_failure(NP_FAULT_INPUT, "table \"%s\" has no key, so its updates and deletes would not tell which row they change",
-						 RelationGetRelationName(source->relation));
+						 source->table);
 	failure.hint = "Set the option key or old, or give the table a primary key or a replica identity.";
-	np_raise(&failure);
+	raise_misfit(source, failure);
 }
 
 static void
 refuse_statement_trigger(const Source *source, const char *changes, const char *detail)
 {
 	NpFailure	failure = np_failure(NP_FAULT_FEATURE, "%s of the partitioned table \"%s\" cannot be published by a statement trigger",
-									 changes, RelationGetRelationName(source->relation));
+									 changes, source->table);
 
 	failure.detail = detail;
 	failure.hint = psprintf("Publish the table at level row, or without its %s.", changes);
-	np_raise(&failure);
+	raise_misfit(source, failure);
 }
 
 /*
@@ -272,7 +289,7 @@ require_true_rows(const Source *source, int16 trigger_type)
 {
 	const TupleConstr *constraints = source->columns->constr;
 
-	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
+	if (source->published->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
 		return;
 	if (TRIGGER_FOR_UPDATE(trigger_type))
 		refuse_statement_trigger(source, "updates", "PostgreSQL does not show it all rows that a MERGE updates.");
@@ -316,7 +333,8 @@ find_columns(const Source *source, NpChangePlan *plan)
 		if (source->options->columns == NIL)
 			plan->is_published[i] = column_is_there(source, i);
 		if (ignored[i] && plan->is_key[i])
-			np_raise_input("option ignore names the column \"%s\", which is a part of the key", name);
+			raise_misfit(source, np_failure(NP_FAULT_INPUT, "option ignore names the column \"%s\", which is a part of the key",
+											name));
 		plan->matters[i] = plan->is_key[i] || (plan->is_published[i] && !ignored[i]);
 		in_old_row[i] = plan->is_key[i] || plan->is_published[i];
 		plan->json_names[i] = json_string(name);
@@ -545,28 +563,60 @@ write_constants(const Source *source, NpChangePlan *plan)
 	}
 }
 
+/* Where a column of a partitioned table is in a partition, which has one of each name. */
+static int
+find_place(Form_pg_attribute column, TupleDesc rows)
+{
+	for (int i = 0; i < rows->natts; i++)
+		if (!TupleDescAttr(rows, i)->attisdropped &&
+			strcmp(NameStr(TupleDescAttr(rows, i)->attname), NameStr(column->attname)) == 0)
+			return i;
+	elog(ERROR, "a partition does not have the column \"%s\"", NameStr(column->attname));
+}
+
+/* The places of the published table's columns in rows of a table, which is that or a partition of it. */
+static void
+find_places(Source *source, TupleDesc rows)
+{
+	int		   *places = palloc(sizeof(int) * source->columns->natts);
+
+	source->is_aligned = rows->natts == source->columns->natts;
+	for (int i = 0; i < source->columns->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(source->columns, i);
+
+		places[i] = rows == source->columns || column->attisdropped ? i : find_place(column, rows);
+		source->is_aligned &= places[i] == i;
+	}
+	source->places = places;
+}
+
 /*
- * Make the plan for a trigger on a relation, palloc'd in the current context
- * with all that belongs to it.  Messages name the relation `published`: of
- * a partition, the table on which its trigger was created.
+ * Make the plan for a trigger that fires for rows of a relation, palloc'd in
+ * the current context with all that belongs to it.  Messages are those of
+ * `published`, with its key and its order of columns: of a partition, the
+ * table on which its trigger was created.  The trigger's name is NULL before it
+ * is there.
  *
  * Raises 42703 for a column that is not there, 0A000 for a virtual one, and
  * 22023 for other options that do not fit.
  */
 NpChangePlan *
-np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options, int16 trigger_type)
+np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options, int16 trigger_type,
+					const char *trigger)
 {
 	NpChangePlan *plan = palloc0(sizeof(NpChangePlan));
 	Source		source = {
-		.relation = relation,
-		.columns = RelationGetDescr(relation),
-		.schema = get_namespace_name(get_rel_namespace(published)),
-		.table = get_rel_name(published),
+		.published = published,
+		.columns = RelationGetDescr(published),
+		.schema = get_namespace_name(RelationGetNamespace(published)),
+		.table = RelationGetRelationName(published),
 		.options = options,
+		.trigger = trigger,
 	};
 
-	if (source.schema == NULL || source.table == NULL)
-		elog(ERROR, "cache lookup failed for relation %u", published);
+	find_places(&source, RelationGetDescr(relation));
+	plan->places = source.places;
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;

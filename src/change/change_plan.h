@@ -45,6 +45,7 @@ typedef enum NpTextKind
 /* A column of which the value is needed as text. */
 typedef struct NpColumn
 {
+	int			number;			/* in the published table, from 0 */
 	int			index;			/* in a slot's values */
 	Oid			base_type;
 	NpTextKind	kind;
@@ -100,8 +101,9 @@ typedef struct NpChangePlan
 	NpColumn   *key_columns;
 	bool		key_is_plain;	/* integers and strings: JSON without a row */
 
-	/* by a column's place in a slot */
+	/* by a column's number in the published table */
 	int			column_count;
+	const int  *places;			/* in a slot, which can be a partition's */
 	bool	   *is_published;
 	bool	   *is_key;
 	bool	   *matters;		/* its change is one */
@@ -114,7 +116,7 @@ typedef struct NpChangePlan
 } NpChangePlan;
 
 extern const char *np_change_op_name(NpChangeOp op);
-extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
-										 int16 trigger_type);
+extern NpChangePlan *np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options,
+										 int16 trigger_type, const char *trigger);
 
 #endif							/* NP_CHANGE_PLAN_H */

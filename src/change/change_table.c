@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -30,7 +31,7 @@
 #include "utils/resowner.h"
 
 #include "base/report.h"
-#include "change/change_plan.h"
+#include "change/change_cache.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
 PG_FUNCTION_INFO_V1(nats_unpublish_table);
@@ -414,8 +415,8 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	NpChangeOptions options;
 
 	parse_options(&options, arguments);
-	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options,
-							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0));
+	(void) np_change_plan_make(relation, relation, &options,
+							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0), NULL);
 	commands = list_concat(make_drop_commands(fcinfo, relation),
 						   make_create_commands(fcinfo, qualified_name(relation), arguments));
 	/* a table that is open here would be in use; the lock stays */
@@ -438,23 +439,33 @@ nats_unpublish_table(PG_FUNCTION_ARGS)
 
 /* ---- Options of a trigger --------------------------------------------------------------- */
 
-/* The arguments of a trigger, as RelationBuildTriggers reads them; false: there is no such trigger. */
+/* A trigger that is looked at. */
+typedef struct Look
+{
+	Oid			trigger;
+	Oid			table;
+	List	   *arguments;
+	NpChangeOptions options;
+	bool		is_parsed;		/* there are options */
+} Look;
+
+/* The table and arguments of a trigger, as RelationBuildTriggers reads them; false: there is no such trigger. */
 static bool
-read_trigger_arguments(Oid trigger, List **arguments)
+read_trigger(Look *look)
 {
 	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
-	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, trigger);
+	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, look->trigger);
 
-	*arguments = NIL;
 	if (HeapTupleIsValid(tuple))
 	{
 		bool		isnull;
 		Datum		value = fastgetattr(tuple, Anum_pg_trigger_tgargs, RelationGetDescr(triggers), &isnull);
 		const char *argument = VARDATA_ANY(DatumGetByteaPP(value));
 
+		look->table = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
 		for (int i = 0; i < ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs; i++)
 		{
-			*arguments = lappend(*arguments, pstrdup(argument));
+			look->arguments = lappend(look->arguments, pstrdup(argument));
 			argument += strlen(argument) + 1;
 		}
 	}
@@ -462,9 +473,29 @@ read_trigger_arguments(Oid trigger, List **arguments)
 	return HeapTupleIsValid(tuple);
 }
 
-/* Parse; the error as text, or NULL.  A trigger of one's own can have anything as arguments. */
+/* Do the options fit the table?  Who looks does not wait for who alters it: then that is not known. */
+static void
+look_at_table(const Look *look)
+{
+	Relation	relation;
+
+	if (!ConditionalLockRelationOid(look->table, AccessShareLock))
+		return;
+	relation = try_relation_open(look->table, NoLock);
+	for (int i = 0; relation != NULL && relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
+		if (relation->trigdesc->triggers[i].tgoid == look->trigger)
+		{
+			(void) np_change_cache_make(relation, &relation->trigdesc->triggers[i]);
+			break;
+		}
+	if (relation != NULL)
+		relation_close(relation, NoLock);
+	UnlockRelationOid(look->table, AccessShareLock);
+}
+
+/* Look at options and table; the error that the first row would meet as text, or NULL. */
 static char *
-try_parse_options(NpChangeOptions *options, List *arguments)
+try_look(Look *look)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -474,7 +505,9 @@ try_parse_options(NpChangeOptions *options, List *arguments)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		parse_options(options, arguments);
+		parse_options(&look->options, look->arguments);
+		look->is_parsed = true;
+		look_at_table(look);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -532,26 +565,25 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	}
 }
 
-/* nats_change_options(trigger): the options of a trigger, or why they are none */
+/* nats_change_options(trigger): the options of a trigger, and the error that the first row would meet */
 Datum
 nats_change_options(PG_FUNCTION_ARGS)
 {
-	NpChangeOptions options;
+	Look		look = {.trigger = PG_GETARG_OID(0)};
 	TupleDesc	columns;
 	Datum		values[OPTION_COUNT] = {0};
 	bool		nulls[OPTION_COUNT];
-	List	   *arguments;
 	char	   *error;
 
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (!read_trigger_arguments(PG_GETARG_OID(0), &arguments))
+	if (!read_trigger(&look))
 		PG_RETURN_NULL();
 	memset(nulls, true, sizeof(nulls));
-	error = try_parse_options(&options, arguments);
-	if (error == NULL)
-		put_options(&options, values, nulls);
-	else
+	error = try_look(&look);
+	if (look.is_parsed)
+		put_options(&look.options, values, nulls);
+	if (error != NULL)
 	{
 		values[OPTION_ERROR] = CStringGetTextDatum(error);
 		nulls[OPTION_ERROR] = false;

@@ -270,10 +270,7 @@ sub replay
 			IS DISTINCT FROM ('c.row.' || coalesce(key::text, '%00'), jsonb_build_array(op), '["public.c"]', jsonb_build_array(xid::text))
 			OR headers -> 'Key' IS DISTINCT FROM jsonb_build_array(key::text) AND key IS NOT NULL LIMIT 10)),
 		'', 'subjects and headers are those of the rows');
-	# a partition has an order of its own
-	my ($changed, $order) = $case{table} ? (q((SELECT jsonb_agg(name ORDER BY name COLLATE "C") FROM jsonb_array_elements_text(payload -> 'changed') AS name)), 'attname')
-		: (q(payload -> 'changed'), 'attnum');
-	is($sql->("SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND $changed IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY $order)
+	is($sql->("SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND payload -> 'changed' IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY attnum)
 			FROM pg_attribute WHERE attrelid = 'c'::regclass AND attnum > 0 AND NOT attisdropped
 			AND (old -> attname)::text IS DISTINCT FROM (new -> attname)::text) LIMIT 10"),
 		'', 'updates name what has changed') if $old eq 'true' && $format ne 'debezium';
