@@ -14,11 +14,13 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/datum.h"
@@ -27,6 +29,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
+#include "utils/pg_locale.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
@@ -73,30 +76,46 @@ milliseconds_since_1970(TimestampTz time)
 /* ---- Values ----------------------------------------------------------------------- */
 
 static void
-set_for_now(const char *name, const char *value)
+want_setting(bool is_so, const char *name, const char *value, int *nest_level)
 {
+	if (is_so)
+		return;
+	if (*nest_level == 0)
+		*nest_level = NewGUCNestLevel();
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+static bool
+is_utc(void)
+{
+	long		offset;
+
+	return pg_get_timezone_offset(session_timezone, &offset) && offset == 0;
+}
+
 /*
- * A message shall not depend on how the session that wrote the row likes to
- * see it.  As in postgres_fdw set_transmission_modes; returns what
- * end_output_settings takes.
+ * A value has one text, in subjects, ids and JSON, whatever the session that
+ * wrote the row likes to see: consumers compare them.  As in postgres_fdw
+ * set_transmission_modes; returns what end_output_settings takes.
  */
 static int
-begin_output_settings(void)
+begin_output_settings(int needs)
 {
-	int			nest_level;
+	int			nest_level = 0;
 
-	if (bytea_output == BYTEA_OUTPUT_HEX && DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
-		extra_float_digits >= 1)
-		return 0;
-	nest_level = NewGUCNestLevel();
-	set_for_now("bytea_output", "hex");
-	set_for_now("datestyle", "ISO");
-	set_for_now("intervalstyle", "postgres");
-	if (extra_float_digits < 1)
-		set_for_now("extra_float_digits", "1");
+	want_setting(bytea_output == BYTEA_OUTPUT_HEX, "bytea_output", "hex", &nest_level);
+	want_setting(DateStyle == USE_ISO_DATES, "datestyle", "ISO", &nest_level);
+	want_setting(IntervalStyle == INTSTYLE_POSTGRES, "intervalstyle", "postgres", &nest_level);
+	want_setting(extra_float_digits >= 1, "extra_float_digits", "1", &nest_level);
+	if (needs & NP_NEEDS_TIME_ZONE)
+		want_setting(is_utc(), "timezone", "UTC", &nest_level);
+	if (needs & NP_NEEDS_CURRENCY)
+		want_setting(strcmp(locale_monetary, "C") == 0, "lc_monetary", "C", &nest_level);
+	if (needs & NP_NEEDS_SEARCH_PATH)
+	{
+		want_setting(strcmp(namespace_search_path, "pg_catalog") == 0, "search_path", "pg_catalog", &nest_level);
+		want_setting(!quote_all_identifiers, "quote_all_identifiers", "off", &nest_level);
+	}
 	return nest_level;
 }
 
@@ -522,7 +541,7 @@ np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpCh
 
 	if (change->op == NP_UPDATE && !difference.matters)
 		return false;
-	nest_level = begin_output_settings();
+	nest_level = begin_output_settings(plan->needs);
 	options.lines = make_lines(plan, change);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		options.id_header = "ce-id";

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "access/transam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
@@ -25,6 +26,7 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
+#include "utils/typcache.h"
 
 #include "base/compat.h"
 #include "base/encoding.h"
@@ -155,6 +157,74 @@ text_kind(Oid base_type)
 			return NP_TEXT_TIME;
 		default:
 			return NP_TEXT_JSON;
+	}
+}
+
+static int	type_needs(Oid type);
+
+static int
+row_needs(TupleDesc columns)
+{
+	int			needs = 0;
+
+	for (int i = 0; i < columns->natts; i++)
+		if (!TupleDescAttr(columns, i)->attisdropped)
+			needs |= type_needs(TupleDescAttr(columns, i)->atttypid);
+	return needs;
+}
+
+static int
+composite_needs(Oid type)
+{
+	TupleDesc	columns = lookup_rowtype_tupdesc(type, -1);
+	int			needs = row_needs(columns);
+
+	ReleaseTupleDesc(columns);
+	return needs;
+}
+
+/* Of a type that is made of others: theirs. */
+static int
+part_needs(Oid type)
+{
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_COMPOSITE:
+			return composite_needs(type);
+		case TYPTYPE_RANGE:
+			return type_needs(get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return type_needs(get_multirange_range(type));
+		default:
+			return OidIsValid(get_element_type(type)) ? type_needs(get_element_type(type)) : 0;
+	}
+}
+
+/* NpTextNeeds of a type; what another extension's cast to JSON shows may be a time. */
+static int
+type_needs(Oid type)
+{
+	Oid			base_type = getBaseType(type);
+
+	check_stack_depth();
+	switch (base_type)
+	{
+		case TIMESTAMPTZOID:
+			return NP_NEEDS_TIME_ZONE;
+		case CASHOID:
+			return NP_NEEDS_CURRENCY;
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+			return NP_NEEDS_SEARCH_PATH;
+		default:
+			return part_needs(base_type) | (base_type >= FirstNormalObjectId ? NP_NEEDS_TIME_ZONE : 0);
 	}
 }
 
@@ -620,6 +690,7 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;
+	plan->needs = row_needs(source.columns);
 	find_columns(&source, plan);
 	if (options->payload != NULL)
 	{

@@ -53,6 +53,14 @@ typedef struct NpColumn
 	NpRowShape	row;			/* of NP_TEXT_JSON */
 } NpColumn;
 
+/* What else than its value the text of a type depends on; to be or-ed. */
+typedef enum NpTextNeeds
+{
+	NP_NEEDS_TIME_ZONE = 1,
+	NP_NEEDS_SEARCH_PATH = 2,	/* it has names of objects */
+	NP_NEEDS_CURRENCY = 4
+} NpTextNeeds;
+
 typedef enum NpPartKind
 {
 	NP_PLAN_TEXT,
@@ -87,6 +95,7 @@ typedef struct NpChangePlan
 	NpDelivery	delivery;
 	NpChangeFormat format;
 	bool		old;
+	int			needs;			/* NpTextNeeds of all columns */
 	bool		has_payload;	/* a column instead of the format */
 	NpColumn	payload;
 	NpPlanTemplate subject;
