@@ -33,9 +33,9 @@
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/settings.h"
 #include "change/change_message.h"
-#include "change/template.h"
 
 /* ---- The transaction ----------------------------------------------------------- */
 
@@ -320,19 +320,24 @@ append_header_template(StringInfo lines, const NpPlanHeader *header, const NpCha
 	}
 }
 
+/* The subject is what a template would make of the key; a header's value is encoded once more. */
 static void
 append_cloudevents(StringInfo lines, const NpChangePlan *plan, const NpChange *change)
 {
+	StringInfoData subject;
+
 	appendStringInfo(lines, "ce-time: %sZ\r\n", current_transaction()->time);
 	if (plan->key_count == 0 || change->op == NP_TRUNCATE)
 		return;
-	appendStringInfoString(lines, "ce-subject: ");
+	initStringInfo(&subject);
 	for (int i = 0; i < plan->key_count; i++)
 	{
 		if (i > 0)
-			appendStringInfoChar(lines, '.');
-		append_encoded(lines, np_encode_token, column_text(&plan->key_columns[i], current_row(change)));
+			appendStringInfoChar(&subject, '.');
+		append_encoded(&subject, np_encode_token, column_text(&plan->key_columns[i], current_row(change)));
 	}
+	appendStringInfoString(lines, "ce-subject: ");
+	append_encoded(lines, np_encode_header, (NpSpan) {subject.data, subject.len});
 	appendStringInfoString(lines, "\r\n");
 }
 

@@ -30,6 +30,7 @@
 
 #include "base/compat.h"
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/report.h"
 #include "base/subject.h"
 #include "change/change_plan.h"
@@ -585,13 +586,17 @@ append_encoded(StringInfo lines, NpEncoder encoder, const char *text)
 static void
 append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
 {
-	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\n", op_names[op]);
-	appendStringInfoString(lines, "ce-source: /postgresql/");
-	append_encoded(lines, np_encode_token, get_database_name(MyDatabaseId));
-	appendStringInfoChar(lines, '/');
-	append_encoded(lines, np_encode_token, source->schema);
-	appendStringInfoChar(lines, '/');
-	append_encoded(lines, np_encode_token, source->table);
+	StringInfoData path;		/* a URI, of which each name is a segment */
+
+	initStringInfo(&path);
+	appendStringInfoString(&path, "/postgresql/");
+	append_encoded(&path, np_encode_token, get_database_name(MyDatabaseId));
+	appendStringInfoChar(&path, '/');
+	append_encoded(&path, np_encode_token, source->schema);
+	appendStringInfoChar(&path, '/');
+	append_encoded(&path, np_encode_token, source->table);
+	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\nce-source: ", op_names[op]);
+	append_encoded(lines, np_encode_header, path.data);
 	appendStringInfoString(lines, "\r\nce-datacontenttype: application/json\r\nContent-Type: application/json\r\n");
 }
 

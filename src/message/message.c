@@ -20,6 +20,7 @@
 
 #include "base/compat.h"
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subject.h"
@@ -445,6 +446,15 @@ build_automatic_headers(NpMessage *message)
 	message->has_automatic_id = true;
 }
 
+/* palloc'd */
+static NpSpan
+encode_header(NpSpan value)
+{
+	char	   *encoded = palloc(NP_ENCODED_SIZE(value.length));
+
+	return (NpSpan) {encoded, np_encode_header(value, encoded)};
+}
+
 /* An automatic id where there is none, and the header that shall have it too. */
 static void
 append_id(HeaderBlock *block, NpMessage *message)
@@ -456,11 +466,7 @@ append_id(HeaderBlock *block, NpMessage *message)
 	else if (np_auto_msg_id || block->options->id_header != NULL)
 		id = np_message_next_id();
 	if (block->options->id_header != NULL)
-	{
-		/* the id may be in the block, which moves */
-		id.data = pnstrdup(id.data, id.length);
-		append_header(block, block->options->id_header, id);
-	}
+		append_header(block, block->options->id_header, encode_header(id));
 	if (!block->seen[HEADER_ID] && np_auto_msg_id)
 	{
 		append_header(block, ID_HEADER, id);

@@ -30,7 +30,7 @@ typedef struct NpMessageOptions
 {
 	Jsonb	   *headers;
 	NpSpan		lines;			/* more headers, as lines of which nothing has to be checked */
-	const char *id_header;		/* one more header that has the id, or NULL */
+	const char *id_header;		/* one more header that has the id, percent-encoded; or NULL */
 	NpSpan		msg_id;
 	NpSpan		expect_stream;
 	bool		has_expect_last_seq;
