@@ -198,13 +198,6 @@ append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
 
 /* ---- What an UPDATE changed ----------------------------------------------------------- */
 
-typedef struct Difference
-{
-	bool	   *changed;		/* by a column's number; NULL: no UPDATE */
-	bool		matters;
-	bool		key;
-} Difference;
-
 /* Without fetching what is out of line and was not touched. */
 static bool
 values_differ(Form_pg_attribute column, Datum old, bool old_isnull, Datum new, bool new_isnull)
@@ -218,16 +211,15 @@ values_differ(Form_pg_attribute column, Datum old, bool old_isnull, Datum new, b
 	return !datum_image_eq(old, new, column->attbyval, column->attlen);
 }
 
-static Difference
-compare_rows(const NpChangePlan *plan, const NpChange *change)
+/* What is not what it was; false: nothing that matters. */
+static bool
+compare_rows(const NpChangePlan *plan, NpChange *change)
 {
-	Difference	difference = {NULL};
+	bool	   *changed = palloc0(sizeof(bool) * plan->column_count);
+	bool		matters = false;
 
-	if (change->op != NP_UPDATE)
-		return difference;
 	slot_getallattrs(change->old);
 	slot_getallattrs(change->new);
-	difference.changed = palloc0(sizeof(bool) * plan->column_count);
 	for (int i = 0; i < plan->column_count; i++)
 	{
 		int			place = plan->places[i];
@@ -237,11 +229,33 @@ compare_rows(const NpChangePlan *plan, const NpChange *change)
 						   change->old->tts_values[place], change->old->tts_isnull[place],
 						   change->new->tts_values[place], change->new->tts_isnull[place]))
 			continue;
-		difference.changed[i] = true;
-		difference.matters |= plan->matters[i];
-		difference.key |= plan->is_key[i];
+		changed[i] = true;
+		matters |= plan->matters[i];
+		change->key_changed |= plan->is_key[i];
 	}
-	return difference;
+	change->changed = changed;
+	return matters;
+}
+
+/*
+ * What is to be said of a change of a row; returns how many messages that is.
+ * None of an UPDATE that changes nothing that matters.  Two of one that
+ * changes the key, where consumers keep rows by their key: Debezium's know no
+ * other way to take the old one away.
+ */
+int
+np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *messages)
+{
+	messages[0] = *change;
+	if (change->op != NP_UPDATE)
+		return 1;
+	if (!compare_rows(plan, &messages[0]))
+		return 0;
+	if (plan->format != NP_FORMAT_DEBEZIUM || !messages[0].key_changed || plan->key_is_row)
+		return 1;
+	messages[0] = (NpChange) {.op = NP_DELETE,.old = change->old};
+	messages[1] = (NpChange) {.op = NP_INSERT,.new = change->new};
+	return 2;
 }
 
 /* ---- Templates -------------------------------------------------------------------------- */
@@ -426,21 +440,21 @@ append_changed(StringInfo json, const NpChangePlan *plan, const bool *changed)
  * when the row has another one now, or (a DELETE) is not there any more.
  */
 static const NpRowShape *
-old_shape(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+old_shape(const NpChangePlan *plan, const NpChange *change)
 {
 	if (change->old == NULL)
 		return NULL;
 	if (plan->old)
 		return &plan->old_row;
-	if (plan->key_count > 0 && (change->op == NP_DELETE || difference->key))
+	if (plan->key_count > 0 && (change->op == NP_DELETE || change->key_changed))
 		return &plan->key;
 	return NULL;
 }
 
 static void
-append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
-	const NpRowShape *old = old_shape(plan, change, difference);
+	const NpRowShape *old = old_shape(plan, change);
 
 	appendStringInfoString(json, plan->beginnings[change->op]);
 	if (plan->key_count > 0 && current_row(change) != NULL)
@@ -459,16 +473,16 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, c
 		appendStringInfoString(json, ",\"old\":");
 		append_old(json, plan, old, change->old);
 	}
-	if (difference->changed != NULL)
-		append_changed(json, plan, difference->changed);
+	if (change->changed != NULL)
+		append_changed(json, plan, change->changed);
 	appendStringInfoString(json, current_transaction()->json);
 }
 
 static void
-append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
 	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't'};
-	const NpRowShape *old = old_shape(plan, change, difference);
+	const NpRowShape *old = old_shape(plan, change);
 
 	appendStringInfoString(json, "{\"before\":");
 	if (old != NULL)
@@ -515,7 +529,7 @@ payload_of_column(const NpColumn *column, TupleTableSlot *row)
 }
 
 static NpSpan
-make_payload(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+make_payload(const NpChangePlan *plan, const NpChange *change)
 {
 	StringInfoData json;
 
@@ -523,38 +537,32 @@ make_payload(const NpChangePlan *plan, const NpChange *change, const Difference 
 		return payload_of_column(&plan->payload, current_row(change));
 	initStringInfo(&json);
 	if (plan->format == NP_FORMAT_DEBEZIUM)
-		append_debezium(&json, plan, change, difference);
+		append_debezium(&json, plan, change);
 	else
-		append_json(&json, plan, change, difference);
+		append_json(&json, plan, change);
 	return np_to_utf8(json.data, json.len);
 }
 
 /*
- * Build the message of a change; false when there is nothing to report: an
- * UPDATE that changed nothing that matters.
+ * Build one message of np_change_messages.
  *
  * Raises what output functions, conversions and np_message_build raise.
  */
-bool
+void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
-	Difference	difference = compare_rows(plan, change);
 	NpMessageOptions options = {.headers = NULL};
 	NpSpan		subject;
 	NpSpan		payload;
-	int			nest_level;
+	int			nest_level = begin_output_settings(plan->needs);
 
-	if (change->op == NP_UPDATE && !difference.matters)
-		return false;
-	nest_level = begin_output_settings(plan->needs);
 	options.lines = make_lines(plan, change);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		options.id_header = "ce-id";
 	if (plan->msg_id.count > 0)
 		options.msg_id = render_template(&plan->msg_id, change);
 	subject = render_template(&plan->subject, change);
-	payload = make_payload(plan, change, &difference);
+	payload = make_payload(plan, change);
 	end_output_settings(nest_level);
 	np_message_build(message, subject, payload, &options);
-	return true;
 }

@@ -304,7 +304,10 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 		if (primary_key != NULL)
 			mark_bitmap(source, primary_key, plan->is_key);
 		else
+		{
 			mark_replica_identity(source, ignored, plan->is_key);
+			plan->key_is_row = source->published->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+		}
 	}
 	plan->key_columns = palloc0(sizeof(NpColumn) * plan->column_count);
 	plan->key_is_plain = true;

@@ -108,6 +108,7 @@ typedef struct NpChangePlan
 	NpRowShape	key;
 	int			key_count;		/* 0: there is none */
 	NpColumn   *key_columns;
+	bool		key_is_row;		/* the row has nothing but itself: REPLICA IDENTITY FULL */
 	bool		key_is_plain;	/* integers and strings: JSON without a row */
 
 	/* by a column's number in the published table */

@@ -60,11 +60,18 @@ deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *mess
 static void
 publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
 {
-	NpChange	change = {op, old, new};
-	NpMessage	message;
+	NpChange	change = {.op = op,.old = old,.new = new};
+	NpChange	messages[NP_MAX_CHANGE_MESSAGES];
+	int			count = np_change_messages(plan, &change, messages);
 
-	if (np_change_message_build(&message, plan, &change) && np_policy_admits(&message, counted_as[plan->delivery]))
-		deliver(fcinfo, plan, &message);
+	for (int i = 0; i < count; i++)
+	{
+		NpMessage	message;
+
+		np_change_message_build(&message, plan, &messages[i]);
+		if (np_policy_admits(&message, counted_as[plan->delivery]))
+			deliver(fcinfo, plan, &message);
+	}
 }
 
 /* ---- Rows -------------------------------------------------------------------------- */
