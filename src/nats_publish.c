@@ -33,6 +33,7 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "change/change_position.h"
 #include "commit/transaction.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_state.h"
@@ -54,6 +55,7 @@ _PG_init(void)
 
 	np_settings_define();
 	np_transaction_init();
+	np_change_position_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	np_shared_memory_reserve(areas);

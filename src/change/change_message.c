@@ -36,42 +36,7 @@
 #include "base/percent.h"
 #include "base/settings.h"
 #include "change/change_message.h"
-
-/* ---- The transaction ----------------------------------------------------------- */
-
-/* What the messages of a transaction say about it. */
-typedef struct Transaction
-{
-	FullTransactionId id;
-	TimestampTz start;
-	char		id_text[24];
-	char		time[MAXDATELEN + 1];	/* in UTC, without the offset */
-	char		json[MAXDATELEN + 64];	/* the end of the JSON */
-} Transaction;
-
-static const Transaction *
-current_transaction(void)
-{
-	static Transaction current;
-	FullTransactionId id = GetTopFullTransactionId();
-	const int	utc = 0;
-
-	if (FullTransactionIdEquals(id, current.id))
-		return &current;
-	current.id = id;
-	current.start = GetCurrentTransactionStartTimestamp();
-	snprintf(current.id_text, sizeof(current.id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
-	JsonEncodeDateTime(current.time, TimestampTzGetDatum(current.start), TIMESTAMPTZOID, &utc);
-	current.time[strlen(current.time) - strlen("+00:00")] = '\0';
-	snprintf(current.json, sizeof(current.json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", current.id_text, current.time);
-	return &current;
-}
-
-static int64
-milliseconds_since_1970(TimestampTz time)
-{
-	return time / 1000 + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (SECS_PER_DAY * INT64CONST(1000));
-}
+#include "change/change_transaction.h"
 
 /* ---- Values ----------------------------------------------------------------------- */
 
@@ -294,7 +259,7 @@ append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, c
 				appendStringInfoString(out, np_change_op_name(change->op));
 				break;
 			case NP_PLAN_XID:
-				appendStringInfoString(out, current_transaction()->id_text);
+				appendStringInfoString(out, np_change_transaction()->id_text);
 				break;
 			case NP_PLAN_COLUMN:
 				if (current_row(change) != NULL)
@@ -340,7 +305,7 @@ append_cloudevents(StringInfo lines, const NpChangePlan *plan, const NpChange *c
 {
 	StringInfoData subject;
 
-	appendStringInfo(lines, "ce-time: %sZ\r\n", current_transaction()->time);
+	appendStringInfo(lines, "ce-time: %sZ\r\n", np_change_transaction()->time);
 	if (plan->key_count == 0 || change->op == NP_TRUNCATE)
 		return;
 	initStringInfo(&subject);
@@ -362,7 +327,7 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 
 	initStringInfo(&lines);
 	appendBinaryStringInfo(&lines, plan->lines[change->op].data, plan->lines[change->op].length);
-	appendStringInfo(&lines, "Pg-Xid: %s\r\n", current_transaction()->id_text);
+	appendStringInfo(&lines, "Pg-Xid: %s\r\n", np_change_transaction()->id_text);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		append_cloudevents(&lines, plan, change);
 	if (np_traceparent[0] != '\0')
@@ -475,7 +440,9 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	}
 	if (change->changed != NULL)
 		append_changed(json, plan, change->changed);
-	appendStringInfoString(json, current_transaction()->json);
+	if (plan->has_position)
+		appendStringInfo(json, ",\"tx\":{\"n\":" INT64_FORMAT "}", change->position.number);
+	appendStringInfoString(json, np_change_transaction()->json);
 }
 
 static void
@@ -495,10 +462,15 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 	else
 		appendStringInfoString(json, "null");
 	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
-					 plan->source, milliseconds_since_1970(current_transaction()->start),
-					 current_transaction()->id_text, GetXLogInsertRecPtr());
-	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":null}",
-					 ops[change->op], milliseconds_since_1970(GetCurrentTimestamp()));
+					 plan->source, np_change_milliseconds(np_change_transaction()->start),
+					 np_change_transaction()->id_text, GetXLogInsertRecPtr());
+	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":",
+					 ops[change->op], np_change_milliseconds(GetCurrentTimestamp()));
+	if (plan->has_position)
+		appendStringInfo(json, "{\"id\":\"%s\",\"total_order\":" INT64_FORMAT ",\"data_collection_order\":" INT64_FORMAT "}}",
+						 change->position.id, change->position.number, change->position.number_of_table);
+	else
+		appendStringInfoString(json, "null}");
 }
 
 /* A column alone: bytea and JSON as they are, anything else as text. */

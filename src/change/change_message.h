@@ -11,6 +11,7 @@
 #include "executor/tuptable.h"
 
 #include "change/change_plan.h"
+#include "change/change_position.h"
 #include "message/message.h"
 
 typedef struct NpChange
@@ -20,6 +21,7 @@ typedef struct NpChange
 	TupleTableSlot *new;
 	const bool *changed;		/* by a column's number; NULL: no UPDATE */
 	bool		key_changed;
+	NpChangePosition position;	/* if the plan has_position */
 } NpChange;
 
 /* As many messages as one change can be. */

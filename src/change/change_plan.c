@@ -586,19 +586,26 @@ append_encoded(StringInfo lines, NpEncoder encoder, const char *text)
 	appendBinaryStringInfo(lines, encoded.data, encoded.length);
 }
 
-static void
-append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
+/*
+ * Append the header lines that all events of a type and a table have; of no
+ * table, the database is the source.
+ */
+void
+np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table)
 {
 	StringInfoData path;		/* a URI, of which each name is a segment */
 
 	initStringInfo(&path);
 	appendStringInfoString(&path, "/postgresql/");
 	append_encoded(&path, np_encode_token, get_database_name(MyDatabaseId));
-	appendStringInfoChar(&path, '/');
-	append_encoded(&path, np_encode_token, source->schema);
-	appendStringInfoChar(&path, '/');
-	append_encoded(&path, np_encode_token, source->table);
-	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\nce-source: ", op_names[op]);
+	if (table != NULL)
+	{
+		appendStringInfoChar(&path, '/');
+		append_encoded(&path, np_encode_token, schema);
+		appendStringInfoChar(&path, '/');
+		append_encoded(&path, np_encode_token, table);
+	}
+	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\nce-source: ", type);
 	append_encoded(lines, np_encode_header, path.data);
 	appendStringInfoString(lines, "\r\nce-datacontenttype: application/json\r\nContent-Type: application/json\r\n");
 }
@@ -624,6 +631,8 @@ write_constants(const Source *source, NpChangePlan *plan)
 	const char *table = json_string(source->table);
 	const char *database = json_string(get_database_name(MyDatabaseId));
 
+	plan->schema = pstrdup(source->schema);
+	plan->table = pstrdup(source->table);
 	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
 							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
@@ -635,7 +644,7 @@ write_constants(const Source *source, NpChangePlan *plan)
 		append_encoded(&lines, np_encode_header, name);
 		appendStringInfoString(&lines, "\r\n");
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
-			append_cloudevents(&lines, source, op);
+			np_change_append_cloudevent(&lines, op_names[op], source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
 		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
 	}
@@ -698,6 +707,12 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;
+	plan->has_position = options->transaction;
+	if (options->transaction_end != NULL)
+	{
+		np_message_check_subject(np_to_utf8(options->transaction_end, strlen(options->transaction_end)));
+		plan->transaction_end = pstrdup(options->transaction_end);
+	}
 	plan->needs = row_needs(source.columns);
 	find_columns(&source, plan);
 	if (options->payload != NULL)

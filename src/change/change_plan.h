@@ -10,6 +10,7 @@
 
 #include "access/tupdesc.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/rel.h"
 
 #include "change/change_options.h"
@@ -96,6 +97,8 @@ typedef struct NpChangePlan
 	NpChangeFormat format;
 	bool		old;
 	int			needs;			/* NpTextNeeds of all columns */
+	bool		has_position;	/* messages tell their place in the transaction */
+	const char *transaction_end;	/* subject in the database's encoding, or NULL */
 	bool		has_payload;	/* a column instead of the format */
 	NpColumn	payload;
 	NpPlanTemplate subject;
@@ -120,12 +123,15 @@ typedef struct NpChangePlan
 	const char **json_names;	/* with quotes, in the database's encoding */
 
 	/* what is the same in all messages */
+	const char *schema;
+	const char *table;
 	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
 	const char *source;			/* of Debezium's, its beginning */
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;
 
 extern const char *np_change_op_name(NpChangeOp op);
+extern void np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table);
 extern NpChangePlan *np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options,
 										 int16 trigger_type, const char *trigger);
 

@@ -52,7 +52,9 @@ enum
 	ARG_HEADERS,
 	ARG_OLD,
 	ARG_EVENTS,
-	ARG_PAYLOAD
+	ARG_PAYLOAD,
+	ARG_TRANSACTION,
+	ARG_TRANSACTION_END
 };
 
 /* The columns of nats_change_options(). */
@@ -68,6 +70,8 @@ enum
 	OPTION_HEADERS,
 	OPTION_OLD,
 	OPTION_PAYLOAD,
+	OPTION_TRANSACTION,
+	OPTION_TRANSACTION_END,
 	OPTION_ERROR,
 	OPTION_COUNT
 };
@@ -222,6 +226,9 @@ make_trigger_arguments(FunctionCallInfo fcinfo)
 		arguments = add_argument(arguments, "old", "true");
 	if (!PG_ARGISNULL(ARG_PAYLOAD))
 		arguments = add_argument(arguments, "payload", quote_identifier(get_string_or_null(fcinfo, ARG_PAYLOAD)));
+	if (!PG_ARGISNULL(ARG_TRANSACTION) && PG_GETARG_BOOL(ARG_TRANSACTION))
+		arguments = add_argument(arguments, "transaction", "true");
+	arguments = add_argument(arguments, "transaction_end", get_string_or_null(fcinfo, ARG_TRANSACTION_END));
 	return arguments;
 }
 
@@ -538,6 +545,14 @@ make_text_array(List *strings, bool *isnull)
 }
 
 static void
+put_text(const char *text, Datum *value, bool *isnull)
+{
+	*isnull = text == NULL;
+	if (text != NULL)
+		*value = CStringGetTextDatum(text);
+}
+
+static void
 put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 {
 	values[OPTION_SUBJECT] = CStringGetTextDatum(options->subject);
@@ -548,16 +563,11 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	values[OPTION_COLUMNS] = make_text_array(options->columns, &nulls[OPTION_COLUMNS]);
 	values[OPTION_IGNORE] = make_text_array(options->ignore, &nulls[OPTION_IGNORE]);
 	values[OPTION_KEY] = make_text_array(options->key, &nulls[OPTION_KEY]);
-	if (options->msg_id != NULL)
-	{
-		values[OPTION_MSG_ID] = CStringGetTextDatum(options->msg_id);
-		nulls[OPTION_MSG_ID] = false;
-	}
-	if (options->payload != NULL)
-	{
-		values[OPTION_PAYLOAD] = CStringGetTextDatum(options->payload);
-		nulls[OPTION_PAYLOAD] = false;
-	}
+	put_text(options->msg_id, &values[OPTION_MSG_ID], &nulls[OPTION_MSG_ID]);
+	put_text(options->payload, &values[OPTION_PAYLOAD], &nulls[OPTION_PAYLOAD]);
+	values[OPTION_TRANSACTION] = BoolGetDatum(options->transaction);
+	nulls[OPTION_TRANSACTION] = false;
+	put_text(options->transaction_end, &values[OPTION_TRANSACTION_END], &nulls[OPTION_TRANSACTION_END]);
 	if (options->headers != NULL)
 	{
 		values[OPTION_HEADERS] = JsonbPGetDatum(options->headers);

@@ -44,10 +44,12 @@
 
 static bool joined;				/* something was called in this transaction */
 static bool wakes_relay;		/* it has given the relay something to do */
+static bool closing;			/* the listener is asked before its end */
 static bool ending;				/* we were asked before its end: nobody would send what comes now */
 static bool has_portal;			/* that stand_first hears of */
 static int	places;				/* of on_first_asked among the callbacks */
 static bool releases_memory;	/* once the locks are released */
+static const NpTransactionListener *listener;
 
 /* ---- Our place among the callbacks ------------------------------------------- */
 
@@ -60,6 +62,11 @@ end_transaction(XactEvent event)
 {
 	if (ending)
 		return;
+	if (joined && !closing)
+	{
+		closing = true;
+		listener->before_end();
+	}
 	ending = true;
 	if (!joined)
 		return;
@@ -134,10 +141,11 @@ reset(void)
 {
 	bool		was_joined = joined;
 
-	joined = wakes_relay = ending = false;
+	joined = wakes_relay = closing = ending = false;
 	leave_first_place();
 	if (!was_joined)
 		return;
+	listener->reset();
 	np_commit_reset();
 	releases_memory = true;
 }
@@ -178,11 +186,15 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 	switch (event)
 	{
 		case SUBXACT_EVENT_COMMIT_SUB:
+			listener->settle(GetCurrentTransactionNestLevel());
+			np_commit_settle_subtransactions(GetCurrentTransactionNestLevel());
+			break;
 		case SUBXACT_EVENT_START_SUB:	/* another library can have published behind us when the last one has
 										 * committed */
 			np_commit_settle_subtransactions(GetCurrentTransactionNestLevel());
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
+			listener->abort(GetCurrentTransactionNestLevel());
 			np_commit_abort_subtransaction(GetCurrentTransactionNestLevel());
 			break;
 		case SUBXACT_EVENT_PRE_COMMIT_SUB:
@@ -234,6 +246,13 @@ np_transaction_init(void)
 	RegisterResourceReleaseCallback(on_resource_release, NULL);
 }
 
+/* The one that is to hear of the ends of transactions that publish; to be called when the library is loaded. */
+void
+np_transaction_listen(const NpTransactionListener *the_listener)
+{
+	listener = the_listener;
+}
+
 static void
 prepare_backend(void)
 {
@@ -270,7 +289,7 @@ np_transaction_join(void)
 				 errdetail("It is about to end, and its messages were sent."),
 				 errhint("A library that publishes at the end of a transaction must do so in a deferred trigger.")));
 	prepare_backend();
-	if (!has_portal)
+	if (!has_portal && !closing)
 		open_portal();
 	joined = true;
 }
