@@ -150,7 +150,7 @@ column_text(const NpColumn *column, TupleTableSlot *slot)
 		case NP_TEXT_JSON:
 			text = json_text(column, slot);
 	}
-	return np_to_utf8(text, strlen(text));
+	return np_utf8_mend(np_to_utf8(text, strlen(text)));
 }
 
 static void
@@ -494,7 +494,7 @@ payload_of_column(const NpColumn *column, TupleTableSlot *row)
 		case JSONBOID:
 			/* where a string has quotes, and may have escapes that no text can */
 			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
-			return np_to_utf8(text, strlen(text));
+			return np_utf8_mend(np_to_utf8(text, strlen(text)));
 		default:
 			return column_text(column, row);
 	}
@@ -512,7 +512,7 @@ make_payload(const NpChangePlan *plan, const NpChange *change)
 		append_debezium(&json, plan, change);
 	else
 		append_json(&json, plan, change);
-	return np_to_utf8(json.data, json.len);
+	return np_utf8_mend(np_to_utf8(json.data, json.len));
 }
 
 /*

@@ -13,6 +13,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/objectaddress.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -407,6 +408,20 @@ execute(List *commands)
 	SPI_finish();
 }
 
+/* Triggers of a table see little of the tables that inherit from it. */
+static void
+warn_of_children(Relation relation, bool row_level)
+{
+	if (relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
+		find_inheritance_children(RelationGetRelid(relation), NoLock) == NIL)
+		return;
+	ereport(WARNING,
+			(errmsg("changes of rows in the children of table \"%s\" are not all published", RelationGetRelationName(relation)),
+			 row_level ? errdetail("A row trigger sees the rows of its own table alone.") :
+			 errdetail("A statement trigger sees what statements that name its table change, without the columns that a child has besides."),
+			 errhint("Publish each child, too.")));
+}
+
 /*
  * nats_publish_table(relation, subject, level, delivery, ...): creates the triggers
  *
@@ -424,6 +439,7 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	parse_options(&options, arguments);
 	(void) np_change_plan_make(relation, relation, &options,
 							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0), NULL);
+	warn_of_children(relation, get_is_row_level(fcinfo));
 	commands = list_concat(make_drop_commands(fcinfo, relation),
 						   make_create_commands(fcinfo, qualified_name(relation), arguments));
 	/* a table that is open here would be in use; the lock stays */

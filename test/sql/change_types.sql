@@ -326,6 +326,21 @@ SELECT take(2);
 SELECT message FROM written WHERE who = 1 AND op = 'insert';
 SELECT op, count(*), count(DISTINCT message) FROM written GROUP BY op ORDER BY op;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+-- Text that is stored as broken UTF-8 is valid where it is read: each byte of no character is U+FFFD.
+CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+CREATE TABLE broken (t text PRIMARY KEY, a text[], whole text);
+SELECT nats_publish_table('broken', 'change_types.{t}', format => 'cloudevents', old => true, headers => '{"T": "{t}"}');
+INSERT INTO broken VALUES ('\xff'::bytea::text, ARRAY['\x61e28262c3'::bytea::text, '\xeda080'::bytea::text], 'ü');
+UPDATE broken SET t = '\xc0af'::bytea::text;
+DELETE FROM broken;
+SELECT subject, headers ->> 'T' AS header, headers ->> 'ce-subject' AS ce_subject, regexp_replace(payload, ',"xid".*', '}')::json AS payload
+FROM stream_messages('CHANGE_TYPES');
+SELECT nats_publish_table('broken', 'change_types.x', payload => 't', events => '{insert}');
+INSERT INTO broken VALUES ('\x41ff'::bytea::text);
+SELECT payload FROM stream_messages('CHANGE_TYPES') ORDER BY seq DESC LIMIT 1;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+DROP TABLE broken;
+DROP CAST (bytea AS text);
 -- Not of the search path is what another's cast to JSON does.
 CREATE FUNCTION helper(text) RETURNS json LANGUAGE sql AS $$SELECT to_json(upper($1))$$;
 CREATE TYPE word AS ENUM ('a', 'b');
