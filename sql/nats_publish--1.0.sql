@@ -500,6 +500,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_change()
 IS 'trigger function that publishes the changed rows of its table; its arguments are options, name=value each';
 
+CREATE FUNCTION nats_annotate(annotations jsonb)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_annotate(jsonb)
+IS 'add headers to all later messages of the transaction; NULL: none any more';
+
 CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{schema}.{table}.{op}',
     level text DEFAULT 'row', delivery text DEFAULT 'on_commit', format text DEFAULT 'json',
     columns text[] DEFAULT NULL, ignore text[] DEFAULT NULL, key text[] DEFAULT NULL, msg_id text DEFAULT NULL,
@@ -587,6 +593,7 @@ REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_check(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_explain(text, text, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_annotate(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;

@@ -35,6 +35,7 @@
 #include "base/settings.h"
 #include "change/change_position.h"
 #include "commit/transaction.h"
+#include "message/annotations.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_state.h"
 #include "stats/activity.h"
@@ -53,6 +54,7 @@ _PG_init(void)
 {
 	static const NpSharedArea *const areas[] = {&np_relay_area, &np_stats_area, &np_activity_area, NULL};
 
+	np_annotations_define();
 	np_settings_define();
 	np_transaction_init();
 	np_change_position_init();

@@ -523,7 +523,7 @@ make_payload(const NpChangePlan *plan, const NpChange *change)
 void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
-	NpMessageOptions options = {.headers = NULL};
+	NpMessageOptions options = {.is_annotated = true};
 	NpSpan		subject;
 	NpSpan		payload;
 	int			nest_level = begin_output_settings(plan->needs);

@@ -229,7 +229,7 @@ append_debezium(StringInfo json, const Group *group)
 static void
 build_end(NpMessage *message, const Group *group)
 {
-	NpMessageOptions options = {.headers = NULL};
+	NpMessageOptions options = {.is_annotated = true};
 	StringInfoData json;
 	StringInfoData lines;
 

@@ -24,6 +24,7 @@
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subject.h"
+#include "message/annotations.h"
 #include "message/message.h"
 #include "message/protocol.h"
 
@@ -446,6 +447,41 @@ build_automatic_headers(NpMessage *message)
 	message->has_automatic_id = true;
 }
 
+static bool
+has_header(const HeaderBlock *block, const char *name)
+{
+	NpSpan		rest = {block->text.data, block->text.len};
+	NpSpan		found;
+	NpSpan		value;
+
+	while (np_header_next(&rest, &found, &value))
+		if (found.length == strlen(name) && pg_strncasecmp(found.data, name, found.length) == 0)
+			return true;
+	return false;
+}
+
+/* A header of the message's own counts more than an annotation. */
+static void
+append_annotations(HeaderBlock *block, Jsonb *annotations)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&annotations->root);
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		if (value.type != jbvNull && !has_header(block, name))
+			append_scalar(block, name, &value);
+	}
+}
+
 /* palloc'd */
 static NpSpan
 encode_header(NpSpan value)
@@ -485,6 +521,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	if (options->headers != NULL)
 		append_json_headers(&block, options->headers);
 	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
+	if (options->is_annotated && np_annotations_current() != NULL)
+		append_annotations(&block, np_annotations_current());
 	append_id(&block, message);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */
@@ -512,7 +550,8 @@ options_are_empty(const NpMessageOptions *options)
 {
 	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
 		options->msg_id.data == NULL && options->expect_stream.data == NULL &&
-		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL;
+		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL &&
+		!(options->is_annotated && np_annotations_current() != NULL);
 }
 
 /*

@@ -38,6 +38,7 @@ typedef struct NpMessageOptions
 	bool		has_expect_last_subject_seq;
 	int64		expect_last_subject_seq;
 	Interval   *ttl;
+	bool		is_annotated;	/* it has the annotations of the transaction, too */
 } NpMessageOptions;
 
 /*
