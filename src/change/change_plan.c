@@ -35,6 +35,7 @@
 #include "base/subject.h"
 #include "change/change_plan.h"
 #include "change/template.h"
+#include "message/header.h"
 #include "message/message.h"
 
 static const char *const op_names[] = {
@@ -524,7 +525,7 @@ is_one_of(const char *name, const char *const *names, int count)
 static void
 check_header(const NpChangePlan *plan, const char *name)
 {
-	np_message_check_header_name(name, strlen(name));
+	np_header_require_name(name, strlen(name));
 	if (pg_strncasecmp(name, "Nats-", 5) == 0 || is_one_of(name, own_headers, lengthof(own_headers)) ||
 		(plan->format == NP_FORMAT_CLOUDEVENTS &&
 		 is_one_of(name, cloudevents_headers, lengthof(cloudevents_headers))))

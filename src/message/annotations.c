@@ -17,11 +17,9 @@
 #include "utils/memutils.h"
 
 #include "base/catch.h"
-#include "base/encoding.h"
 #include "base/report.h"
-#include "base/subject.h"
 #include "message/annotations.h"
-#include "message/message.h"
+#include "message/header.h"
 
 /* Of all of them, as JSON: no message needs more, and each has them. */
 #define MAX_LENGTH	4096
@@ -33,7 +31,7 @@ check_name(const char *name)
 {
 	static const char *const prefixes[] = {"Nats-", "Pg-", "ce-"};
 
-	np_message_check_header_name(name, strlen(name));
+	np_header_require_name(name, strlen(name));
 	for (int i = 0; i < lengthof(prefixes); i++)
 		if (pg_strncasecmp(name, prefixes[i], strlen(prefixes[i])) == 0)
 			np_raise_input("annotations cannot set the header \"%s\"", name);
@@ -44,14 +42,10 @@ check_name(const char *name)
 static void
 check_value(const char *name, const JsonbValue *value)
 {
-	size_t		position;
-
 	if (value->type != jbvString && value->type != jbvNumeric && value->type != jbvBool && value->type != jbvNull)
 		np_raise_input("value of header \"%s\" is nested", name);
-	if (value->type == jbvString &&
-		np_header_value_check((NpSpan) {value->val.string.val, value->val.string.len}, &position) != NP_TEXT_OK)
-		np_raise_input("value of header \"%s\" has the invalid byte 0x%02x at position %zu", name,
-					   (unsigned char) value->val.string.val[position], position + 1);
+	if (value->type == jbvString)
+		np_header_require_value(name, (NpSpan) {value->val.string.val, value->val.string.len});
 }
 
 /* Raises 22023 or what jsonb_in raises. */

@@ -25,6 +25,7 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "message/annotations.h"
+#include "message/header.h"
 #include "message/message.h"
 #include "message/protocol.h"
 
@@ -127,16 +128,6 @@ np_message_check_subject(NpSpan subject)
 	np_message_check_reserved(subject, np_inbox_prefix);
 }
 
-static void
-check_header_value(const char *name, NpSpan value)
-{
-	size_t		position;
-
-	if (np_header_value_check(value, &position) != NP_TEXT_OK)
-		np_raise_input("value of header \"%s\" has the invalid byte 0x%02x at position %zu",
-					   name, (unsigned char) value.data[position], position + 1);
-}
-
 /* ---- Automatic ids ------------------------------------------------------ */
 
 /*
@@ -223,7 +214,7 @@ append_header(HeaderBlock *block, const char *name, NpSpan value)
 {
 	const KnownHeader *known = find_known_header((NpSpan) {name, strlen(name)});
 
-	check_header_value(name, value);
+	np_header_require_value(name, value);
 	if (known != NULL)
 	{
 		check_known_value(known, value);
@@ -254,31 +245,13 @@ argument_is_given(const NpMessageOptions *options, const KnownHeader *known)
 	}
 }
 
-/* Raises 22023 for what can't be the name of any header. */
-void
-np_message_check_header_name(const char *name, size_t length)
-{
-	size_t		position;
-
-	switch (np_header_name_check((NpSpan) {name, length}, &position))
-	{
-		case NP_TEXT_OK:
-			break;
-		case NP_TEXT_EMPTY:
-			np_raise_input("header name is empty");
-		default:
-			np_raise_input("header name has the invalid byte 0x%02x at position %zu",
-						   (unsigned char) name[position], position + 1);
-	}
-}
-
 /* Check a header name that the user gave; returns how it is to be written. */
 static const char *
 check_header_name(HeaderBlock *block, const char *name, size_t length)
 {
 	const KnownHeader *known;
 
-	np_message_check_header_name(name, length);
+	np_header_require_name(name, length);
 	if (!is_of_server((NpSpan) {name, length}))
 		return name;
 	known = find_known_header((NpSpan) {name, length});

@@ -63,7 +63,6 @@ extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
-extern void np_message_check_header_name(const char *name, size_t length);
 extern NpHeaderPower np_message_header_power(NpSpan name);
 extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);
