@@ -53,6 +53,13 @@ parse_word(const char *option, const char *value, const char *const *words, int 
 	np_raise_input("option %s cannot be \"%s\"", option, value);
 }
 
+/* Raises 22023. */
+NpDelivery
+np_delivery_parse(const char *name)
+{
+	return parse_word("delivery", name, delivery_names, lengthof(delivery_names));
+}
+
 static void
 parse_delivery(const char *option, const char *value, void *field)
 {

@@ -48,6 +48,7 @@ typedef struct NpChangeOptions
 } NpChangeOptions;
 
 extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);
+extern NpDelivery np_delivery_parse(const char *name);
 extern const char *np_delivery_name(NpDelivery delivery);
 extern const char *np_change_format_name(NpChangeFormat format);
 
