@@ -36,7 +36,7 @@ PROVE_FLAGS   += -I test/perl
 
 # The unit tests are plain C, so they run under the sanitizers, without a server.
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
-UNIT_SOURCES  = src/base/list.c src/base/server_url.c src/base/subject.c src/change/template.c src/libnats/credentials.c src/message/protocol.c
+UNIT_SOURCES  = src/base/list.c src/base/percent.c src/base/server_url.c src/base/subject.c src/change/template.c src/libnats/credentials.c src/message/protocol.c
 UNIT_LIBS     = -lcrypto
 UNIT_SANITIZE = address,undefined
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
@@ -174,11 +174,11 @@ test/fuzz/%_fuzz: test/fuzz/%_fuzz.c $(wildcard test/fuzz/*.h src/*/*.h) test/un
 	@clang $(FUZZ_CFLAGS) -Isrc -Itest/unit -Itest/fuzz $(FUZZ_CPPFLAGS) -o $@ $(filter %.c,$^) $(FUZZ_LIBS)
 
 test/fuzz/subject_fuzz:  src/base/subject.c src/base/list.c src/message/protocol.c
-test/fuzz/template_fuzz: src/change/template.c src/base/subject.c src/base/list.c src/base/server_url.c
+test/fuzz/template_fuzz: src/change/template.c src/base/percent.c src/base/subject.c src/base/list.c src/base/server_url.c
 test/fuzz/url_fuzz:      src/base/server_url.c src/base/list.c
 test/fuzz/protocol_fuzz: src/message/protocol.c
 test/fuzz/ack_fuzz:      src/message/puback.c src/message/protocol.c $(FUZZ_SERVER)
-test/fuzz/header_fuzz:   src/message/message.c src/message/protocol.c src/base/subject.c src/base/list.c $(FUZZ_SERVER)
+test/fuzz/header_fuzz:   src/message/message.c src/message/header.c src/base/percent.c src/message/protocol.c src/base/subject.c src/base/list.c $(FUZZ_SERVER)
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_CPPFLAGS = -isystem $(includedir_server) -D_GNU_SOURCE
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_LIBS = -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lm
 

@@ -511,14 +511,21 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_change()
 IS 'trigger function that publishes the changed rows of its table; its arguments are options, name=value each';
 
+CREATE FUNCTION nats_annotate(annotations jsonb)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_annotate(jsonb)
+IS 'add headers to all later messages of the transaction; NULL: none any more';
+
 CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{schema}.{table}.{op}',
     level text DEFAULT 'row', delivery text DEFAULT 'on_commit', format text DEFAULT 'json',
     columns text[] DEFAULT NULL, ignore text[] DEFAULT NULL, key text[] DEFAULT NULL, msg_id text DEFAULT NULL,
     headers jsonb DEFAULT NULL, old boolean DEFAULT false,
-    events text[] DEFAULT '{insert,update,delete,truncate}', payload text DEFAULT NULL)
+    events text[] DEFAULT '{insert,update,delete,truncate}', payload text DEFAULT NULL, transaction boolean DEFAULT false,
+    transaction_end text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text)
+COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, boolean, text)
 IS 'publish the changes of a table: create its triggers, instead of those of an earlier call';
 
 CREATE FUNCTION nats_unpublish_table(relation regclass)
@@ -529,11 +536,71 @@ IS 'drop the triggers that nats_publish_table() has created; false: there were n
 
 CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery text, OUT format text,
     OUT columns text[], OUT ignore text[], OUT key text[], OUT msg_id text, OUT headers jsonb, OUT old boolean,
-    OUT payload text, OUT error text)
+    OUT payload text, OUT transaction boolean, OUT transaction_end text, OUT error text)
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
-IS 'the options of a trigger that calls nats_publish_change(), or the error that they are';
+IS 'the options of a trigger that calls nats_publish_change(), and the error that a change of its table would meet';
+
+CREATE FUNCTION nats_publish_command()
+RETURNS event_trigger
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_command()
+IS 'event trigger function that publishes DDL, as nats_published_ddl says';
+
+CREATE FUNCTION nats_check_ddl(subject text, delivery text)
+RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_check_ddl(text, text)
+IS 'whether DDL can be published so: raises why not';
+
+CREATE TABLE nats_published_ddl (
+    subject text NOT NULL,
+    delivery text NOT NULL,
+    CONSTRAINT nats_published_ddl_check CHECK (nats_check_ddl(subject, delivery))
+);
+CREATE UNIQUE INDEX nats_published_ddl_one ON nats_published_ddl ((true));
+COMMENT ON TABLE nats_published_ddl IS 'how DDL is published; one row, or none';
+COMMENT ON COLUMN nats_published_ddl.subject IS 'where to: {command} in it is the command tag';
+COMMENT ON COLUMN nats_published_ddl.delivery IS 'on_commit, async, sync or outbox';
+COMMENT ON CONSTRAINT nats_published_ddl_check ON nats_published_ddl IS 'it can be published so';
+COMMENT ON INDEX nats_published_ddl_one IS 'there is one way to publish DDL';
+SELECT pg_catalog.pg_extension_config_dump('nats_published_ddl', '');
+
+CREATE FUNCTION nats_unpublish_ddl()
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    trigger name;
+    dropped boolean := false;
+BEGIN
+    FOR trigger IN SELECT evtname FROM pg_event_trigger WHERE evtfoid = '@extschema@.nats_publish_command()'::regprocedure LOOP
+        EXECUTE format('DROP EVENT TRIGGER %I', trigger);
+        dropped := true;
+    END LOOP;
+    DELETE FROM @extschema@.nats_published_ddl;
+    RETURN dropped;
+END
+$$;
+COMMENT ON FUNCTION nats_unpublish_ddl()
+IS 'drop the event triggers that publish DDL; false: there were none';
+
+CREATE FUNCTION nats_publish_ddl(subject text DEFAULT 'schema.changes.{command}', delivery text DEFAULT 'on_commit')
+RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.nats_unpublish_ddl();
+    CREATE EVENT TRIGGER nats_publish_ddl ON ddl_command_end EXECUTE FUNCTION @extschema@.nats_publish_command();
+    CREATE EVENT TRIGGER nats_publish_drop ON sql_drop EXECUTE FUNCTION @extschema@.nats_publish_command();
+    INSERT INTO @extschema@.nats_published_ddl VALUES (subject, delivery);
+END
+$$;
+COMMENT ON FUNCTION nats_publish_ddl(text, text)
+IS 'publish DDL: create event triggers, instead of those of an earlier call';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -545,16 +612,43 @@ SELECT t.tgrelid::regclass AS relation,
                           CASE WHEN t.tgtype & 8 <> 0 THEN 'delete' END, CASE WHEN t.tgtype & 32 <> 0 THEN 'truncate' END],
                     NULL) AS events,
        o.subject, o.delivery, o.format,
-       CASE WHEN o.error IS NULL THEN to_jsonb(o) - 'error' END AS options,
+       CASE WHEN o.subject IS NOT NULL THEN to_jsonb(o) - 'error' END AS options,
        o.error,
        CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
-           AS enabled
+           AS enabled,
+       (SELECT count(*) FROM pg_partition_tree(t.tgrelid) p WHERE p.isleaf AND p.level > 0) AS partitions
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
 COMMENT ON VIEW @extschema@.nats_published_tables
 IS 'the tables whose changes are published: by which triggers, how, and to where';
 
 SET LOCAL search_path = @extschema@, pg_temp;
+
+CREATE FUNCTION nats_grant(role regrole, what text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    names CONSTANT text[] := CASE what
+        WHEN 'publish' THEN '{nats_publish,nats_publish_async,nats_publish_on_commit,nats_publish_outbox,nats_await,nats_flush,nats_futures,nats_annotate}'
+        WHEN 'publish tables' THEN '{nats_publish_table,nats_unpublish_table,nats_publish_change,nats_change_options}'
+    END;
+    function regprocedure;
+BEGIN
+    IF names IS NULL THEN
+        RAISE 'there is no "%" to be granted', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
+    END IF;
+    FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = '@extschema@'::regnamespace AND proname = ANY (names) LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function, role);
+    END LOOP;
+    IF what = 'publish tables' THEN
+        EXECUTE format('GRANT SELECT ON @extschema@.nats_published_tables TO %s', role);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION nats_grant(regrole, text)
+IS 'grant a role all that it needs to publish, or to publish the changes of its tables';
 
 -- ---------------------------------------------------------------------------
 -- Privileges: nobody publishes who was not granted it
@@ -596,8 +690,14 @@ REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_check(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_explain(text, text, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_annotate(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_grant(regrole, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_command() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_check_ddl(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_ddl(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_unpublish_ddl() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_change_options(oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_counters() FROM PUBLIC;

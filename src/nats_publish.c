@@ -33,7 +33,9 @@
 
 #include "base/compat.h"
 #include "base/settings.h"
+#include "change/change_position.h"
 #include "commit/transaction.h"
+#include "message/annotations.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_state.h"
 #include "stats/activity.h"
@@ -52,8 +54,10 @@ _PG_init(void)
 {
 	static const NpSharedArea *const areas[] = {&np_relay_area, &np_stats_area, &np_activity_area, NULL};
 
+	np_annotations_define();
 	np_settings_define();
 	np_transaction_init();
+	np_change_position_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	np_shared_memory_reserve(areas);

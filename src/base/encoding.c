@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 
 #include "base/compat.h"
@@ -26,6 +27,33 @@ np_to_utf8(const char *text, size_t length)
 	char	   *converted = pg_server_to_any(text, length, PG_UTF8);
 
 	return (NpSpan) {converted, converted == text ? length : strlen(converted)};
+}
+
+/*
+ * UTF-8 as it should be: the text itself, or (palloc'd) with U+FFFD for each
+ * byte that belongs to no character.  A table can hold such bytes, by a cast of
+ * one's own or from an old version.
+ */
+NpSpan
+np_utf8_mend(NpSpan text)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	StringInfoData mended;
+	size_t		valid = pg_encoding_verifymbstr(PG_UTF8, text.data, text.length);
+
+	if (valid == text.length)
+		return text;
+	initStringInfo(&mended);
+	for (;;)
+	{
+		appendBinaryStringInfo(&mended, text.data, valid);
+		if (valid == text.length)
+			return (NpSpan) {mended.data, mended.len};
+		appendStringInfoString(&mended, replacement);
+		text.data += valid + 1;
+		text.length -= valid + 1;
+		valid = pg_encoding_verifymbstr(PG_UTF8, text.data, text.length);
+	}
 }
 
 /* One question mark for each character that the other encoding does not have. */

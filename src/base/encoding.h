@@ -11,6 +11,7 @@
 #include "base/types.h"
 
 extern NpSpan np_to_utf8(const char *text, size_t length);
+extern NpSpan np_utf8_mend(NpSpan text);
 extern NpSpan np_text_to_utf8(const text *value);
 extern char *np_from_utf8(NpSpan text);
 extern char *np_string_from_utf8(const char *utf8);

@@ -121,7 +121,7 @@ read_trigger(Relation triggers, Oid trigger, Oid *parent)
 
 /* The table on which a trigger was created, of which this may be a partition. */
 static Oid
-find_published(Relation relation, Trigger *trigger)
+find_published(Relation relation, const Trigger *trigger)
 {
 	Oid			published = RelationGetRelid(relation);
 	Oid			next = trigger->tgoid;
@@ -136,13 +136,30 @@ find_published(Relation relation, Trigger *trigger)
 	return published;
 }
 
+/* As PostgreSQL does for a partition's bounds, the table above is locked as for reading. */
 static NpChangePlan *
-make_plan(Relation relation, Trigger *trigger, Oid published)
+make_plan(Relation relation, const Trigger *trigger, Oid published)
 {
+	Relation	table = published == RelationGetRelid(relation) ? relation : table_open(published, AccessShareLock);
 	NpChangeOptions options;
+	NpChangePlan *plan;
 
 	np_change_options_parse(&options, trigger->tgnargs, trigger->tgargs);
-	return np_change_plan_make(relation, published, &options, trigger->tgtype);
+	plan = np_change_plan_make(relation, table, &options, trigger->tgtype, trigger->tgname);
+	if (table != relation)
+		table_close(table, AccessShareLock);
+	return plan;
+}
+
+/*
+ * The plan of a trigger, palloc'd and not kept.
+ *
+ * Raises what np_change_options_parse and np_change_plan_make raise.
+ */
+NpChangePlan *
+np_change_cache_make(Relation relation, const Trigger *trigger)
+{
+	return make_plan(relation, trigger, find_published(relation, trigger));
 }
 
 static Entry *
@@ -172,7 +189,7 @@ add_entry(Relation relation, Trigger *trigger)
  * The plan of a trigger that fires; made, if there is none that is up to
  * date.  To be given to np_change_cache_release, unless an error ends the call.
  *
- * Raises what np_change_options_parse and np_change_plan_make raise.
+ * Raises what np_change_cache_make raises.
  */
 NpChangePlan *
 np_change_cache_find(Relation relation, Trigger *trigger)

@@ -11,6 +11,7 @@
 #include "change/change_plan.h"
 
 extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+extern NpChangePlan *np_change_cache_make(Relation relation, const Trigger *trigger);
 extern void np_change_cache_release(NpChangePlan *plan);
 
 #endif							/* NP_CHANGE_CACHE_H */

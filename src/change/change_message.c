@@ -14,11 +14,13 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/datum.h"
@@ -27,76 +29,58 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
+#include "utils/pg_locale.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/settings.h"
 #include "change/change_message.h"
-#include "change/template.h"
-
-/* ---- The transaction ----------------------------------------------------------- */
-
-/* What the messages of a transaction say about it. */
-typedef struct Transaction
-{
-	FullTransactionId id;
-	TimestampTz start;
-	char		id_text[24];
-	char		time[MAXDATELEN + 1];	/* in UTC, without the offset */
-	char		json[MAXDATELEN + 64];	/* the end of the JSON */
-} Transaction;
-
-static const Transaction *
-current_transaction(void)
-{
-	static Transaction current;
-	FullTransactionId id = GetTopFullTransactionId();
-	const int	utc = 0;
-
-	if (FullTransactionIdEquals(id, current.id))
-		return &current;
-	current.id = id;
-	current.start = GetCurrentTransactionStartTimestamp();
-	snprintf(current.id_text, sizeof(current.id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
-	JsonEncodeDateTime(current.time, TimestampTzGetDatum(current.start), TIMESTAMPTZOID, &utc);
-	current.time[strlen(current.time) - strlen("+00:00")] = '\0';
-	snprintf(current.json, sizeof(current.json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", current.id_text, current.time);
-	return &current;
-}
-
-static int64
-milliseconds_since_1970(TimestampTz time)
-{
-	return time / 1000 + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (SECS_PER_DAY * INT64CONST(1000));
-}
+#include "change/change_transaction.h"
 
 /* ---- Values ----------------------------------------------------------------------- */
 
 static void
-set_for_now(const char *name, const char *value)
+want_setting(bool is_so, const char *name, const char *value, int *nest_level)
 {
+	if (is_so)
+		return;
+	if (*nest_level == 0)
+		*nest_level = NewGUCNestLevel();
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+static bool
+is_utc(void)
+{
+	long		offset;
+
+	return pg_get_timezone_offset(session_timezone, &offset) && offset == 0;
+}
+
 /*
- * A message shall not depend on how the session that wrote the row likes to
- * see it.  As in postgres_fdw set_transmission_modes; returns what
- * end_output_settings takes.
+ * A value has one text, in subjects, ids and JSON, whatever the session that
+ * wrote the row likes to see: consumers compare them.  As in postgres_fdw
+ * set_transmission_modes; returns what end_output_settings takes.
  */
 static int
-begin_output_settings(void)
+begin_output_settings(int needs)
 {
-	int			nest_level;
+	int			nest_level = 0;
 
-	if (bytea_output == BYTEA_OUTPUT_HEX && DateStyle == USE_ISO_DATES && IntervalStyle == INTSTYLE_POSTGRES &&
-		extra_float_digits >= 1)
-		return 0;
-	nest_level = NewGUCNestLevel();
-	set_for_now("bytea_output", "hex");
-	set_for_now("datestyle", "ISO");
-	set_for_now("intervalstyle", "postgres");
-	if (extra_float_digits < 1)
-		set_for_now("extra_float_digits", "1");
+	want_setting(bytea_output == BYTEA_OUTPUT_HEX, "bytea_output", "hex", &nest_level);
+	want_setting(DateStyle == USE_ISO_DATES, "datestyle", "ISO", &nest_level);
+	want_setting(IntervalStyle == INTSTYLE_POSTGRES, "intervalstyle", "postgres", &nest_level);
+	want_setting(extra_float_digits >= 1, "extra_float_digits", "1", &nest_level);
+	if (needs & NP_NEEDS_TIME_ZONE)
+		want_setting(is_utc(), "timezone", "UTC", &nest_level);
+	if (needs & NP_NEEDS_CURRENCY)
+		want_setting(strcmp(locale_monetary, "C") == 0, "lc_monetary", "C", &nest_level);
+	if (needs & NP_NEEDS_SEARCH_PATH)
+	{
+		want_setting(strcmp(namespace_search_path, "pg_catalog") == 0, "search_path", "pg_catalog", &nest_level);
+		want_setting(!quote_all_identifiers, "quote_all_identifiers", "off", &nest_level);
+	}
 	return nest_level;
 }
 
@@ -166,7 +150,7 @@ column_text(const NpColumn *column, TupleTableSlot *slot)
 		case NP_TEXT_JSON:
 			text = json_text(column, slot);
 	}
-	return np_to_utf8(text, strlen(text));
+	return np_utf8_mend(np_to_utf8(text, strlen(text)));
 }
 
 static void
@@ -178,13 +162,6 @@ append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
 }
 
 /* ---- What an UPDATE changed ----------------------------------------------------------- */
-
-typedef struct Difference
-{
-	bool	   *changed;		/* by a column's place; NULL: no UPDATE */
-	bool		matters;
-	bool		key;
-} Difference;
 
 /* Without fetching what is out of line and was not touched. */
 static bool
@@ -199,28 +176,51 @@ values_differ(Form_pg_attribute column, Datum old, bool old_isnull, Datum new, b
 	return !datum_image_eq(old, new, column->attbyval, column->attlen);
 }
 
-static Difference
-compare_rows(const NpChangePlan *plan, const NpChange *change)
+/* What is not what it was; false: nothing that matters. */
+static bool
+compare_rows(const NpChangePlan *plan, NpChange *change)
 {
-	Difference	difference = {NULL};
+	bool	   *changed = palloc0(sizeof(bool) * plan->column_count);
+	bool		matters = false;
 
-	if (change->op != NP_UPDATE)
-		return difference;
 	slot_getallattrs(change->old);
 	slot_getallattrs(change->new);
-	difference.changed = palloc0(sizeof(bool) * plan->column_count);
 	for (int i = 0; i < plan->column_count; i++)
 	{
+		int			place = plan->places[i];
+
 		if (!(plan->is_published[i] || plan->is_key[i]) ||
-			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, i),
-						   change->old->tts_values[i], change->old->tts_isnull[i],
-						   change->new->tts_values[i], change->new->tts_isnull[i]))
+			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, place),
+						   change->old->tts_values[place], change->old->tts_isnull[place],
+						   change->new->tts_values[place], change->new->tts_isnull[place]))
 			continue;
-		difference.changed[i] = true;
-		difference.matters |= plan->matters[i];
-		difference.key |= plan->is_key[i];
+		changed[i] = true;
+		matters |= plan->matters[i];
+		change->key_changed |= plan->is_key[i];
 	}
-	return difference;
+	change->changed = changed;
+	return matters;
+}
+
+/*
+ * What is to be said of a change of a row; returns how many messages that is.
+ * None of an UPDATE that changes nothing that matters.  Two of one that
+ * changes the key, where consumers keep rows by their key: Debezium's know no
+ * other way to take the old one away.
+ */
+int
+np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *messages)
+{
+	messages[0] = *change;
+	if (change->op != NP_UPDATE)
+		return 1;
+	if (!compare_rows(plan, &messages[0]))
+		return 0;
+	if (plan->format != NP_FORMAT_DEBEZIUM || !messages[0].key_changed || plan->key_is_row)
+		return 1;
+	messages[0] = (NpChange) {.op = NP_DELETE,.old = change->old};
+	messages[1] = (NpChange) {.op = NP_INSERT,.new = change->new};
+	return 2;
 }
 
 /* ---- Templates -------------------------------------------------------------------------- */
@@ -259,7 +259,7 @@ append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, c
 				appendStringInfoString(out, np_change_op_name(change->op));
 				break;
 			case NP_PLAN_XID:
-				appendStringInfoString(out, current_transaction()->id_text);
+				appendStringInfoString(out, np_change_transaction()->id_text);
 				break;
 			case NP_PLAN_COLUMN:
 				if (current_row(change) != NULL)
@@ -299,19 +299,24 @@ append_header_template(StringInfo lines, const NpPlanHeader *header, const NpCha
 	}
 }
 
+/* The subject is what a template would make of the key; a header's value is encoded once more. */
 static void
 append_cloudevents(StringInfo lines, const NpChangePlan *plan, const NpChange *change)
 {
-	appendStringInfo(lines, "ce-time: %sZ\r\n", current_transaction()->time);
+	StringInfoData subject;
+
+	appendStringInfo(lines, "ce-time: %sZ\r\n", np_change_transaction()->time);
 	if (plan->key_count == 0 || change->op == NP_TRUNCATE)
 		return;
-	appendStringInfoString(lines, "ce-subject: ");
+	initStringInfo(&subject);
 	for (int i = 0; i < plan->key_count; i++)
 	{
 		if (i > 0)
-			appendStringInfoChar(lines, '.');
-		append_encoded(lines, np_encode_token, column_text(&plan->key_columns[i], current_row(change)));
+			appendStringInfoChar(&subject, '.');
+		append_encoded(&subject, np_encode_token, column_text(&plan->key_columns[i], current_row(change)));
 	}
+	appendStringInfoString(lines, "ce-subject: ");
+	append_encoded(lines, np_encode_header, (NpSpan) {subject.data, subject.len});
 	appendStringInfoString(lines, "\r\n");
 }
 
@@ -322,7 +327,7 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 
 	initStringInfo(&lines);
 	appendBinaryStringInfo(&lines, plan->lines[change->op].data, plan->lines[change->op].length);
-	appendStringInfo(&lines, "Pg-Xid: %s\r\n", current_transaction()->id_text);
+	appendStringInfo(&lines, "Pg-Xid: %s\r\n", np_change_transaction()->id_text);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		append_cloudevents(&lines, plan, change);
 	if (np_traceparent[0] != '\0')
@@ -355,7 +360,7 @@ append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
 		Datum		value = slot_getattr(slot, column->index + 1, &isnull);
 
 		appendStringInfoString(json, separator);
-		appendStringInfoString(json, plan->json_names[column->index]);
+		appendStringInfoString(json, plan->json_names[column->number]);
 		appendStringInfoChar(json, ':');
 		if (isnull)
 			appendStringInfoString(json, "null");
@@ -400,21 +405,21 @@ append_changed(StringInfo json, const NpChangePlan *plan, const bool *changed)
  * when the row has another one now, or (a DELETE) is not there any more.
  */
 static const NpRowShape *
-old_shape(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+old_shape(const NpChangePlan *plan, const NpChange *change)
 {
 	if (change->old == NULL)
 		return NULL;
 	if (plan->old)
 		return &plan->old_row;
-	if (plan->key_count > 0 && (change->op == NP_DELETE || difference->key))
+	if (plan->key_count > 0 && (change->op == NP_DELETE || change->key_changed))
 		return &plan->key;
 	return NULL;
 }
 
 static void
-append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
-	const NpRowShape *old = old_shape(plan, change, difference);
+	const NpRowShape *old = old_shape(plan, change);
 
 	appendStringInfoString(json, plan->beginnings[change->op]);
 	if (plan->key_count > 0 && current_row(change) != NULL)
@@ -433,16 +438,18 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change, c
 		appendStringInfoString(json, ",\"old\":");
 		append_old(json, plan, old, change->old);
 	}
-	if (difference->changed != NULL)
-		append_changed(json, plan, difference->changed);
-	appendStringInfoString(json, current_transaction()->json);
+	if (change->changed != NULL)
+		append_changed(json, plan, change->changed);
+	if (plan->has_position)
+		appendStringInfo(json, ",\"tx\":{\"n\":" INT64_FORMAT "}", change->position.number);
+	appendStringInfoString(json, np_change_transaction()->json);
 }
 
 static void
-append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
 	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't'};
-	const NpRowShape *old = old_shape(plan, change, difference);
+	const NpRowShape *old = old_shape(plan, change);
 
 	appendStringInfoString(json, "{\"before\":");
 	if (old != NULL)
@@ -455,10 +462,15 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 	else
 		appendStringInfoString(json, "null");
 	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
-					 plan->source, milliseconds_since_1970(current_transaction()->start),
-					 current_transaction()->id_text, GetXLogInsertRecPtr());
-	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":null}",
-					 ops[change->op], milliseconds_since_1970(GetCurrentTimestamp()));
+					 plan->source, np_change_milliseconds(np_change_transaction()->start),
+					 np_change_transaction()->id_text, GetXLogInsertRecPtr());
+	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":",
+					 ops[change->op], np_change_milliseconds(GetCurrentTimestamp()));
+	if (plan->has_position)
+		appendStringInfo(json, "{\"id\":\"%s\",\"total_order\":" INT64_FORMAT ",\"data_collection_order\":" INT64_FORMAT "}}",
+						 change->position.id, change->position.number, change->position.number_of_table);
+	else
+		appendStringInfoString(json, "null}");
 }
 
 /* A column alone: bytea and JSON as they are, anything else as text. */
@@ -482,14 +494,14 @@ payload_of_column(const NpColumn *column, TupleTableSlot *row)
 		case JSONBOID:
 			/* where a string has quotes, and may have escapes that no text can */
 			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
-			return np_to_utf8(text, strlen(text));
+			return np_utf8_mend(np_to_utf8(text, strlen(text)));
 		default:
 			return column_text(column, row);
 	}
 }
 
 static NpSpan
-make_payload(const NpChangePlan *plan, const NpChange *change, const Difference *difference)
+make_payload(const NpChangePlan *plan, const NpChange *change)
 {
 	StringInfoData json;
 
@@ -497,38 +509,32 @@ make_payload(const NpChangePlan *plan, const NpChange *change, const Difference 
 		return payload_of_column(&plan->payload, current_row(change));
 	initStringInfo(&json);
 	if (plan->format == NP_FORMAT_DEBEZIUM)
-		append_debezium(&json, plan, change, difference);
+		append_debezium(&json, plan, change);
 	else
-		append_json(&json, plan, change, difference);
-	return np_to_utf8(json.data, json.len);
+		append_json(&json, plan, change);
+	return np_utf8_mend(np_to_utf8(json.data, json.len));
 }
 
 /*
- * Build the message of a change; false when there is nothing to report: an
- * UPDATE that changed nothing that matters.
+ * Build one message of np_change_messages.
  *
  * Raises what output functions, conversions and np_message_build raise.
  */
-bool
+void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
-	Difference	difference = compare_rows(plan, change);
-	NpMessageOptions options = {.headers = NULL};
+	NpMessageOptions options = {.is_annotated = true};
 	NpSpan		subject;
 	NpSpan		payload;
-	int			nest_level;
+	int			nest_level = begin_output_settings(plan->needs);
 
-	if (change->op == NP_UPDATE && !difference.matters)
-		return false;
-	nest_level = begin_output_settings();
 	options.lines = make_lines(plan, change);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		options.id_header = "ce-id";
 	if (plan->msg_id.count > 0)
 		options.msg_id = render_template(&plan->msg_id, change);
 	subject = render_template(&plan->subject, change);
-	payload = make_payload(plan, change, &difference);
+	payload = make_payload(plan, change);
 	end_output_settings(nest_level);
 	np_message_build(message, subject, payload, &options);
-	return true;
 }

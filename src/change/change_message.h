@@ -11,6 +11,7 @@
 #include "executor/tuptable.h"
 
 #include "change/change_plan.h"
+#include "change/change_position.h"
 #include "message/message.h"
 
 typedef struct NpChange
@@ -18,8 +19,15 @@ typedef struct NpChange
 	NpChangeOp	op;
 	TupleTableSlot *old;		/* NULL where there is none */
 	TupleTableSlot *new;
+	const bool *changed;		/* by a column's number; NULL: no UPDATE */
+	bool		key_changed;
+	NpChangePosition position;	/* if the plan has_position */
 } NpChange;
 
-extern bool np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change);
+/* As many messages as one change can be. */
+#define NP_MAX_CHANGE_MESSAGES	2
+
+extern int	np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *messages);
+extern void np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change);
 
 #endif							/* NP_CHANGE_MESSAGE_H */

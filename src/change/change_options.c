@@ -53,6 +53,13 @@ parse_word(const char *option, const char *value, const char *const *words, int 
 	np_raise_input("option %s cannot be \"%s\"", option, value);
 }
 
+/* Raises 22023. */
+NpDelivery
+np_delivery_parse(const char *name)
+{
+	return parse_word("delivery", name, delivery_names, lengthof(delivery_names));
+}
+
 static void
 parse_delivery(const char *option, const char *value, void *field)
 {
@@ -142,6 +149,8 @@ static const Option known_options[] = {
 	{"headers", parse_object, FIELD(headers)},
 	{"old", parse_boolean, FIELD(old)},
 	{"payload", parse_column, FIELD(payload)},
+	{"transaction", parse_boolean, FIELD(transaction)},
+	{"transaction_end", parse_template, FIELD(transaction_end)},
 };
 
 /* The option that an argument begins with; its value is behind the "=". */
@@ -161,6 +170,20 @@ find_option(const char *argument)
 	}
 	np_raise_input("there is no option \"%s\" for publishing changes",
 				   pnstrdup(argument, equals - argument));
+}
+
+/* Places are known of what is held until the transaction ends, and only a message of ours can have one. */
+static void
+check_transaction(const NpChangeOptions *options)
+{
+	if (options->transaction_end != NULL && !options->transaction)
+		np_raise_input("option transaction_end needs the option transaction");
+	if (!options->transaction)
+		return;
+	if (options->delivery != NP_DELIVER_ON_COMMIT && options->delivery != NP_DELIVER_OUTBOX)
+		np_raise_input("option transaction needs the delivery \"on_commit\" or \"outbox\"");
+	if (options->payload != NULL)
+		np_raise_input("options payload and transaction are both given");
 }
 
 /*
@@ -186,6 +209,7 @@ np_change_options_parse(NpChangeOptions *options, int count, char **arguments)
 	}
 	if (options->payload != NULL && options->format != NP_FORMAT_JSON)
 		np_raise_input("options payload and format are both given");
+	check_transaction(options);
 	if (options->subject == NULL)
 		options->subject = pstrdup(NP_DEFAULT_SUBJECT);
 }

@@ -43,9 +43,12 @@ typedef struct NpChangeOptions
 	Jsonb	   *headers;		/* an object of templates, or NULL */
 	bool		old;
 	char	   *payload;		/* a column that is the message, or NULL */
+	bool		transaction;	/* messages have their place in it */
+	char	   *transaction_end;	/* subject of the message that ends it, or NULL */
 } NpChangeOptions;
 
 extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);
+extern NpDelivery np_delivery_parse(const char *name);
 extern const char *np_delivery_name(NpDelivery delivery);
 extern const char *np_change_format_name(NpChangeFormat format);
 

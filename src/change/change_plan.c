@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "access/transam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
@@ -25,13 +26,16 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
+#include "utils/typcache.h"
 
 #include "base/compat.h"
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/report.h"
 #include "base/subject.h"
 #include "change/change_plan.h"
 #include "change/template.h"
+#include "message/header.h"
 #include "message/message.h"
 
 static const char *const op_names[] = {
@@ -47,28 +51,41 @@ np_change_op_name(NpChangeOp op)
 	return op_names[op];
 }
 
-/* What a plan is made from. */
+/* What a plan is made from.  Columns are those of the published table, by their number from 0. */
 typedef struct Source
 {
-	Relation	relation;
+	Relation	published;
 	TupleDesc	columns;		/* its */
-	const char *schema;			/* that messages name */
+	const int  *places;			/* of its columns in a slot */
+	bool		is_aligned;		/* a slot has them in their own places, and no others */
+	const char *schema;
 	const char *table;
 	const NpChangeOptions *options;
+	const char *trigger;		/* its name; NULL: it is yet to be created */
 } Source;
+
+/* Raise why the options do not fit the table; of a trigger that is there, what to do about it. */
+NP_NORETURN static void
+raise_misfit(const Source *source, NpFailure failure)
+{
+	if (failure.hint == NULL && source->trigger != NULL)
+		failure.hint = psprintf("Trigger \"%s\" does not fit the table: call nats_publish_table() again, or drop the trigger.",
+								source->trigger);
+	np_raise(&failure);
+}
 
 /* ---- Columns ---------------------------------------------------------------- */
 
 static bool
-column_is_there(const Source *source, int index)
+column_is_there(const Source *source, int number)
 {
-	Form_pg_attribute column = TupleDescAttr(source->columns, index);
+	Form_pg_attribute column = TupleDescAttr(source->columns, number);
 
 	/* what is virtual has no value in a trigger */
 	return !column->attisdropped && !np_compat_is_virtual(column);
 }
 
-/* Where the column of that name is in a slot; raises 42703. */
+/* The number of the column of that name; raises 42703. */
 static int
 find_column(const Source *source, const char *option, const char *name)
 {
@@ -85,11 +102,10 @@ find_column(const Source *source, const char *option, const char *name)
 		failure = np_failure(NP_FAULT_FEATURE, "option %s names the column \"%s\", which is a virtual generated one",
 							 option, name);
 		failure.hint = "A virtual column has no value in a trigger: use a stored one.";
-		np_raise(&failure);
+		raise_misfit(source, failure);
 	}
-	failure = np_failure(NP_FAULT_COLUMN, "option %s names the column \"%s\", which table \"%s\" does not have",
-						 option, name, RelationGetRelationName(source->relation));
-	np_raise(&failure);
+	raise_misfit(source, np_failure(NP_FAULT_COLUMN, "option %s names the column \"%s\", which table \"%s\" does not have",
+									option, name, source->table));
 }
 
 /* The shape of the columns that are marked. */
@@ -97,22 +113,26 @@ static void
 make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 {
 	TupleDesc	table = source->columns;
+	int		   *numbers = palloc(sizeof(int) * table->natts);
 	int			there = 0;
 
-	shape->indexes = palloc(sizeof(int) * table->natts);
 	for (int i = 0; i < table->natts; i++)
 	{
 		if (!TupleDescAttr(table, i)->attisdropped)
 			there++;
 		if (marked[i])
-			shape->indexes[shape->count++] = i;
+			numbers[shape->count++] = i;
 	}
-	shape->whole = shape->count == there;
+	shape->whole = source->is_aligned && shape->count == there;
 	if (shape->whole)
 		return;
+	shape->indexes = palloc(sizeof(int) * shape->count);
 	shape->columns = CreateTemplateTupleDesc(shape->count);
 	for (int i = 0; i < shape->count; i++)
-		TupleDescCopyEntry(shape->columns, i + 1, table, shape->indexes[i] + 1);
+	{
+		shape->indexes[i] = source->places[numbers[i]];
+		TupleDescCopyEntry(shape->columns, i + 1, table, numbers[i] + 1);
+	}
 	np_compat_finalize(shape->columns);
 	BlessTupleDesc(shape->columns);
 }
@@ -142,15 +162,84 @@ text_kind(Oid base_type)
 	}
 }
 
-static void
-prepare_column(const Source *source, int index, NpColumn *column)
+static int	type_needs(Oid type);
+
+static int
+row_needs(TupleDesc columns)
 {
-	Oid			type = TupleDescAttr(source->columns, index)->atttypid;
+	int			needs = 0;
+
+	for (int i = 0; i < columns->natts; i++)
+		if (!TupleDescAttr(columns, i)->attisdropped)
+			needs |= type_needs(TupleDescAttr(columns, i)->atttypid);
+	return needs;
+}
+
+static int
+composite_needs(Oid type)
+{
+	TupleDesc	columns = lookup_rowtype_tupdesc(type, -1);
+	int			needs = row_needs(columns);
+
+	ReleaseTupleDesc(columns);
+	return needs;
+}
+
+/* Of a type that is made of others: theirs. */
+static int
+part_needs(Oid type)
+{
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_COMPOSITE:
+			return composite_needs(type);
+		case TYPTYPE_RANGE:
+			return type_needs(get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return type_needs(get_multirange_range(type));
+		default:
+			return OidIsValid(get_element_type(type)) ? type_needs(get_element_type(type)) : 0;
+	}
+}
+
+/* NpTextNeeds of a type; what another extension's cast to JSON shows may be a time. */
+static int
+type_needs(Oid type)
+{
+	Oid			base_type = getBaseType(type);
+
+	check_stack_depth();
+	switch (base_type)
+	{
+		case TIMESTAMPTZOID:
+			return NP_NEEDS_TIME_ZONE;
+		case CASHOID:
+			return NP_NEEDS_CURRENCY;
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+			return NP_NEEDS_SEARCH_PATH;
+		default:
+			return part_needs(base_type) | (base_type >= FirstNormalObjectId ? NP_NEEDS_TIME_ZONE : 0);
+	}
+}
+
+static void
+prepare_column(const Source *source, int number, NpColumn *column)
+{
+	Oid			type = TupleDescAttr(source->columns, number)->atttypid;
 	bool	   *marked;
 	Oid			output;
 	bool		is_varlena;
 
-	column->index = index;
+	column->number = number;
+	column->index = source->places[number];
 	column->base_type = getBaseType(type);
 	column->kind = text_kind(column->base_type);
 	getTypeOutputInfo(type, &output, &is_varlena);
@@ -158,7 +247,7 @@ prepare_column(const Source *source, int index, NpColumn *column)
 	if (column->kind != NP_TEXT_JSON)
 		return;
 	marked = palloc0(sizeof(bool) * source->columns->natts);
-	marked[index] = true;
+	marked[number] = true;
 	make_shape(source, marked, &column->row);
 }
 
@@ -180,17 +269,17 @@ mark_bitmap(const Source *source, Bitmapset *columns, bool *marked)
 
 	while ((member = bms_next_member(columns, member)) >= 0)
 	{
-		int			index = member + FirstLowInvalidHeapAttributeNumber - 1;
+		int			number = member + FirstLowInvalidHeapAttributeNumber - 1;
 
-		if (index >= 0 && column_is_there(source, index))
-			marked[index] = true;
+		if (number >= 0 && column_is_there(source, number))
+			marked[number] = true;
 	}
 }
 
 static void
 mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 {
-	char		identity = source->relation->rd_rel->relreplident;
+	char		identity = source->published->rd_rel->relreplident;
 
 	if (identity == REPLICA_IDENTITY_FULL)
 	{
@@ -198,7 +287,7 @@ mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 			marked[i] = column_is_there(source, i) && !ignored[i];
 	}
 	else if (identity == REPLICA_IDENTITY_INDEX)
-		mark_bitmap(source, RelationGetIndexAttrBitmap(source->relation, INDEX_ATTR_BITMAP_IDENTITY_KEY),
+		mark_bitmap(source, RelationGetIndexAttrBitmap(source->published, INDEX_ATTR_BITMAP_IDENTITY_KEY),
 					marked);
 }
 
@@ -212,11 +301,14 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 	mark_named(source, "key", source->options->key, plan->is_key);
 	if (source->options->key == NIL)
 	{
-		primary_key = get_primary_key_attnos(RelationGetRelid(source->relation), true, &constraint);
+		primary_key = get_primary_key_attnos(RelationGetRelid(source->published), true, &constraint);
 		if (primary_key != NULL)
 			mark_bitmap(source, primary_key, plan->is_key);
 		else
+		{
 			mark_replica_identity(source, ignored, plan->is_key);
+			plan->key_is_row = source->published->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+		}
 	}
 	plan->key_columns = palloc0(sizeof(NpColumn) * plan->column_count);
 	plan->key_is_plain = true;
@@ -243,20 +335,20 @@ require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
 		!(TRIGGER_FOR_UPDATE(trigger_type) || TRIGGER_FOR_DELETE(trigger_type)))
 		return;
 	failure = np_failure(NP_FAULT_INPUT, "table \"%s\" has no key, so its updates and deletes would not tell which row they change",
-						 RelationGetRelationName(source->relation));
+						 source->table);
 	failure.hint = "Set the option key or old, or give the table a primary key or a replica identity.";
-	np_raise(&failure);
+	raise_misfit(source, failure);
 }
 
 static void
 refuse_statement_trigger(const Source *source, const char *changes, const char *detail)
 {
 	NpFailure	failure = np_failure(NP_FAULT_FEATURE, "%s of the partitioned table \"%s\" cannot be published by a statement trigger",
-									 changes, RelationGetRelationName(source->relation));
+									 changes, source->table);
 
 	failure.detail = detail;
 	failure.hint = psprintf("Publish the table at level row, or without its %s.", changes);
-	np_raise(&failure);
+	raise_misfit(source, failure);
 }
 
 /*
@@ -272,7 +364,7 @@ require_true_rows(const Source *source, int16 trigger_type)
 {
 	const TupleConstr *constraints = source->columns->constr;
 
-	if (source->relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
+	if (source->published->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
 		return;
 	if (TRIGGER_FOR_UPDATE(trigger_type))
 		refuse_statement_trigger(source, "updates", "PostgreSQL does not show it all rows that a MERGE updates.");
@@ -316,7 +408,8 @@ find_columns(const Source *source, NpChangePlan *plan)
 		if (source->options->columns == NIL)
 			plan->is_published[i] = column_is_there(source, i);
 		if (ignored[i] && plan->is_key[i])
-			np_raise_input("option ignore names the column \"%s\", which is a part of the key", name);
+			raise_misfit(source, np_failure(NP_FAULT_INPUT, "option ignore names the column \"%s\", which is a part of the key",
+											name));
 		plan->matters[i] = plan->is_key[i] || (plan->is_published[i] && !ignored[i]);
 		in_old_row[i] = plan->is_key[i] || plan->is_published[i];
 		plan->json_names[i] = json_string(name);
@@ -432,7 +525,7 @@ is_one_of(const char *name, const char *const *names, int count)
 static void
 check_header(const NpChangePlan *plan, const char *name)
 {
-	np_message_check_header_name(name, strlen(name));
+	np_header_require_name(name, strlen(name));
 	if (pg_strncasecmp(name, "Nats-", 5) == 0 || is_one_of(name, own_headers, lengthof(own_headers)) ||
 		(plan->format == NP_FORMAT_CLOUDEVENTS &&
 		 is_one_of(name, cloudevents_headers, lengthof(cloudevents_headers))))
@@ -494,16 +587,27 @@ append_encoded(StringInfo lines, NpEncoder encoder, const char *text)
 	appendBinaryStringInfo(lines, encoded.data, encoded.length);
 }
 
-static void
-append_cloudevents(StringInfo lines, const Source *source, NpChangeOp op)
+/*
+ * Append the header lines that all events of a type and a table have; of no
+ * table, the database is the source.
+ */
+void
+np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table)
 {
-	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\n", op_names[op]);
-	appendStringInfoString(lines, "ce-source: /postgresql/");
-	append_encoded(lines, np_encode_token, get_database_name(MyDatabaseId));
-	appendStringInfoChar(lines, '/');
-	append_encoded(lines, np_encode_token, source->schema);
-	appendStringInfoChar(lines, '/');
-	append_encoded(lines, np_encode_token, source->table);
+	StringInfoData path;		/* a URI, of which each name is a segment */
+
+	initStringInfo(&path);
+	appendStringInfoString(&path, "/postgresql/");
+	append_encoded(&path, np_encode_token, get_database_name(MyDatabaseId));
+	if (table != NULL)
+	{
+		appendStringInfoChar(&path, '/');
+		append_encoded(&path, np_encode_token, schema);
+		appendStringInfoChar(&path, '/');
+		append_encoded(&path, np_encode_token, table);
+	}
+	appendStringInfo(lines, "ce-specversion: 1.0\r\nce-type: nats_publish.%s\r\nce-source: ", type);
+	append_encoded(lines, np_encode_header, path.data);
 	appendStringInfoString(lines, "\r\nce-datacontenttype: application/json\r\nContent-Type: application/json\r\n");
 }
 
@@ -528,6 +632,8 @@ write_constants(const Source *source, NpChangePlan *plan)
 	const char *table = json_string(source->table);
 	const char *database = json_string(get_database_name(MyDatabaseId));
 
+	plan->schema = pstrdup(source->schema);
+	plan->table = pstrdup(source->table);
 	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
 							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
@@ -539,37 +645,76 @@ write_constants(const Source *source, NpChangePlan *plan)
 		append_encoded(&lines, np_encode_header, name);
 		appendStringInfoString(&lines, "\r\n");
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
-			append_cloudevents(&lines, source, op);
+			np_change_append_cloudevent(&lines, op_names[op], source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
 		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
 	}
 }
 
+/* Where a column of a partitioned table is in a partition, which has one of each name. */
+static int
+find_place(Form_pg_attribute column, TupleDesc rows)
+{
+	for (int i = 0; i < rows->natts; i++)
+		if (!TupleDescAttr(rows, i)->attisdropped &&
+			strcmp(NameStr(TupleDescAttr(rows, i)->attname), NameStr(column->attname)) == 0)
+			return i;
+	elog(ERROR, "a partition does not have the column \"%s\"", NameStr(column->attname));
+}
+
+/* The places of the published table's columns in rows of a table, which is that or a partition of it. */
+static void
+find_places(Source *source, TupleDesc rows)
+{
+	int		   *places = palloc(sizeof(int) * source->columns->natts);
+
+	source->is_aligned = rows->natts == source->columns->natts;
+	for (int i = 0; i < source->columns->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(source->columns, i);
+
+		places[i] = rows == source->columns || column->attisdropped ? i : find_place(column, rows);
+		source->is_aligned &= places[i] == i;
+	}
+	source->places = places;
+}
+
 /*
- * Make the plan for a trigger on a relation, palloc'd in the current context
- * with all that belongs to it.  Messages name the relation `published`: of
- * a partition, the table on which its trigger was created.
+ * Make the plan for a trigger that fires for rows of a relation, palloc'd in
+ * the current context with all that belongs to it.  Messages are those of
+ * `published`, with its key and its order of columns: of a partition, the
+ * table on which its trigger was created.  The trigger's name is NULL before it
+ * is there.
  *
  * Raises 42703 for a column that is not there, 0A000 for a virtual one, and
  * 22023 for other options that do not fit.
  */
 NpChangePlan *
-np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options, int16 trigger_type)
+np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options, int16 trigger_type,
+					const char *trigger)
 {
 	NpChangePlan *plan = palloc0(sizeof(NpChangePlan));
 	Source		source = {
-		.relation = relation,
-		.columns = RelationGetDescr(relation),
-		.schema = get_namespace_name(get_rel_namespace(published)),
-		.table = get_rel_name(published),
+		.published = published,
+		.columns = RelationGetDescr(published),
+		.schema = get_namespace_name(RelationGetNamespace(published)),
+		.table = RelationGetRelationName(published),
 		.options = options,
+		.trigger = trigger,
 	};
 
-	if (source.schema == NULL || source.table == NULL)
-		elog(ERROR, "cache lookup failed for relation %u", published);
+	find_places(&source, RelationGetDescr(relation));
+	plan->places = source.places;
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;
+	plan->has_position = options->transaction;
+	if (options->transaction_end != NULL)
+	{
+		np_message_check_subject(np_to_utf8(options->transaction_end, strlen(options->transaction_end)));
+		plan->transaction_end = pstrdup(options->transaction_end);
+	}
+	plan->needs = row_needs(source.columns);
 	find_columns(&source, plan);
 	if (options->payload != NULL)
 	{

@@ -10,6 +10,7 @@
 
 #include "access/tupdesc.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/rel.h"
 
 #include "change/change_options.h"
@@ -45,12 +46,21 @@ typedef enum NpTextKind
 /* A column of which the value is needed as text. */
 typedef struct NpColumn
 {
+	int			number;			/* in the published table, from 0 */
 	int			index;			/* in a slot's values */
 	Oid			base_type;
 	NpTextKind	kind;
 	FmgrInfo	output;
 	NpRowShape	row;			/* of NP_TEXT_JSON */
 } NpColumn;
+
+/* What else than its value the text of a type depends on; to be or-ed. */
+typedef enum NpTextNeeds
+{
+	NP_NEEDS_TIME_ZONE = 1,
+	NP_NEEDS_SEARCH_PATH = 2,	/* it has names of objects */
+	NP_NEEDS_CURRENCY = 4
+} NpTextNeeds;
 
 typedef enum NpPartKind
 {
@@ -86,6 +96,9 @@ typedef struct NpChangePlan
 	NpDelivery	delivery;
 	NpChangeFormat format;
 	bool		old;
+	int			needs;			/* NpTextNeeds of all columns */
+	bool		has_position;	/* messages tell their place in the transaction */
+	const char *transaction_end;	/* subject in the database's encoding, or NULL */
 	bool		has_payload;	/* a column instead of the format */
 	NpColumn	payload;
 	NpPlanTemplate subject;
@@ -98,23 +111,28 @@ typedef struct NpChangePlan
 	NpRowShape	key;
 	int			key_count;		/* 0: there is none */
 	NpColumn   *key_columns;
+	bool		key_is_row;		/* the row has nothing but itself: REPLICA IDENTITY FULL */
 	bool		key_is_plain;	/* integers and strings: JSON without a row */
 
-	/* by a column's place in a slot */
+	/* by a column's number in the published table */
 	int			column_count;
+	const int  *places;			/* in a slot, which can be a partition's */
 	bool	   *is_published;
 	bool	   *is_key;
 	bool	   *matters;		/* its change is one */
 	const char **json_names;	/* with quotes, in the database's encoding */
 
 	/* what is the same in all messages */
+	const char *schema;
+	const char *table;
 	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
 	const char *source;			/* of Debezium's, its beginning */
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;
 
 extern const char *np_change_op_name(NpChangeOp op);
-extern NpChangePlan *np_change_plan_make(Relation relation, Oid published, const NpChangeOptions *options,
-										 int16 trigger_type);
+extern void np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table);
+extern NpChangePlan *np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options,
+										 int16 trigger_type, const char *trigger);
 
 #endif							/* NP_CHANGE_PLAN_H */

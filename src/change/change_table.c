@@ -13,6 +13,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/objectaddress.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -21,6 +22,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -30,7 +32,7 @@
 #include "utils/resowner.h"
 
 #include "base/report.h"
-#include "change/change_plan.h"
+#include "change/change_cache.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
 PG_FUNCTION_INFO_V1(nats_unpublish_table);
@@ -51,7 +53,9 @@ enum
 	ARG_HEADERS,
 	ARG_OLD,
 	ARG_EVENTS,
-	ARG_PAYLOAD
+	ARG_PAYLOAD,
+	ARG_TRANSACTION,
+	ARG_TRANSACTION_END
 };
 
 /* The columns of nats_change_options(). */
@@ -67,6 +71,8 @@ enum
 	OPTION_HEADERS,
 	OPTION_OLD,
 	OPTION_PAYLOAD,
+	OPTION_TRANSACTION,
+	OPTION_TRANSACTION_END,
 	OPTION_ERROR,
 	OPTION_COUNT
 };
@@ -221,6 +227,9 @@ make_trigger_arguments(FunctionCallInfo fcinfo)
 		arguments = add_argument(arguments, "old", "true");
 	if (!PG_ARGISNULL(ARG_PAYLOAD))
 		arguments = add_argument(arguments, "payload", quote_identifier(get_string_or_null(fcinfo, ARG_PAYLOAD)));
+	if (!PG_ARGISNULL(ARG_TRANSACTION) && PG_GETARG_BOOL(ARG_TRANSACTION))
+		arguments = add_argument(arguments, "transaction", "true");
+	arguments = add_argument(arguments, "transaction_end", get_string_or_null(fcinfo, ARG_TRANSACTION_END));
 	return arguments;
 }
 
@@ -399,6 +408,20 @@ execute(List *commands)
 	SPI_finish();
 }
 
+/* Triggers of a table see little of the tables that inherit from it. */
+static void
+warn_of_children(Relation relation, bool row_level)
+{
+	if (relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
+		find_inheritance_children(RelationGetRelid(relation), NoLock) == NIL)
+		return;
+	ereport(WARNING,
+			(errmsg("changes of rows in the children of table \"%s\" are not all published", RelationGetRelationName(relation)),
+			 row_level ? errdetail("A row trigger sees the rows of its own table alone.") :
+			 errdetail("A statement trigger sees what statements that name its table change, without the columns that a child has besides."),
+			 errhint("Publish each child, too.")));
+}
+
 /*
  * nats_publish_table(relation, subject, level, delivery, ...): creates the triggers
  *
@@ -414,8 +437,9 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	NpChangeOptions options;
 
 	parse_options(&options, arguments);
-	(void) np_change_plan_make(relation, RelationGetRelid(relation), &options,
-							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0));
+	(void) np_change_plan_make(relation, relation, &options,
+							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0), NULL);
+	warn_of_children(relation, get_is_row_level(fcinfo));
 	commands = list_concat(make_drop_commands(fcinfo, relation),
 						   make_create_commands(fcinfo, qualified_name(relation), arguments));
 	/* a table that is open here would be in use; the lock stays */
@@ -438,23 +462,33 @@ nats_unpublish_table(PG_FUNCTION_ARGS)
 
 /* ---- Options of a trigger --------------------------------------------------------------- */
 
-/* The arguments of a trigger, as RelationBuildTriggers reads them; false: there is no such trigger. */
+/* A trigger that is looked at. */
+typedef struct Look
+{
+	Oid			trigger;
+	Oid			table;
+	List	   *arguments;
+	NpChangeOptions options;
+	bool		is_parsed;		/* there are options */
+} Look;
+
+/* The table and arguments of a trigger, as RelationBuildTriggers reads them; false: there is no such trigger. */
 static bool
-read_trigger_arguments(Oid trigger, List **arguments)
+read_trigger(Look *look)
 {
 	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
-	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, trigger);
+	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, look->trigger);
 
-	*arguments = NIL;
 	if (HeapTupleIsValid(tuple))
 	{
 		bool		isnull;
 		Datum		value = fastgetattr(tuple, Anum_pg_trigger_tgargs, RelationGetDescr(triggers), &isnull);
 		const char *argument = VARDATA_ANY(DatumGetByteaPP(value));
 
+		look->table = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
 		for (int i = 0; i < ((Form_pg_trigger) GETSTRUCT(tuple))->tgnargs; i++)
 		{
-			*arguments = lappend(*arguments, pstrdup(argument));
+			look->arguments = lappend(look->arguments, pstrdup(argument));
 			argument += strlen(argument) + 1;
 		}
 	}
@@ -462,9 +496,29 @@ read_trigger_arguments(Oid trigger, List **arguments)
 	return HeapTupleIsValid(tuple);
 }
 
-/* Parse; the error as text, or NULL.  A trigger of one's own can have anything as arguments. */
+/* Do the options fit the table?  Who looks does not wait for who alters it: then that is not known. */
+static void
+look_at_table(const Look *look)
+{
+	Relation	relation;
+
+	if (!ConditionalLockRelationOid(look->table, AccessShareLock))
+		return;
+	relation = try_relation_open(look->table, NoLock);
+	for (int i = 0; relation != NULL && relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
+		if (relation->trigdesc->triggers[i].tgoid == look->trigger)
+		{
+			(void) np_change_cache_make(relation, &relation->trigdesc->triggers[i]);
+			break;
+		}
+	if (relation != NULL)
+		relation_close(relation, NoLock);
+	UnlockRelationOid(look->table, AccessShareLock);
+}
+
+/* Look at options and table; the error that the first row would meet as text, or NULL. */
 static char *
-try_parse_options(NpChangeOptions *options, List *arguments)
+try_look(Look *look)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -474,7 +528,9 @@ try_parse_options(NpChangeOptions *options, List *arguments)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		parse_options(options, arguments);
+		parse_options(&look->options, look->arguments);
+		look->is_parsed = true;
+		look_at_table(look);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -505,6 +561,14 @@ make_text_array(List *strings, bool *isnull)
 }
 
 static void
+put_text(const char *text, Datum *value, bool *isnull)
+{
+	*isnull = text == NULL;
+	if (text != NULL)
+		*value = CStringGetTextDatum(text);
+}
+
+static void
 put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 {
 	values[OPTION_SUBJECT] = CStringGetTextDatum(options->subject);
@@ -515,16 +579,11 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	values[OPTION_COLUMNS] = make_text_array(options->columns, &nulls[OPTION_COLUMNS]);
 	values[OPTION_IGNORE] = make_text_array(options->ignore, &nulls[OPTION_IGNORE]);
 	values[OPTION_KEY] = make_text_array(options->key, &nulls[OPTION_KEY]);
-	if (options->msg_id != NULL)
-	{
-		values[OPTION_MSG_ID] = CStringGetTextDatum(options->msg_id);
-		nulls[OPTION_MSG_ID] = false;
-	}
-	if (options->payload != NULL)
-	{
-		values[OPTION_PAYLOAD] = CStringGetTextDatum(options->payload);
-		nulls[OPTION_PAYLOAD] = false;
-	}
+	put_text(options->msg_id, &values[OPTION_MSG_ID], &nulls[OPTION_MSG_ID]);
+	put_text(options->payload, &values[OPTION_PAYLOAD], &nulls[OPTION_PAYLOAD]);
+	values[OPTION_TRANSACTION] = BoolGetDatum(options->transaction);
+	nulls[OPTION_TRANSACTION] = false;
+	put_text(options->transaction_end, &values[OPTION_TRANSACTION_END], &nulls[OPTION_TRANSACTION_END]);
 	if (options->headers != NULL)
 	{
 		values[OPTION_HEADERS] = JsonbPGetDatum(options->headers);
@@ -532,26 +591,25 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	}
 }
 
-/* nats_change_options(trigger): the options of a trigger, or why they are none */
+/* nats_change_options(trigger): the options of a trigger, and the error that the first row would meet */
 Datum
 nats_change_options(PG_FUNCTION_ARGS)
 {
-	NpChangeOptions options;
+	Look		look = {.trigger = PG_GETARG_OID(0)};
 	TupleDesc	columns;
 	Datum		values[OPTION_COUNT] = {0};
 	bool		nulls[OPTION_COUNT];
-	List	   *arguments;
 	char	   *error;
 
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (!read_trigger_arguments(PG_GETARG_OID(0), &arguments))
+	if (!read_trigger(&look))
 		PG_RETURN_NULL();
 	memset(nulls, true, sizeof(nulls));
-	error = try_parse_options(&options, arguments);
-	if (error == NULL)
-		put_options(&options, values, nulls);
-	else
+	error = try_look(&look);
+	if (look.is_parsed)
+		put_options(&look.options, values, nulls);
+	if (error != NULL)
 	{
 		values[OPTION_ERROR] = CStringGetTextDatum(error);
 		nulls[OPTION_ERROR] = false;

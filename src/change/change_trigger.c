@@ -19,52 +19,30 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_delivery.h"
 #include "change/change_message.h"
 #include "commit/transaction.h"
 #include "publish/policy.h"
-#include "publish/publisher.h"
-#include "relay/outbox.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_change);
-
-/* ---- Delivery -------------------------------------------------------------------- */
-
-static const NpStatsMode counted_as[] = {
-	[NP_DELIVER_ON_COMMIT] = NP_STATS_ON_COMMIT,
-	[NP_DELIVER_ASYNC] = NP_STATS_ASYNC,
-	[NP_DELIVER_SYNC] = NP_STATS_SYNC,
-	[NP_DELIVER_OUTBOX] = NP_STATS_OUTBOX,
-};
-
-static void
-deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *message)
-{
-	NpResult	result;
-
-	switch (plan->delivery)
-	{
-		case NP_DELIVER_ON_COMMIT:
-			np_publish_on_commit(message);
-			break;
-		case NP_DELIVER_ASYNC:
-			(void) np_publish_async(message, true);
-			break;
-		case NP_DELIVER_SYNC:
-			np_publish(message, &result);
-			break;
-		case NP_DELIVER_OUTBOX:
-			(void) np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), message);
-	}
-}
 
 static void
 publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
 {
-	NpChange	change = {op, old, new};
-	NpMessage	message;
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	NpChange	change = {.op = op,.old = old,.new = new};
+	NpChange	messages[NP_MAX_CHANGE_MESSAGES];
+	int			count = np_change_messages(plan, &change, messages);
 
-	if (np_change_message_build(&message, plan, &change) && np_policy_admits(&message, counted_as[plan->delivery]))
-		deliver(fcinfo, plan, &message);
+	for (int i = 0; i < count; i++)
+	{
+		NpMessage	message;
+
+		if (plan->has_position)
+			messages[i].position = np_change_position_next(plan, schema);
+		np_change_message_build(&message, plan, &messages[i]);
+		np_change_deliver(schema, plan->delivery, &message);
+	}
 }
 
 /* ---- Rows -------------------------------------------------------------------------- */

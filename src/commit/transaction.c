@@ -44,11 +44,13 @@
 
 static bool joined;				/* something was called in this transaction */
 static NpRelayWake wake;		/* what it has given the relay to do */
+static bool closing;			/* the listener is asked before its end */
 static bool ending;				/* we were asked before its end: nobody would send what comes now */
 static bool has_portal;			/* that stand_first hears of */
 static int	places;				/* of on_first_asked among the callbacks */
 static bool releases_memory;	/* once the locks are released */
 static ProcessUtility_hook_type next_utility;
+static const NpTransactionListener *listener;
 
 /* ---- Our place among the callbacks ------------------------------------------- */
 
@@ -61,6 +63,11 @@ end_transaction(XactEvent event)
 {
 	if (ending)
 		return;
+	if (joined && !closing)
+	{
+		closing = true;
+		listener->before_end();
+	}
 	ending = true;
 	if (!joined)
 		return;
@@ -135,11 +142,12 @@ reset(void)
 {
 	bool		was_joined = joined;
 
-	joined = ending = false;
+	joined = closing = ending = false;
 	wake = NP_WAKE_NOT;
 	leave_first_place();
 	if (!was_joined)
 		return;
+	listener->reset();
 	np_commit_reset();
 	releases_memory = true;
 }
@@ -179,11 +187,15 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 	switch (event)
 	{
 		case SUBXACT_EVENT_COMMIT_SUB:
+			listener->settle(GetCurrentTransactionNestLevel());
+			np_commit_settle_subtransactions(GetCurrentTransactionNestLevel());
+			break;
 		case SUBXACT_EVENT_START_SUB:	/* another library can have published behind us when the last one has
 										 * committed */
 			np_commit_settle_subtransactions(GetCurrentTransactionNestLevel());
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
+			listener->abort(GetCurrentTransactionNestLevel());
 			np_commit_abort_subtransaction(GetCurrentTransactionNestLevel());
 			break;
 		case SUBXACT_EVENT_PRE_COMMIT_SUB:
@@ -252,6 +264,13 @@ np_transaction_init(void)
 	ProcessUtility_hook = on_utility;
 }
 
+/* The one that is to hear of the ends of transactions that publish; to be called when the library is loaded. */
+void
+np_transaction_listen(const NpTransactionListener *the_listener)
+{
+	listener = the_listener;
+}
+
 static void
 prepare_backend(void)
 {
@@ -288,7 +307,7 @@ np_transaction_join(void)
 				 errdetail("It is about to end, and its messages were sent."),
 				 errhint("A library that publishes at the end of a transaction must do so in a deferred trigger.")));
 	prepare_backend();
-	if (!has_portal)
+	if (!has_portal && !closing)
 		open_portal();
 	joined = true;
 }

@@ -67,6 +67,7 @@ static const Row rows[] = {
 	{"persist_mode", NEEDS_STREAM, np_check_persist_mode},
 	{"limits", NEEDS_STREAM, np_check_limits},
 	{"relay", NEEDS_NOTHING, np_check_relay},
+	{"changes", NEEDS_NOTHING, np_check_changes},
 	{"settings", NEEDS_NOTHING, np_check_settings},
 };
 

@@ -167,6 +167,7 @@ nats_explain(PG_FUNCTION_ARGS)
 
 	np_transaction_join();
 	np_publisher_report_failures();
+	options.is_annotated = true;
 	options.msg_id = get_utf8(fcinfo, ARG_MSG_ID);
 	np_message_build(&message, examination.subject, get_utf8(fcinfo, ARG_PAYLOAD), &options);
 	size = message.headers.length + message.payload.length;

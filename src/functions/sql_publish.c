@@ -123,6 +123,7 @@ static void
 get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 {
 	memset(options, 0, sizeof(*options));
+	options->is_annotated = true;
 	if (!PG_ARGISNULL(ARG_HEADERS))
 		options->headers = PG_GETARG_JSONB_P(ARG_HEADERS);
 	options->msg_id = get_text_or_null(fcinfo, ARG_MSG_ID);

@@ -20,9 +20,12 @@
 
 #include "base/compat.h"
 #include "base/encoding.h"
+#include "base/percent.h"
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subject.h"
+#include "message/annotations.h"
+#include "message/header.h"
 #include "message/message.h"
 #include "message/protocol.h"
 
@@ -125,16 +128,6 @@ np_message_check_subject(NpSpan subject)
 	np_message_check_reserved(subject, np_inbox_prefix);
 }
 
-static void
-check_header_value(const char *name, NpSpan value)
-{
-	size_t		position;
-
-	if (np_header_value_check(value, &position) != NP_TEXT_OK)
-		np_raise_input("value of header \"%s\" has the invalid byte 0x%02x at position %zu",
-					   name, (unsigned char) value.data[position], position + 1);
-}
-
 /* ---- Automatic ids ------------------------------------------------------ */
 
 /*
@@ -221,7 +214,7 @@ append_header(HeaderBlock *block, const char *name, NpSpan value)
 {
 	const KnownHeader *known = find_known_header((NpSpan) {name, strlen(name)});
 
-	check_header_value(name, value);
+	np_header_require_value(name, value);
 	if (known != NULL)
 	{
 		check_known_value(known, value);
@@ -252,31 +245,13 @@ argument_is_given(const NpMessageOptions *options, const KnownHeader *known)
 	}
 }
 
-/* Raises 22023 for what can't be the name of any header. */
-void
-np_message_check_header_name(const char *name, size_t length)
-{
-	size_t		position;
-
-	switch (np_header_name_check((NpSpan) {name, length}, &position))
-	{
-		case NP_TEXT_OK:
-			break;
-		case NP_TEXT_EMPTY:
-			np_raise_input("header name is empty");
-		default:
-			np_raise_input("header name has the invalid byte 0x%02x at position %zu",
-						   (unsigned char) name[position], position + 1);
-	}
-}
-
 /* Check a header name that the user gave; returns how it is to be written. */
 static const char *
 check_header_name(HeaderBlock *block, const char *name, size_t length)
 {
 	const KnownHeader *known;
 
-	np_message_check_header_name(name, length);
+	np_header_require_name(name, length);
 	if (!is_of_server((NpSpan) {name, length}))
 		return name;
 	known = find_known_header((NpSpan) {name, length});
@@ -445,6 +420,50 @@ build_automatic_headers(NpMessage *message)
 	message->has_automatic_id = true;
 }
 
+static bool
+has_header(const HeaderBlock *block, const char *name)
+{
+	NpSpan		rest = {block->text.data, block->text.len};
+	NpSpan		found;
+	NpSpan		value;
+
+	while (np_header_next(&rest, &found, &value))
+		if (found.length == strlen(name) && pg_strncasecmp(found.data, name, found.length) == 0)
+			return true;
+	return false;
+}
+
+/* A header of the message's own counts more than an annotation. */
+static void
+append_annotations(HeaderBlock *block, Jsonb *annotations)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&annotations->root);
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		if (value.type != jbvNull && !has_header(block, name))
+			append_scalar(block, name, &value);
+	}
+}
+
+/* palloc'd */
+static NpSpan
+encode_header(NpSpan value)
+{
+	char	   *encoded = palloc(NP_ENCODED_SIZE(value.length));
+
+	return (NpSpan) {encoded, np_encode_header(value, encoded)};
+}
+
 /* An automatic id where there is none, and the header that shall have it too. */
 static void
 append_id(HeaderBlock *block, NpMessage *message)
@@ -456,11 +475,7 @@ append_id(HeaderBlock *block, NpMessage *message)
 	else if (np_auto_msg_id || block->options->id_header != NULL)
 		id = np_message_next_id();
 	if (block->options->id_header != NULL)
-	{
-		/* the id may be in the block, which moves */
-		id.data = pnstrdup(id.data, id.length);
-		append_header(block, block->options->id_header, id);
-	}
+		append_header(block, block->options->id_header, encode_header(id));
 	if (!block->seen[HEADER_ID] && np_auto_msg_id)
 	{
 		append_header(block, ID_HEADER, id);
@@ -479,6 +494,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	if (options->headers != NULL)
 		append_json_headers(&block, options->headers);
 	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
+	if (options->is_annotated && np_annotations_current() != NULL)
+		append_annotations(&block, np_annotations_current());
 	append_id(&block, message);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */
@@ -506,7 +523,8 @@ options_are_empty(const NpMessageOptions *options)
 {
 	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
 		options->msg_id.data == NULL && options->expect_stream.data == NULL &&
-		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL;
+		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL &&
+		!(options->is_annotated && np_annotations_current() != NULL);
 }
 
 /*

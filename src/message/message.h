@@ -30,7 +30,7 @@ typedef struct NpMessageOptions
 {
 	Jsonb	   *headers;
 	NpSpan		lines;			/* more headers, as lines of which nothing has to be checked */
-	const char *id_header;		/* one more header that has the id, or NULL */
+	const char *id_header;		/* one more header that has the id, percent-encoded; or NULL */
 	NpSpan		msg_id;
 	NpSpan		expect_stream;
 	bool		has_expect_last_seq;
@@ -38,6 +38,7 @@ typedef struct NpMessageOptions
 	bool		has_expect_last_subject_seq;
 	int64		expect_last_subject_seq;
 	Interval   *ttl;
+	bool		is_annotated;	/* it has the annotations of the transaction, too */
 } NpMessageOptions;
 
 /*
@@ -62,7 +63,6 @@ extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
-extern void np_message_check_header_name(const char *name, size_t length);
 extern NpHeaderPower np_message_header_power(NpSpan name);
 extern NpSpan np_message_next_id(void);
 extern NpSpan np_message_header(NpSpan headers, const char *name);

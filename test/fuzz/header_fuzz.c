@@ -16,6 +16,7 @@
 
 #include "backend.h"
 #include "fuzz.h"
+#include "message/annotations.h"
 #include "message/message.h"
 #include "message/protocol.h"
 #include "base/settings.h"
@@ -24,6 +25,12 @@
 
 char	   *np_inbox_prefix = "_INBOX";
 bool		np_auto_msg_id;
+
+Jsonb *
+np_annotations_current(void)
+{
+	return NULL;
+}
 
 /* ---- A jsonb object: what there is of one here ------------------------------ */
 

@@ -8,6 +8,7 @@
 
 #include "base/server_url.h"
 #include "base/subject.h"
+#include "base/percent.h"
 #include "change/template.h"
 
 /* Half of the input is the value, three times as long as a token, and the other half is names, of three bytes each. */

@@ -121,6 +121,22 @@ UPDATE "Key.Less" SET n = NULL;
 DELETE FROM "Key.Less";
 SELECT headers, payload FROM debezium;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+-- A key that is changed is two messages, in order, each with headers and subject of its own; of a row that is known by
+-- nothing but itself there is no other row to take away.
+CREATE TABLE moved (a int, b int, v text, PRIMARY KEY (a, b));
+SELECT nats_publish_table('moved', 'change_formats.{op}.{a}.{b}', format => 'debezium', level => 'statement', headers => '{"B": "{b}"}',
+    msg_id => '{xid}-{op}-{a}-{b}');
+INSERT INTO moved VALUES (1, 1, 'x'), (2, 2, 'y');
+UPDATE moved SET a = a + 1, v = 'z';
+SELECT subject, payload, headers ->> 'Pg-Op' AS op, headers ->> 'B' AS b FROM debezium;
+ALTER TABLE moved DROP CONSTRAINT moved_pkey, REPLICA IDENTITY FULL;
+UPDATE moved SET a = a + 1;
+SELECT nats_publish_table('moved', 'change_formats.{op}', format => 'json');
+ALTER TABLE moved ADD PRIMARY KEY (a);
+UPDATE moved SET a = a + 1 WHERE a = 4;
+SELECT subject, regexp_replace(payload, ',"xid".*', '') AS payload FROM debezium OFFSET 6;
+DROP TABLE moved;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
 
 -- Whatever is in a name or a value, it is JSON.
 CREATE TABLE "T""\ü" ("C""\ü" text PRIMARY KEY);

@@ -91,6 +91,7 @@ SELECT what, new FROM sent;
 SELECT nats_publish_table('sales_down', key => '{id}');
 INSERT INTO sales_down VALUES (5, 5, 'down');
 SELECT subject, what, key, new FROM sent;
+SELECT relation, trigger_name, partitions FROM nats_published_tables ORDER BY 1, 2;
 -- With a trigger of that name of its own it cannot be attached; without it, it can.
 SELECT error_of($$ALTER TABLE sales ATTACH PARTITION sales_down FOR VALUES IN ('down')$$) LIKE '42710: %' AS refused;
 SELECT nats_unpublish_table('sales_down');
@@ -108,6 +109,52 @@ UPDATE sales SET amount = 7;
 UPDATE sales SET id = 8 WHERE id = 2;
 DELETE FROM sales WHERE id IN (8, 150);
 SELECT subject, key, new, old, changed, headers FROM sent;
+
+-- The key is that of the published table, in its order of columns, whatever a partition has of its own: two rows of
+-- which one is the other backwards are two subjects, and names of columns stand in one order.
+CREATE TABLE pairs (a int, b int, c text, d text, PRIMARY KEY (a, b)) PARTITION BY RANGE (a);
+CREATE TABLE pairs_low PARTITION OF pairs FOR VALUES FROM (0) TO (2);
+CREATE TABLE pairs_high (gone int, b int NOT NULL, d text, c text, a int NOT NULL, UNIQUE (b));
+ALTER TABLE pairs_high DROP gone, REPLICA IDENTITY FULL;
+ALTER TABLE pairs ATTACH PARTITION pairs_high FOR VALUES FROM (2) TO (9);
+SELECT nats_publish_table('pairs', 'change_parts.{a}.{b}', format => 'cloudevents', old => true);
+INSERT INTO pairs VALUES (1, 2, 'x', 'y'), (2, 1, 'x', 'y');
+UPDATE pairs SET d = 'e', c = 'z';
+UPDATE pairs SET b = b + 2;
+DELETE FROM pairs;
+SELECT subject, headers ->> 'ce-subject' AS ce_subject, payload FROM changes('CHANGE_PARTITIONS');
+-- Of a part of the columns, too.
+SELECT nats_publish_table('pairs', 'change_parts.{a}.{b}', columns => '{d,b,c}', key => '{b}', ignore => '{d}');
+INSERT INTO pairs VALUES (1, 2, 'x', 'y'), (2, 1, 'x', 'y');
+UPDATE pairs SET d = 'e';
+UPDATE pairs SET d = 'f', c = 'z';
+SELECT subject, payload FROM changes('CHANGE_PARTITIONS');
+SELECT nats_publish_table('pairs', payload => 'd', subject => 'change_parts.{c}', events => '{insert}');
+INSERT INTO pairs VALUES (1, 3, 'c', '"d"'), (2, 4, 'c', '"d"');
+SELECT subject, payload FROM changes('CHANGE_PARTITIONS');
+DROP TABLE pairs;
+
+-- A replica identity is not inherited, and partitions may have primary keys that the table has not.
+CREATE TABLE logs (id int NOT NULL, v text NOT NULL) PARTITION BY LIST (id);
+CREATE UNIQUE INDEX logs_id ON logs (id);
+CREATE TABLE logs_1 PARTITION OF logs FOR VALUES IN (1);
+CREATE TABLE logs_2 (v text PRIMARY KEY, id int NOT NULL);
+ALTER TABLE logs ATTACH PARTITION logs_2 FOR VALUES IN (2);
+SELECT error_of($$SELECT nats_publish_table('logs')$$);
+ALTER TABLE logs REPLICA IDENTITY USING INDEX logs_id;
+SELECT nats_publish_table('logs');
+INSERT INTO logs VALUES (1, 'x'), (2, 'y');
+UPDATE logs SET v = 'z' || id;
+ALTER TABLE logs REPLICA IDENTITY FULL;
+UPDATE logs SET v = 'v' || id;
+DELETE FROM logs;
+SELECT subject, what, key, new, old, changed FROM sent;
+-- What the table above loses is missing at once, and said before a row meets it.
+ALTER TABLE logs REPLICA IDENTITY NOTHING;
+SELECT relation, trigger_name, error, partitions FROM nats_published_tables WHERE error IS NOT NULL;
+SELECT error_of('INSERT INTO logs VALUES (1, 1)');
+SELECT error_of('INSERT INTO logs_2 VALUES (1, 2)');
+DROP TABLE logs;
 
 -- Who publishes a partition as well publishes it twice: once as the table, once as itself.
 SELECT nats_publish_table('sales');

@@ -9,7 +9,8 @@ SET search_path = change_types, public;
 
 -- The fields of the rows of a table with the column id that did not arrive as they are stored: none.
 CREATE FUNCTION differences(relation regclass) RETURNS TABLE (id int, field text, sent jsonb, stored jsonb) LANGUAGE plpgsql
-    SET bytea_output = hex SET datestyle = ISO SET intervalstyle = postgres SET extra_float_digits = 1 AS $$
+    SET bytea_output = hex SET datestyle = ISO SET intervalstyle = postgres SET extra_float_digits = 1 SET timezone = UTC
+    SET lc_monetary = 'C' AS $$
 BEGIN
     RETURN QUERY EXECUTE format('
         SELECT published.id, f.* FROM %s AS published
@@ -277,6 +278,78 @@ UPDATE "Weird ""Table" SET "xid" = '3', "new" = '4', "größe" = '5', "select" =
 UPDATE "Weird ""Table" SET op = '2';
 DELETE FROM "Weird ""Table";
 SELECT * FROM changes('CHANGE_TYPES');
+
+-- One row has one subject, one id and one text, whoever writes it: times are in UTC, names of objects have their schema,
+-- and money is as in the locale C; also inside ranges, arrays, composites, domains, and in one that is made of all of them.
+CREATE DOMAIN moment AS timestamptz;
+CREATE TYPE stretch AS (during tstzrange, of regclass);
+CREATE TYPE price AS (amount money, since moment[]);
+CREATE TABLE sessions (tz timestamptz, r tstzrange, mr tstzmultirange, a timestamptz[], m money, c regclass, p regprocedure,
+    y regtype[], s stretch, l price[], d moment, t timetz, PRIMARY KEY (tz, r, a, c));
+SELECT nats_publish_table('sessions', 'change_types.{tz}.{r}.{mr}.{a}.{m}.{c}.{p}.{y}.{s}.{l}.{d}.{t}', format => 'cloudevents',
+    msg_id => '{op}-{xid}-{tz}-{r}-{a}-{m}-{c}-{y}', headers => '{"All": "{tz} {r} {mr} {a} {m} {c} {p} {y} {s} {l} {d} {t}"}');
+CREATE PROCEDURE write_sessions() LANGUAGE sql AS $$
+    INSERT INTO change_types.sessions VALUES ('2024-02-01 03:04:05+00', '[2024-02-01 03:04:05+00,infinity)', '{[2024-07-01 00:00+00,)}',
+        '{2024-07-01 12:00+00}', '1234.5'::numeric::money, 'change_types.sessions', 'change_types.differences(regclass)',
+        '{change_types.stretch,int4}', ROW('[2024-02-01 03:04:05+00,)', 'change_types.sessions'),
+        ARRAY[ROW(2::numeric::money, '{2024-02-01 03:04:05+00}')::change_types.price], '2024-02-01 03:04:05+00', '03:04:05+02');
+    UPDATE change_types.sessions SET m = m * 2;
+    DELETE FROM change_types.sessions;
+$$;
+CREATE TABLE written (who int, op text, message text);
+CREATE FUNCTION take(who int) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO change_types.written
+    SELECT who, headers ->> 'Pg-Op', regexp_replace(concat_ws(E'\n', subject, replace(headers ->> 'Nats-Msg-Id', headers ->> 'Pg-Xid', 'XID'),
+        headers ->> 'All', headers ->> 'ce-subject', payload), ',"xid".*', '') FROM public.stream_messages('CHANGE_TYPES');
+$$;
+SET timezone = UTC;
+SET search_path = '';
+CALL change_types.write_sessions();
+SET search_path = change_types, public;
+SELECT take(1);
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+SET timezone = 'Asia/Tokyo';
+SET datestyle = 'German';
+SET quote_all_identifiers = on;
+DO $$ BEGIN
+    PERFORM set_config('lc_monetary', name, false) FROM unnest('{de_DE.utf8,de_DE.UTF-8,en_GB.utf8,C.UTF-8,C}'::text[]) AS name
+    WHERE EXISTS (SELECT FROM pg_collation WHERE collcollate = name) LIMIT 1;
+END $$;
+CALL write_sessions();
+SHOW timezone;
+SHOW search_path;
+RESET timezone;
+RESET datestyle;
+RESET quote_all_identifiers;
+RESET lc_monetary;
+SELECT take(2);
+SELECT message FROM written WHERE who = 1 AND op = 'insert';
+SELECT op, count(*), count(DISTINCT message) FROM written GROUP BY op ORDER BY op;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+-- Text that is stored as broken UTF-8 is valid where it is read: each byte of no character is U+FFFD.
+CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+CREATE TABLE broken (t text PRIMARY KEY, a text[], whole text);
+SELECT nats_publish_table('broken', 'change_types.{t}', format => 'cloudevents', old => true, headers => '{"T": "{t}"}');
+INSERT INTO broken VALUES ('\xff'::bytea::text, ARRAY['\x61e28262c3'::bytea::text, '\xeda080'::bytea::text], 'ü');
+UPDATE broken SET t = '\xc0af'::bytea::text;
+DELETE FROM broken;
+SELECT subject, headers ->> 'T' AS header, headers ->> 'ce-subject' AS ce_subject, regexp_replace(payload, ',"xid".*', '}')::json AS payload
+FROM stream_messages('CHANGE_TYPES');
+SELECT nats_publish_table('broken', 'change_types.x', payload => 't', events => '{insert}');
+INSERT INTO broken VALUES ('\x41ff'::bytea::text);
+SELECT payload FROM stream_messages('CHANGE_TYPES') ORDER BY seq DESC LIMIT 1;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+DROP TABLE broken;
+DROP CAST (bytea AS text);
+-- Not of the search path is what another's cast to JSON does.
+CREATE FUNCTION helper(text) RETURNS json LANGUAGE sql AS $$SELECT to_json(upper($1))$$;
+CREATE TYPE word AS ENUM ('a', 'b');
+CREATE FUNCTION word_to_json(word) RETURNS json LANGUAGE sql AS $$SELECT helper($1::text)$$;
+CREATE CAST (word AS json) WITH FUNCTION word_to_json(word);
+CREATE TABLE words (id int PRIMARY KEY, w word, at timestamptz);
+SELECT nats_publish_table('words', 'change_types.words');
+INSERT INTO words VALUES (1, 'a', '2024-02-01 03:04:05+00');
+SELECT payload FROM changes('CHANGE_TYPES');
 
 SET client_min_messages = warning;
 DROP SCHEMA change_types CASCADE;

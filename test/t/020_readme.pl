@@ -77,7 +77,7 @@ END
 	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
 }
 
-is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1108',
+is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1110',
 	'the stream holds what the examples published, the duplicate once');
 
 # ---- The tables

@@ -4,6 +4,7 @@
  */
 #include "unit.h"
 
+#include "base/percent.h"
 #include "change/template.h"
 
 /* ---- Templates: each part as a letter for its kind, its text, and a bar --------- */

@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_ddl.c
+ *	  The event trigger that publishes DDL.
+ *
+ * One message for each command, in order with those of the rows: what it did
+ * to which objects, and what the client sent.  Event triggers have no
+ * arguments, so the options are in a table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "commands/event_trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/formatting.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "base/encoding.h"
+#include "base/percent.h"
+#include "base/report.h"
+#include "change/change_delivery.h"
+#include "change/change_transaction.h"
+#include "change/template.h"
+#include "commit/transaction.h"
+#include "publish/policy.h"
+#include "relay/statement.h"
+
+PG_FUNCTION_INFO_V1(nats_publish_command);
+PG_FUNCTION_INFO_V1(nats_check_ddl);
+
+static NpStatement read_options = {
+	.text = "SELECT subject, delivery FROM %s.nats_published_ddl"
+};
+
+/* As JSON.  What an extension's script does is in its own CREATE or ALTER EXTENSION. */
+static NpStatement read_commands = {
+	.text = "SELECT pg_catalog.json_agg(pg_catalog.json_build_object("
+	"'type', object_type, 'schema', schema_name, 'name', object_identity))::pg_catalog.text"
+	" FROM pg_catalog.pg_event_trigger_ddl_commands()"
+	" WHERE NOT in_extension AND coalesce(schema_name, '') OPERATOR(pg_catalog.<>) 'pg_temp'"
+};
+
+static NpStatement read_dropped = {
+	.text = "SELECT pg_catalog.json_agg(pg_catalog.json_build_object("
+	"'type', object_type, 'schema', schema_name, 'name', object_identity))::pg_catalog.text"
+	" FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary AND (original"
+	" OR object_type OPERATOR(pg_catalog.=) ANY ('{table,foreign table,view,materialized view}'::pg_catalog.text[]))"
+};
+
+/* The first row of a statement: as many of its columns, palloc'd for the caller; false: there is none, or it begins with NULL. */
+static bool
+read_row(NpStatement *statement, Oid schema, char **values, int count)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		is_there;
+
+	SPI_connect();
+	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), NULL, NULL,
+						 true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" failed", statement->text);
+	for (int i = 0; i < count && SPI_processed > 0; i++)
+	{
+		char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1);
+
+		values[i] = value == NULL ? NULL : MemoryContextStrdup(caller, value);
+	}
+	is_there = SPI_processed > 0 && values[0] != NULL;
+	SPI_finish();
+	return is_there;
+}
+
+static bool
+read_options_as_owner(Oid schema, char **options)
+{
+	HeapTuple	table = SearchSysCache2(RELNAMENSP, CStringGetDatum("nats_published_ddl"), ObjectIdGetDatum(schema));
+	Oid			user;
+	int			context;
+	bool		is_there;
+
+	if (!HeapTupleIsValid(table))
+		return false;			/* the extension is being dropped */
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(((Form_pg_class) GETSTRUCT(table))->relowner, context | SECURITY_LOCAL_USERID_CHANGE);
+	ReleaseSysCache(table);
+	is_there = read_row(&read_options, schema, options, 2);
+	SetUserIdAndSecContext(user, context);
+	return is_there;
+}
+
+/* CREATE TABLE as create_table */
+static void
+append_command(StringInfo out, const char *tag)
+{
+	for (; *tag != '\0'; tag++)
+		appendStringInfoChar(out, *tag == ' ' ? '_' : pg_ascii_tolower((unsigned char) *tag));
+}
+
+/* Raises 22023 for what is no template of a subject. */
+static NpSpan
+render_subject(const char *template, const char *tag)
+{
+	NpSpan		rest = {template, strlen(template)};
+	NpTemplatePart part;
+	StringInfoData out;
+
+	initStringInfo(&out);
+	while ((part = np_template_next(&rest)).kind != NP_PART_END)
+	{
+		if (part.kind == NP_PART_PROBLEM)
+			np_raise_input("the template of the subject %s: \"%s\"", part.text.data, template);
+		if (part.kind == NP_PART_TEXT)
+			appendBinaryStringInfo(&out, part.text.data, part.text.length);
+		else if (part.kind == NP_PART_NAME && part.text.length == strlen("command") &&
+				 strncmp(part.text.data, "command", part.text.length) == 0)
+			append_command(&out, tag);
+		else
+			np_raise_input("the template of the subject has something else than {command} in braces: \"%s\"", template);
+	}
+	return np_to_utf8(out.data, out.len);
+}
+
+/*
+ * What the client sent; NULL: it may have a secret in it, or there is none.
+ * A command of a function is in the function's call, and one of several that
+ * were sent at once is among them.
+ */
+static const char *
+find_statement(void)
+{
+	static const char *const words[] = {"password", "user mapping", "subscription", "connection"};
+	char	   *lower;
+
+	if (debug_query_string == NULL)
+		return NULL;
+	lower = asc_tolower(debug_query_string, strlen(debug_query_string));
+	for (int i = 0; i < lengthof(words); i++)
+		if (strstr(lower, words[i]) != NULL)
+			return NULL;
+	return debug_query_string;
+}
+
+static void
+publish_command(Oid schema, const char *const *options, const char *tag, const char *objects)
+{
+	const char *statement = find_statement();
+	NpMessageOptions message_options = {.is_annotated = true};
+	NpMessage	message;
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"op\":\"ddl\",\"command\":");
+	escape_json(&json, tag);
+	appendStringInfo(&json, ",\"objects\":%s,\"statement\":", objects);
+	if (statement != NULL)
+		escape_json(&json, statement);
+	else
+		appendStringInfoString(&json, "null");
+	appendStringInfoString(&json, np_change_transaction()->json);
+	message_options.lines.data = psprintf("Pg-Op: ddl\r\nPg-Xid: %s\r\n", np_change_transaction()->id_text);
+	message_options.lines.length = strlen(message_options.lines.data);
+	np_message_build(&message, render_subject(options[0], tag), np_utf8_mend(np_to_utf8(json.data, json.len)),
+					 &message_options);
+	np_change_deliver(schema, np_delivery_parse(options[1]), &message);
+}
+
+/*
+ * nats_publish_command(): publishes the command that its event trigger fired for
+ *
+ * Raises 39P03 when no event trigger has called it, and what publishing raises.
+ */
+Datum
+nats_publish_command(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *data = (EventTriggerData *) fcinfo->context;
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	char	   *options[2];
+	char	   *objects;
+	const char *tag;
+	bool		is_drop;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("nats_publish_command() can only be called by an event trigger")));
+	np_transaction_join();
+	tag = GetCommandTagName(data->tag);
+	is_drop = strcmp(data->event, "sql_drop") == 0;
+	/* what an ALTER drops is told by its own message */
+	if ((is_drop && strncmp(tag, "DROP", 4) != 0) || np_policy_skips_calls(NP_STATS_ON_COMMIT) ||
+		!read_options_as_owner(schema, options) ||
+		!read_row(is_drop ? &read_dropped : &read_commands, schema, &objects, 1))
+		PG_RETURN_NULL();
+	publish_command(schema, (const char *const *) options, tag, objects);
+	PG_RETURN_NULL();
+}
+
+/* nats_check_ddl(subject, delivery): raises 22023 for what the event trigger could not use */
+Datum
+nats_check_ddl(PG_FUNCTION_ARGS)
+{
+	(void) np_delivery_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	np_message_check_subject(render_subject(text_to_cstring(PG_GETARG_TEXT_PP(0)), "CREATE TABLE"));
+	PG_RETURN_BOOL(true);
+}

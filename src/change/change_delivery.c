@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_delivery.c
+ *	  The ways in which messages about changes are published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "change/change_delivery.h"
+#include "commit/transaction.h"
+#include "publish/policy.h"
+#include "publish/publisher.h"
+#include "relay/outbox.h"
+
+static const NpStatsMode counted_as[] = {
+	[NP_DELIVER_ON_COMMIT] = NP_STATS_ON_COMMIT,
+	[NP_DELIVER_ASYNC] = NP_STATS_ASYNC,
+	[NP_DELIVER_SYNC] = NP_STATS_SYNC,
+	[NP_DELIVER_OUTBOX] = NP_STATS_OUTBOX,
+};
+
+/*
+ * Publish a message by a delivery, unless the session publishes nothing; schema
+ * is that of the extension.  Raises what publishing raises.
+ */
+void
+np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
+{
+	NpResult	result;
+
+	if (!np_policy_admits(message, counted_as[delivery]))
+		return;
+	switch (delivery)
+	{
+		case NP_DELIVER_ON_COMMIT:
+			np_publish_on_commit(message);
+			break;
+		case NP_DELIVER_ASYNC:
+			(void) np_publish_async(message, true);
+			break;
+		case NP_DELIVER_SYNC:
+			np_publish(message, &result);
+			break;
+		case NP_DELIVER_OUTBOX:
+			(void) np_outbox_insert(schema, message);
+	}
+}

@@ -1,0 +1,95 @@
+/*-------------------------------------------------------------------------
+ *
+ * check_changes.c
+ *	  The doctor's check of the published tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "check/check.h"
+#include "relay/statement.h"
+
+/* How many broken triggers are named. */
+#define MAX_NAMED	3
+
+/* The columns of read_triggers. */
+enum
+{
+	TRIGGER_TABLE = 1,
+	TRIGGER_NAME,
+	TRIGGER_ERROR
+};
+
+static NpStatement read_triggers = {
+	.text = "SELECT relation::pg_catalog.text, trigger_name::pg_catalog.text, error FROM %1$s.nats_published_tables"
+	" WHERE enabled OPERATOR(pg_catalog.<>) 'disabled' ORDER BY error IS NULL, 1, 2"
+};
+
+static void
+find_errors(NpFinding *finding)
+{
+	uint64		broken = 0;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	columns = SPI_tuptable->tupdesc;
+		char	   *error = SPI_getvalue(row, columns, TRIGGER_ERROR);
+
+		if (error != NULL && broken++ < MAX_NAMED)
+			np_find(finding, NP_CHECK_FAILED, "Writes to %s fail, by trigger \"%s\": %s.",
+					SPI_getvalue(row, columns, TRIGGER_TABLE), SPI_getvalue(row, columns, TRIGGER_NAME), error);
+	}
+	if (broken > MAX_NAMED)
+		np_find(finding, NP_CHECK_FAILED, "%s more: see nats_published_tables.error.",
+				np_count_of(broken - MAX_NAMED, "trigger"));
+	if (broken > 0)
+		np_find(finding, NP_CHECK_FAILED, "Call nats_publish_table() again with options that fit, or drop the trigger.");
+	else if (SPI_processed > 0)
+		np_find(finding, NP_CHECK_OK, "What publishes changes, fits its tables: %s.", np_count_of(SPI_processed, "trigger"));
+	else
+		np_find(finding, NP_CHECK_OK, "No table is published.");
+}
+
+/* Of the view, which not everybody may read. */
+static Oid
+view_owner(Oid schema)
+{
+	HeapTuple	view = SearchSysCache2(RELNAMENSP, CStringGetDatum("nats_published_tables"), ObjectIdGetDatum(schema));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(view))
+		elog(ERROR, "there is no nats_published_tables");
+	owner = ((Form_pg_class) GETSTRUCT(view))->relowner;
+	ReleaseSysCache(view);
+	return owner;
+}
+
+void
+np_check_changes(NpExamination *examination, NpFinding *finding)
+{
+	Oid			user;
+	int			context;
+	MemoryContext caller = CurrentMemoryContext;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(view_owner(examination->schema), context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	if (SPI_execute_plan(np_statement_prepare(&read_triggers, quote_identifier(get_namespace_name(examination->schema))),
+						 NULL, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look into nats_published_tables");
+	MemoryContextSwitchTo(caller);
+	find_errors(finding);
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+}

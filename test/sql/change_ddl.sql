@@ -1,0 +1,87 @@
+-- DDL as messages, in order with those of rows.
+\getenv directory PG_ABS_SRCDIR
+\set helpers :directory '/change_helpers.psql'
+\i :helpers
+
+SELECT create_stream('CHANGE_DDL', 'change_ddl.>');
+CREATE SCHEMA change_ddl;
+SET search_path = change_ddl, public;
+CREATE VIEW sent AS
+SELECT subject, payload::json ->> 'op' AS op, payload::json ->> 'command' AS command, payload::json -> 'objects' AS objects, payload::json ->> 'statement' AS statement
+FROM stream_messages('CHANGE_DDL');
+CREATE FUNCTION purge() RETURNS boolean LANGUAGE sql AS $$SELECT (nats_jetstream('STREAM.PURGE.CHANGE_DDL') -> 'success')::boolean$$;
+
+SELECT nats_publish_ddl('change_ddl.schema.{command}');
+SELECT * FROM nats_published_ddl;
+SELECT evtname, evtevent, evtenabled FROM pg_event_trigger ORDER BY evtname;
+CREATE TABLE orders (id serial PRIMARY KEY, "Odd ""name" text);
+ALTER TABLE orders ADD v text;
+ALTER TABLE orders DROP v;
+COMMENT ON TABLE orders IS 'ü "x"';
+CREATE TEMP TABLE passing (id int);
+DROP TABLE passing;
+CREATE VIEW of_orders AS SELECT id FROM orders;
+DROP TABLE orders CASCADE;
+SELECT * FROM sent;
+SELECT purge();
+
+-- In order with rows, and as the transaction and its savepoints go.
+BEGIN;
+CREATE TABLE rows (id int PRIMARY KEY);
+SELECT nats_publish_table('rows', 'change_ddl.row.{id}');
+SELECT nats_annotate('{"Actor": "ann"}');
+INSERT INTO rows VALUES (1);
+ALTER TABLE rows ADD v int;
+SAVEPOINT a;
+DROP TABLE rows;
+ROLLBACK TO a;
+INSERT INTO rows VALUES (2);
+COMMIT;
+BEGIN;
+DROP TABLE rows;
+ROLLBACK;
+SELECT subject, command FROM sent;
+SELECT headers - 'Pg-Xid' AS headers FROM stream_messages('CHANGE_DDL') WHERE subject LIKE '%alter_table';
+SELECT purge();
+-- What a function does, and nothing of what an extension's script does; no secret is published.
+DO $$ BEGIN EXECUTE 'CREATE TABLE by_function (id int)'; END $$;
+CREATE SERVER change_ddl FOREIGN DATA WRAPPER nats OPTIONS (url 'nats://127.0.0.1:1');
+CREATE USER MAPPING FOR PUBLIC SERVER change_ddl OPTIONS (user 'u', password 'very secret');
+DROP SERVER change_ddl CASCADE;
+SELECT * FROM sent;
+SELECT purge();
+
+-- Who alters a table needs no right; deliveries; session_replication_role.
+CREATE ROLE regress_change_alterer;
+GRANT CREATE, USAGE ON SCHEMA change_ddl TO regress_change_alterer;
+SET ROLE regress_change_alterer;
+CREATE TABLE change_ddl.theirs (id int);
+SELECT error_of('SELECT nats_publish_ddl()'), error_of('SELECT nats_publish_command()') ~ '^(42501|0A000)' AS refused;
+SET search_path = '';
+DROP TABLE change_ddl.theirs;
+RESET ROLE;
+SET search_path = change_ddl, public;
+SELECT command FROM sent;
+SELECT purge();
+SELECT nats_publish_ddl('change_ddl.outbox', delivery => 'outbox');
+CREATE TABLE other (id int);
+SELECT subject, convert_from(payload, 'UTF8')::json ->> 'command' AS command FROM nats_outbox;
+DELETE FROM nats_outbox;
+SET session_replication_role = replica;
+DROP TABLE other;
+RESET session_replication_role;
+SELECT count(*) FROM nats_outbox;
+
+-- What can't be.
+SELECT error_of('SELECT nats_publish_ddl(''a..b'')'), error_of('SELECT nats_publish_ddl(''a.{table}'')'), error_of('SELECT nats_publish_ddl(''a.{'')'),
+    error_of('SELECT nats_publish_ddl(''a'', ''never'')') \gx
+SELECT * FROM nats_published_ddl;
+
+SELECT nats_unpublish_ddl(), nats_unpublish_ddl() AS again;
+CREATE TABLE unseen (id int);
+SELECT count(*) FROM sent;
+DROP OWNED BY regress_change_alterer;
+DROP ROLE regress_change_alterer;
+SET client_min_messages = warning;
+DROP SCHEMA change_ddl CASCADE;
+SELECT delete_stream('CHANGE_DDL');
