@@ -196,7 +196,7 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_outbox_wake()
 IS 'trigger function that wakes the relay at commit';
 
-CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, headers, msg_id ON nats_outbox
+CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, payload, headers, msg_id ON nats_outbox
     FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
 COMMENT ON TRIGGER nats_outbox_check ON nats_outbox IS 'refuses what could never be published, and wakes the relay at commit';
 CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE ON nats_relay_control
