@@ -115,6 +115,22 @@ timeout_until(NpTime until)
 	return (long) Min((rest + 999) / 1000, INT_MAX);
 }
 
+static uint64 wake_ups;
+
+/* How often this process has been waken by its latch, in a wait or a sleep. */
+uint64
+np_wake_ups(void)
+{
+	return wake_ups;
+}
+
+static void
+reset_latch(void)
+{
+	wake_ups++;
+	ResetLatch(MyLatch);
+}
+
 /*
  * Wait for any of the events on the set's descriptor, at most until the time.
  *
@@ -140,7 +156,7 @@ np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until)
 	for (int i = 0; i < count; i++)
 	{
 		if (happened[i].events & WL_LATCH_SET)
-			ResetLatch(MyLatch);
+			reset_latch();
 		if (happened[i].events & WL_SOCKET_READABLE)
 			result |= NP_READABLE;
 		if (happened[i].events & WL_SOCKET_WRITEABLE)
@@ -154,8 +170,8 @@ np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until)
 void
 np_sleep(NpWaitEvent event, NpTime until)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout_until(until), wait_event_info(event));
-	ResetLatch(MyLatch);
+	if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+				  timeout_until(until), wait_event_info(event)) & WL_LATCH_SET)
+		reset_latch();
 	CHECK_FOR_INTERRUPTS();
 }

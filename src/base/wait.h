@@ -31,6 +31,7 @@ typedef enum NpWaitEvent
 #define NP_WRITEABLE	(1 << 1)
 
 extern NpTime np_now(void);
+extern uint64 np_wake_ups(void);
 extern NpWaitSet *np_wait_set_create(int fd);
 extern void np_wait_set_free(NpWaitSet *set);
 extern int	np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until);
