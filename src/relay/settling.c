@@ -209,13 +209,13 @@ array_of(const Rows *rows, int argument, Oid type)
 
 /* Execute a statement of ours for the rows; returns how many rows it has found. */
 static uint64
-execute_for(NpStatement *statement, const Rows *rows, bool read_only)
+execute_for(NpStatement *statement, const Rows *rows)
 {
 	Datum		values[lengthof(statement->types)];
 
 	for (int i = 0; i < statement->argument_count; i++)
 		values[i] = array_of(rows, i, get_element_type(statement->types[i]));
-	np_outbox_execute(statement, values, read_only);
+	np_outbox_execute(statement, values, false);
 	return SPI_processed;
 }
 
@@ -273,7 +273,8 @@ find_rows_left(const Rows *rows, uint64 not_found, NpSettled *settled)
 {
 	Rows		left;
 
-	(void) execute_for(&find_left, rows, true);
+	/* not read-only: it is to see what the statement before it has done */
+	(void) execute_for(&find_left, rows);
 	left = returned_rows();
 	settled->is_changed |= left.count < not_found;
 	return left;
@@ -319,7 +320,7 @@ delete_stored(NpSettled *settled)
 		return;
 	if (np_outbox_begin(&caller))
 	{
-		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows, false);
+		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows);
 		if (found < rows.count)
 			left = find_rows_left(&rows, rows.count - found, settled);
 	}
@@ -426,7 +427,7 @@ put_off(NpSettled *settled)
 		return;
 	for (int i = 0; i < rows.count; i++)
 		rows.list[i]->is_written = false;
-	found = execute_for(&put_off_rows, &rows, false);
+	found = execute_for(&put_off_rows, &rows);
 	if (found == rows.count)
 		return;
 	written = returned_rows();
