@@ -40,6 +40,7 @@ static void
 deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *message)
 {
 	NpResult	result;
+	int64		id;
 
 	switch (plan->delivery)
 	{
@@ -53,7 +54,7 @@ deliver(FunctionCallInfo fcinfo, const NpChangePlan *plan, const NpMessage *mess
 			np_publish(message, &result);
 			break;
 		case NP_DELIVER_OUTBOX:
-			(void) np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), message);
+			(void) np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), message, &id);
 	}
 }
 
