@@ -252,9 +252,9 @@ np_launcher_main(Datum argument)
 												  ALLOCSET_DEFAULT_SIZES);
 	bool		is_new_list = true;
 
-	/* there is nothing to cancel */
-	pqsignal(SIGINT, SIG_IGN);
 	np_relay_process_start(NULL);
+	/* there is nothing that pg_cancel_backend() could end, but us */
+	HOLD_CANCEL_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	for (;;)
 	{
