@@ -24,6 +24,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/outbox_source.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
 
@@ -71,11 +72,11 @@ count_connects(void)
 	return np_stats_of(NP_STATS_OUTBOX)->connects;
 }
 
-/* Connections were made for what is on its way, and lost again. */
+/* A connection was made for what is on its way, and lost again. */
 static bool
 is_losing(void)
 {
-	return in_flight > 0 && count_connects() >= connects_before + 2;
+	return in_flight > 0 && count_connects() > connects_before && !np_session_is_open(session);
 }
 
 static void
@@ -121,6 +122,8 @@ end(NpRow *row)
 {
 	if (row->state != NP_ROW_FAILED)
 		np_lanes_leave(row);
+	if (row->is_probe)
+		np_source_probed(row);
 	np_settle_later(row);
 }
 

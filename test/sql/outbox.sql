@@ -284,7 +284,7 @@ SELECT id, attempts, next_attempt_at > now() AS later, last_error FROM nats_outb
 SELECT nats_outbox_retry_all();
 SELECT id, attempts, next_attempt_at, last_error FROM nats_outbox ORDER BY id;
 SELECT nats_outbox_retry_all(), (SELECT count(*) FROM nats_outbox_dead) AS dead;
--- One that is in both tables is left where it is.
+-- One whose id another message has by now gets a new one.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 'outbox.dead', 'd', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1)');
 SELECT count(*) FROM nats_outbox_dead;
