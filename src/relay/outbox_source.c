@@ -303,7 +303,8 @@ typedef struct Reading
 } Reading;
 
 static char probed[MAX_TOKEN];	/* the first token of the subject that was probed last; "": none */
-static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go; "": none */
+static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go;
+									 * "": none */
 
 /* In the database's encoding; empty if it is too long, which then begins again with the first one. */
 static void
@@ -590,7 +591,10 @@ read_waiting(Reading *reading)
 	next = get_time(2, &isnull);
 	last = get_time(3, &none);
 	if (none)
+	{
+		released[0] = '\0';
 		return false;
+	}
 	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
 		reading->look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 	if (last > now + USECS_PER_DAY)
@@ -602,6 +606,8 @@ read_waiting(Reading *reading)
 		read_due(reading);
 	if (last > now + LONG_DELAY)
 		read_streamless(reading);
+	else
+		released[0] = '\0';
 	return true;
 }
 

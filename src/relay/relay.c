@@ -285,6 +285,8 @@ wait_for_answers(void)
 	/* a connection is not made in less */
 	if (is_connected())
 	{
+		/* there may be no wait */
+		np_connection_receive(session->connection);
 		if (may_look())
 			limit = Min(limit, next_look);
 		else if (np_lanes_first() == NULL)

@@ -203,11 +203,13 @@ sub healthy_time
 	$session->value(q(CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 		CREATE TRIGGER keep BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION keep()));
 	my $published = relay_column($session, 'published');
+	my $attempts = q(SELECT sum(published) FROM nats_publish_stats WHERE mode = 'outbox');
+	my $before = $session->value($attempts);
 	write_message('w.kept');
 	wait_for('an error', sub { relay_column($session, 'last_error') =~ /^1 message that is stored could not be deleted/ });
 	sleep 2;
 	is(relay_column($session, 'state'), 'waiting', 'a trigger that keeps what is stored is an error');
-	is($session->value(q(SELECT sum(published) - sum(acked) FROM nats_publish_stats WHERE mode = 'outbox')), '0', 'nothing is unanswered');
+	is($session->value($attempts) - $before, 1, 'it is published once');
 	is(relay_column($session, 'published'), $published, 'nothing counts as published');
 	$session->value('DROP TRIGGER keep ON nats_outbox');
 	$node->reload;
@@ -243,23 +245,22 @@ is(relay_pid($session), $worker, 'all by the same worker');
 	my $app = PsqlSession->new($node, user => 'app');
 	$app->value(q(CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO who VALUES (current_user);
 			ALTER ROLE app SUPERUSER;
 			RETURN OLD;
 		EXCEPTION WHEN insufficient_privilege THEN
 			RETURN OLD;
 		END $$;
 		CREATE TRIGGER climb BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION climb();
-		CREATE FUNCTION climb_later() RETURNS trigger LANGUAGE plpgsql AS $$
+		CREATE FUNCTION who_am_i() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO who VALUES (current_user || ' later');
+			INSERT INTO public.who VALUES (current_user);
 			RETURN NULL;
 		END $$;
-		CREATE CONSTRAINT TRIGGER climb_later AFTER DELETE ON nats_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION climb_later()));
+		CREATE TRIGGER who_am_i AFTER DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION who_am_i()));
 	write_message('w.climb');
 	ok(eval { wait_until_drained($session, 20) }, 'a table that was given away is relayed') or diag(relay_column($session, 'last_error'));
 	is($session->value('SELECT rolsuper FROM pg_roles WHERE rolname = $$app$$'), 'f', 'its owner does not become superuser by its triggers');
-	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app later', 'which are executed as the owner, at the commit, too');
+	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app', 'which are executed as the owner');
 }
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
