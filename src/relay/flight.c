@@ -24,6 +24,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/outbox_source.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
 
@@ -63,19 +64,12 @@ static NpTime looked_at;		/* why nobody takes messages */
 static int	losses;				/* rounds that have ended so */
 static int	suspects;			/* so many rows are to go alone */
 static bool is_alone;			/* the one that is on its way does */
-static int64 connects_before;	/* connections that had been made when rows were sent or answered last */
 
-static int64
-count_connects(void)
-{
-	return np_stats_of(NP_STATS_OUTBOX)->connects;
-}
-
-/* Connections were made for what is on its way, and lost again. */
+/* Was the connection on which rows were sent lost with them? */
 static bool
 is_losing(void)
 {
-	return in_flight > 0 && count_connects() >= connects_before + 2;
+	return in_flight > 0 && !np_session_is_open(session);
 }
 
 static void
@@ -91,7 +85,6 @@ suspect(void)
 static void
 trust(void)
 {
-	connects_before = count_connects();
 	losses = 0;
 	if (suspects > 0)
 		suspects--;
@@ -121,6 +114,8 @@ end(NpRow *row)
 {
 	if (row->state != NP_ROW_FAILED)
 		np_lanes_leave(row);
+	if (row->is_probe)
+		np_source_probed(row);
 	np_settle_later(row);
 }
 
@@ -234,8 +229,7 @@ send_row(NpRow *row)
 	row->token = np_delivery_next_token();
 	sent = hash_search(sent_rows, &row->token, HASH_ENTER, NULL);
 	sent->row = row;
-	if (in_flight++ == 0)
-		connects_before = count_connects();
+	in_flight++;
 	is_alone = suspects > 0 || row->is_suspect;
 	row->state = NP_ROW_SENT;
 	row->sent_at = np_now();
@@ -454,7 +448,6 @@ np_flight_convict(void)
 	row->in_doubt = true;
 	np_delivery_drop(session, pending);
 	end(row);
-	connects_before = count_connects();
 }
 
 /* ---- What is not known ------------------------------------------------------------------ */

@@ -91,6 +91,25 @@ static NpStatement due_rows[] = {
 	" ORDER BY o.next_attempt_at, o.id"}
 };
 
+/*
+ * What no stream takes, and is not tried soon: the first rows, from a subject
+ * on, or before another one.
+ */
+#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at > now() + interval '30 s'" \
+	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
+#define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
+#define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
+
+static NpStatement probe_rows[] = {
+	{.text = COLUMNS("false") FROM_STREAMLESS BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
+	{.text = COLUMNS("false") FROM_STREAMLESS " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
+};
+
+static NpStatement released_rows[] = {
+	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
+	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
+};
+
 static NpStatement read_control = {
 	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused), last_value - (NOT is_called)::int4"
 	" FROM %1$s.nats_outbox_id_seq"
@@ -113,6 +132,19 @@ static NpStatement count_waiting = {
 	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL"
 };
 
+/* So many rows are probed at a time, in these intervals. */
+#define PROBES				8
+#define FIRST_PROBE_DELAY	NP_MILLISECONDS(1000)
+#define LAST_PROBE_DELAY	NP_MILLISECONDS(30000)
+
+/* What is put off for longer, by FROM_STREAMLESS. */
+#define LONG_DELAY		(30 * USECS_PER_SEC)
+
+/* What follows a token and a dot, and all that comes behind it, in the order of bytes. */
+#define AFTER_TOKEN		"/"
+
+#define MAX_TOKEN		256
+
 static Oid	table_of_all;		/* that the rest is about */
 static int64 last_given;		/* the last id that its sequence had given */
 static int64 position;			/* new rows have been read up to this id */
@@ -123,6 +155,8 @@ static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under
 static int64 full_look_end;		/* ... up to this id ... */
 static NpTime full_look_cost;	/* ... and has taken so long */
 static NpTime last_back;		/* when it went back last */
+static NpTime next_probe;
+static NpTime probe_delay = FIRST_PROBE_DELAY;
 
 /* ---- Position ------------------------------------------------------------------------ */
 
@@ -265,8 +299,25 @@ typedef struct Reading
 	NpOutboxLook *look;
 	int			room;			/* for so many rows more */
 	bool		is_full;		/* something was left */
+	bool		probes;			/* it looks whether a stream is there by now */
 	int64		settled;		/* up to this id, all rows that there will ever be are seen */
 } Reading;
+
+static char probed[MAX_TOKEN];	/* the first token of the subject that was probed last; "": none */
+static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go;
+									 * "": none */
+
+/* In the database's encoding; empty if it is too long, which then begins again with the first one. */
+static void
+remember_token(char *token, NpSpan subject)
+{
+	const char *end = memchr(subject.data, '.', subject.length);
+	char	   *text = np_from_utf8((NpSpan) {subject.data, end == NULL ? subject.length : end - subject.data});
+
+	token[0] = '\0';
+	if (strlen(text) < MAX_TOKEN)
+		strlcpy(token, text, MAX_TOKEN);
+}
 
 static void
 enter_row(HeapTuple tuple, const Reading *reading, NpRow *row)
@@ -303,6 +354,9 @@ take_row(HeapTuple tuple, Reading *reading, int64 id, bool is_due)
 		return false;
 	}
 	row = np_row_create(id, msg_id, subject);
+	row->is_probe = reading->probes;
+	if (reading->probes)
+		remember_token(probed, subject);
 	if (is_due)
 		np_row_set_due(row);
 	if (!np_lanes_enter(row, reading->look->ordered))
@@ -365,6 +419,29 @@ visit_rows(NpStatement *ways, bool ordered, Datum *values, Reading *reading, boo
 			break;
 	}
 	SPI_cursor_close(cursor);
+}
+
+/* What became of a row that was probed. */
+void
+np_source_probed(const NpRow *row)
+{
+	char		token[MAX_TOKEN];
+
+	remember_token(token, row->message.subject);
+	if (row->state == NP_ROW_STORED)
+	{
+		strlcpy(released, token, MAX_TOKEN);
+		probe_delay = FIRST_PROBE_DELAY;
+	}
+	else if (row->waits_for_stream && strcmp(released, token) == 0)
+		released[0] = '\0';
+}
+
+/* Are there rows that wait for a stream which is there by now? */
+bool
+np_source_has_released(void)
+{
+	return released[0] != '\0';
 }
 
 /* ---- Ways to read ------------------------------------------------------------------- */
@@ -433,6 +510,66 @@ read_due(Reading *reading)
 	reading->room += rest;
 }
 
+/*
+ * Rows that no stream takes are put off for the longer, the more there are.
+ * So that they go when there is one, a few are tried meanwhile, of one first
+ * token of their subjects each; when one is stored, the others with that
+ * token follow.
+ */
+static void
+read_probes(Reading *reading)
+{
+	int			room = reading->room;
+
+	reading->probes = true;
+	for (int i = 0; i < PROBES && reading->room > 0; i++)
+	{
+		Datum		values[] = {CStringGetTextDatum(psprintf("%s%s", probed, probed[0] == '\0' ? "" : AFTER_TOKEN))};
+		int			before = reading->room;
+
+		reading->room = 1;
+		visit_rows(probe_rows, reading->look->ordered, values, reading, true, NULL);
+		if (reading->room > 0)
+		{
+			reading->room = before;
+			probed[0] = '\0';
+			break;
+		}
+		reading->room = before - 1;
+	}
+	reading->probes = false;
+	next_probe = np_now() + probe_delay;
+	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
+	Assert(reading->room <= room);
+}
+
+static void
+read_released(Reading *reading)
+{
+	Datum		values[] = {CStringGetTextDatum(released), CStringGetTextDatum(psprintf("%s%s", released, AFTER_TOKEN))};
+	int			share = Max(reading->room / 4, 1);
+	int			rest = reading->room - share;
+
+	reading->probes = true;
+	reading->room = share;
+	visit_rows(released_rows, reading->look->ordered, values, reading, true, NULL);
+	reading->look->has_more |= reading->is_full;
+	if (!reading->is_full)
+		released[0] = '\0';
+	reading->probes = false;
+	reading->room += rest;
+}
+
+static void
+read_streamless(Reading *reading)
+{
+	if (released[0] != '\0' && reading->room > 0)
+		read_released(reading);
+	else if (np_now() >= next_probe && reading->room > 0)
+		read_probes(reading);
+	reading->look->next_due = Min(reading->look->next_due, next_probe);
+}
+
 static TimestampTz
 get_time(int column, bool *isnull)
 {
@@ -455,7 +592,10 @@ read_waiting(Reading *reading)
 	next = get_time(2, &isnull);
 	last = get_time(3, &none);
 	if (none)
+	{
+		released[0] = '\0';
 		return false;
+	}
 	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
 		reading->look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 	if (last > now + USECS_PER_DAY)
@@ -465,6 +605,10 @@ read_waiting(Reading *reading)
 	}
 	if (first <= now)
 		read_due(reading);
+	if (last > now + LONG_DELAY)
+		read_streamless(reading);
+	else
+		released[0] = '\0';
 	return true;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/wait.h"
 #include "publish/delivery.h"
+#include "relay/relay_row.h"
 
 /* What the relay finds when it looks. */
 typedef enum NpOutboxState
@@ -35,5 +36,7 @@ typedef struct NpOutboxLook
 extern void np_source_read(NpOutboxLook *look);
 extern void np_source_go_back(int64 id);
 extern void np_source_look_again(void);
+extern void np_source_probed(const NpRow *row);
+extern bool np_source_has_released(void);
 
 #endif							/* NP_OUTBOX_SOURCE_H */

@@ -75,7 +75,7 @@ static bool must_look;			/* as soon as there is room */
 static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
 static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
-static NpTime first_ended;		/* since when rows have ended that are not written down */
+static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 
 static MemoryContext round_context; /* of what a round needs */
@@ -164,6 +164,7 @@ settle(void)
 
 	np_settle(&settled, locked_too);
 	must_settle = false;
+	first_ended = 0;
 	np_relay_slot_count(slot, settled.published, settled.failed, settled.dead);
 	if (settled.error != NULL)
 		np_relay_slot_set_error(slot, settled.error);
@@ -194,7 +195,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+	return must_look || np_source_has_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -272,6 +273,7 @@ static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_settle_waiting() >= np_relay_batch_size || np_flight_has_culprit() ||
+		(np_settle_waiting() > 0 && first_ended == 0) ||
 		(wanted == session && np_flight_has_room()) || (may_look() && is_asked_to_look());
 }
 
@@ -284,11 +286,13 @@ wait_for_answers(void)
 	/* a connection is not made in less */
 	if (is_connected())
 	{
+		/* there may be no wait */
+		np_connection_receive(session->connection);
 		if (may_look())
 			limit = Min(limit, next_look);
 		else if (np_lanes_first() == NULL)
 			limit = Min(limit, np_now() + SLOW);
-		if (np_settle_waiting() > 0)
+		if (first_ended > 0)
 			limit = Min(limit, first_ended + SETTLE_DELAY);
 		limit = Min(limit, next_unlock);
 	}
@@ -299,10 +303,11 @@ wait_for_answers(void)
 static bool
 receive_answers(void)
 {
-	bool		had_ended = np_settle_waiting() > 0;
 	const char *problem;
 
 	wait_for_answers();
+	if (first_ended == 0 && np_settle_waiting() > 0)
+		first_ended = np_now();
 	if (np_flight_has_culprit())
 		np_flight_convict();
 	if (!may_look() && np_lanes_first() == NULL)
@@ -312,8 +317,6 @@ receive_answers(void)
 		report_problem(problem);
 		return false;
 	}
-	if (!had_ended)
-		first_ended = np_now();
 	return true;
 }
 

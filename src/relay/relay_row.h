@@ -34,6 +34,7 @@ typedef struct NpRow
 	const char *msg_id;			/* as the table has it */
 	int			attempts;		/* before this one */
 	bool		is_due;			/* it has failed before, and is tried again */
+	bool		is_probe;		/* no stream has taken it for long */
 	bool		is_suspect;		/* connections were lost with it before */
 	bool		is_unread;		/* its payload is larger than the server takes, and was left where it is */
 	size_t		length;			/* of headers and payload */

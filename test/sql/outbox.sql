@@ -289,7 +289,7 @@ BEGIN;
 UPDATE nats_outbox SET next_attempt_at = now() + CASE id WHEN 1 THEN interval '1 year' ELSE interval '30 s' END;
 SELECT id, next_attempt_at - now() AS tried_in FROM nats_outbox_messages ORDER BY id;
 ROLLBACK;
--- One that is in both tables is left where it is.
+-- One whose id another message has by now gets a new one.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 'outbox.dead', 'd', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1)');
 SELECT count(*) FROM nats_outbox_dead;
