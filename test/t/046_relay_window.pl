@@ -241,7 +241,7 @@ is(relay_pid($session), $worker, 'all by the same worker');
 
 {
 	$session->value(q(CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app; CREATE TABLE who (name text); GRANT INSERT ON who TO app;
-		ALTER TABLE nats_outbox OWNER TO app; ALTER TABLE nats_outbox_dead OWNER TO app; GRANT SELECT ON nats_relay_control TO app));
+		ALTER TABLE nats_outbox OWNER TO app; ALTER TABLE nats_outbox_dead OWNER TO app; GRANT SELECT ON nats_control TO app));
 	my $app = PsqlSession->new($node, user => 'app');
 	$app->value(q(CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
