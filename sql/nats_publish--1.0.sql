@@ -146,11 +146,14 @@ COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'of a message that failed: when
 COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 58030, for a message that may be stored, it stays so';
 
 -- What waits to be tried again holds up the rest of its subject, which can be too long for an index.
-CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500), id) WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL;
 COMMENT ON INDEX nats_outbox_waiting IS 'messages that have failed and are tried again, by their subjects';
+CREATE INDEX nats_outbox_due ON nats_outbox (next_attempt_at, id) WHERE next_attempt_at IS NOT NULL;
+COMMENT ON INDEX nats_outbox_due IS 'messages that have failed and are tried again, by the time';
 
 CREATE TABLE nats_outbox_dead (
-    id bigint PRIMARY KEY,
+    dead_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id bigint NOT NULL,
     subject text NOT NULL,
     payload bytea,
     headers jsonb,
@@ -161,6 +164,9 @@ CREATE TABLE nats_outbox_dead (
     died_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
+COMMENT ON SEQUENCE nats_outbox_dead_dead_id_seq IS 'the dead_ids of nats_outbox_dead';
+COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, for ids of nats_outbox can come again';
+COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
 CREATE VIEW nats_outbox_messages AS
@@ -187,6 +193,7 @@ SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
+SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead_dead_id_seq', '');
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -200,7 +207,7 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_outbox_wake()
 IS 'trigger function of nats_control: marks a pause for pg_dump, and wakes the relay at commit';
 
-CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, headers, msg_id ON nats_outbox
+CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, payload, headers, msg_id ON nats_outbox
     FOR EACH ROW EXECUTE FUNCTION nats_outbox_check();
 COMMENT ON TRIGGER nats_outbox_check ON nats_outbox IS 'refuses what could never be published, and wakes the relay at commit';
 CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON nats_control
@@ -248,7 +255,10 @@ WITH waiting AS (
 ), moved AS (
     INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at, last_error)
         OVERRIDING SYSTEM VALUE
-    SELECT dead.id, subject, payload, headers, msg_id, created_at, '-infinity', last_error FROM dead RETURNING nats_outbox.id
+    SELECT CASE WHEN row_number() OVER (ORDER BY dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
+                THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
+           subject, payload, headers, msg_id, created_at, '-infinity', last_error
+    FROM dead RETURNING nats_outbox.id
 )
 SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
 $$;

@@ -28,6 +28,7 @@ void
 np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 {
 	NpResult	result;
+	int64		id;
 
 	if (!np_policy_admits(message, counted_as[delivery]))
 		return;
@@ -43,6 +44,6 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 			np_publish(message, &result);
 			break;
 		case NP_DELIVER_OUTBOX:
-			(void) np_outbox_insert(schema, message);
+			(void) np_outbox_insert(schema, message, &id);
 	}
 }

@@ -287,11 +287,13 @@ static Datum
 publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
 {
 	NpMessage	message;
+	int64		id;
 
 	np_transaction_join();
-	if (!get_message(fcinfo, read, NP_STATS_OUTBOX, &message))
+	if (!get_message(fcinfo, read, NP_STATS_OUTBOX, &message) ||
+		!np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message, &id))
 		PG_RETURN_NULL();
-	PG_RETURN_INT64(np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message));
+	PG_RETURN_INT64(id);
 }
 
 /* nats_publish(subject, payload text or json, ...) */

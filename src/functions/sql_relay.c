@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -23,6 +24,7 @@
 #include "base/report.h"
 #include "commit/transaction.h"
 #include "message/message.h"
+#include "message/protocol.h"
 #include "publish/policy.h"
 #include "relay/outbox.h"
 #include "relay/relay_pause.h"
@@ -86,6 +88,25 @@ is_null(HeapTuple row, TupleDesc columns, const char *name)
 	return isnull;
 }
 
+/* Raises 54000 for a payload that no NATS server takes; it is not read for that. */
+static void
+check_size(HeapTuple row, TupleDesc columns)
+{
+	bool		isnull;
+	Datum		payload = SPI_getbinval(row, columns, SPI_fnumber(columns, "payload"), &isnull);
+	NpFailure	failure;
+	size_t		length;
+
+	if (isnull)
+		return;
+	length = toast_raw_datum_size(payload) - VARHDRSZ;
+	if (length <= NP_MAX_PAYLOAD_LENGTH)
+		return;
+	failure = np_failure(NP_FAULT_SIZE, "payload is %zu bytes long, and no NATS server takes more than %d", length,
+						 NP_MAX_PAYLOAD_LENGTH);
+	np_raise(&failure);
+}
+
 /*
  * A row that comes from nats_outbox_dead, or that waits: what is wrong with it
  * is the relay's to say, and must not keep others from being tried again.  But
@@ -134,6 +155,8 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
+	if (is_null(row, RelationGetDescr(data->tg_relation), "next_attempt_at"))
+		check_size(row, RelationGetDescr(data->tg_relation));
 	if (!np_outbox_row_is_checked())
 	{
 		np_policy_check_outbox();

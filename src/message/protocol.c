@@ -20,8 +20,8 @@
 /* No INFO, error or message line of a sane server is longer. */
 #define MAX_LINE_LENGTH			(1024 * 1024)
 
-/* nats-server opts.go: max_payload can be at most 64 MB. */
-#define MAX_PAYLOAD_LENGTH		(64 * 1024 * 1024 + 64 * 1024)
+/* With its headers. */
+#define MAX_CONTENT_LENGTH		(NP_MAX_PAYLOAD_LENGTH + 64 * 1024)
 
 #define SPAN(text) ((NpSpan) {(text), sizeof(text) - 1})
 
@@ -229,7 +229,7 @@ parse_message(NpSpan arguments, bool has_headers, const char *body, size_t avail
 		count++;
 	if (count != 2 + numbers && count != 3 + numbers)
 		return NP_PARSE_INVALID;
-	if (!word_to_number(words[count - 1], &total) || total > MAX_PAYLOAD_LENGTH)
+	if (!word_to_number(words[count - 1], &total) || total > MAX_CONTENT_LENGTH)
 		return NP_PARSE_INVALID;
 	if (has_headers &&
 		(!word_to_number(words[count - 2], &header_length) || header_length > total))
@@ -399,7 +399,7 @@ np_info_max_payload(NpSpan json, int64_t *bytes)
 	if (!skip_to(&json, "\"max_payload\":"))
 		return false;
 	for (size_t i = 0; i < json.length && json.data[i] >= '0' && json.data[i] <= '9' &&
-		 value <= MAX_PAYLOAD_LENGTH; i++)
+		 value <= MAX_CONTENT_LENGTH; i++)
 		value = value * 10 + (json.data[i] - '0');
 	*bytes = value;
 	return value > 0;

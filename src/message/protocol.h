@@ -11,6 +11,9 @@
 
 #include "base/types.h"
 
+/* nats-server opts.go: max_payload can be at most 64 MB. */
+#define NP_MAX_PAYLOAD_LENGTH	(64 * 1024 * 1024)
+
 /* The most digits that np_token_encode writes. */
 #define NP_TOKEN_LENGTH			13
 

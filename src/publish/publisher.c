@@ -90,6 +90,20 @@ window_is_part_free(NpSession *session, void *length)
 		 np_session_outbound(session)->bytes <= bytes - bytes / 8);
 }
 
+/* Can a message of so many bytes be published without a wait for room? */
+bool
+np_publisher_has_room(NpSession *session, size_t length)
+{
+	return window_has_room(session, length);
+}
+
+/* Is there room for more than one? */
+bool
+np_publisher_is_part_free(NpSession *session, size_t length)
+{
+	return window_is_part_free(session, &length);
+}
+
 /*
  * Have room in the window.  False: *failure says why not (palloc'd).
  */

@@ -87,8 +87,8 @@ make_headers(const NpMessage *message, char *isnull)
 	return JsonbPGetDatum(headers);
 }
 
-static int64
-execute_insert(Oid schema, const NpMessage *message)
+static bool
+execute_insert(Oid schema, const NpMessage *message, int64 *id_of_row)
 {
 	NpSpan		id = message->id.data != NULL ? message->id : np_message_next_id();
 	Datum		values[INSERT_ARGUMENTS];
@@ -105,21 +105,25 @@ execute_insert(Oid schema, const NpMessage *message)
 	if (SPI_execute_plan(np_statement_prepare(&insert_message, quote_identifier(get_namespace_name(schema))), values, nulls,
 						 false, 0) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "the INSERT into nats_outbox failed");
-	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (SPI_processed == 0)
+		return false;
+	*id_of_row = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return true;
 }
 
 /*
- * Put a message into the outbox of the extension in that schema; returns the
- * row's id.  A message without an id gets one.
+ * Put a message into the outbox of the extension in that schema.  One without
+ * an id gets one.  False: a trigger of the administrator keeps the row out;
+ * else *id is the row's.
  *
  * Raises what an INSERT raises: 25006 in a read-only transaction.
  */
-int64
-np_outbox_insert(Oid schema, const NpMessage *message)
+bool
+np_outbox_insert(Oid schema, const NpMessage *message, int64 *id)
 {
 	Oid			user;
 	int			context;
-	int64		id;
+	volatile bool inserted = false;
 
 	/* an error restores the user, AbortTransaction and AbortSubTransaction do */
 	GetUserIdAndSecContext(&user, &context);
@@ -128,7 +132,7 @@ np_outbox_insert(Oid schema, const NpMessage *message)
 	PG_TRY();
 	{
 		inserting = true;
-		id = execute_insert(schema, message);
+		inserted = execute_insert(schema, message, id);
 	}
 	PG_FINALLY();
 	{
@@ -137,7 +141,7 @@ np_outbox_insert(Oid schema, const NpMessage *message)
 	PG_END_TRY();
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
-	return id;
+	return inserted;
 }
 
 /* Is the row that is being inserted the one of np_outbox_insert?  Only once for each. */

@@ -24,7 +24,7 @@ typedef struct NpOutboxContent
 } NpOutboxContent;
 
 extern NpOutboxContent np_outbox_content(Oid schema);
-extern int64 np_outbox_insert(Oid schema, const NpMessage *message);
+extern bool np_outbox_insert(Oid schema, const NpMessage *message, int64 *id);
 extern bool np_outbox_row_is_checked(void);
 
 #endif							/* NP_OUTBOX_H */

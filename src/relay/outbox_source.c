@@ -1,33 +1,40 @@
 /*-------------------------------------------------------------------------
  *
  * outbox_source.c
- *	  The outbox as the relay sees it: rows to publish, and what became of them.
+ *	  The outbox as a source of messages: what is new, and what is due again.
+ *
+ * New rows are read in the order of their ids, from a position on that only
+ * grows, so that the rows that were deleted are not walked again.  Rows with
+ * lower ids that appear later, when their transactions commit, are read from
+ * the gaps that they have left.  Rows that have failed come from an index on
+ * next_attempt_at; they have a share of each look, and new rows the rest.
+ *
+ * In order, a new row behind one that has failed is passed by (lanes.c), and
+ * read again when nothing holds it up any more.  And each relay_poll_interval,
+ * or less often when that takes long, all is read from the first row on: for
+ * rows that somebody has written with an id of his own, has edited, or has
+ * deleted others before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "base/encoding.h"
 #include "base/settings.h"
-#include "publish/current_session.h"
-#include "publish/delivery.h"
+#include "relay/gaps.h"
+#include "relay/lanes.h"
 #include "relay/outbox_source.h"
+#include "relay/outbox_table.h"
 #include "relay/relay_pause.h"
 #include "relay/settled.h"
-#include "relay/statement.h"
-
-/* ---- Reading ------------------------------------------------------------------------------ */
 
 /* The columns that it reads. */
 enum
@@ -39,132 +46,182 @@ enum
 	READ_MSG_ID,
 	READ_ATTEMPTS,
 	READ_IN_DOUBT,
-	READ_TABLE
+	READ_IS_SUSPECT,
+	READ_IS_HELD
 };
 
-/* The SQLSTATE with which the last_error of a row begins for good once it may be stored. */
-#define IN_DOUBT	"58030"
+#define FETCH_ROWS		100
 
-/* How many rows are fetched at a time: all of them are in memory before it is known how large they are. */
-#define FETCH_ROWS	10
+/* What can be headers takes less than this as jsonb. */
+#define MAX_HEADERS		(1024 * 1024)
 
-/* The longest time between two attempts, seconds. */
-#define LAST_DELAY	30
+/* The share of the time that looks from the first row on may take, and the least time between others that go back. */
+#define FULL_LOOK_SHARE	20
+#define BACK_INTERVAL	NP_MILLISECONDS(1000)
+
+#define COLUMNS(held) \
+	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), " held
+
+/* Another row of the same subject waits to be tried again. */
+#define WAITS_FOR(which) \
+	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE w.next_attempt_at IS NOT NULL" \
+	" AND left(w.subject, 500) COLLATE \"C\" = left(o.subject, 500) COLLATE \"C\" AND w.subject = o.subject AND w.id < o.id" which ")"
+
+#define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
+#define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT * FROM %1$s.nats_outbox AS o" \
+	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
+#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
+
+/* A way to read rows; the second one keeps the order of each subject. */
+static NpStatement new_rows[] = {
+	{.text = COLUMNS("false") FROM_NEW,.argument_count = 1,.types = {INT8OID}},
+	{.text = COLUMNS(WAITS_FOR("")) FROM_NEW,.argument_count = 1,.types = {INT8OID}}
+};
+
+static NpStatement gap_rows[] = {
+	{.text = COLUMNS("false") FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}},
+	{.text = COLUMNS(WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
+};
+
+/* In order, none before an earlier one of its subject that comes later here. */
+static NpStatement due_rows[] = {
+	{.text = COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id"},
+	{.text = COLUMNS("false") FROM_DUE " AND NOT " WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+	" ORDER BY o.next_attempt_at, o.id"}
+};
 
 /*
- * $1: rows behind this id.  In order, a row does not overtake an earlier one
- * of its subject that is to be tried again, whether its time has come or not.
+ * What no stream takes, and is not tried soon: the first rows, from a subject
+ * on, or before another one.
  */
-#define READ \
-	"SELECT id, subject, payload, headers, msg_id, attempts, coalesce(starts_with(last_error, '" IN_DOUBT "'), false)," \
-	" tableoid FROM %s.nats_outbox AS o" \
-	" WHERE id > $1 AND (next_attempt_at IS NULL OR next_attempt_at <= now())"
+#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at > now() + interval '30 s'" \
+	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
+#define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
+#define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
 
-static NpStatement read_any = {
-	.text = READ " ORDER BY id",
-	.argument_count = 1,
-	.types = {INT8OID}
+static NpStatement probe_rows[] = {
+	{.text = COLUMNS("false") FROM_STREAMLESS BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
+	{.text = COLUMNS("false") FROM_STREAMLESS " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
 };
 
-static NpStatement read_ordered = {
-	.text = READ " AND NOT EXISTS (SELECT FROM %s.nats_outbox AS earlier"
-	" WHERE earlier.next_attempt_at IS NOT NULL AND left(earlier.subject, 500) = left(o.subject, 500)"
-	" AND earlier.subject = o.subject AND earlier.id < o.id"
-	" AND (earlier.next_attempt_at > now() OR earlier.id <= $1)) ORDER BY id",
-	.argument_count = 1,
-	.types = {INT8OID}
+static NpStatement released_rows[] = {
+	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
+	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
 };
 
-static NpStatement find_schema = {
-	.text = "SELECT pg_catalog.quote_ident(nspname) FROM pg_catalog.pg_extension"
-	" JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'nats_publish'"
+static NpStatement read_control = {
+	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused), last_value - (NOT is_called)::int4"
+	" FROM %1$s.nats_outbox_id_seq"
 };
 
-static NpStatement find_table = {
-	.text = "SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_extension ON extnamespace = relnamespace"
-	" WHERE extname = 'nats_publish' AND relname = 'nats_outbox'"
+/* When the first row is due, when the next one is, and when the last one is. */
+static NpStatement read_times = {
+	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1),"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at DESC, id DESC LIMIT 1)"
 };
 
-static NpStatement read_last_id = {
-	.text = "SELECT last_value OPERATOR(pg_catalog.-) (NOT is_called)::pg_catalog.int4 FROM %s.nats_outbox_id_seq"
+/* Nothing is put off for so long, but by a clock that was wrong. */
+static NpStatement mend_times = {
+	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
+	" WHERE next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
 };
 
-/* Which rows wait to be tried again, in short. */
-static NpStatement read_waiting = {
-	.text = "SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(id)) FROM %s.nats_outbox"
-	" WHERE next_attempt_at IS NOT NULL"
+static NpStatement count_waiting = {
+	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL"
 };
 
-static NpStatement read_control = {.text = "SELECT pg_catalog.bool_or(paused) FROM %s.nats_control"};
+/* So many rows are probed at a time, in these intervals. */
+#define PROBES				8
+#define FIRST_PROBE_DELAY	NP_MILLISECONDS(1000)
+#define LAST_PROBE_DELAY	NP_MILLISECONDS(30000)
 
-static char *extension_schema;	/* quoted; as of the last np_outbox_read */
-static char *waiting;			/* as of the last look from the first row on that filled a batch; NULL: none
-								 * has */
+/* What is put off for longer, by FROM_STREAMLESS. */
+#define LONG_DELAY		(30 * USECS_PER_SEC)
 
-/* Returns the memory context of the caller, which CommitTransactionCommand would leave. */
-static MemoryContext
-begin_transaction(void)
+/* What follows a token and a dot, and all that comes behind it, in the order of bytes. */
+#define AFTER_TOKEN		"/"
+
+#define MAX_TOKEN		256
+
+static Oid	table_of_all;		/* that the rest is about */
+static int64 last_given;		/* the last id that its sequence had given */
+static int64 position;			/* new rows have been read up to this id */
+static bool is_at_end;			/* there were no more when it was looked last */
+static bool gaps_are_due;		/* rows can have appeared there since they were read */
+static bool is_turn_of_due;		/* when there is room for one row only */
+static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
+static int64 full_look_end;		/* ... up to this id ... */
+static NpTime full_look_cost;	/* ... and has taken so long */
+static NpTime last_back;		/* when it went back last */
+static NpTime next_probe;
+static NpTime probe_delay = FIRST_PROBE_DELAY;
+
+/* ---- Position ------------------------------------------------------------------------ */
+
+/* Read new rows again from this id on. */
+void
+np_source_go_back(int64 id)
 {
-	MemoryContext previous = CurrentMemoryContext;
+	position = Min(position, id - 1);
+	np_gaps_cut(0, position);
+	np_lanes_revisit(id);
+}
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	SPI_connect();
-	return previous;
+/* Somebody may have changed rows that were read: read all again. */
+void
+np_source_look_again(void)
+{
+	if (next_full_look != NP_FOREVER)
+		next_full_look = 0;
+}
+
+/* It is another table, or was emptied and begins anew. */
+static void
+begin_anew(void)
+{
+	(void) np_lanes_clear();
+	np_source_go_back(1);
+	next_full_look = 0;
+	table_of_all = np_outbox_table();
 }
 
 static void
-end_transaction(MemoryContext previous)
+choose_position(NpTime now)
 {
-	SPI_finish();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(previous);
+	if (now >= next_full_look)
+	{
+		next_full_look = NP_FOREVER;
+		full_look_end = position;
+		full_look_cost = 0;
+		np_source_go_back(1);
+	}
+	else if (np_lanes_free() != 0 && (is_at_end || now >= last_back + BACK_INTERVAL))
+	{
+		last_back = now;
+		np_source_go_back(np_lanes_free());
+	}
 }
 
-/* The only value of a query; NULL: there is no row.  In SPI's memory. */
-static char *
-query_value(NpStatement *statement, const char *schema)
+static void
+account(NpTime begun)
 {
-	if (SPI_execute_plan(np_statement_prepare(statement, schema), NULL, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "\"%s\" failed", statement->text);
-	return SPI_processed == 0 ? NULL : SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	NpTime		now = np_now();
+
+	if (next_full_look != NP_FOREVER)
+		return;
+	full_look_cost += now - begun;
+	if (is_at_end || position >= full_look_end)
+		next_full_look = now + Max(NP_MILLISECONDS(np_relay_poll_interval), full_look_cost * FULL_LOOK_SHARE);
 }
 
-static NpOutboxState
-look_for_outbox(void)
-{
-	char	   *schema = query_value(&find_schema, "");
-	char	   *paused;
+/* ---- Rows ------------------------------------------------------------------------------ */
 
-	if (schema == NULL)
-		return NP_OUTBOX_ABSENT;
-	if (extension_schema == NULL || strcmp(extension_schema, schema) != 0)
-		extension_schema = MemoryContextStrdup(TopMemoryContext, schema);
-	paused = query_value(&read_control, schema);
-	return (paused != NULL && paused[0] == 't') || np_pause_is_marked() ? NP_OUTBOX_PAUSED : NP_OUTBOX_THERE;
-}
-
-/*
- * Up to which id no row can appear any more that the next np_outbox_read can't
- * see; 0 until it is known, which takes more than one call.  In a transaction
- * of its own.
- */
-int64
-np_outbox_settled(void)
-{
-	MemoryContext previous = begin_transaction();
-	char	   *table = query_value(&find_table, "");
-	char	   *last_id = table == NULL ? NULL : query_value(&read_last_id, extension_schema);
-	int64		settled = last_id == NULL ? 0 : np_settled(atooid(table), pg_strtoint64(last_id));
-
-	end_transaction(previous);
-	return settled;
-}
+static MemoryContext scratch;	/* of one row; NULL: not used yet */
 
 static NpSpan
-copy_text(HeapTuple tuple, int column)
+get_text(HeapTuple tuple, int column)
 {
 	bool		isnull;
 	text	   *value = DatumGetTextPP(SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, &isnull));
@@ -172,8 +229,18 @@ copy_text(HeapTuple tuple, int column)
 	return np_to_utf8(pnstrdup(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)), VARSIZE_ANY_EXHDR(value));
 }
 
+/* The length of a value that need not be read for that; 0 for NULL. */
+static size_t
+length_of(HeapTuple tuple, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? 0 : toast_raw_datum_size(value) - VARHDRSZ;
+}
+
 static NpSpan
-copy_payload(HeapTuple tuple)
+get_payload(HeapTuple tuple)
 {
 	bool		isnull;
 	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_PAYLOAD, &isnull);
@@ -181,293 +248,463 @@ copy_payload(HeapTuple tuple)
 
 	if (isnull)
 		return (NpSpan) {NULL, 0};
-	payload = DatumGetByteaPCopy(value);
-	return (NpSpan) {VARDATA(payload), VARSIZE(payload) - VARHDRSZ};
+	payload = DatumGetByteaPP(value);
+	return (NpSpan) {VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload)};
 }
 
 static void
-build_message(HeapTuple tuple, NpMessage *message)
+build_message(HeapTuple tuple, NpRow *row)
 {
 	NpMessageOptions options = {.headers = NULL};
+	NpMessage	message;
 	bool		isnull;
 	Datum		headers = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_HEADERS, &isnull);
 
+	if (length_of(tuple, READ_HEADERS) > MAX_HEADERS)
+		np_raise_fault(NP_FAULT_SIZE, NULL, "headers are longer than nats-server takes");
 	if (!isnull)
 		options.headers = DatumGetJsonbP(headers);
-	options.msg_id = copy_text(tuple, READ_MSG_ID);
-	np_message_build(message, copy_text(tuple, READ_SUBJECT), copy_payload(tuple), &options);
-	np_message_compact(message);
+	options.msg_id = get_text(tuple, READ_MSG_ID);
+	np_message_build(&message, row->message.subject, get_payload(tuple), &options);
+	np_row_take(row, &message);
 }
 
 /*
- * Copy a row into the batch, in whose memory we are; returns its size.  What
- * can't be published (the table's check can be gone round) has failed.  The
- * error is caught without a subtransaction, as nothing that np_message_build
- * does has to be undone.
+ * Have the message of a row.  What can't be published (the table's check can
+ * be gone round) has failed.  The error is caught without a subtransaction, as
+ * nothing that np_message_build does has to be undone.
  */
-static size_t
-copy_row(HeapTuple tuple, NpOutboxRow *row)
+static void
+take_message(HeapTuple tuple, NpRow *row)
 {
-	MemoryContext context = CurrentMemoryContext;
-	TupleDesc	columns = SPI_tuptable->tupdesc;
-	bool		isnull;
-
-	memset(row, 0, sizeof(*row));
-	row->id = DatumGetInt64(SPI_getbinval(tuple, columns, READ_ID, &isnull));
-	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
-	row->in_doubt = DatumGetBool(SPI_getbinval(tuple, columns, READ_IN_DOUBT, &isnull));
 	PG_TRY();
 	{
-		build_message(tuple, &row->message);
+		build_message(tuple, row);
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
 
-		MemoryContextSwitchTo(context);
+		MemoryContextSwitchTo(scratch);
 		error = CopyErrorData();
 		FlushErrorState();
-		np_relay_row_refuse(row, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message);
+		np_row_refuse(row, unpack_sql_state(error->sqlerrcode), error->message);
 	}
 	PG_END_TRY();
-	return row->message.payload.length + row->message.headers.length;
 }
 
-/* Take the fetched rows, of which there are some; returns their size. */
-static size_t
-copy_rows(NpOutboxBatch *batch)
+/* One look. */
+typedef struct Reading
 {
-	MemoryContext previous = MemoryContextSwitchTo(batch->context);
-	size_t		bytes = 0;
-	bool		isnull;
+	NpOutboxLook *look;
+	int			room;			/* for so many rows more */
+	bool		is_full;		/* something was left */
+	bool		probes;			/* it looks whether a stream is there by now */
+	int64		settled;		/* up to this id, all rows that there will ever be are seen */
+} Reading;
 
-	batch->table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, READ_TABLE, &isnull));
-	for (uint64 i = 0; i < SPI_processed; i++)
-		bytes += copy_row(SPI_tuptable->vals[i], &batch->rows[batch->count++]);
-	MemoryContextSwitchTo(previous);
-	SPI_freetuptable(SPI_tuptable);
-	return bytes;
+static char probed[MAX_TOKEN];	/* the first token of the subject that was probed last; "": none */
+static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go;
+									 * "": none */
+
+/* In the database's encoding; empty if it is too long, which then begins again with the first one. */
+static void
+remember_token(char *token, NpSpan subject)
+{
+	const char *end = memchr(subject.data, '.', subject.length);
+	char	   *text = np_from_utf8((NpSpan) {subject.data, end == NULL ? subject.length : end - subject.data});
+
+	token[0] = '\0';
+	if (strlen(text) < MAX_TOKEN)
+		strlcpy(token, text, MAX_TOKEN);
 }
 
 static void
-fetch_batch(NpOutboxBatch *batch, int64 after, bool ordered)
+enter_row(HeapTuple tuple, const Reading *reading, NpRow *row)
 {
-	Datum		values[] = {Int64GetDatum(after)};
-	SPIPlanPtr	plan = np_statement_prepare(ordered ? &read_ordered : &read_any, extension_schema);
-	Portal		cursor = SPI_cursor_open(NULL, plan, values, NULL, true);
-	size_t		bytes = 0;
+	TupleDesc	columns = SPI_tuptable->tupdesc;
+	bool		isnull;
 
-	batch->rows = MemoryContextAllocHuge(batch->context, sizeof(NpOutboxRow) * np_relay_batch_size);
-	while (batch->count < np_relay_batch_size && bytes < (size_t) np_max_pending_bytes * 1024)
+	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
+	row->in_doubt = DatumGetBool(SPI_getbinval(tuple, columns, READ_IN_DOUBT, &isnull));
+	row->is_suspect = DatumGetBool(SPI_getbinval(tuple, columns, READ_IS_SUSPECT, &isnull));
+	row->is_unread = length_of(tuple, READ_PAYLOAD) > reading->look->largest;
+	if (row->is_unread)
+		row->length = length_of(tuple, READ_PAYLOAD);
+	else
+		take_message(tuple, row);
+}
+
+/* Take a row, unless it is in hand already, or has to wait.  In the scratch context. */
+static bool
+take_row(HeapTuple tuple, Reading *reading, int64 id, bool is_due)
+{
+	TupleDesc	columns = SPI_tuptable->tupdesc;
+	char	   *msg_id = SPI_getvalue(tuple, columns, READ_MSG_ID);
+	NpSpan		subject;
+	bool		isnull;
+	NpRow	   *row;
+
+	if (np_row_find(id, msg_id) != NULL)
+		return false;
+	subject = get_text(tuple, READ_SUBJECT);
+	if (DatumGetBool(SPI_getbinval(tuple, columns, READ_IS_HELD, &isnull)))
 	{
-		SPI_cursor_fetch(cursor, true, Min(FETCH_ROWS, np_relay_batch_size - batch->count));
+		np_lanes_pass(subject, id);
+		return false;
+	}
+	row = np_row_create(id, msg_id, subject);
+	row->is_probe = reading->probes;
+	if (reading->probes)
+		remember_token(probed, subject);
+	if (is_due)
+		np_row_set_due(row);
+	if (!np_lanes_enter(row, reading->look->ordered))
+	{
+		np_row_free(row);
+		return false;
+	}
+	enter_row(tuple, reading, row);
+	return true;
+}
+
+static bool
+has_room(const Reading *reading)
+{
+	return reading->room > 0 && np_rows_bytes() < (int64) np_max_pending_bytes * 1024;
+}
+
+/* Visit the fetched rows while there is room. */
+static void
+visit_fetched(Reading *reading, bool is_due, void (*seen) (const Reading *reading, int64 id))
+{
+	MemoryContext previous = MemoryContextSwitchTo(scratch);
+	bool		isnull;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		int64		id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_ID, &isnull));
+
+		if (!has_room(reading))
+		{
+			reading->is_full = true;
+			break;
+		}
+		if (seen != NULL)
+			seen(reading, id);
+		if (take_row(tuple, reading, id, is_due))
+			reading->room--;
+		MemoryContextReset(scratch);
+	}
+	MemoryContextSwitchTo(previous);
+}
+
+/* Execute a way to read rows, to its end or as long as there is room. */
+static void
+visit_rows(NpStatement *ways, bool ordered, Datum *values, Reading *reading, bool is_due,
+		   void (*seen) (const Reading *reading, int64 id))
+{
+	Portal		cursor = SPI_cursor_open(NULL, np_outbox_plan(&ways[ordered ? 1 : 0]), values, NULL, true);
+
+	reading->is_full = false;
+	for (;;)
+	{
+		SPI_cursor_fetch(cursor, true, Min(FETCH_ROWS, reading->room + 1));
 		if (SPI_processed == 0)
 			break;
-		bytes += copy_rows(batch);
+		visit_fetched(reading, is_due, seen);
+		SPI_freetuptable(SPI_tuptable);
+		if (reading->is_full)
+			break;
 	}
 	SPI_cursor_close(cursor);
 }
 
-/* InvalidOid: there is no such table. */
-static Oid
-file_of(Oid table)
+/* What became of a row that was probed. */
+void
+np_source_probed(const NpRow *row)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			file;
+	char		token[MAX_TOKEN];
 
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	file = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
-	ReleaseSysCache(tuple);
-	return file;
+	remember_token(token, row->message.subject);
+	if (row->state == NP_ROW_STORED)
+	{
+		strlcpy(released, token, MAX_TOKEN);
+		probe_delay = FIRST_PROBE_DELAY;
+	}
+	else if (row->waits_for_stream && strcmp(released, token) == 0)
+		released[0] = '\0';
 }
 
+/* Are there rows that wait for a stream which is there by now? */
+bool
+np_source_has_released(void)
+{
+	return released[0] != '\0';
+}
+
+/* ---- Ways to read ------------------------------------------------------------------- */
+
+static void
+seen_in_gap(const Reading *reading, int64 id)
+{
+	np_gaps_remove(id);
+}
+
+/* False: not all of them, for want of room. */
 static bool
-is_waiting_as_before(void)
+read_gaps(Reading *reading, bool ordered)
 {
-	return waiting != NULL && strcmp(waiting, query_value(&read_waiting, extension_schema)) == 0;
-}
+	int			count;
+	const NpGap *gaps = np_gaps(&count);
+	Datum	   *first = palloc(sizeof(Datum) * (count + 1));
+	Datum	   *last = palloc(sizeof(Datum) * (count + 1));
+	Datum		values[2];
 
-static void
-remember_waiting(void)
-{
-	if (waiting != NULL)
-		pfree(waiting);
-	waiting = MemoryContextStrdup(TopMemoryContext, query_value(&read_waiting, extension_schema));
-}
-
-/*
- * In order, behind a row that waits all of its subject wait, too, and looks
- * that begin behind them pass them by.  So when that row waits no more, the
- * next look must begin with the first one.  All of this sees the same rows:
- * SPI uses the transaction's active snapshot.
- */
-static NpOutboxState
-read_in_order(NpOutboxBatch *batch, int64 after)
-{
-	if (after > 0 && !is_waiting_as_before())
-		return NP_OUTBOX_CHANGED;
-	fetch_batch(batch, after, true);
-	if (after == 0 && batch->count == np_relay_batch_size)
-		remember_waiting();
-	return NP_OUTBOX_THERE;
-}
-
-/*
- * Read rows to publish, behind the id `after`, in a transaction of its own;
- * batch->context must be set, and be reset after use.  NP_OUTBOX_CHANGED is
- * only returned when after is not 0.
- *
- * Raises what reading a table raises; the transaction is then the caller's to abort.
- */
-NpOutboxState
-np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered)
-{
-	NpOutboxState state;
-	MemoryContext previous = begin_transaction();
-
-	batch->count = 0;
-	state = look_for_outbox();
-	if (state == NP_OUTBOX_THERE)
+	if (count == 0)
+		return true;
+	for (int i = 0; i < count; i++)
 	{
-		/* here, for it may be looked up in the catalogs */
-		batch->session = np_current_session();
-		if (ordered)
-			state = read_in_order(batch, after);
-		else
-			fetch_batch(batch, after, false);
-		if (batch->count > 0)
-			batch->file = file_of(batch->table);
+		first[i] = Int64GetDatum(gaps[i].first);
+		last[i] = Int64GetDatum(gaps[i].last);
 	}
-	end_transaction(previous);
-	return state;
+	values[0] = PointerGetDatum(construct_array(first, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[1] = PointerGetDatum(construct_array(last, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	visit_rows(gap_rows, ordered, values, reading, false, seen_in_gap);
+	return !reading->is_full;
 }
 
-/* ---- Settling ----------------------------------------------------------------------------- */
-
-static NpStatement delete_rows = {
-	.text = "DELETE FROM %s.nats_outbox WHERE id = ANY ($1)",
-	.argument_count = 1,
-	.types = {INT8ARRAYOID}
-};
-
-static NpStatement put_off_row = {
-	.text = "UPDATE %s.nats_outbox SET attempts = attempts + 1, last_error = $2,"
-	" next_attempt_at = pg_catalog.now() + $3 * interval '1 second' WHERE id = $1",
-	.argument_count = 3,
-	.types = {INT8OID, TEXTOID, FLOAT8OID}
-};
-
-static NpStatement record_doubt = {
-	.text = "UPDATE %s.nats_outbox SET last_error = $2 WHERE id = $1",
-	.argument_count = 2,
-	.types = {INT8OID, TEXTOID}
-};
-
-static NpStatement dead_letter_row = {
-	.text = "WITH dead AS (DELETE FROM %s.nats_outbox WHERE id = $1 RETURNING *)"
-	" INSERT INTO %s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $2 FROM dead",
-	.argument_count = 2,
-	.types = {INT8OID, TEXTOID}
-};
-
+/* A new row: those with lower ids that were not seen can appear later. */
 static void
-execute(NpStatement *statement, Datum *values)
+seen_new(const Reading *reading, int64 id)
 {
-	int			result = SPI_execute_plan(np_statement_prepare(statement, extension_schema), values, NULL, false, 0);
-
-	if (result < 0)
-		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
+	np_gaps_add(Max(position, reading->settled) + 1, id - 1);
+	position = id;
 }
 
 static void
-delete_stored(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
+read_new(Reading *reading, bool ordered)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * batch->count);
-	Datum		values[1];
+	Datum		values[] = {Int64GetDatum(position)};
 
-	for (int i = 0; i < batch->count; i++)
-		if (batch->rows[i].state == NP_ROW_STORED)
-			ids[outcome->published++] = Int64GetDatum(batch->rows[i].id);
-	if (outcome->published == 0)
+	visit_rows(new_rows, ordered, values, reading, false, seen_new);
+	is_at_end = !reading->is_full;
+	if (is_at_end)
+		position = Max(position, reading->settled);
+}
+
+static void
+read_due(Reading *reading)
+{
+	int			share = reading->room / 4;
+	int			rest;
+
+	is_turn_of_due = !is_turn_of_due;
+	if (share == 0 && is_turn_of_due)
+		share = 1;
+	rest = reading->room - share;
+	reading->room = share;
+	visit_rows(due_rows, reading->look->ordered, NULL, reading, true, NULL);
+	reading->look->has_more |= reading->is_full;
+	reading->room += rest;
+}
+
+/*
+ * Rows that no stream takes are put off for the longer, the more there are.
+ * So that they go when there is one, a few are tried meanwhile, of one first
+ * token of their subjects each; when one is stored, the others with that
+ * token follow.
+ */
+static void
+read_probes(Reading *reading)
+{
+	int			room = reading->room;
+
+	reading->probes = true;
+	for (int i = 0; i < PROBES && reading->room > 0; i++)
+	{
+		Datum		values[] = {CStringGetTextDatum(psprintf("%s%s", probed, probed[0] == '\0' ? "" : AFTER_TOKEN))};
+		int			before = reading->room;
+
+		reading->room = 1;
+		visit_rows(probe_rows, reading->look->ordered, values, reading, true, NULL);
+		if (reading->room > 0)
+		{
+			reading->room = before;
+			probed[0] = '\0';
+			break;
+		}
+		reading->room = before - 1;
+	}
+	reading->probes = false;
+	next_probe = np_now() + probe_delay;
+	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
+	Assert(reading->room <= room);
+}
+
+static void
+read_released(Reading *reading)
+{
+	Datum		values[] = {CStringGetTextDatum(released), CStringGetTextDatum(psprintf("%s%s", released, AFTER_TOKEN))};
+	int			share = Max(reading->room / 4, 1);
+	int			rest = reading->room - share;
+
+	reading->probes = true;
+	reading->room = share;
+	visit_rows(released_rows, reading->look->ordered, values, reading, true, NULL);
+	reading->look->has_more |= reading->is_full;
+	if (!reading->is_full)
+		released[0] = '\0';
+	reading->probes = false;
+	reading->room += rest;
+}
+
+static void
+read_streamless(Reading *reading)
+{
+	if (released[0] != '\0' && reading->room > 0)
+		read_released(reading);
+	else if (np_now() >= next_probe && reading->room > 0)
+		read_probes(reading);
+	reading->look->next_due = Min(reading->look->next_due, next_probe);
+}
+
+static TimestampTz
+get_time(int column, bool *isnull)
+{
+	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
+}
+
+/* What waits to be tried again; false: nothing does. */
+static bool
+read_waiting(Reading *reading)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz first;
+	TimestampTz next;
+	TimestampTz last;
+	bool		none;
+	bool		isnull;
+
+	np_outbox_execute(&read_times, NULL, true);
+	first = get_time(1, &none);
+	next = get_time(2, &isnull);
+	last = get_time(3, &none);
+	if (none)
+	{
+		released[0] = '\0';
+		return false;
+	}
+	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
+		reading->look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+	if (last > now + USECS_PER_DAY)
+	{
+		np_outbox_execute(&mend_times, NULL, false);
+		reading->look->next_due = 0;
+	}
+	if (first <= now)
+		read_due(reading);
+	if (last > now + LONG_DELAY)
+		read_streamless(reading);
+	else
+		released[0] = '\0';
+	return true;
+}
+
+static void
+update_waiting(bool is_any)
+{
+	bool		isnull;
+
+	if (!is_any)
+		np_outbox_set_waiting(0);
+	else if (next_full_look == NP_FOREVER && full_look_cost == 0)
+	{
+		np_outbox_execute(&count_waiting, NULL, true);
+		np_outbox_set_waiting(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+	}
+}
+
+static void
+read_rows(Reading *reading)
+{
+	NpOutboxLook *look = reading->look;
+	bool		is_any = read_waiting(reading);
+	bool		ordered = look->ordered && is_any;
+
+	update_waiting(is_any);
+	if (gaps_are_due)
+		gaps_are_due = !read_gaps(reading, ordered);
+	/* a new row must not overtake one of the same session that is in a gap */
+	if (!gaps_are_due)
+	{
+		np_gaps_cut(reading->settled, position);
+		read_new(reading, ordered);
+	}
+	look->has_more |= gaps_are_due || !is_at_end;
+}
+
+/* ---- Looking -------------------------------------------------------------------------- */
+
+/* Returns whether the relay is paused. */
+static bool
+look_at_control(void)
+{
+	int64		given;
+	bool		isnull;
+	bool		paused;
+
+	np_outbox_execute(&read_control, NULL, true);
+	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	given = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	if (np_outbox_table() != table_of_all || given < last_given)
+		begin_anew();
+	last_given = given;
+	return paused || np_pause_is_marked();
+}
+
+static void
+look_inside(NpOutboxLook *look)
+{
+	Reading		reading = {.look = look,.room = look->room};
+	bool		some_ended;
+
+	look->session = np_outbox_session();
+	if (look_at_control())
+	{
+		look->state = NP_OUTBOX_PAUSED;
 		return;
-	values[0] = PointerGetDatum(construct_array(ids, outcome->published, INT8OID, sizeof(int64),
-												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	execute(&delete_rows, values);
-}
-
-/* The last_error of a row, palloc'd. */
-static char *
-describe(const NpOutboxRow *row)
-{
-	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
-		return psprintf("%s: %s; an earlier attempt may have stored it", IN_DOUBT, row->error);
-	return psprintf("%s: %s", row->sqlstate, row->error);
-}
-
-static NpStatement *
-statement_for(const NpOutboxRow *row)
-{
-	if (row->state != NP_ROW_FAILED)
-		return &record_doubt;
-	return row->is_hopeless ? &dead_letter_row : &put_off_row;
-}
-
-/* A row that failed: when it is tried again, or where it ends.  One that came into doubt: that it has. */
-static void
-settle_row(const NpOutboxRow *row)
-{
-	Datum		values[3];
-	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
-
-	values[0] = Int64GetDatum(row->id);
-	values[1] = CStringGetTextDatum(describe(row));
-	values[2] = Float8GetDatum(np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC);
-	execute(statement_for(row), values);
-}
-
-static void
-settle_rows(const NpOutboxBatch *batch, NpOutboxOutcome *outcome)
-{
-	delete_stored(batch, outcome);
-	for (int i = 0; i < batch->count; i++)
-	{
-		const NpOutboxRow *row = &batch->rows[i];
-
-		if (row->error == NULL)
-			continue;
-		settle_row(row);
-		if (row->state != NP_ROW_FAILED)
-			continue;
-		if (row->is_hopeless)
-			outcome->dead++;
-		else
-			outcome->failed++;
-		if (outcome->error == NULL)
-			outcome->error = row->error;
 	}
+	look->state = NP_OUTBOX_THERE;
+	reading.settled = np_settled(np_outbox_table(), last_given, &some_ended);
+	gaps_are_due |= some_ended;
+	np_outbox_refresh();
+	choose_position(np_now());
+	read_rows(&reading);
 }
 
 /*
- * Write down what became of a batch, in a transaction of its own: stored rows
- * are deleted, failed ones wait or are dead.
+ * Look into the outbox, and have the lanes take the rows that may go now, in a
+ * transaction of its own.
  *
- * Only while the table is the one that they were read from: after DROP and
- * CREATE EXTENSION, or TRUNCATE RESTART IDENTITY, their ids are those of other
- * messages.
- *
- * Raises what writing a table raises; the transaction is then the caller's to abort.
+ * Raises what reading a table raises; the transaction is then the caller's to
+ * abort, and the lanes are to be cleared.
  */
-NpOutboxOutcome
-np_outbox_settle(const NpOutboxBatch *batch)
+void
+np_source_read(NpOutboxLook *look)
 {
-	NpOutboxOutcome outcome = {0};
-	MemoryContext previous = begin_transaction();
+	NpTime		begun = np_now();
+	MemoryContext caller;
 
-	LockRelationOid(batch->table, RowExclusiveLock);
-	if (file_of(batch->table) == batch->file)
-		settle_rows(batch, &outcome);
-	end_transaction(previous);
-	return outcome;
+	if (scratch == NULL)
+		scratch = AllocSetContextCreate(TopMemoryContext, "nats_publish relay row", ALLOCSET_DEFAULT_SIZES);
+	look->has_more = false;
+	look->next_due = NP_FOREVER;
+	look->state = NP_OUTBOX_ABSENT;
+	if (np_outbox_begin(&caller))
+		look_inside(look);
+	np_outbox_commit(caller);
+	if (look->state == NP_OUTBOX_THERE)
+		account(begun);
 }

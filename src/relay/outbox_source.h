@@ -1,35 +1,42 @@
 /*-------------------------------------------------------------------------
  *
  * outbox_source.h
- *	  The outbox as the relay sees it: rows to publish, and what became of them.
+ *	  The outbox as a source of messages: what is new, and what is due again.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef NP_OUTBOX_SOURCE_H
 #define NP_OUTBOX_SOURCE_H
 
-#include "relay/relay_batch.h"
+#include "base/wait.h"
+#include "publish/delivery.h"
+#include "relay/relay_row.h"
 
 /* What the relay finds when it looks. */
 typedef enum NpOutboxState
 {
 	NP_OUTBOX_THERE,
-	NP_OUTBOX_CHANGED,			/* rows may go now that had to wait when it was read from the first one on */
 	NP_OUTBOX_PAUSED,
 	NP_OUTBOX_ABSENT			/* there is no extension */
 } NpOutboxState;
 
-/* What became of a batch. */
-typedef struct NpOutboxOutcome
+/* One look into it. */
+typedef struct NpOutboxLook
 {
-	int64		published;
-	int64		failed;			/* and will be tried again */
-	int64		dead;
-	const char *error;			/* of the first row that failed; NULL: none did */
-} NpOutboxOutcome;
+	int			room;			/* take so many rows at most ... */
+	size_t		largest;		/* ... and leave payloads that are larger */
+	bool		ordered;
 
-extern int64 np_outbox_settled(void);
-extern NpOutboxState np_outbox_read(NpOutboxBatch *batch, int64 after, bool ordered);
-extern NpOutboxOutcome np_outbox_settle(const NpOutboxBatch *batch);
+	NpOutboxState state;
+	NpSession  *session;		/* on which they go out */
+	bool		has_more;		/* that could be read at once */
+	NpTime		next_due;		/* when the next row is to be tried again; NP_FOREVER: none */
+} NpOutboxLook;
+
+extern void np_source_read(NpOutboxLook *look);
+extern void np_source_go_back(int64 id);
+extern void np_source_look_again(void);
+extern void np_source_probed(const NpRow *row);
+extern bool np_source_has_released(void);
 
 #endif							/* NP_OUTBOX_SOURCE_H */

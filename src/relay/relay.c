@@ -3,12 +3,12 @@
  * relay.c
  *	  The background worker that publishes the outbox of its database.
  *
- *	  read a batch (a short transaction)
+ *	  read what is new or due (a short transaction)
  *	  ──► publish it (no transaction: NATS may take its time)
  *	  ──► delete what is stored, put off or dead-letter what failed (a transaction)
  *
- * In a backlog, a batch that is stored as a whole is deleted a little later,
- * while the server works on the next one.
+ * The three go on side by side: what is read next is sent while earlier rows
+ * are still on their way, and what has ended is written down in bulk.
  *
  * What is between the second step and the third when the worker dies is
  * published again, under the same id.
@@ -30,12 +30,15 @@
 
 #include "base/settings.h"
 #include "base/wait.h"
+#include "message/protocol.h"
 #include "publish/delivery.h"
 #include "publish/session.h"
+#include "relay/flight.h"
+#include "relay/lanes.h"
 #include "relay/outbox_source.h"
-#include "relay/relay_batch.h"
 #include "relay/relay_process.h"
 #include "relay/relay_state.h"
+#include "relay/settling.h"
 #include "stats/activity.h"
 #include "stats/shared_stats.h"
 #include "stats/stats.h"
@@ -51,20 +54,31 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* Between looks for an extension that is not there. */
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
 
+/* A lock that others hold for longer is not waited for. */
+#define LOCK_TIMEOUT		"200ms"
+
+/* The longest time that what has ended is not written down while more is expected. */
+#define SETTLE_DELAY		NP_MILLISECONDS(10)
+
+/* Rows behind one that is not answered for so long give up their place. */
+#define SLOW				NP_MILLISECONDS(250)
+
 /* A relay is a process, and this is its state. */
 static int	slot;
-static NpSession *session;		/* of the last batch; NULL: none yet */
+static NpRelayState shown_state;	/* in its slot */
+static NpSession *session;		/* on which rows go out; NULL: none yet */
+static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static bool is_failing;			/* that was logged, and not yet that it is over */
-static NpTime pause_after_error;	/* 0: the last round went well */
-static NpTime last_full_look;	/* when rows were read from the first one on */
-static bool is_backlog;			/* the last batch was a full one */
-static int64 settled_id;		/* up to this one, the next batch will see all rows that there will ever be */
-static int64 floor_id;			/* up to this one, all are published or wait to be tried again */
+static NpTime pause_after_error;	/* 0: all is well */
+static bool must_settle;		/* before anything is read */
+static bool must_look;			/* as soon as there is room */
+static uint32 wakes_seen;		/* when it was looked last */
+static NpTime next_look;		/* unasked */
+static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
+static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
+static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 
-static MemoryContext round_context; /* of what a round needs beside its batch */
-static NpOutboxBatch batches[2];
-static NpOutboxBatch *stored;	/* published as a whole, and still to be deleted; NULL: none */
-static NpOutboxBatch *unsettled;	/* that is being published, or was when an error came; NULL: none */
+static MemoryContext round_context; /* of what a round needs */
 
 static bool
 is_connected(void)
@@ -82,10 +96,29 @@ problem_is_known(void)
 }
 
 static void
+show_state(NpRelayState state)
+{
+	if (state != shown_state)
+		np_relay_slot_set(slot, state);
+	shown_state = state;
+}
+
+/* Nothing is on its way any more, and what is not known to be stored is read again. */
+static void
+begin_again(void)
+{
+	int64		lowest = np_flight_abort();
+
+	if (lowest != 0)
+		np_source_go_back(lowest);
+	must_settle = must_look = true;
+}
+
+static void
 report_problem(const char *problem)
 {
 	np_relay_slot_set_error(slot, problem);
-	np_relay_slot_set(slot, NP_RELAY_WAITING);
+	show_state(NP_RELAY_WAITING);
 	if (!is_connected())
 		np_relay_slot_set_url(slot, "");
 	if (!problem_is_known())
@@ -96,6 +129,7 @@ report_problem(const char *problem)
 				 errdetail("It tries again until it can.")));
 	}
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected() ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+	begin_again();
 }
 
 static void
@@ -108,117 +142,182 @@ report_success(void)
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
-/*
- * Where to read from.  In a backlog, the rows that were deleted are in the way
- * of a look from the first one on; but rows before may wait to be tried again.
- */
-static int64
-next_floor(void)
-{
-	NpTime		now = np_now();
-
-	if (now - last_full_look < NP_MILLISECONDS(np_relay_poll_interval))
-		return floor_id;
-	last_full_look = now;
-	return 0;
-}
-
-static bool
-is_full(const NpOutboxBatch *batch)
-{
-	return batch->count == np_relay_batch_size;
-}
-
-/*
- * Behind what was published, but not behind a row that can still appear: a row
- * of the same session, which has a higher id and may be in the next batch,
- * must not overtake it.
- */
+/* Nothing is sent for now; what is on its way comes to its end. */
 static void
-record_floor(const NpOutboxBatch *batch, bool complete)
+stop(NpRelayState state)
 {
-	is_backlog = complete && is_full(batch);
-	floor_id = is_backlog ? Min(batch->rows[batch->count - 1].id, settled_id) : 0;
+	int64		lowest = np_lanes_clear();
+
+	if (lowest != 0)
+		np_source_go_back(lowest);
+	stopped_as = state;
 }
 
-/* Write down what has become of a batch, of which nothing is left then. */
+/* ---- Writing down ------------------------------------------------------------------- */
+
+/* Write down what has become of rows. */
 static void
-settle(NpOutboxBatch *batch)
+settle(void)
 {
-	NpOutboxOutcome outcome = np_outbox_settle(batch);
+	NpSettled	settled;
+	bool		locked_too = must_settle || np_now() >= next_unlock;
 
-	np_relay_slot_count(slot, outcome.published, outcome.failed, outcome.dead);
-	if (outcome.error != NULL)
-		np_relay_slot_set_error(slot, outcome.error);
-	MemoryContextReset(batch->context);
-}
-
-/* Once: what can't be deleted is found again, and published under the same id. */
-static void
-settle_kept(NpOutboxBatch **kept)
-{
-	NpOutboxBatch *batch = *kept;
-
-	*kept = NULL;
-	if (batch != NULL)
-		settle(batch);
-}
-
-static void
-settle_stored(void)
-{
-	settle_kept(&stored);
-}
-
-static bool
-is_stored(const NpOutboxBatch *batch)
-{
-	for (int i = 0; i < batch->count; i++)
-		if (batch->rows[i].state != NP_ROW_STORED)
-			return false;
-	return true;
-}
-
-static void
-publish_batch(NpOutboxBatch *batch)
-{
-	const char *problem = NULL;
-	bool		complete;
-
-	unsettled = batch;
-	np_relay_slot_set(slot, NP_RELAY_PUBLISHING);
-	pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
-	complete = np_relay_batch_publish(batch, np_relay_ordering == NP_RELAY_STRICT, settle_stored, &problem);
-	if (!complete)
-		report_problem(problem);
-	settle_stored();
-	record_floor(batch, complete);
-	if (complete && is_full(batch) && is_stored(batch))
-		stored = batch;
-	else
-		settle(batch);
-	unsettled = NULL;
+	np_settle(&settled, locked_too);
+	must_settle = false;
+	first_ended = 0;
+	np_relay_slot_count(slot, settled.published, settled.failed, settled.dead);
+	if (settled.error != NULL)
+		np_relay_slot_set_error(slot, settled.error);
+	if (settled.is_changed)
+		np_source_look_again();
+	must_look |= settled.is_changed;
+	if (settled.is_locked || locked_too)
+		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
 	/* not before it is written down: what fails each time is to be tried less and less often */
-	if (complete && is_connected())
+	if (settled.published + settled.failed + settled.dead > 0 && is_connected())
 		report_success();
 	pgstat_report_stat(false);
 }
 
-/* Would a look behind this id find what is stored, and not deleted yet? */
 static bool
-would_find_stored(int64 id)
+is_time_to_settle(void)
 {
-	return stored != NULL && stored->rows[stored->count - 1].id > id;
+	if (must_settle || np_now() >= next_unlock)
+		return true;
+	if (np_settle_waiting() == 0)
+		return false;
+	return np_settle_waiting() >= np_relay_batch_size || np_flight_count() == 0 ||
+		(np_lanes_first() == NULL && np_now() >= first_ended + SETTLE_DELAY);
 }
 
-/* The one that is not to be deleted yet, if there is one. */
-static NpOutboxBatch *
-free_batch(void)
-{
-	NpOutboxBatch *batch = stored == &batches[0] ? &batches[1] : &batches[0];
+/* ---- Reading ------------------------------------------------------------------------- */
 
-	MemoryContextReset(batch->context);
-	return batch;
+static bool
+is_asked_to_look(void)
+{
+	return must_look || np_source_has_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+}
+
+/* Most of what was read has been sent: there is room for more. */
+static bool
+may_look(void)
+{
+	return np_lanes_unsent() <= np_relay_batch_size / 2;
+}
+
+static NpOutboxLook
+look_into_outbox(void)
+{
+	NpOutboxLook look = {
+		.room = np_relay_batch_size - np_lanes_unsent(),
+		.largest = is_connected() ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
+		.ordered = np_relay_ordering == NP_RELAY_STRICT
+	};
+
+	/* before it looks: what comes meanwhile is another time's */
+	wakes_seen = np_relay_slot_listen(slot);
+	must_look = true;
+	np_source_read(&look);
+	must_look = look.has_more;
+	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
+	return look;
+}
+
+static void
+read_more(void)
+{
+	NpOutboxLook look = look_into_outbox();
+
+	switch (look.state)
+	{
+		case NP_OUTBOX_ABSENT:
+			begin_again();
+			must_look = false;
+			next_look = np_now() + ABSENT_PAUSE;
+			stop(NP_RELAY_NO_EXTENSION);
+			break;
+		case NP_OUTBOX_PAUSED:
+			stop(NP_RELAY_PAUSED);
+			break;
+		case NP_OUTBOX_THERE:
+			stopped_as = NP_RELAY_PUBLISHING;
+			wanted = look.session;
+			break;
+	}
+}
+
+/* ---- Publishing ---------------------------------------------------------------------- */
+
+/* False: there is a problem, and it is reported. */
+static bool
+send_rows(void)
+{
+	const char *problem;
+
+	if (wanted != session && np_flight_count() > 0)
+		return true;
+	if (np_lanes_first() == NULL)
+		return true;
+	np_flight_begin(wanted);
+	session = wanted;
+	if (shown_state != NP_RELAY_PUBLISHING)
+		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
+	show_state(NP_RELAY_PUBLISHING);
+	if (np_flight_send(&problem))
+		return true;
+	report_problem(problem);
+	return false;
+}
+
+static bool
+can_go_on(NpSession *of_flight, void *unused)
+{
+	return np_flight_count() == 0 || np_settle_waiting() >= np_relay_batch_size || np_flight_has_culprit() ||
+		(np_settle_waiting() > 0 && first_ended == 0) ||
+		(wanted == session && np_flight_has_room()) || (may_look() && is_asked_to_look());
+}
+
+/* What is on its way is answered, or something else is to be done. */
+static void
+wait_for_answers(void)
+{
+	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
+
+	/* a connection is not made in less */
+	if (is_connected())
+	{
+		/* there may be no wait */
+		np_connection_receive(session->connection);
+		if (may_look())
+			limit = Min(limit, next_look);
+		else if (np_lanes_first() == NULL)
+			limit = Min(limit, np_now() + SLOW);
+		if (first_ended > 0)
+			limit = Min(limit, first_ended + SETTLE_DELAY);
+		limit = Min(limit, next_unlock);
+	}
+	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, limit);
+}
+
+/* False: there is a problem, and it is reported. */
+static bool
+receive_answers(void)
+{
+	const char *problem;
+
+	wait_for_answers();
+	if (first_ended == 0 && np_settle_waiting() > 0)
+		first_ended = np_now();
+	if (np_flight_has_culprit())
+		np_flight_convict();
+	if (!may_look() && np_lanes_first() == NULL)
+		np_lanes_pass_slow(np_now() - SLOW);
+	if (!np_flight_give_up_unanswered(&problem))
+	{
+		report_problem(problem);
+		return false;
+	}
+	return true;
 }
 
 /*
@@ -232,7 +331,7 @@ keep_connection(void)
 
 	if (session == NULL || !(is_connected() || np_connection_was_lost(session->connection)))
 		return true;
-	if (np_relay_connect(session, &problem))
+	if (np_flight_connect(session, &problem))
 	{
 		np_connection_send(session->connection);
 		np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
@@ -242,57 +341,47 @@ keep_connection(void)
 	return false;
 }
 
+/* ---- One round ------------------------------------------------------------------------ */
+
+/* Is there nothing to do before something comes? */
+static bool
+is_idle(void)
+{
+	return np_flight_count() == 0 && np_settle_waiting() == 0 && np_lanes_first() == NULL && !must_settle &&
+		!(may_look() && is_asked_to_look());
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
 {
-	NpTime		poll = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
-	int64		floor = next_floor();
-	NpOutboxBatch *batch;
-
-	settle_kept(&unsettled);
-	if (would_find_stored(floor) || np_publishing != NP_PUBLISHING_ON)
-		settle_stored();
+	if (is_time_to_settle())
+		settle();
 	if (np_publishing != NP_PUBLISHING_ON)
 	{
-		np_relay_slot_set(slot, NP_RELAY_OFF);
-		return poll;
+		stop(NP_RELAY_OFF);
+		next_look = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
+		wakes_seen = np_relay_slot_listen(slot);
+		must_look = false;
 	}
-	settled_id = is_backlog ? np_outbox_settled() : 0;
-	batch = free_batch();
-	switch (np_outbox_read(batch, floor, np_relay_ordering == NP_RELAY_STRICT))
-	{
-		case NP_OUTBOX_ABSENT:
-			np_relay_slot_set(slot, NP_RELAY_NO_EXTENSION);
-			return np_now() + ABSENT_PAUSE;
-		case NP_OUTBOX_CHANGED:
-			floor_id = 0;
-			return 0;
-		case NP_OUTBOX_PAUSED:
-			settle_stored();
-			np_relay_slot_set(slot, NP_RELAY_PAUSED);
-			return poll;
-		case NP_OUTBOX_THERE:
-			session = batch->session;
-			break;
-	}
-	if (batch->count > 0)
-	{
-		publish_batch(batch);
+	else if (may_look() && is_asked_to_look())
+		read_more();
+	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
-	}
-	settle_stored();
-	if (floor > 0)
-	{
-		/* the end of a backlog: what is before it? */
-		floor_id = 0;
+	if (np_flight_count() > 0 && !receive_answers())
 		return 0;
+	if (!is_idle())
+		return 0;
+	if (stopped_as != NP_RELAY_PUBLISHING)
+	{
+		show_state(stopped_as);
+		return next_look;
 	}
 	if (!keep_connection())
 		return 0;
 	pause_after_error = 0;
-	np_relay_slot_set(slot, NP_RELAY_IDLE);
-	return poll;
+	show_state(NP_RELAY_IDLE);
+	return Min(next_look, next_unlock);
 }
 
 /* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
@@ -320,11 +409,10 @@ try_round(void)
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(context);
-		floor_id = 0;
-		is_backlog = false;
+		np_source_look_again();
 		report_problem(error->message);
 		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-			np_relay_slot_set(slot, NP_RELAY_NO_RIGHTS);
+			show_state(NP_RELAY_NO_RIGHTS);
 	}
 	PG_END_TRY();
 	return until;
@@ -339,6 +427,7 @@ reload_settings(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	must_look = true;
 }
 
 /*
@@ -347,11 +436,9 @@ reload_settings(void)
  * since the round began, for whatever has waited meanwhile has reset it.
  */
 static void
-rest(NpTime until, uint32 wakes)
+rest(NpTime until)
 {
-	NpRelayState state = np_relay_status(slot).state;
-
-	if (pause_after_error > 0 || state == NP_RELAY_PAUSED || state == NP_RELAY_OFF)
+	if (pause_after_error > 0 || shown_state == NP_RELAY_PAUSED || shown_state == NP_RELAY_OFF)
 		np_relay_slot_ignore_messages(slot);
 	if (pause_after_error > 0)
 	{
@@ -360,7 +447,7 @@ rest(NpTime until, uint32 wakes)
 		while (np_now() < until && !ConfigReloadPending)
 			np_sleep(NP_WAIT_RELAY, until);
 	}
-	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes))
+	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes_seen))
 	{
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -395,27 +482,20 @@ start(const char *database)
 	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_OVERRIDE);
-	/* what is stored is deleted as soon as it can be, not published again meanwhile */
-	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+	/* what is locked is left for later, while others go on */
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_OVERRIDE);
 	np_compat_no_transaction_timeout();
 	/* the statistics of a queue are never right: always by the index, in its order */
 	SetConfigOption("enable_seqscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("enable_sort", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("enable_hashjoin", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("enable_mergejoin", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	/* its messages have been admitted by those who wrote them */
 	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);
 	/* a full window is no reason to put off a message */
 	SetConfigOption("nats_publish.on_full", "wait", PGC_USERSET, PGC_S_OVERRIDE);
-}
-
-static void
-create_contexts(void)
-{
-	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < lengthof(batches); i++)
-		batches[i].context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay batch",
-												   ALLOCSET_DEFAULT_SIZES);
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -424,11 +504,14 @@ np_relay_main(Datum argument)
 {
 	slot = DatumGetInt32(argument);
 	start(MyBgworkerEntry->bgw_extra);
-	create_contexts();
+	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
+	shown_state = NP_RELAY_STARTING;
+	stopped_as = NP_RELAY_PUBLISHING;
+	next_unlock = NP_FOREVER;
+	must_look = true;
 	HOLD_CANCEL_INTERRUPTS();
 	for (;;)
 	{
-		uint32		wakes = np_relay_slot_listen(slot);
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
@@ -440,6 +523,6 @@ np_relay_main(Datum argument)
 			np_outbound_trim(np_session_outbound(session));
 		np_session_show_rest();
 		np_shared_stats_flush();
-		rest(until, wakes);
+		rest(until);
 	}
 }

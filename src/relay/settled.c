@@ -22,8 +22,16 @@
 static Oid	table_of_all;		/* that the rest is about; InvalidOid: none yet */
 static int64 settled;			/* what is known */
 static int64 next;				/* what is, when all of these have ended */
-static VirtualTransactionId *writers;
-static int	writer_count;
+
+/* Transactions. */
+typedef struct Writers
+{
+	VirtualTransactionId *list;
+	int			count;
+} Writers;
+
+static Writers awaited;
+static Writers last;			/* those of the last call */
 
 static bool
 is_among(VirtualTransactionId writer, const VirtualTransactionId *list, int count)
@@ -34,36 +42,40 @@ is_among(VirtualTransactionId writer, const VirtualTransactionId *list, int coun
 	return false;
 }
 
-static bool
-have_ended(const VirtualTransactionId *present, int count)
+/* Of these, how many have ended? */
+static int
+count_ended(const Writers *writers, const VirtualTransactionId *present, int count)
 {
-	for (int i = 0; i < writer_count; i++)
-		if (is_among(writers[i], present, count))
-			return false;
-	return true;
+	int			ended = 0;
+
+	for (int i = 0; i < writers->count; i++)
+		if (!is_among(writers->list[i], present, count))
+			ended++;
+	return ended;
 }
 
 static void
-remember(const VirtualTransactionId *present, int count)
+remember(Writers *writers, const VirtualTransactionId *present, int count)
 {
-	if (writers != NULL)
-		pfree(writers);
-	writers = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * Max(count, 1));
-	memcpy(writers, present, sizeof(VirtualTransactionId) * count);
-	writer_count = count;
+	if (writers->list != NULL)
+		pfree(writers->list);
+	writers->list = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * Max(count, 1));
+	memcpy(writers->list, present, sizeof(VirtualTransactionId) * count);
+	writers->count = count;
 }
 
 /*
  * Up to which number whoever takes a snapshot after this call sees all rows
  * of the table that there will ever be.  last_given: the last one that the
  * sequence had given before the call.  To be called again and again: what is
- * known grows as transactions end.
+ * known grows as transactions end.  *some_ended: a writer of the last call has
+ * ended; else no row has appeared since whose number had been given by then.
  *
  * Prepared transactions hold their locks, and a VACUUM counts as a writer
  * (lock.c GetLockConflicts: all that a SHARE lock would wait for, but us).
  */
 int64
-np_settled(Oid table, int64 last_given)
+np_settled(Oid table, int64 last_given, bool *some_ended)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *present;
@@ -75,14 +87,16 @@ np_settled(Oid table, int64 last_given)
 	{
 		/* another table, or its sequence was set back */
 		settled = next = 0;
-		writer_count = 0;
+		awaited.count = last.count = 0;
 		table_of_all = table;
 	}
-	if (have_ended(present, count))
+	*some_ended = count_ended(&last, present, count) > 0;
+	remember(&last, present, count);
+	if (count_ended(&awaited, present, count) == awaited.count)
 	{
 		settled = count == 0 ? last_given : next;
 		next = last_given;
-		remember(present, count);
+		remember(&awaited, present, count);
 	}
 	pfree(present);
 	return settled;

@@ -82,6 +82,25 @@ SELECT count(*) FROM nats_outbox;
 -- Arguments that belong to an immediate publish are none.
 SELECT error_of($$SELECT nats_publish_outbox('outbox.a', 'x', expect_last_seq => 1)$$);
 
+-- What no NATS server takes, either way.
+SELECT error_of($$SELECT nats_publish_outbox('outbox.large', repeat('x', 67108865))$$);
+SELECT error_of($$INSERT INTO nats_outbox (subject, payload) VALUES ('outbox.large', convert_to(repeat('x', 67108865), 'UTF8'))$$);
+INSERT INTO nats_outbox (subject, payload) VALUES ('outbox.large', '');
+SELECT error_of($$UPDATE nats_outbox SET payload = convert_to(repeat('x', 67108865), 'UTF8') WHERE subject = 'outbox.large'$$);
+DELETE FROM nats_outbox;
+-- A trigger of the administrator's can keep messages out, whichever way they come.
+CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN CASE WHEN NEW.subject <> 'outbox.noise' THEN NEW END; END$$;
+CREATE TRIGGER keep_out BEFORE INSERT ON nats_outbox FOR EACH ROW EXECUTE FUNCTION keep_out();
+CREATE TABLE noise (id int PRIMARY KEY);
+SELECT nats_publish_table('noise', 'outbox.{table}', delivery => 'outbox');
+INSERT INTO nats_outbox (subject) VALUES ('outbox.noise');
+SELECT nats_publish_outbox('outbox.noise', 'x'), nats_publish_outbox('outbox.other', 'x') IS NULL AS other;
+INSERT INTO noise VALUES (1);
+SELECT subject FROM nats_outbox ORDER BY id;
+DROP TABLE noise;
+DROP TRIGGER keep_out ON nats_outbox;
+DROP FUNCTION keep_out;
+
 -- Ids grow, in the order of the calls. What is rolled back is gone, and leaves a gap.
 TRUNCATE nats_outbox RESTART IDENTITY;
 SELECT nats_publish_outbox('outbox.order', i::text) AS id FROM generate_series(1, 3) AS i;
@@ -270,7 +289,7 @@ BEGIN;
 UPDATE nats_outbox SET next_attempt_at = now() + CASE id WHEN 1 THEN interval '1 year' ELSE interval '30 s' END;
 SELECT id, next_attempt_at - now() AS tried_in FROM nats_outbox_messages ORDER BY id;
 ROLLBACK;
--- One that is in both tables is left where it is.
+-- One whose id another message has by now gets a new one.
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 'outbox.dead', 'd', now(), 10);
 SELECT error_of('SELECT nats_outbox_retry(1)');
 SELECT count(*) FROM nats_outbox_dead;

@@ -1,0 +1,497 @@
+/*-------------------------------------------------------------------------
+ *
+ * flight.c
+ *	  Rows of the outbox on their way to JetStream.
+ *
+ * No transaction is open here.  A row is stored, or has failed for a reason
+ * of its own (its headers, its size, its subject's stream), or nothing is
+ * known of it: then it is published again, under the same id.  If it was sent
+ * all the same, it is in doubt from then on, whatever becomes of it later.
+ *
+ * Each row has ack_timeout for itself: that it is not answered holds up
+ * nothing but its lane.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/settings.h"
+#include "publish/jetstream.h"
+#include "publish/publisher.h"
+#include "publish/session.h"
+#include "relay/flight.h"
+#include "relay/lanes.h"
+#include "relay/outbox_source.h"
+#include "relay/settling.h"
+#include "stats/stats.h"
+
+/* nats-server's. */
+#define DEFAULT_MAX_PAYLOAD	(1024 * 1024)
+
+/* More than a command has beside its headers and payload, and subject. */
+#define COMMAND_LENGTH		200
+
+/* After so many times that a connection was lost for nothing that was answered, rows go alone. */
+#define LOSSES_BEFORE_ALONE	3
+
+/* How often JetStream is looked at while nobody takes messages. */
+#define LOOK_INTERVAL		NP_MILLISECONDS(30000)
+
+typedef struct Sent
+{
+	uint64		token;
+	NpRow	   *row;
+} Sent;
+
+static NpSession *session;		/* NULL: none yet */
+static HTAB *sent_rows;			/* by their tokens */
+static int	in_flight;
+static bool giving_up;			/* what is not answered, though the server is there */
+static NpTime last_result;		/* when a row came to its end */
+static NpTime newest_answered;	/* when the youngest row that has been answered was sent */
+static NpTime looked_at;		/* why nobody takes messages */
+
+/* ---- Rows that go with the connection --------------------------------------------------- */
+
+/*
+ * A server can end the connection for a message that it does not like.  When
+ * that happens again and again, and nothing is answered, rows are sent one at
+ * a time: the one that goes with the connection is to blame.
+ */
+static int	losses;				/* rounds that have ended so */
+static int	suspects;			/* so many rows are to go alone */
+static bool is_alone;			/* the one that is on its way does */
+
+/* Was the connection on which rows were sent lost with them? */
+static bool
+is_losing(void)
+{
+	return in_flight > 0 && !np_session_is_open(session);
+}
+
+static void
+suspect(void)
+{
+	if (!is_losing() || is_alone)
+		return;
+	losses++;
+	if (losses >= LOSSES_BEFORE_ALONE)
+		suspects = in_flight + np_lanes_unsent();
+}
+
+static void
+trust(void)
+{
+	losses = 0;
+	if (suspects > 0)
+		suspects--;
+}
+
+/* ---- Results --------------------------------------------------------------------------- */
+
+static NpRow *
+find_sent(uint64 token)
+{
+	Sent	   *sent = hash_search(sent_rows, &token, HASH_FIND, NULL);
+
+	return sent == NULL ? NULL : sent->row;
+}
+
+static void
+remove_sent(const NpRow *row)
+{
+	(void) hash_search(sent_rows, &row->token, HASH_REMOVE, NULL);
+	in_flight--;
+	is_alone &= in_flight > 0;
+}
+
+/* It has come to its end: its lane goes on, unless it is to be tried again. */
+static void
+end(NpRow *row)
+{
+	if (row->state != NP_ROW_FAILED)
+		np_lanes_leave(row);
+	if (row->is_probe)
+		np_source_probed(row);
+	np_settle_later(row);
+}
+
+static bool
+is_untaken(const NpFailure *failure)
+{
+	return failure->fault == NP_FAULT_UNTAKEN || failure->fault == NP_FAULT_NO_JETSTREAM;
+}
+
+static void
+judge(NpRow *row, const NpFailure *failure)
+{
+	const char *sqlstate = np_failure_sqlstate(failure);
+
+	if (giving_up || is_untaken(failure))
+		np_row_wait_for_stream(row, failure);
+	else if (np_row_is_to_blame(sqlstate))
+		np_row_fail(row, sqlstate, failure->text);
+	else
+		np_row_put_off(row, failure);
+}
+
+/* A row that was sent has come to its end; called while messages are received. */
+static void
+on_result(void *owner, const NpResult *result)
+{
+	NpRow	   *row = find_sent(result->token);
+
+	if (row == NULL)
+		return;
+	remove_sent(row);
+	last_result = np_now();
+	if (!giving_up)
+	{
+		newest_answered = Max(newest_answered, row->sent_at);
+		trust();
+	}
+	if (result->acked)
+		row->state = NP_ROW_STORED;
+	else
+		judge(row, &result->failure);
+	end(row);
+}
+
+/*
+ * What no stream takes has failed with less than can be known: find out why,
+ * for what fails later.  True: it was asked for.
+ */
+bool
+np_flight_explain_untaken(void)
+{
+	NpTime		now = np_now();
+
+	if (session == NULL || !np_session_is_open(session) || (looked_at != 0 && now - looked_at < LOOK_INTERVAL))
+		return false;
+	looked_at = now;
+	np_jetstream_look(session);
+	return true;
+}
+
+/* ---- Sending ----------------------------------------------------------------------------- */
+
+/* Rows go out on this session from now on; nothing is on its way on another one. */
+void
+np_flight_begin(NpSession *new_session)
+{
+	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Sent),.hcxt = TopMemoryContext};
+
+	Assert(in_flight == 0 || new_session == session);
+	if (sent_rows == NULL)
+		sent_rows = hash_create("nats_publish flight", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (session != NULL && session != new_session)
+		session->relay = (NpRelayListener) {0};
+	session = new_session;
+	session->relay = (NpRelayListener) {on_result, NULL};
+}
+
+/* How many rows are on their way. */
+int
+np_flight_count(void)
+{
+	return in_flight;
+}
+
+static const char *
+with_detail(const char *text, const char *detail)
+{
+	return detail == NULL ? text : psprintf("%s (%s)", text, detail);
+}
+
+/*
+ * Have a connection; what is wrong with it is no row's fault, whatever its
+ * SQLSTATE.  False: *problem (palloc'd) says what is.
+ */
+bool
+np_flight_connect(NpSession *wanted, const char **problem)
+{
+	NpFailure	failure;
+
+	if (np_session_ready(wanted, true, &failure))
+		return true;
+	*problem = with_detail(failure.text, failure.detail);
+	return false;
+}
+
+static void
+send_row(NpRow *row)
+{
+	Sent	   *sent;
+
+	row->token = np_delivery_next_token();
+	sent = hash_search(sent_rows, &row->token, HASH_ENTER, NULL);
+	sent->row = row;
+	in_flight++;
+	is_alone = suspects > 0 || row->is_suspect;
+	row->state = NP_ROW_SENT;
+	row->sent_at = np_now();
+	if (row->is_unread)
+		np_publisher_check_length(session, row->length);
+	np_publish_relayed(session, &row->message);
+}
+
+/*
+ * An error came instead of a token: it is the next one's.  False: the row is
+ * on its way all the same, and the error is about what was received.
+ */
+static bool
+retract(NpRow *row)
+{
+	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
+		return false;
+	row->state = NP_ROW_UNSENT;
+	remove_sent(row);
+	return true;
+}
+
+/* Over a limit that somebody in the network can have made up, which no server has by default: let others be asked. */
+static bool
+is_too_large_by_hearsay(const NpRow *row)
+{
+	return strncmp(row->sqlstate, "54", 2) == 0 && np_connection_is_hearsay(session->connection) &&
+		row->length <= DEFAULT_MAX_PAYLOAD;
+}
+
+/* It can't be sent. */
+static void
+refuse(NpRow *row, const char *sqlstate, const char *error)
+{
+	np_row_refuse(row, sqlstate, error);
+	if (is_too_large_by_hearsay(row) && row->attempts + 1 < np_relay_max_attempts)
+		row->state = NP_ROW_FAILED;
+	end(row);
+}
+
+/* Send a row; false: something is wrong that is not the row's fault. */
+static bool
+try_send_row(NpRow *row, const char **problem)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *error = NULL;
+	bool		is_unsent = false;
+	const char *sqlstate;
+
+	PG_TRY();
+	{
+		send_row(row);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		is_unsent = retract(row);
+	}
+	PG_END_TRY();
+	if (error == NULL)
+	{
+		np_row_release(row);
+		return true;
+	}
+	sqlstate = unpack_sql_state(error->sqlerrcode);
+	if (is_unsent && np_row_is_to_blame(sqlstate))
+	{
+		refuse(row, pstrdup(sqlstate), with_detail(error->message, error->detail));
+		return true;
+	}
+	if (is_unsent)
+		np_lanes_return(row);
+	*problem = with_detail(error->message, error->detail);
+	return false;
+}
+
+static bool
+has_room(const NpRow *row)
+{
+	if (in_flight > 0 && (is_alone || suspects > 0 || row->is_suspect))
+		return false;
+	return np_publisher_has_room(session, row->length + row->message.subject.length + COMMAND_LENGTH);
+}
+
+/* Can more be sent? */
+bool
+np_flight_has_room(void)
+{
+	NpRow	   *row = np_lanes_first();
+
+	if (row == NULL || (in_flight > 0 && !has_room(row)))
+		return false;
+	return in_flight == 0 || np_publisher_is_part_free(session, row->length + COMMAND_LENGTH);
+}
+
+/*
+ * Send what may go, and for which there is room.  False: *problem (palloc'd)
+ * says what is wrong, which is no row's fault.
+ */
+bool
+np_flight_send(const char **problem)
+{
+	NpRow	   *row;
+
+	while ((row = np_lanes_first()) != NULL)
+	{
+		if (row->state != NP_ROW_UNSENT)
+		{
+			/* it could not even become a message */
+			np_lanes_take(row);
+			end(row);
+			continue;
+		}
+		/* what is on its way waits for a connection already */
+		if (!has_room(row) || (in_flight > 0 && !np_session_is_open(session)))
+			break;
+		if (!np_session_is_open(session) && !np_flight_connect(session, problem))
+			return false;
+		np_lanes_take(row);
+		if (!try_send_row(row, problem))
+			return false;
+	}
+	if (in_flight > 0 && np_session_is_open(session))
+		np_connection_send(session->connection);
+	return true;
+}
+
+/* ---- What is not answered --------------------------------------------------------------- */
+
+/* When the oldest row that is on its way was sent; NP_FOREVER: there is none. */
+NpTime
+np_flight_oldest(void)
+{
+	NpPending  *pending;
+	uint64		next = 0;
+
+	if (in_flight > 0)
+		while ((pending = np_window_next(&session->window, &next)) != NULL)
+			if (pending->mode == NP_RELAYED)
+				return pending->published_at;
+	return NP_FOREVER;
+}
+
+/* Give up the rows that were sent before a time. */
+static void
+give_up(NpTime sent_before)
+{
+	NpPending  *pending;
+	uint64		next = 0;
+
+	giving_up = true;
+	while ((pending = np_window_next(&session->window, &next)) != NULL && pending->published_at <= sent_before)
+		if (pending->mode == NP_RELAYED)
+			np_delivery_fail(session, pending, np_session_explain(session, pending));
+	giving_up = false;
+}
+
+/*
+ * Give up the rows that have not been answered in ack_timeout.  When others
+ * that were sent much later have been, or the server is there all the same,
+ * it is they that nobody answers (a stream without acknowledgments, a
+ * subscriber without a stream), and they wait like those that no stream takes.
+ * False: the server is away, or busy, as *problem says.
+ */
+bool
+np_flight_give_up_unanswered(const char **problem)
+{
+	NpTime		timeout = NP_MILLISECONDS(np_ack_timeout);
+	NpTime		overdue = np_now() - timeout;
+	NpTime		oldest = np_flight_oldest();
+	uint64		next = 0;
+
+	if (oldest == NP_FOREVER || oldest > overdue)
+		return true;
+	if (np_session_is_open(session) && newest_answered > oldest + timeout / 2)
+	{
+		give_up(Min(overdue, newest_answered - timeout / 2));
+		return true;
+	}
+	if (last_result > overdue)
+		return true;
+	*problem = np_session_explain(session, np_window_next(&session->window, &next)).text;
+	if (!np_session_is_open(session) ||
+		!np_connection_ping(session->connection, NP_WAIT_ACK, np_now() + timeout))
+		return false;
+	give_up(overdue);
+	return true;
+}
+
+/* Is a row, which goes alone, to blame for the loss of connections? */
+bool
+np_flight_has_culprit(void)
+{
+	return is_alone && is_losing();
+}
+
+/* Then it has failed. */
+void
+np_flight_convict(void)
+{
+	NpPending  *pending;
+	uint64		next = 0;
+	NpFailure	failure;
+	NpRow	   *row = NULL;
+
+	while (row == NULL && (pending = np_window_next(&session->window, &next)) != NULL)
+		row = find_sent(pending->token);
+	if (row == NULL)
+		return;
+	failure = np_session_explain(session, pending);
+	remove_sent(row);
+	np_row_fail(row, strstr(failure.text, "ontrol line") != NULL ? "54000" : "38000",
+				psprintf(NP_CULPRIT ": %s", failure.text));
+	row->in_doubt = true;
+	np_delivery_drop(session, pending);
+	end(row);
+}
+
+/* ---- What is not known ------------------------------------------------------------------ */
+
+/* It is published again, and may be stored. */
+static void
+abort_row(NpRow *row, const NpPending *pending)
+{
+	NpFailure	failure = np_session_explain(session, pending);
+
+	remove_sent(row);
+	np_lanes_forget(row);
+	row->state = NP_ROW_UNSENT;
+	if ((pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN) && np_row_doubt(row, &failure))
+		np_settle_later(row);
+	else
+		np_row_free(row);
+}
+
+/*
+ * Have nothing on its way any more, and no lanes: what is not known to be
+ * stored is read again.  Returns the lowest id of it; 0: there is none.
+ */
+int64
+np_flight_abort(void)
+{
+	NpPending  *pending;
+	uint64		next = 0;
+	int64		lowest = 0;
+	int64		unsent;
+
+	if (session != NULL)
+		suspect();
+	while (in_flight > 0 && (pending = np_window_next(&session->window, &next)) != NULL)
+	{
+		NpRow	   *row = find_sent(pending->token);
+
+		if (row != NULL && !row->is_due && (lowest == 0 || row->id < lowest))
+			lowest = row->id;
+		if (row != NULL)
+			abort_row(row, pending);
+		if (pending->mode == NP_RELAYED)
+			np_delivery_drop(session, pending);
+	}
+	unsent = np_lanes_clear();
+	return lowest == 0 || (unsent != 0 && unsent < lowest) ? unsent : lowest;
+}

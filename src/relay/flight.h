@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * flight.h
+ *	  Rows of the outbox on their way to JetStream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_FLIGHT_H
+#define NP_FLIGHT_H
+
+#include "publish/delivery.h"
+#include "relay/relay_row.h"
+
+extern void np_flight_begin(NpSession *session);
+extern int	np_flight_count(void);
+extern NpTime np_flight_oldest(void);
+extern bool np_flight_connect(NpSession *session, const char **problem);
+extern bool np_flight_send(const char **problem);
+extern bool np_flight_has_room(void);
+extern bool np_flight_give_up_unanswered(const char **problem);
+extern bool np_flight_has_culprit(void);
+extern void np_flight_convict(void);
+extern int64 np_flight_abort(void);
+extern bool np_flight_explain_untaken(void);
+
+#endif							/* NP_FLIGHT_H */

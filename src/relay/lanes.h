@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * lanes.h
+ *	  Which row of the outbox may go now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_LANES_H
+#define NP_LANES_H
+
+#include "relay/relay_row.h"
+
+extern bool np_lanes_enter(NpRow *row, bool ordered);
+extern void np_lanes_pass(NpSpan subject, int64 id);
+extern NpRow *np_lanes_first(void);
+extern void np_lanes_take(NpRow *row);
+extern void np_lanes_return(NpRow *row);
+extern int	np_lanes_unsent(void);
+extern void np_lanes_leave(NpRow *row);
+extern void np_lanes_give_up(NpRow *row);
+extern void np_lanes_forget(NpRow *row);
+extern void np_lanes_pass_slow(NpTime sent_before);
+extern int64 np_lanes_free(void);
+extern void np_lanes_revisit(int64 id);
+extern int64 np_lanes_clear(void);
+
+#endif							/* NP_LANES_H */

@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_table.c
+ *	  The relay's transactions on the tables of the outbox.
+ *
+ * They work as the owner of nats_outbox, in a restricted operation, as
+ * autovacuum does: triggers and index expressions of others are executed
+ * there, and must gain no rights by that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "publish/current_session.h"
+#include "relay/outbox_table.h"
+
+static NpStatement find_table = {
+	.text = "SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_extension ON extnamespace = relnamespace"
+	" WHERE extname = 'nats_publish' AND relname = 'nats_outbox'"
+};
+
+static Oid	table;				/* nats_outbox; InvalidOid: none */
+static char *schema;			/* its, quoted */
+static NpSession *session;		/* on which its messages go out */
+static Oid	worker;				/* who we are outside of transactions ... */
+static int	worker_context;		/* ... and in which security context */
+static int64 waiting;			/* about how many rows wait to be tried again */
+
+/* ---- Transactions -------------------------------------------------------------------- */
+
+/* Know the table that it was as it is now.  False: it is not there any more. */
+static bool
+refresh_table(Oid *owner)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	char	   *name;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	name = get_namespace_name(((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
+	ReleaseSysCache(tuple);
+	if (name == NULL)
+		return false;
+	if (schema != NULL)
+		pfree(schema);
+	schema = MemoryContextStrdup(TopMemoryContext, quote_identifier(name));
+	return true;
+}
+
+static bool
+find(Oid *owner)
+{
+	bool		isnull;
+
+	if (OidIsValid(table) && refresh_table(owner))
+		return true;
+	table = InvalidOid;
+	if (SPI_execute_plan(np_statement_prepare(&find_table, ""), NULL, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" failed", find_table.text);
+	if (SPI_processed == 0)
+		return false;
+	table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return refresh_table(owner);
+}
+
+/*
+ * Begin a transaction with SPI.  *caller is the memory context that we were
+ * in.  False: there is no outbox; the transaction is to be ended all the same.
+ */
+bool
+np_outbox_begin(MemoryContext *caller)
+{
+	Oid			owner;
+
+	*caller = CurrentMemoryContext;
+	GetUserIdAndSecContext(&worker, &worker_context);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (!find(&owner))
+		return false;
+	/* before we are somebody else; it may be looked up in the catalogs */
+	session = np_current_session();
+	/* an abort restores the user */
+	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	return true;
+}
+
+/* End it.  Deferred triggers are the owner's, too. */
+void
+np_outbox_commit(MemoryContext caller)
+{
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	SetUserIdAndSecContext(worker, worker_context);
+	MemoryContextSwitchTo(caller);
+}
+
+/* See from now on what has been committed until now. */
+void
+np_outbox_refresh(void)
+{
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/* ---- In a transaction ---------------------------------------------------------------- */
+
+/* The table of the last transaction. */
+Oid
+np_outbox_table(void)
+{
+	return table;
+}
+
+/* The session on which its messages go out. */
+NpSession *
+np_outbox_session(void)
+{
+	return session;
+}
+
+SPIPlanPtr
+np_outbox_plan(NpStatement *statement)
+{
+	return np_statement_prepare(statement, schema);
+}
+
+void
+np_outbox_execute(NpStatement *statement, Datum *values, bool read_only)
+{
+	int			result = SPI_execute_plan(np_outbox_plan(statement), values, NULL, read_only, 0);
+
+	if (result < 0)
+		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
+}
+
+/* ---- Between transactions ------------------------------------------------------------ */
+
+/* About how many rows wait to be tried again. */
+int64
+np_outbox_waiting(void)
+{
+	return waiting;
+}
+
+void
+np_outbox_set_waiting(int64 count)
+{
+	waiting = count;
+}

@@ -1,0 +1,260 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_row.c
+ *	  Rows of the outbox that the relay has in hand.
+ *
+ * From when it is read until what became of it is written down, a row is
+ * here, known by id and msg_id: those that it is settled by, and by which it
+ * is not taken twice.  Its payload is here only until it is sent; from then on
+ * the session has it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/report.h"
+#include "base/settings.h"
+#include "relay/relay_row.h"
+#include "stats/stats.h"
+
+typedef struct Key
+{
+	int64		id;
+	uint64		msg_id;			/* its hash */
+} Key;
+
+typedef struct Entry
+{
+	Key			key;
+	NpRow	   *row;
+} Entry;
+
+static MemoryContext row_context;	/* NULL: not used yet */
+static HTAB *rows;
+static int64 bytes;				/* of the contents */
+static int	due;				/* rows that are tried again */
+
+static Key
+key_of(int64 id, const char *msg_id)
+{
+	return (Key) {id, hash_bytes_extended((const unsigned char *) msg_id, strlen(msg_id), 0)};
+}
+
+static void
+create_context(void)
+{
+	HASHCTL		control = {.keysize = sizeof(Key),.entrysize = sizeof(Entry)};
+
+	if (row_context != NULL)
+		return;
+	row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay rows", ALLOCSET_DEFAULT_SIZES);
+	control.hcxt = row_context;
+	rows = hash_create("nats_publish relay rows", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* A row without content that lives until np_row_free.  There must be none with this id and msg_id. */
+NpRow *
+np_row_create(int64 id, const char *msg_id, NpSpan subject)
+{
+	Key			key = key_of(id, msg_id);
+	size_t		length = strlen(msg_id) + 1;
+	NpRow	   *row;
+	char	   *texts;
+
+	create_context();
+	row = MemoryContextAlloc(row_context, sizeof(NpRow) + length + subject.length);
+	memset(row, 0, sizeof(NpRow));
+	texts = (char *) (row + 1);
+	row->id = id;
+	row->msg_id = memcpy(texts, msg_id, length);
+	if (subject.length > 0)
+		memcpy(texts + length, subject.data, subject.length);
+	row->message.subject = (NpSpan) {texts + length, subject.length};
+	((Entry *) hash_search(rows, &key, HASH_ENTER, NULL))->row = row;
+	return row;
+}
+
+/* The row with this id and msg_id, or NULL. */
+NpRow *
+np_row_find(int64 id, const char *msg_id)
+{
+	Key			key = key_of(id, msg_id);
+	Entry	   *entry = rows == NULL ? NULL : hash_search(rows, &key, HASH_FIND, NULL);
+
+	return entry == NULL ? NULL : entry->row;
+}
+
+static NpSpan
+moved(NpSpan span, const char *from, const char *to)
+{
+	if (span.data != NULL)
+		span.data = to + (span.data - from);
+	return span;
+}
+
+/* Have a copy of the message, but for its subject. */
+void
+np_row_take(NpRow *row, const NpMessage *message)
+{
+	const char *headers = message->headers.data;
+	NpSpan		subject = row->message.subject;
+
+	row->length = message->headers.length + message->payload.length;
+	row->content = MemoryContextAlloc(row_context, row->length + 1);
+	row->message = *message;
+	row->message.subject = subject;
+	if (message->headers.length > 0)
+		memcpy(row->content, headers, message->headers.length);
+	if (message->payload.length > 0)
+		memcpy(row->content + message->headers.length, message->payload.data, message->payload.length);
+	row->message.headers = moved(message->headers, headers, row->content);
+	row->message.id = moved(message->id, headers, row->content);
+	row->message.expect_stream = moved(message->expect_stream, headers, row->content);
+	row->message.payload.data = message->payload.data == NULL ? NULL : row->content + message->headers.length;
+	bytes += row->length;
+}
+
+/* Give the content back: the row is on its way, or has ended. */
+void
+np_row_release(NpRow *row)
+{
+	if (row->content == NULL)
+		return;
+	pfree(row->content);
+	bytes -= row->length;
+	row->content = NULL;
+	row->message.headers = row->message.payload = row->message.id = row->message.expect_stream = (NpSpan) {NULL, 0};
+}
+
+void
+np_row_free(NpRow *row)
+{
+	Key			key = key_of(row->id, row->msg_id);
+
+	np_row_release(row);
+	if (row->is_due)
+		due--;
+	if (row->error != NULL)
+		pfree(row->error);
+	(void) hash_search(rows, &key, HASH_REMOVE, NULL);
+	pfree(row);
+}
+
+/* It is one that is tried again. */
+void
+np_row_set_due(NpRow *row)
+{
+	row->is_due = true;
+	due++;
+}
+
+/* What the contents of all rows take, and how many of them are tried again. */
+int64
+np_rows_bytes(void)
+{
+	return bytes;
+}
+
+int
+np_rows_due(void)
+{
+	return due;
+}
+
+/* ---- What becomes of it -------------------------------------------------------------- */
+
+static bool
+is_of_class(const char *sqlstate, const char *class)
+{
+	return strncmp(sqlstate, class, 2) == 0;
+}
+
+/* Is it the row's fault?  Else the connection's, the server's, or an interrupt. */
+bool
+np_row_is_to_blame(const char *sqlstate)
+{
+	return is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54") || is_of_class(sqlstate, "0A") ||
+		is_of_class(sqlstate, "42") || is_of_class(sqlstate, "40") || is_of_class(sqlstate, "23") ||
+		is_of_class(sqlstate, "38") || is_of_class(sqlstate, "53");
+}
+
+/*
+ * What was wrong with the row itself stays wrong.  What somebody can mend on
+ * the other side is waited for: a missing stream or permission (42), a full
+ * stream (53), a feature that is switched off (0A).
+ */
+static bool
+is_hopeless(const NpRow *row, const char *sqlstate)
+{
+	if (is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54"))
+		return true;
+	return !is_of_class(sqlstate, "42") && !is_of_class(sqlstate, "53") && !is_of_class(sqlstate, "0A") &&
+		row->attempts + 1 >= np_relay_max_attempts;
+}
+
+static void
+set_error(NpRow *row, const char *sqlstate, const char *error)
+{
+	if (row->error != NULL)
+		pfree(row->error);
+	strlcpy(row->sqlstate, sqlstate, sizeof(row->sqlstate));
+	row->error = MemoryContextStrdup(row_context, error);
+}
+
+/* The row has failed: it is tried again, or dead. */
+void
+np_row_fail(NpRow *row, const char *sqlstate, const char *error)
+{
+	set_error(row, sqlstate, error);
+	row->state = is_hopeless(row, sqlstate) ? NP_ROW_DEAD : NP_ROW_FAILED;
+}
+
+/* It has, and can't even be sent: so nobody else has counted it. */
+void
+np_row_refuse(NpRow *row, const char *sqlstate, const char *error)
+{
+	NpFailure	failure = np_failure(NP_FAULT_INPUT, "%s", error);
+
+	np_stats_add_unsent(NP_STATS_OUTBOX, 1);
+	np_stats_record_failure(NP_STATS_OUTBOX, (NpSpan) {NULL, 0}, &failure);
+	np_row_fail(row, sqlstate, error);
+}
+
+/* Nobody takes it or, though the server is there, nobody answers: never its fault. */
+void
+np_row_wait_for_stream(NpRow *row, const NpFailure *failure)
+{
+	set_error(row, np_failure_sqlstate(failure), failure->text);
+	row->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
+	row->state = NP_ROW_FAILED;
+	row->waits_for_stream = true;
+}
+
+/* It may be stored or not, by no fault of its own: it is tried again. */
+void
+np_row_put_off(NpRow *row, const NpFailure *failure)
+{
+	set_error(row, np_failure_sqlstate(failure), failure->text);
+	row->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
+	row->state = NP_ROW_FAILED;
+	row->is_uncounted = true;
+}
+
+/*
+ * It may be stored, and nothing more will be heard of this attempt.  False:
+ * that is known already.
+ */
+bool
+np_row_doubt(NpRow *row, const NpFailure *failure)
+{
+	if (row->in_doubt)
+		return false;
+	set_error(row, np_failure_sqlstate(failure), failure->text);
+	row->in_doubt = true;
+	row->state = NP_ROW_DOUBTED;
+	return true;
+}

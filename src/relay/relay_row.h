@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_row.h
+ *	  A row of the outbox that the relay has in hand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_RELAY_ROW_H
+#define NP_RELAY_ROW_H
+
+#include "lib/ilist.h"
+
+#include "base/report.h"
+#include "base/wait.h"
+#include "message/message.h"
+
+/* How the error of a row begins for which a server ends the connection. */
+#define NP_CULPRIT	"the server ends the connection for this message"
+
+typedef enum NpRowState
+{
+	NP_ROW_UNSENT,
+	NP_ROW_SENT,
+	NP_ROW_STORED,
+	NP_ROW_FAILED,				/* and is to be tried again */
+	NP_ROW_DEAD,
+	NP_ROW_DOUBTED				/* it may be stored, which is to be noted */
+} NpRowState;
+
+typedef struct NpRow
+{
+	dlist_node	node;			/* in the list of what is ready, waits behind another one, or has ended */
+	int64		id;
+	const char *msg_id;			/* as the table has it */
+	int			attempts;		/* before this one */
+	bool		is_due;			/* it has failed before, and is tried again */
+	bool		is_probe;		/* no stream has taken it for long */
+	bool		is_suspect;		/* connections were lost with it before */
+	bool		is_unread;		/* its payload is larger than the server takes, and was left where it is */
+	size_t		length;			/* of headers and payload */
+	NpMessage	message;		/* headers and payload only until it is sent */
+	char	   *content;		/* these two; NULL: none */
+	struct NpLane *lane;		/* NULL: none */
+
+	NpRowState	state;
+	NpTime		sent_at;
+	uint64		token;			/* of one that was sent */
+	bool		in_doubt;		/* this attempt or an earlier one may have stored it */
+	bool		waits_for_stream;	/* nobody takes it, or nobody answers */
+	bool		is_uncounted;	/* it has failed, by no fault of its own */
+	bool		is_unburied;	/* it is dead, but that could not be written down */
+	bool		is_written;		/* what became of it, by the last statement */
+	char		sqlstate[6];	/* why it failed, or came into doubt ... */
+	char	   *error;			/* ... in this attempt; NULL: neither */
+} NpRow;
+
+extern NpRow *np_row_create(int64 id, const char *msg_id, NpSpan subject);
+extern void np_row_take(NpRow *row, const NpMessage *message);
+extern void np_row_release(NpRow *row);
+extern void np_row_free(NpRow *row);
+extern NpRow *np_row_find(int64 id, const char *msg_id);
+extern int64 np_rows_bytes(void);
+extern void np_row_set_due(NpRow *row);
+extern int	np_rows_due(void);
+
+extern bool np_row_is_to_blame(const char *sqlstate);
+extern void np_row_fail(NpRow *row, const char *sqlstate, const char *error);
+extern void np_row_refuse(NpRow *row, const char *sqlstate, const char *error);
+extern void np_row_wait_for_stream(NpRow *row, const NpFailure *failure);
+extern void np_row_put_off(NpRow *row, const NpFailure *failure);
+extern bool np_row_doubt(NpRow *row, const NpFailure *failure);
+
+#endif							/* NP_RELAY_ROW_H */

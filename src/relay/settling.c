@@ -1,0 +1,500 @@
+/*-------------------------------------------------------------------------
+ *
+ * settling.c
+ *	  Writing down what became of the rows of the outbox.
+ *
+ * What is stored is deleted first, by one statement in a transaction of its
+ * own, which nothing that is wrong with other rows can undo.  Then come those
+ * that are dead, each in a subtransaction, and those that wait or are in
+ * doubt, in one statement.
+ *
+ * A row is settled if it is still that row, by id and msg_id: an id can be
+ * another message's by now, and a message that was edited is another one.
+ * What somebody has locked stays in hand, and is written later; it is not
+ * published again meanwhile.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "publish/delivery.h"
+#include "relay/lanes.h"
+#include "relay/outbox_table.h"
+#include "relay/settling.h"
+#include "stats/stats.h"
+
+/* With what the last_error of a row begins for good once it may be stored. */
+#define IN_DOUBT		"58030"
+
+/* The longest time between two attempts, seconds. */
+#define LAST_DELAY		30
+
+/* What waits for a stream is tried so often, in all, per second, and each after so many seconds. */
+#define STREAM_RATE		20
+#define STREAM_DELAY	(12 * 3600)
+
+/* When a row that could not be buried is tried again, seconds. */
+#define BURIAL_DELAY	10
+
+static dlist_head ended = DLIST_STATIC_INIT(ended);
+static int	waiting;			/* rows in it, but for ... */
+static dlist_head locked = DLIST_STATIC_INIT(locked);	/* ... those that others have locked */
+
+/* A row has come to its end; it is the settling's from now on. */
+void
+np_settle_later(NpRow *row)
+{
+	np_row_release(row);
+	dlist_push_tail(&ended, &row->node);
+	waiting++;
+}
+
+/* How many rows have ended, and can be settled. */
+int
+np_settle_waiting(void)
+{
+	return waiting;
+}
+
+/* ---- Statements --------------------------------------------------------------------- */
+
+#define SAME_ROW	"o.id = s.id AND o.msg_id = s.msg_id"
+#define UNLOCKED	"(SELECT s.* FROM %1$s.nats_outbox AS o JOIN s ON " SAME_ROW " FOR UPDATE OF o SKIP LOCKED) AS u"
+
+static NpStatement delete_rows = {
+	.text = "DELETE FROM %1$s.nats_outbox AS o USING unnest($1, $2) AS s (id, msg_id) WHERE " SAME_ROW,
+	.argument_count = 2,
+	.types = {INT8ARRAYOID, TEXTARRAYOID}
+};
+
+static NpStatement delete_unlocked = {
+	.text = "WITH s AS (SELECT * FROM unnest($1, $2) AS s (id, msg_id)) DELETE FROM %1$s.nats_outbox AS o USING " UNLOCKED
+	" WHERE o.id = u.id AND o.msg_id = u.msg_id",
+	.argument_count = 2,
+	.types = {INT8ARRAYOID, TEXTARRAYOID}
+};
+
+/* The delay is NULL for a row that is only in doubt. */
+static NpStatement put_off_rows = {
+	.text = "WITH s AS (SELECT * FROM unnest($1, $2, $3, $4, $5) AS s (id, msg_id, counted, error, delay)) UPDATE %1$s.nats_outbox AS o"
+	" SET attempts = attempts + counted, last_error = error,"
+	" next_attempt_at = CASE WHEN delay IS NULL THEN next_attempt_at ELSE now() + delay * interval '1 second' END FROM " UNLOCKED
+	" WHERE o.id = u.id AND o.msg_id = u.msg_id RETURNING o.id, o.msg_id",
+	.argument_count = 5,
+	.types = {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID}
+};
+
+static NpStatement bury_row = {
+	.text = "WITH dead AS (DELETE FROM %1$s.nats_outbox WHERE id = $1 AND msg_id = $2 RETURNING *)"
+	" INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
+	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $3 FROM dead",
+	.argument_count = 3,
+	.types = {INT8OID, TEXTOID, TEXTOID}
+};
+
+static NpStatement find_left = {
+	.text = "SELECT o.id, o.msg_id FROM %1$s.nats_outbox AS o JOIN unnest($1, $2) AS s (id, msg_id) ON " SAME_ROW,
+	.argument_count = 2,
+	.types = {INT8ARRAYOID, TEXTARRAYOID}
+};
+
+/* ---- Arguments ----------------------------------------------------------------------- */
+
+/* The rows of a transaction. */
+typedef struct Rows
+{
+	NpRow	  **list;
+	int			count;
+} Rows;
+
+static Rows
+collect(bool (*belongs) (const NpRow *row))
+{
+	Rows		rows = {palloc(sizeof(NpRow *) * Max(waiting, 1)), 0};
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &ended)
+	{
+		NpRow	   *row = dlist_container(NpRow, node, iter.cur);
+
+		if (belongs(row))
+			rows.list[rows.count++] = row;
+	}
+	return rows;
+}
+
+static bool
+is_stored(const NpRow *row)
+{
+	return row->state == NP_ROW_STORED;
+}
+
+static bool
+is_dead(const NpRow *row)
+{
+	return row->state == NP_ROW_DEAD;
+}
+
+static bool
+is_put_off(const NpRow *row)
+{
+	return row->state == NP_ROW_FAILED || row->state == NP_ROW_DOUBTED;
+}
+
+/* The last_error of a row, palloc'd. */
+static char *
+describe(const NpRow *row)
+{
+	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
+		return psprintf("%s: %s; an earlier attempt may have stored it", IN_DOUBT, row->error);
+	return psprintf("%s: %s", row->sqlstate, row->error);
+}
+
+/* In how many seconds it is tried again. */
+static double
+delay_of(const NpRow *row)
+{
+	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
+
+	if (row->waits_for_stream)
+		delay = Min(Max(delay, (double) np_outbox_waiting() / STREAM_RATE), STREAM_DELAY);
+	if (row->is_unburied)
+		delay = BURIAL_DELAY;
+	return np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC;
+}
+
+static Datum
+value_of(const NpRow *row, int argument, bool *isnull)
+{
+	*isnull = false;
+	switch (argument)
+	{
+		case 0:
+			return Int64GetDatum(row->id);
+		case 1:
+			return CStringGetTextDatum(row->msg_id);
+		case 2:
+			return Int32GetDatum(row->state == NP_ROW_FAILED && !row->is_uncounted ? 1 : 0);
+		case 3:
+			return CStringGetTextDatum(describe(row));
+		default:
+			*isnull = row->state == NP_ROW_DOUBTED;
+			return Float8GetDatum(delay_of(row));
+	}
+}
+
+static Datum
+array_of(const Rows *rows, int argument, Oid type)
+{
+	Datum	   *values = palloc(sizeof(Datum) * rows->count);
+	bool	   *nulls = palloc(sizeof(bool) * rows->count);
+	int			lower_bound = 1;
+	int16		length;
+	bool		by_value;
+	char		align;
+
+	for (int i = 0; i < rows->count; i++)
+		values[i] = value_of(rows->list[i], argument, &nulls[i]);
+	get_typlenbyvalalign(type, &length, &by_value, &align);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, (int *) &rows->count, &lower_bound, type, length, by_value, align));
+}
+
+/* Execute a statement of ours for the rows; returns how many rows it has found. */
+static uint64
+execute_for(NpStatement *statement, const Rows *rows)
+{
+	Datum		values[lengthof(statement->types)];
+
+	for (int i = 0; i < statement->argument_count; i++)
+		values[i] = array_of(rows, i, get_element_type(statement->types[i]));
+	np_outbox_execute(statement, values, false);
+	return SPI_processed;
+}
+
+/* ---- The end of rows -------------------------------------------------------------------- */
+
+/* About how many rows wait in the table, until they are counted again. */
+static void
+count_waiting(const NpRow *row)
+{
+	if (row->state == NP_ROW_FAILED && !row->is_due)
+		np_outbox_set_waiting(np_outbox_waiting() + 1);
+	else if (row->state != NP_ROW_FAILED && row->is_due)
+		np_outbox_set_waiting(Max(np_outbox_waiting() - 1, 0));
+}
+
+/* It is written down, or nothing has to be. */
+static void
+finish(NpRow *row)
+{
+	count_waiting(row);
+	dlist_delete(&row->node);
+	waiting--;
+	if (row->state == NP_ROW_FAILED)
+		np_lanes_give_up(row);
+	np_row_free(row);
+}
+
+static void
+keep_locked(NpRow *row)
+{
+	dlist_delete(&row->node);
+	waiting--;
+	dlist_push_tail(&locked, &row->node);
+}
+
+/* The rows that the last statement has told of, by id and msg_id. */
+static Rows
+returned_rows(void)
+{
+	Rows		rows = {palloc(sizeof(NpRow *) * Max(SPI_processed, 1)), 0};
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *id = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		char	   *msg_id = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+
+		rows.list[rows.count++] = np_row_find(pg_strtoint64(id), msg_id);
+	}
+	return rows;
+}
+
+/* Which of the rows, that a statement has not found, are there all the same? */
+static Rows
+find_rows_left(const Rows *rows, uint64 not_found, NpSettled *settled)
+{
+	Rows		left;
+
+	/* not read-only: it is to see what the statement before it has done */
+	(void) execute_for(&find_left, rows);
+	left = returned_rows();
+	settled->is_changed |= left.count < not_found;
+	return left;
+}
+
+static void
+keep_all_locked(const Rows *rows, NpSettled *settled)
+{
+	for (int i = 0; i < rows->count; i++)
+	{
+		/* one that is only in doubt is read again, and must not be in hand then */
+		if (rows->list[i]->state == NP_ROW_DOUBTED)
+			settled->is_changed = true;
+		else
+			keep_locked(rows->list[i]);
+	}
+	settled->is_locked |= rows->count > 0;
+}
+
+/* ---- What is stored ------------------------------------------------------------------ */
+
+static bool is_careful;			/* rows that we write were locked lately */
+
+static void
+raise_undeleted(int count)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg_plural("%d message that is stored could not be deleted from nats_outbox",
+						   "%d messages that are stored could not be deleted from nats_outbox", count, count),
+			 errhint("See which trigger of nats_outbox keeps its rows from being deleted.")));
+}
+
+static void
+delete_stored(NpSettled *settled)
+{
+	Rows		rows = collect(is_stored);
+	Rows		left = {NULL, 0};
+	MemoryContext caller;
+	uint64		found;
+
+	if (rows.count == 0)
+		return;
+	if (np_outbox_begin(&caller))
+	{
+		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows);
+		if (found < rows.count)
+			left = find_rows_left(&rows, rows.count - found, settled);
+	}
+	if (left.count > 0 && !is_careful)
+		raise_undeleted(left.count);
+	keep_all_locked(&left, settled);
+	np_outbox_commit(caller);
+	settled->published += rows.count - left.count;
+	rows = collect(is_stored);
+	for (int i = 0; i < rows.count; i++)
+		finish(rows.list[i]);
+}
+
+/* The same; what is locked is left out the second time. */
+static void
+delete_unlocked_stored(NpSettled *settled)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		delete_stored(settled);
+	}
+	PG_CATCH();
+	{
+		if (is_careful || geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		is_careful = true;
+	}
+	PG_END_TRY();
+	if (is_careful)
+		delete_stored(settled);
+}
+
+/* ---- What is not --------------------------------------------------------------------- */
+
+static void
+record_error(NpSettled *settled, const char *error, MemoryContext context)
+{
+	if (settled->error == NULL)
+		settled->error = MemoryContextStrdup(context, error);
+}
+
+static void
+bury(const NpRow *row)
+{
+	Datum		values[3];
+
+	values[0] = Int64GetDatum(row->id);
+	values[1] = CStringGetTextDatum(row->msg_id);
+	values[2] = CStringGetTextDatum(describe(row));
+	np_outbox_execute(&bury_row, values, false);
+}
+
+/* What keeps one row from being buried is not the others' affair: it is tried again. */
+static void
+bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		bury(row);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		record_error(settled, error->message, caller);
+		row->state = NP_ROW_FAILED;
+		row->is_uncounted = row->is_unburied = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+static bool
+is_unwritten(const NpRow *row)
+{
+	return is_put_off(row) && !row->is_written;
+}
+
+static void
+put_off(NpSettled *settled)
+{
+	Rows		rows = collect(is_put_off);
+	Rows		written;
+	uint64		found;
+
+	if (rows.count == 0)
+		return;
+	for (int i = 0; i < rows.count; i++)
+		rows.list[i]->is_written = false;
+	found = execute_for(&put_off_rows, &rows);
+	if (found == rows.count)
+		return;
+	written = returned_rows();
+	for (int i = 0; i < written.count; i++)
+		written.list[i]->is_written = true;
+	rows = collect(is_unwritten);
+	rows = find_rows_left(&rows, rows.count, settled);
+	keep_all_locked(&rows, settled);
+}
+
+/* It has been written down. */
+static void
+count_and_finish(NpRow *row, NpSettled *settled)
+{
+	if (row->state == NP_ROW_DEAD)
+		settled->dead++;
+	if (row->state == NP_ROW_FAILED && !row->is_uncounted)
+		settled->failed++;
+	if (row->state != NP_ROW_DOUBTED)
+		record_error(settled, row->error, CurrentMemoryContext);
+	finish(row);
+}
+
+static void
+write_failed(NpSettled *settled)
+{
+	MemoryContext caller;
+	Rows		dead;
+
+	if (waiting == 0)
+		return;
+	if (np_outbox_begin(&caller))
+	{
+		dead = collect(is_dead);
+		for (int i = 0; i < dead.count; i++)
+			bury_alone(dead.list[i], settled, caller);
+		put_off(settled);
+	}
+	np_outbox_commit(caller);
+	while (waiting > 0)
+		count_and_finish(dlist_head_element(NpRow, node, &ended), settled);
+}
+
+static void
+unlock(void)
+{
+	while (!dlist_is_empty(&locked))
+	{
+		dlist_push_tail(&ended, dlist_pop_head_node(&locked));
+		waiting++;
+	}
+}
+
+/*
+ * Write down what became of the rows that have ended; locked_too: also of
+ * those that were locked when that was tried last.
+ *
+ * Raises what writing a table raises; the transaction is then the caller's to
+ * abort, and what is not written is kept.
+ */
+void
+np_settle(NpSettled *settled, bool locked_too)
+{
+	memset(settled, 0, sizeof(*settled));
+	if (locked_too)
+		unlock();
+	delete_unlocked_stored(settled);
+	write_failed(settled);
+	is_careful = !dlist_is_empty(&locked);
+}

@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * settling.h
+ *	  Writing down what became of the rows of the outbox.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_SETTLING_H
+#define NP_SETTLING_H
+
+#include "relay/relay_row.h"
+
+/* What became of the rows that were settled. */
+typedef struct NpSettled
+{
+	int64		published;
+	int64		failed;			/* attempts that count */
+	int64		dead;
+	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
+	bool		is_locked;		/* rows could not be written yet, because others have locked them */
+	char	   *error;			/* of one that failed, or could not be written; NULL: none.  palloc'd. */
+} NpSettled;
+
+extern void np_settle_later(NpRow *row);
+extern int	np_settle_waiting(void);
+extern void np_settle(NpSettled *settled, bool locked_too);
+
+#endif							/* NP_SETTLING_H */

@@ -1,0 +1,268 @@
+
+# One message must hold up its subject and nothing else, whatever becomes of it, and what the relay executes for others
+# gives them no rights.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my $nats = NatsServer->new(jetstream => 1, config => "max_payload: 100000\nmax_control_line: 1024")->start;
+my $client = NatsClient->new(url => $nats->url);
+$client->create_stream('W', ['w.>'], storage => 'file');
+my $node = relay_node('main',
+	'nats_publish.url' => $nats->url,
+	'nats_publish.ack_timeout' => '3s',
+	'log_statement' => 'none');
+my $session = PsqlSession->new($node);
+my $other = PsqlSession->new($node);
+my $worker = relay_pid($session);
+
+sub write_message
+{
+	my ($subject, $payload) = @_;
+	return $session->value("SELECT nats_publish_outbox('$subject', '" . ($payload // 'x') . "')");
+}
+
+sub stored
+{
+	my ($stream, $subject) = @_;
+	return map { $_->{payload} } grep { $_->{subject} eq $subject } NatsClient->new(url => $nats->url)->stream_messages($stream);
+}
+
+sub is_gone { my ($id) = @_; return $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0'; }
+
+# How long a message of another subject takes until it is stored and deleted, in seconds.
+sub healthy_time
+{
+	my $started = time;
+	my $id = write_message('w.healthy');
+	wait_for('a healthy message', sub { is_gone($id) });
+	return time - $started;
+}
+
+# ---- Ids that come again
+
+{
+	reconfigure($node, 'nats_publish.relay_max_attempts' => 1);
+	foreach my $round (1, 2)
+	{
+		$session->value('TRUNCATE nats_outbox RESTART IDENTITY');
+		write_message('w.large', 'x' x 100_001);
+		write_message('w.small', $round);
+		wait_until_drained($session);
+	}
+	is($session->value('SELECT string_agg(id::text, $$ $$), count(DISTINCT dead_id) FROM nats_outbox_dead'), '1 1|2', 'two dead messages may have had the same id');
+	is_deeply([ stored('W', 'w.small') ], [ 1, 2 ], 'and hold up nothing');
+	$session->value('UPDATE nats_outbox_dead SET payload = $$ok$$');
+	is($session->value('SELECT nats_outbox_retry(1)'), 't', 'both can be brought back');
+	wait_until_drained($session);
+	is_deeply([ stored('W', 'w.large') ], [ 'ok', 'ok' ], 'and are published');
+}
+
+# ---- What can't be buried
+
+{
+	$session->value(q(ALTER TABLE nats_outbox_dead ADD CONSTRAINT refuse CHECK (subject <> 'w.refused')));
+	my $refused = write_message('w.refused', 'x' x 100_001);
+	ok(eval { wait_for('an error', sub { relay_column($session, 'last_error') =~ /violates check constraint "refuse"/ }) }, 'the relay tells of what it can not bury');
+	my $dead = write_message('w.buried', 'x' x 100_001);
+	wait_for('a burial', sub { $session->value("SELECT count(*) FROM nats_outbox_dead WHERE id = $dead") eq '1' });
+	cmp_ok(healthy_time(), '<', 2, 'a message that can not be buried holds up neither others nor their burial');
+	is(outbox_column($session, 'attempts, left(last_error, 5), next_attempt_at IS NOT NULL', $refused), '0|54000|t', 'and is tried again');
+	$session->value('ALTER TABLE nats_outbox_dead DROP CONSTRAINT refuse');
+	$session->value("SELECT nats_outbox_retry($refused)");
+	wait_until_drained($session);
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), '2', 'until it can');
+	$session->value('TRUNCATE nats_outbox_dead');
+	reconfigure($node, 'nats_publish.relay_max_attempts' => undef);
+}
+
+# ---- A message that is edited, or whose table is rewritten, while it is on its way
+
+{
+	healthy_time();
+	$nats->stall;
+	my $id = write_message('w.edited', 'old');
+	wait_for_state($session, 'publishing');
+	$session->value("UPDATE nats_outbox SET payload = 'new', msg_id = 'new' WHERE id = $id");
+	$nats->resume;
+	wait_until_drained($session);
+	is_deeply([ stored('W', 'w.edited') ], [ 'old', 'new' ], 'an edited message is published as it is by then');
+
+	$client->create_stream('V', ['v.>'], duplicate_window => 200_000_000);
+	$nats->stall;
+	write_message('v.rewritten');
+	wait_for_state($session, 'publishing');
+	$session->value('VACUUM FULL nats_outbox');
+	$nats->resume;
+	wait_until_drained($session);
+	is_deeply([ stored('V', 'v.rewritten') ], ['x'], 'a message whose table was rewritten is published once');
+}
+
+# ---- A message that nobody answers, though somebody listens
+
+{
+	my $listener = NatsClient->new(url => $nats->url);
+	$listener->subscribe('unanswered.>');
+	reconfigure($node, 'nats_publish.relay_max_attempts' => 1);
+	my @ids = split /\n/, $session->value(q(SELECT nats_publish_outbox('unanswered.' || i, 'x') FROM generate_series(1, 20) i));
+	wait_for('an attempt', sub { $listener->next_message(1) });
+	my @times = map { healthy_time() } 1 .. 5;
+	is(scalar(grep { $_ > 1 } @times), 0, 'messages that nobody answers hold up no others') or diag("@times");
+	wait_for('an attempt', sub { outbox_column($session, 'attempts', $ids[0]) >= 1 });
+	like(outbox_column($session, 'last_error', $ids[0]), qr/^58030: no acknowledgment/, 'they may be stored');
+	# behind the first one, a long line of its subject
+	$session->value(q(SELECT count(nats_publish_outbox('unanswered.1', i::text)) FROM generate_series(1, 3000) i));
+	wait_for('another attempt', sub { outbox_column($session, 'attempts', $ids[0]) >= 2 });
+	cmp_ok(healthy_time(), '<', 2, 'nor do those that wait for them');
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), '0', 'none is ever dead');
+	$client->create_stream('U', ['unanswered.>']);
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_until_drained($session);
+	is_deeply([ stored('U', 'unanswered.1') ], [ 'x', 1 .. 3000 ], 'and all are stored, in order, when there is a stream');
+	reconfigure($node, 'nats_publish.relay_max_attempts' => undef);
+}
+
+# ---- Many messages for a stream that is missing
+
+{
+	$session->value(q(SELECT count(nats_publish_outbox('missing.' || i, 'x')) FROM generate_series(1, 20000) i));
+	$session->value(q(SELECT count(nats_publish_outbox('absent.' || i, 'x')) FROM generate_series(1, 10) i));
+	wait_for('attempts', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts = 0') eq '0' });
+	my @times = map { healthy_time() } 1 .. 10;
+	is(scalar(grep { $_ > 1 } @times), 0, 'messages for a missing stream hold up no others') or diag("@times");
+	wait_for('a pause', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE next_attempt_at < now() + interval '30 s')) < 1000 });
+	my $before = $session->value('SELECT sum(attempts) FROM nats_outbox');
+	sleep 3;
+	cmp_ok($session->value('SELECT sum(attempts) FROM nats_outbox') - $before, '<', 1000, 'and are not tried all the time');
+	$client->create_stream('A', ['absent.>']);
+	ok(eval { wait_for('ten messages', sub { $client->stream_info('A')->{state}{messages} == 10 }, 60) }, 'a stream that comes is found');
+	$client->create_stream('M', ['missing.>']);
+	ok(eval { wait_until_drained($session, 90) }, 'another one, too');
+	is($client->stream_info('M')->{state}{messages}, 20_000, 'which then has all its messages');
+}
+
+# ---- Rows that others have locked
+
+{
+	reconfigure($node, 'nats_publish.relay_poll_interval' => '200ms');
+	$session->value('SELECT nats_relay_pause()');
+	my $locked = write_message('w.locked');
+	$other->value("BEGIN; SELECT nats_outbox_retry($locked)");
+	$session->value('SELECT nats_relay_resume()');
+	wait_for('the message', sub { stored('W', 'w.locked') });
+	cmp_ok(healthy_time(), '<', 2, 'a message that is stored, and that somebody has locked, holds up no others');
+	cmp_ok(healthy_time(), '<', 1, 'nor the next ones');
+	$other->value('COMMIT');
+	wait_until_drained($session);
+	is(scalar(stored('W', 'w.locked')), 1, 'and is published once');
+	reconfigure($node, 'nats_publish.relay_poll_interval' => undef);
+}
+
+# ---- Times
+
+{
+	reconfigure($node, 'nats_publish.relay_poll_interval' => '1h');
+	$session->value('SELECT nats_relay_pause()');
+	my ($soon, $far) = split /\n/, $session->value(q(SELECT nats_publish_outbox('w.soon', 'x'); SELECT nats_publish_outbox('w.far', 'x')));
+	$session->value("UPDATE nats_outbox SET attempts = 1, next_attempt_at = clock_timestamp() + CASE id WHEN $soon THEN interval '2 s' ELSE interval '1 year' END");
+	my $started = time;
+	$session->value('SELECT nats_relay_resume()');
+	wait_until_drained($session);
+	cmp_ok(time - $started, '<', 20, 'a message is tried when it is due, not when the relay looks by itself, nor in a year');
+	cmp_ok(time - $started, '>', 1, 'and not before');
+	reconfigure($node, 'nats_publish.relay_poll_interval' => undef);
+}
+
+# ---- A message for which the server ends the connection
+
+{
+	reconfigure($node, 'nats_publish.ack_timeout' => '500ms');
+	my $long = $session->value(q(SELECT nats_publish_outbox('w.' || repeat('a', 1500), 'x')));
+	my $next = write_message('w.next');
+	ok(eval { wait_for('another message', sub { is_gone($next) }, 60) }, 'a message for which the server ends the connection does not hold up others for good')
+		or diag(relay_column($session, 'last_error'));
+	wait_until_drained($session);
+	like($session->value("SELECT last_error FROM nats_outbox_dead WHERE id = $long"), qr/the server ends the connection for this message/, 'and is given up');
+	$session->value('TRUNCATE nats_outbox_dead');
+	reconfigure($node, 'nats_publish.ack_timeout' => '3s');
+}
+
+# ---- Deletes that do not happen
+
+{
+	$session->value(q(CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+		CREATE TRIGGER keep BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION keep()));
+	my $published = relay_column($session, 'published');
+	my $attempts = q(SELECT sum(published) FROM nats_publish_stats WHERE mode = 'outbox');
+	my $before = $session->value($attempts);
+	write_message('w.kept');
+	wait_for('an error', sub { relay_column($session, 'last_error') =~ /^1 message that is stored could not be deleted/ });
+	sleep 2;
+	is(relay_column($session, 'state'), 'waiting', 'a trigger that keeps what is stored is an error');
+	is($session->value($attempts) - $before, 1, 'it is published once');
+	is(relay_column($session, 'published'), $published, 'nothing counts as published');
+	$session->value('DROP TRIGGER keep ON nats_outbox');
+	$node->reload;
+	wait_until_drained($session);
+	is(scalar(stored('W', 'w.kept')), 1, 'and the message is stored once');
+}
+
+# ---- Payloads that the server does not take are not read
+
+{
+	my $before = process_memory($worker);
+	my $peak = 0;
+	$session->value('SELECT nats_relay_pause()');
+	$session->value(q(SELECT count(nats_publish_outbox('w.huge.' || i, repeat('x', 60000000))) FROM generate_series(1, 5) i));
+	$session->value('SELECT nats_relay_resume()');
+	while ($session->value('SELECT count(*) FROM nats_outbox') > 0)
+	{
+		my $memory = process_memory($worker);
+		$peak = $memory if $memory > $peak;
+	}
+	cmp_ok($peak - $before, '<', 30 * 1024, 'payloads of 60 MB are not read');
+	is($session->value('SELECT count(*), min(last_error) FROM nats_outbox_dead') =~ /^5\|54000: .*max_payload is 100000/, 1, 'but buried');
+	$session->value('TRUNCATE nats_outbox_dead');
+}
+
+is(relay_pid($session), $worker, 'all by the same worker');
+
+# ---- Whose rights a trigger of the table has
+
+{
+	$session->value(q(CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app; CREATE TABLE who (name text); GRANT INSERT ON who TO app;
+		ALTER TABLE nats_outbox OWNER TO app; ALTER TABLE nats_outbox_dead OWNER TO app; GRANT SELECT ON nats_control TO app));
+	my $app = PsqlSession->new($node, user => 'app');
+	$app->value(q(CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			ALTER ROLE app SUPERUSER;
+			RETURN OLD;
+		EXCEPTION WHEN insufficient_privilege THEN
+			RETURN OLD;
+		END $$;
+		CREATE TRIGGER climb BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION climb();
+		CREATE FUNCTION who_am_i() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO public.who VALUES (current_user);
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER who_am_i AFTER DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION who_am_i()));
+	write_message('w.climb');
+	ok(eval { wait_until_drained($session, 20) }, 'a table that was given away is relayed') or diag(relay_column($session, 'last_error'));
+	is($session->value('SELECT rolsuper FROM pg_roles WHERE rolname = $$app$$'), 'f', 'its owner does not become superuser by its triggers');
+	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app', 'which are executed as the owner');
+}
+
+is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
+
+done_testing();
