@@ -213,7 +213,7 @@ type_needs(Oid type)
 	{
 		case TIMESTAMPTZOID:
 			return NP_NEEDS_TIME_ZONE;
-		case CASHOID:
+		case MONEYOID:
 			return NP_NEEDS_CURRENCY;
 		case REGPROCOID:
 		case REGPROCEDUREOID:
