@@ -605,7 +605,11 @@ SELECT t.tgrelid::regclass AS relation,
        o.error,
        CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
            AS enabled,
-       (SELECT count(*) FROM pg_partition_tree(t.tgrelid) p WHERE p.isleaf AND p.level > 0) AS partitions
+       -- without a lock, which pg_partition_tree() takes
+       (WITH RECURSIVE parts AS (
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = t.tgrelid
+            UNION ALL SELECT i.inhrelid FROM parts JOIN pg_inherits i ON i.inhparent = parts.inhrelid)
+        SELECT count(*) FROM parts JOIN pg_class c ON c.oid = parts.inhrelid AND c.relispartition AND c.relkind <> 'p') AS partitions
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
 COMMENT ON VIEW @extschema@.nats_published_tables
