@@ -531,11 +531,11 @@ CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{sch
     level text DEFAULT 'row', delivery text DEFAULT 'on_commit', format text DEFAULT 'json',
     columns text[] DEFAULT NULL, ignore text[] DEFAULT NULL, key text[] DEFAULT NULL, msg_id text DEFAULT NULL,
     headers jsonb DEFAULT NULL, old boolean DEFAULT false,
-    events text[] DEFAULT '{insert,update,delete,truncate}', payload text DEFAULT NULL, transaction boolean DEFAULT false,
-    transaction_end text DEFAULT NULL)
+    events text[] DEFAULT '{insert,update,delete,truncate}', payload text DEFAULT NULL, value_encoding text DEFAULT 'json',
+    transaction boolean DEFAULT false, transaction_end text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, boolean, text)
+COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, text, boolean, text)
 IS 'publish the changes of a table: create its triggers, instead of those of an earlier call';
 
 CREATE FUNCTION nats_unpublish_table(relation regclass)
@@ -546,7 +546,7 @@ IS 'drop the triggers that nats_publish_table() has created; false: there were n
 
 CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery text, OUT format text,
     OUT columns text[], OUT ignore text[], OUT key text[], OUT msg_id text, OUT headers jsonb, OUT old boolean,
-    OUT payload text, OUT transaction boolean, OUT transaction_end text, OUT error text)
+    OUT payload text, OUT value_encoding text, OUT transaction boolean, OUT transaction_end text, OUT error text)
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
@@ -626,7 +626,11 @@ SELECT t.tgrelid::regclass AS relation,
        o.error,
        CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
            AS enabled,
-       (SELECT count(*) FROM pg_partition_tree(t.tgrelid) p WHERE p.isleaf AND p.level > 0) AS partitions
+       -- without a lock, which pg_partition_tree() takes
+       (WITH RECURSIVE parts AS (
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = t.tgrelid
+            UNION ALL SELECT i.inhrelid FROM parts JOIN pg_inherits i ON i.inhparent = parts.inhrelid)
+        SELECT count(*) FROM parts JOIN pg_class c ON c.oid = parts.inhrelid AND c.relispartition AND c.relkind <> 'p') AS partitions
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
 COMMENT ON VIEW @extschema@.nats_published_tables
@@ -707,7 +711,7 @@ REVOKE ALL ON FUNCTION nats_publish_command() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_check_ddl(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_ddl(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_ddl() FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, boolean, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, text, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_change_options(oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_counters() FROM PUBLIC;

@@ -17,7 +17,6 @@
 #include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
-#include "utils/formatting.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -139,7 +138,9 @@ find_statement(void)
 
 	if (debug_query_string == NULL)
 		return NULL;
-	lower = asc_tolower(debug_query_string, strlen(debug_query_string));
+	lower = pstrdup(debug_query_string);
+	for (char *byte = lower; *byte != '\0'; byte++)
+		*byte = pg_ascii_tolower((unsigned char) *byte);
 	for (int i = 0; i < lengthof(words); i++)
 		if (strstr(lower, words[i]) != NULL)
 			return NULL;

@@ -154,9 +154,33 @@ column_text(const NpColumn *column, TupleTableSlot *slot)
 }
 
 static void
+append_encoded_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
+{
+	const char *separator = "{";
+
+	for (int i = 0; i < shape->count; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, shape->indexes[i] + 1, &isnull);
+
+		appendStringInfo(json, "%s%s:", separator, shape->coders[i].name);
+		np_value_coder_append(json, &shape->coders[i], value, isnull);
+		separator = ",";
+	}
+	appendStringInfoString(json, shape->count > 0 ? "}" : "{}");
+}
+
+static void
 append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
 {
-	text	   *row = DatumGetTextPP(DirectFunctionCall1(row_to_json, shape_row(shape, slot)));
+	text	   *row;
+
+	if (shape->coders != NULL)
+	{
+		append_encoded_row(json, shape, slot);
+		return;
+	}
+	row = DatumGetTextPP(DirectFunctionCall1(row_to_json, shape_row(shape, slot)));
 
 	appendBinaryStringInfo(json, VARDATA_ANY(row), VARSIZE_ANY_EXHDR(row));
 }

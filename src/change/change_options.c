@@ -73,6 +73,14 @@ parse_format(const char *option, const char *value, void *field)
 }
 
 static void
+parse_value_encoding(const char *option, const char *value, void *field)
+{
+	static const char *const words[] = {"json", "debezium"};
+
+	*(bool *) field = parse_word(option, value, words, lengthof(words)) == 1;
+}
+
+static void
 parse_columns(const char *option, const char *value, void *field)
 {
 	List	   *columns;
@@ -149,6 +157,7 @@ static const Option known_options[] = {
 	{"headers", parse_object, FIELD(headers)},
 	{"old", parse_boolean, FIELD(old)},
 	{"payload", parse_column, FIELD(payload)},
+	{"value_encoding", parse_value_encoding, FIELD(debezium_values)},
 	{"transaction", parse_boolean, FIELD(transaction)},
 	{"transaction_end", parse_template, FIELD(transaction_end)},
 };
@@ -209,6 +218,8 @@ np_change_options_parse(NpChangeOptions *options, int count, char **arguments)
 	}
 	if (options->payload != NULL && options->format != NP_FORMAT_JSON)
 		np_raise_input("options payload and format are both given");
+	if (options->debezium_values && options->format != NP_FORMAT_DEBEZIUM)
+		np_raise_input("option value_encoding needs the format \"debezium\"");
 	check_transaction(options);
 	if (options->subject == NULL)
 		options->subject = pstrdup(NP_DEFAULT_SUBJECT);

@@ -43,6 +43,7 @@ typedef struct NpChangeOptions
 	Jsonb	   *headers;		/* an object of templates, or NULL */
 	bool		old;
 	char	   *payload;		/* a column that is the message, or NULL */
+	bool		debezium_values;	/* not as in PostgreSQL's JSON */
 	bool		transaction;	/* messages have their place in it */
 	char	   *transaction_end;	/* subject of the message that ends it, or NULL */
 } NpChangeOptions;

@@ -123,7 +123,7 @@ make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 		if (marked[i])
 			numbers[shape->count++] = i;
 	}
-	shape->whole = source->is_aligned && shape->count == there;
+	shape->whole = source->is_aligned && shape->count == there && !source->options->debezium_values;
 	if (shape->whole)
 		return;
 	shape->indexes = palloc(sizeof(int) * shape->count);
@@ -213,7 +213,7 @@ type_needs(Oid type)
 	{
 		case TIMESTAMPTZOID:
 			return NP_NEEDS_TIME_ZONE;
-		case CASHOID:
+		case MONEYOID:
 			return NP_NEEDS_CURRENCY;
 		case REGPROCOID:
 		case REGPROCEDUREOID:
@@ -416,6 +416,12 @@ find_columns(const Source *source, NpChangePlan *plan)
 	}
 	make_shape(source, plan->is_published, &plan->row);
 	make_shape(source, in_old_row, &plan->old_row);
+	if (!source->options->debezium_values)
+		return;
+	plan->row.coders = np_value_coders_make(plan->row.columns);
+	plan->old_row.coders = np_value_coders_make(plan->old_row.columns);
+	if (plan->key_count > 0)
+		plan->key.coders = np_value_coders_make(plan->key.columns);
 }
 
 /* ---- Templates --------------------------------------------------------------- */

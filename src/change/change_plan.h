@@ -14,6 +14,7 @@
 #include "utils/rel.h"
 
 #include "change/change_options.h"
+#include "change/change_values.h"
 
 typedef enum NpChangeOp
 {
@@ -31,6 +32,7 @@ typedef struct NpRowShape
 	int			count;
 	int		   *indexes;		/* in a slot's values */
 	TupleDesc	columns;		/* blessed */
+	NpValueCoder *coders;		/* Debezium's; NULL: row_to_json writes it */
 } NpRowShape;
 
 /* How to have a column's value as the JSON has it, without quotes. */

@@ -54,6 +54,7 @@ enum
 	ARG_OLD,
 	ARG_EVENTS,
 	ARG_PAYLOAD,
+	ARG_VALUE_ENCODING,
 	ARG_TRANSACTION,
 	ARG_TRANSACTION_END
 };
@@ -71,6 +72,7 @@ enum
 	OPTION_HEADERS,
 	OPTION_OLD,
 	OPTION_PAYLOAD,
+	OPTION_VALUE_ENCODING,
 	OPTION_TRANSACTION,
 	OPTION_TRANSACTION_END,
 	OPTION_ERROR,
@@ -227,6 +229,8 @@ make_trigger_arguments(FunctionCallInfo fcinfo)
 		arguments = add_argument(arguments, "old", "true");
 	if (!PG_ARGISNULL(ARG_PAYLOAD))
 		arguments = add_argument(arguments, "payload", quote_identifier(get_string_or_null(fcinfo, ARG_PAYLOAD)));
+	arguments = add_argument(arguments, "value_encoding",
+							 unless_default(get_string_or_null(fcinfo, ARG_VALUE_ENCODING), "json"));
 	if (!PG_ARGISNULL(ARG_TRANSACTION) && PG_GETARG_BOOL(ARG_TRANSACTION))
 		arguments = add_argument(arguments, "transaction", "true");
 	arguments = add_argument(arguments, "transaction_end", get_string_or_null(fcinfo, ARG_TRANSACTION_END));
@@ -581,6 +585,7 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	values[OPTION_KEY] = make_text_array(options->key, &nulls[OPTION_KEY]);
 	put_text(options->msg_id, &values[OPTION_MSG_ID], &nulls[OPTION_MSG_ID]);
 	put_text(options->payload, &values[OPTION_PAYLOAD], &nulls[OPTION_PAYLOAD]);
+	put_text(options->debezium_values ? "debezium" : NULL, &values[OPTION_VALUE_ENCODING], &nulls[OPTION_VALUE_ENCODING]);
 	values[OPTION_TRANSACTION] = BoolGetDatum(options->transaction);
 	nulls[OPTION_TRANSACTION] = false;
 	put_text(options->transaction_end, &values[OPTION_TRANSACTION_END], &nulls[OPTION_TRANSACTION_END]);

@@ -138,6 +138,29 @@ SELECT subject, regexp_replace(payload, ',"xid".*', '') AS payload FROM debezium
 DROP TABLE moved;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
 
+-- Debezium's values: what its connector makes of these with time.precision.mode = adaptive_time_microseconds,
+-- decimal.handling.mode = string and base64 for bytea.
+CREATE DOMAIN amount AS numeric(10, 2);
+CREATE TABLE encoded (id int8 PRIMARY KEY, d date, t time, tz timetz, ts timestamp, ts3 timestamp(3), tstz timestamptz, iv interval, n numeric, am amount,
+    by bytea, j json, jb jsonb, o oid, b boolean, f float8, tx text, u uuid, a int[], r int4range);
+SELECT nats_publish_table('encoded', subject => 'change_formats.encoded.{d}', format => 'debezium', value_encoding => 'debezium', old => true);
+SET timezone = 'Asia/Kathmandu';
+INSERT INTO encoded VALUES
+    (1, '2016-09-15', '04:05:11.332', '04:00:00.5-05:11', '2016-05-04 13:51:30.123456', '2016-05-04 13:51:30.123', '2016-05-04 13:51:30.123456+00',
+    '1 year 2 mons 3 days 04:05:06.7', 1.10, 2.5, '\x00ff10', '{"a":  "b"}', '{"a": [1]}', 26, true, 'NaN', '"x"', '00000000-0000-0000-0000-000000000001', '{1,2}', '[1,5)'),
+    (2, '1969-12-31', '24:00', '23:00-02', '1969-12-31 23:59:59.999999', '1969-12-31 23:59:59.999', '0044-03-15 12:00+00 BC', '-1 s', 'NaN', -0.01, '', 'null', '"x"', 4294967295,
+    false, -0.5, '', NULL, '{}', 'empty'),
+    (4, NULL, NULL, NULL, NULL, NULL, '0001-01-01 00:00+00 BC', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    (3, 'infinity', NULL, NULL, 'infinity', '-infinity', 'infinity', NULL, NULL, NULL, repeat('long ', 30)::bytea, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+UPDATE encoded SET b = NOT b WHERE id = 2;
+RESET timezone;
+SELECT subject, payload::json -> 'before' AS before, payload::json -> 'after' AS after FROM debezium;
+SELECT options ->> 'value_encoding' AS value_encoding FROM nats_published_tables WHERE relation = 'encoded'::regclass AND level = 'row';
+SELECT error_of($$SELECT nats_publish_table('encoded', value_encoding => 'debezium')$$), error_of($$SELECT nats_publish_table('encoded', format => 'debezium', value_encoding => 'x')$$);
+DROP TABLE encoded;
+DROP DOMAIN amount;
+SELECT nats_jetstream('STREAM.PURGE.CHANGE_FORMATS') -> 'success' AS purged;
+
 -- Whatever is in a name or a value, it is JSON.
 CREATE TABLE "T""\ü" ("C""\ü" text PRIMARY KEY);
 SELECT nats_publish_table('"T""\ü"', subject => 'change_formats.weird', format => 'debezium');

@@ -162,6 +162,9 @@ my $PARTITIONED = "CREATE TABLE c ($COLUMNS) PARTITION BY RANGE (id); ALTER TABL
 	CREATE TABLE c_2 (" . join(', ', 'gone int', reverse(split /, /, $COLUMNS)) . '); ALTER TABLE c_2 DROP COLUMN gone, ALTER id SET NOT NULL;
 	ALTER TABLE c ATTACH PARTITION c_2 FOR VALUES FROM (40) TO (80);
 	CREATE TABLE c_3 PARTITION OF c DEFAULT';
+# and of which the parts have keys of their own, or none
+my $OTHER_KEYS = $PARTITIONED =~ s/int PRIMARY KEY/int NOT NULL/gr . '; CREATE UNIQUE INDEX c_id ON c (id);
+	ALTER TABLE c REPLICA IDENTITY USING INDEX c_id; ALTER TABLE c_2 REPLICA IDENTITY FULL; ALTER TABLE c_3 ADD PRIMARY KEY (id)';
 
 my $AUDIT = <<'END';
 CREATE TABLE audit (xid bigint, op text, id int);
@@ -237,7 +240,7 @@ sub replay
 	$client->purge('C');
 	$sql->(($case{table} // $TABLE) . '; ' . ($AUDIT =~ s/FORMAT/'$format'/r) . ";
 		SELECT nats_publish_table('c', subject => 'c.row.{id}', level => '$case{level}', delivery => '$case{delivery}',
-			format => '$format', old => $old, headers => '{\"Key\": \"{id}\"}')");
+			format => '$format', old => $old, headers => '{\"Key\": \"{id}\", \"At\": \"{at}\"}')");
 
 	my $rollbacks = $case{delivery} eq 'on_commit' || $case{delivery} eq 'outbox';
 	@new_keys = ();
@@ -275,6 +278,10 @@ sub replay
 			IS DISTINCT FROM ('c.row.' || coalesce(key::text, '%00'), jsonb_build_array(op), '["public.c"]', jsonb_build_array(xid::text))
 			OR headers -> 'Key' IS DISTINCT FROM jsonb_build_array(key::text) AND key IS NOT NULL LIMIT 10)),
 		'', 'subjects and headers are those of the rows');
+	is($sql->(q(SELECT seq, headers -> 'At', new FROM change WHERE new IS NOT NULL
+			AND headers -> 'At' ->> 0 IS DISTINCT FROM replace(new ->> 'at', ' ', '%20') LIMIT 10)),
+		'', 'and a time is that of UTC, whoever wrote it');
+	is($sql->(q(SELECT seq, new FROM change WHERE new ->> 'at' !~ '\+00:00( BC)?$|infinity$' LIMIT 10)), '', 'in the row, too');
 	is($sql->("SELECT seq, payload -> 'changed' FROM change WHERE op = 'update' AND payload -> 'changed' IS DISTINCT FROM (SELECT jsonb_agg(attname ORDER BY attnum)
 			FROM pg_attribute WHERE attrelid = 'c'::regclass AND attnum > 0 AND NOT attisdropped
 			AND (old -> attname)::text IS DISTINCT FROM (new -> attname)::text) LIMIT 10"),
@@ -296,6 +303,7 @@ replay('rows, one round trip each', level => 'row', delivery => 'sync', format =
 replay('statements, one round trip each', level => 'statement', delivery => 'sync', format => 'cloudevents');
 replay('rows, through the outbox', level => 'row', delivery => 'outbox', format => 'cloudevents');
 replay('rows of partitions', level => 'row', delivery => 'on_commit', table => $PARTITIONED, old => 'true');
+replay('rows of partitions with other keys', level => 'row', delivery => 'on_commit', table => $OTHER_KEYS, format => 'debezium');
 
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|leak/, 'nothing else has happened');
 

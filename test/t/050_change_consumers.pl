@@ -92,4 +92,14 @@ foreach my $format (qw(json cloudevents debezium))
 	is_deeply([ map { $_->{event}{data} } @messages ], [ map { $_->{data} } @messages ], 'and the data of the events') if $format eq 'cloudevents';
 }
 
+# ---- The end of a transaction
+
+sql("CREATE TABLE ended (id int PRIMARY KEY); SELECT nats_publish_table('ended', 'c.ended', format => 'cloudevents', transaction => true, transaction_end => 'c.end');
+	BEGIN; INSERT INTO ended VALUES (1), (2); DELETE FROM ended WHERE id = 1; COMMIT");
+@messages = consumed();
+is_deeply([ map { $_->{event}{type} } @messages ], [ (map { "nats_publish.$_" } qw(insert insert delete commit)) ], 'the end of a transaction is an event, too');
+is_deeply([ map { $_->{event}{data}{tx}{n} } @messages ], [ 1, 2, 3, undef ], 'of what was numbered');
+is_deeply([ @{ $messages[-1]{event} }{qw(source subject)} ], [ '/postgresql/postgres', undef ], 'from the database');
+is($messages[-1]{event}{data}{n}, 3, 'with the count');
+
 done_testing();
