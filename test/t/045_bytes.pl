@@ -201,6 +201,36 @@ foreach my $case ([ 0, '' ], [ 5.5, '58030' ])
 	is(join(', ', @events), '1 x, 2 end', 'is not sent again');
 }
 
+# ... and only if JetStream sees its id: servers look for a name at its first place, also in another name or in a value
+{
+	my $session = session();
+	my $hides = q('{"A": "Nats-Msg-Id Nats-Expected-Last-Sequence Nats-Expected-Last-Subject-Sequence", "X-Nats-Msg-Id": "y", "-Nats-Msg-Id": "z"}'::jsonb);
+	is($session->value("SELECT duplicate FROM nats_publish('t.hidden', 'x', $_); " x 2), "f\nt", "an id that other headers have the name of: $_")
+		foreach "msg_id => 'a', headers => $hides", "headers => $hides || '{\"nats-msg-id\": \"b\"}'",
+		"msg_id => 'Nats-Msg-Id: c', headers => $hides";
+	is($session->sqlstate("SELECT nats_publish('t.hidden', 'x', $_)"), '40001', "what it expects: $_")
+		foreach "expect_last_seq => 12345, headers => $hides", "expect_last_subject_seq => 12345, headers => $hides",
+		"expect_last_seq => 12345, msg_id => 'Nats-Expected-Last-Sequence'", "expect_last_subject_seq => 12345, msg_id => 'Nats-Expected-Last-Subject-Sequence'",
+		q(headers => '{"Nats-Msg-Id": "Nats-Expected-Last-Sequence", "Nats-Expected-Last-Sequence": "12345"}');
+	$session->value("SELECT nats_publish('t.automatic', 'x', headers => $hides)");
+	my ($automatic) = grep { $_->{subject} eq 't.automatic' } $client->stream_messages('T');
+	like($automatic->{raw_headers}, qr{^NATS/1\.0\r\nNats-Msg-Id: \w{22}\r\n}, 'and an automatic id');
+
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my %member = %{ $command->{batch} };
+			$peer->note($command->{raw_headers} =~ s/\r\n/|/gr =~ s/(Id: )\w+/$1?/gr);
+			$peer->reply($command, $member{commit} ? qq({"stream":"T","seq":2,"batch":"$member{id}","count":2}) : '');
+		},
+		version => '"2.12.0"');
+	$session = session(url => $fake->url, commit_batch => 'atomic', auto_msg_id => 'off');
+	$session->value(q(BEGIN; SELECT nats_publish_on_commit('t.a', 'x', headers => '{"A": "Nats-Batch-Id"}'), nats_publish_on_commit('t.a', 'y'); COMMIT));
+	is($fake->next_event, 'NATS/1.0|Nats-Batch-Id: ?|Nats-Batch-Sequence: 1|A: Nats-Batch-Id||', 'the members of a batch');
+	is($fake->next_event, 'NATS/1.0|Nats-Batch-Id: ?|Nats-Batch-Sequence: 2|Nats-Batch-Commit: 1||', 'and its commit');
+}
+
 # ---- What has arrived is read first
 
 {
