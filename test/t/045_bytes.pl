@@ -289,4 +289,24 @@ SELECT pg_sleep(1) \\g /dev/null\n$_[1]"); };
 	wait_for('no connection to the first server', sub { unsent_in_kernel($first->port) == 0 && slurp_file('/proc/net/tcp') !~ sprintf(':%04X 01 ', $first->port) });
 }
 
+# Two that were left end at once: the one of the settings is not mistaken for them
+{
+	my @boxes = map { SilentProxy->new($nats) } 1 .. 3;
+	my $session = session();
+	foreach my $box (@boxes)
+	{
+		$session->value("SET nats_publish.url = '" . $box->url . q('; SELECT nats_publish('t.warm', 'x')));
+		$box->hold('server') if $box != $boxes[2];
+		$session->value(q(SELECT nats_publish_async('t.left', 'x', critical => false)));
+	}
+	$_->pass foreach @boxes;
+	wait_for('the acknowledgments', sub { $_->passed('server') > 0 }) foreach @boxes;
+	wait_for('all messages', sub { (() = stored('t.left')) == 3 });
+	$watcher->value("CREATE SERVER second FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $second->url}')");
+	$session->value(q(SET nats_publish.server = second; SELECT nats_publish('t.other', 'x'); RESET nats_publish.server; SELECT nats_publish('t.back', 'x')));
+	wait_for('the ends', sub { $_->open_connections == 0 }) foreach @boxes[ 0, 1 ];
+	is($boxes[2]->connections, 1, 'after two changes of the url, and a foreign server meanwhile: the connection is still in use');
+	is(join(' ', stored('t.back')), 'x', 'and works');
+}
+
 done_testing;
