@@ -310,19 +310,23 @@ attempt_has_ended(NpSession *session, void *argument)
 	return batch->unanswered == 0 || batch->lost;
 }
 
-/* The message's header block with those of the batch. */
+/*
+ * The message's header block with those of the batch in front, where no text
+ * of others can hide them (message.c): such a member would be stored at once.
+ */
 static NpSpan
 member_headers(const Batch *batch, const NpMessage *message, const char *batch_id, int number, StringInfo block)
 {
+	size_t		version_length = strlen("NATS/1.0\r\n");
+
 	resetStringInfo(block);
-	if (message->headers.data == NULL)
-		appendStringInfoString(block, "NATS/1.0\r\n");
-	else						/* without the empty line at its end */
-		appendBinaryStringInfo(block, message->headers.data, message->headers.length - 2);
-	appendStringInfo(block, "Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n", batch_id, number);
+	appendStringInfo(block, "NATS/1.0\r\nNats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n", batch_id, number);
 	if (number == batch->member_count)
 		appendStringInfoString(block, "Nats-Batch-Commit: 1\r\n");
-	appendStringInfoString(block, "\r\n");
+	if (message->headers.data == NULL)
+		appendStringInfoString(block, "\r\n");
+	else
+		appendBinaryStringInfo(block, message->headers.data + version_length, message->headers.length - version_length);
 	return (NpSpan) {block->data, block->len};
 }
 

@@ -319,14 +319,38 @@ append_json_header(HeaderBlock *block, const char *name, const JsonbValue *value
 	}
 }
 
-static void
-append_json_headers(HeaderBlock *block, Jsonb *headers)
+/*
+ * Servers before 2.11.11 and 2.12.2 look for the first place where a name stands,
+ * and when that is in another name or in a value, they see no such header
+ * (nats-server#7465): a message would be stored twice, or against what it expects.
+ * So theirs come first, and of those the id last, as its text can be anything.
+ */
+typedef enum Rank
 {
+	RANK_OF_SERVER,
+	RANK_ID,
+	RANK_OF_USER
+} Rank;
+
+static Rank
+rank_of(NpSpan name)
+{
+	if (!is_of_server(name))
+		return RANK_OF_USER;
+	return find_known_header(name) == &known_headers[HEADER_ID] ? RANK_ID : RANK_OF_SERVER;
+}
+
+static void
+append_json_headers(HeaderBlock *block, Rank rank)
+{
+	Jsonb	   *headers = block->options->headers;
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 	JsonbValue	key;
 	JsonbValue	value;
 
+	if (headers == NULL)
+		return;
 	if (!JB_ROOT_IS_OBJECT(headers))
 		np_raise_input("headers must be a JSON object");
 	iterator = JsonbIteratorInit(&headers->root);
@@ -337,6 +361,8 @@ append_json_headers(HeaderBlock *block, Jsonb *headers)
 		if (token != WJB_KEY)
 			continue;
 		(void) JsonbIteratorNext(&iterator, &value, true);
+		if (rank_of((NpSpan) {key.val.string.val, key.val.string.len}) != rank)
+			continue;
 		name = pnstrdup(key.val.string.val, key.val.string.len);
 		append_json_header(block, check_header_name(block, name, key.val.string.len), &value);
 	}
@@ -383,12 +409,6 @@ append_arguments(HeaderBlock *block)
 {
 	const NpMessageOptions *options = block->options;
 
-	if (options->msg_id.data != NULL)
-	{
-		if (options->msg_id.length == 0)
-			np_raise_input("msg_id is empty");
-		append_header(block, ID_HEADER, options->msg_id);
-	}
 	if (options->expect_stream.data != NULL)
 	{
 		if (options->expect_stream.length == 0)
@@ -464,23 +484,33 @@ encode_header(NpSpan value)
 	return (NpSpan) {encoded, np_encode_header(value, encoded)};
 }
 
-/* An automatic id where there is none, and the header that shall have it too. */
+/* The id that is given, or an automatic one. */
 static void
 append_id(HeaderBlock *block, NpMessage *message)
 {
-	NpSpan		id = {NULL, 0};
+	NpSpan		id = block->options->msg_id;
 
-	if (block->seen[HEADER_ID])
-		id = np_message_header((NpSpan) {block->text.data, block->text.len}, ID_HEADER);
-	else if (np_auto_msg_id || block->options->id_header != NULL)
-		id = np_message_next_id();
-	if (block->options->id_header != NULL)
-		append_header(block, block->options->id_header, encode_header(id));
-	if (!block->seen[HEADER_ID] && np_auto_msg_id)
-	{
+	if (id.data != NULL && id.length == 0)
+		np_raise_input("msg_id is empty");
+	if (id.data != NULL)
 		append_header(block, ID_HEADER, id);
-		message->has_automatic_id = true;
-	}
+	append_json_headers(block, RANK_ID);
+	if (block->seen[HEADER_ID] || !np_auto_msg_id)
+		return;
+	append_header(block, ID_HEADER, np_message_next_id());
+	message->has_automatic_id = true;
+}
+
+/* The header that shall have the id, too, or one of its own where there is none. */
+static void
+append_id_header(HeaderBlock *block)
+{
+	NpSpan		id;
+
+	if (block->options->id_header == NULL)
+		return;
+	id = block->seen[HEADER_ID] ? np_message_header((NpSpan) {block->text.data, block->text.len}, ID_HEADER) : np_message_next_id();
+	append_header(block, block->options->id_header, encode_header(id));
 }
 
 static void
@@ -491,12 +521,13 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	initStringInfo(&block.text);
 	appendStringInfoString(&block.text, HEADER_VERSION);
 	append_arguments(&block);
-	if (options->headers != NULL)
-		append_json_headers(&block, options->headers);
+	append_json_headers(&block, RANK_OF_SERVER);
+	append_id(&block, message);
+	append_json_headers(&block, RANK_OF_USER);
 	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
 	if (options->is_annotated && np_annotations_current() != NULL)
 		append_annotations(&block, np_annotations_current());
-	append_id(&block, message);
+	append_id_header(&block);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */
 	appendStringInfoString(&block.text, "\r\n");

@@ -44,7 +44,6 @@ reset_identity(NpSession *session)
 	close_idle(session);
 	np_connection_reset_servers(session->connection);
 	np_server_wipe(&session->server);
-	session->is_retired = false;
 	session->next_connect = session->connect_delay = session->uncritical_pause_until = 0;
 	session->connect_failure[0] = '\0';
 }
@@ -76,7 +75,10 @@ is_left(const NpSession *session)
 	return session->is_retired || (is_of_foreign_server(session) && !np_foreign_server_exists(session->server_id));
 }
 
-/* Close the connections that were left; returns one that is to be used again, or NULL. */
+/*
+ * Close the connections that were left; returns one that is to be used again,
+ * or NULL.  Any other one stays left, for who it was is who another is now.
+ */
 static NpSession *
 close_left(void)
 {
@@ -132,6 +134,7 @@ make(Oid server_id, Oid role)
 		session = acquire_idle();
 	session->server_id = server_id;
 	session->role = role;
+	session->is_retired = false;
 	return session;
 }
 

@@ -201,6 +201,36 @@ foreach my $case ([ 0, '' ], [ 5.5, '58030' ])
 	is(join(', ', @events), '1 x, 2 end', 'is not sent again');
 }
 
+# ... and only if JetStream sees its id: servers look for a name at its first place, also in another name or in a value
+{
+	my $session = session();
+	my $hides = q('{"A": "Nats-Msg-Id Nats-Expected-Last-Sequence Nats-Expected-Last-Subject-Sequence", "X-Nats-Msg-Id": "y", "-Nats-Msg-Id": "z"}'::jsonb);
+	is($session->value("SELECT duplicate FROM nats_publish('t.hidden', 'x', $_); " x 2), "f\nt", "an id that other headers have the name of: $_")
+		foreach "msg_id => 'a', headers => $hides", "headers => $hides || '{\"nats-msg-id\": \"b\"}'",
+		"msg_id => 'Nats-Msg-Id: c', headers => $hides";
+	is($session->sqlstate("SELECT nats_publish('t.hidden', 'x', $_)"), '40001', "what it expects: $_")
+		foreach "expect_last_seq => 12345, headers => $hides", "expect_last_subject_seq => 12345, headers => $hides",
+		"expect_last_seq => 12345, msg_id => 'Nats-Expected-Last-Sequence'", "expect_last_subject_seq => 12345, msg_id => 'Nats-Expected-Last-Subject-Sequence'",
+		q(headers => '{"Nats-Msg-Id": "Nats-Expected-Last-Sequence", "Nats-Expected-Last-Sequence": "12345"}');
+	$session->value("SELECT nats_publish('t.automatic', 'x', headers => $hides)");
+	my ($automatic) = grep { $_->{subject} eq 't.automatic' } $client->stream_messages('T');
+	like($automatic->{raw_headers}, qr{^NATS/1\.0\r\nNats-Msg-Id: \w{22}\r\n}, 'and an automatic id');
+
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my %member = %{ $command->{batch} };
+			$peer->note($command->{raw_headers} =~ s/\r\n/|/gr =~ s/(Id: )\w+/$1?/gr);
+			$peer->reply($command, $member{commit} ? qq({"stream":"T","seq":2,"batch":"$member{id}","count":2}) : '');
+		},
+		version => '"2.12.0"');
+	$session = session(url => $fake->url, commit_batch => 'atomic', auto_msg_id => 'off');
+	$session->value(q(BEGIN; SELECT nats_publish_on_commit('t.a', 'x', headers => '{"A": "Nats-Batch-Id"}'), nats_publish_on_commit('t.a', 'y'); COMMIT));
+	is($fake->next_event, 'NATS/1.0|Nats-Batch-Id: ?|Nats-Batch-Sequence: 1|A: Nats-Batch-Id||', 'the members of a batch');
+	is($fake->next_event, 'NATS/1.0|Nats-Batch-Id: ?|Nats-Batch-Sequence: 2|Nats-Batch-Commit: 1||', 'and its commit');
+}
+
 # ---- What has arrived is read first
 
 {
@@ -257,6 +287,26 @@ SELECT pg_sleep(1) \\g /dev/null\n$_[1]"); };
 	is(join(' ', stored('t.both', NatsClient->new(url => $first->url)), stored('t.both', $second_client)), 'for the first for the second', 'each gets its own');
 	is($session->value(q(SELECT (nats_publish('t.both', 'x')).stream; SELECT nats_disconnect())), "T\nt", 'the session goes on');
 	wait_for('no connection to the first server', sub { unsent_in_kernel($first->port) == 0 && slurp_file('/proc/net/tcp') !~ sprintf(':%04X 01 ', $first->port) });
+}
+
+# Two that were left end at once: the one of the settings is not mistaken for them
+{
+	my @boxes = map { SilentProxy->new($nats) } 1 .. 3;
+	my $session = session();
+	foreach my $box (@boxes)
+	{
+		$session->value("SET nats_publish.url = '" . $box->url . q('; SELECT nats_publish('t.warm', 'x')));
+		$box->hold('server') if $box != $boxes[2];
+		$session->value(q(SELECT nats_publish_async('t.left', 'x', critical => false)));
+	}
+	$_->pass foreach @boxes;
+	wait_for('the acknowledgments', sub { $_->passed('server') > 0 }) foreach @boxes;
+	wait_for('all messages', sub { (() = stored('t.left')) == 3 });
+	$watcher->value("CREATE SERVER second FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $second->url}')");
+	$session->value(q(SET nats_publish.server = second; SELECT nats_publish('t.other', 'x'); RESET nats_publish.server; SELECT nats_publish('t.back', 'x')));
+	wait_for('the ends', sub { $_->open_connections == 0 }) foreach @boxes[ 0, 1 ];
+	is($boxes[2]->connections, 1, 'after two changes of the url, and a foreign server meanwhile: the connection is still in use');
+	is(join(' ', stored('t.back')), 'x', 'and works');
 }
 
 done_testing;
