@@ -35,7 +35,7 @@ SELECT nats_flush() IN (0, 1) AS flushed;
 COMMIT;
 SELECT payload FROM stream_messages('WINDOW');
 
--- on_full = error raises when the window is full: no server answers ten thousand times between two calls.
+-- on_full = error raises when the window is full: no server answers two hundred thousand times between two calls.
 SET nats_publish.on_full = error;
 SET nats_publish.max_pending = 1;
 CREATE FUNCTION try_many(subject text, count int) RETURNS text LANGUAGE plpgsql AS $$
@@ -49,15 +49,15 @@ EXCEPTION WHEN insufficient_resources THEN
     RETURN format('%s: %s. %s', sqlstate, sqlerrm, hint);
 END
 $$;
-SELECT try_many('window.full', 10000);
+SELECT try_many('window.full', 200000);
 SET nats_publish.max_pending = 10;
-SELECT try_many('window.full', 10000);
+SELECT try_many('window.full', 200000);
 -- Nothing that was refused is a future, and the transaction can go on.
 BEGIN;
 SAVEPOINT s;
 DO $$
 BEGIN
-    PERFORM nats_publish_async('window.full', 'x') FROM generate_series(1, 10000) AS i;
+    PERFORM nats_publish_async('window.full', 'x') FROM generate_series(1, 200000) AS i;
 END
 $$;
 \echo :LAST_ERROR_SQLSTATE
