@@ -391,7 +391,7 @@ foreach my $trace ('', '{}', '[]', '{"events":[null,1,{},{"type":1},{"type":"js"
 {
 	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $trace); return; }, version => '"2.11.0"');
 	my $session = session_at($fake->url, ack_timeout => '300ms');
-	is($session->value(q(SELECT count(*) FROM nats_check('t.a', true))), '17', "the trace '" . substr($trace, 0, 60) . q('));
+	is($session->value(q(SELECT count(*) FROM nats_check('t.a', true))), '18', "the trace '" . substr($trace, 0, 60) . q('));
 	is($session->value(q(SELECT count(*) > 8 FROM nats_explain('t.a', 'x'))), 't', 'nats_explain()');
 }
 
