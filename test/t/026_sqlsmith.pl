@@ -122,9 +122,10 @@ my %BAD = (
 	interval => [ q('0'), q('-1 s'), q('1 us'), q('1 s'), q('-1 mon'), q('178000000 years'), q('-178000000 years'), q(make_interval(secs => 1e12)), q('infinity'), q('-infinity') ],
 	boolean => [ 'true', 'false' ],
 	regclass => [ 0, q('published'), q('words'), q('pg_class'), q('pg_toast.pg_toast_1255'), q('published_pkey'), q('nats_outbox_id_seq'), '4294967295' ],
+	regrole => [ 0, q('smith'), '4294967295' ],
 	oid => [ 0, '4294967295', q((SELECT max(oid) FROM pg_trigger)) ],
 	'text[]' => [ q('{}'), q('{NULL}'), q('{""}'), q('{{a},{b}}'), q('[5:6]={a,b}'), q('{id,id}'), q(array_fill('a'::text, ARRAY[100000])), q(ARRAY[repeat('x', 1000000)]) ]);
-my %GOOD = (text => q('t.a'), bytea => q('x'), json => q('{}'), jsonb => q('{}'), bigint => 1, interval => q('1 s'), boolean => 'true', regclass => q('published'), oid => 0, 'text[]' => q('{t.x}'));
+my %GOOD = (text => q('t.a'), bytea => q('x'), json => q('{}'), jsonb => q('{}'), bigint => 1, interval => q('1 s'), boolean => 'true', regclass => q('published'), regrole => q('smith'), oid => 0, 'text[]' => q('{t.x}'));
 
 # The functions of the extension: name, and its arguments, each as "type name", with whether they are required.
 my @functions = map { [ split /\|/ ] } split /\n/, $admin->value(<<'END');
