@@ -60,18 +60,19 @@ sub is_well
 	return @$streams == grep { defined } values %$answers;
 }
 
-# Returns after how many seconds each stream has acknowledged; of one that has refused it is nothing.
+# Returns after how many seconds each stream has acknowledged; of one that has refused it is nothing. What is still to come
+# of another round, or for another probe, is no answer.
 sub _ask
 {
 	my ($self) = @_;
 	$self->_connect unless $self->{client};
-	my ($client, $began, %answers) = ($self->{client}, time);
-	$client->publish("chaos.$_.probe", 'probe', reply => "answer.probe.$_") foreach @{ $self->{streams} };
+	my ($client, $inbox, $began, %answers) = ($self->{client}, "$self->{inbox}." . ++$self->{round}, time);
+	$client->publish("chaos.$_.probe", 'probe', reply => "$inbox.$_") foreach @{ $self->{streams} };
 	while (keys %answers < @{ $self->{streams} })
 	{
 		my $left = $began + $PATIENCE_SECONDS - time;
 		my $message = $left > 0 && $client->next_message($left) or last;
-		my ($stream) = $message->{subject} =~ /\.(\w+)$/;
+		my ($stream) = $message->{subject} =~ /^\Q$inbox\E\.(\w+)$/ or next;
 		$answers{$stream} = $message->{payload} =~ /"seq":/ ? sprintf '%.3f', time - $began : undef;
 	}
 	return \%answers;
@@ -81,7 +82,8 @@ sub _connect
 {
 	my ($self) = @_;
 	my $client = NatsClient->new(url => $self->{url}, timeout => $PATIENCE_SECONDS);
-	$client->subscribe('answer.probe.*');
+	$self->{inbox} = "answer.$$." . int(rand(1e9));
+	$client->subscribe("$self->{inbox}.>");
 	$self->{client} = $client;
 	return;
 }
