@@ -13,6 +13,13 @@
 #include "base/compat.h"
 #include "base/connection_options.h"
 
+static bool
+is_placeholder(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+		strncmp(setting->name, "nats_publish.", strlen("nats_publish.")) == 0;
+}
+
 /*
  * May whoever made this connection not set what its options set?  PostgreSQL
  * could not know yet.
@@ -20,9 +27,7 @@
 static bool
 is_unchecked_option(const struct config_generic *setting)
 {
-	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
-		strncmp(setting->name, "nats_publish.", strlen("nats_publish.")) == 0 &&
-		setting->reset_source == PGC_S_CLIENT && setting->reset_scontext == PGC_BACKEND;
+	return is_placeholder(setting) && setting->reset_source == PGC_S_CLIENT && setting->reset_scontext == PGC_BACKEND;
 }
 
 /* The names of such settings, palloc'd: to be found before the settings are defined. */
@@ -64,4 +69,21 @@ np_refuse_options(List *names)
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("permission denied to set parameter \"%s\"", name)));
 	}
+}
+
+/*
+ * The names, palloc'd, that an administrator has set and that are none when all
+ * settings are defined: to be found before PostgreSQL drops them.
+ */
+List *
+np_misspelt_settings(void)
+{
+	int			count;
+	struct config_generic **settings = np_compat_settings(&count);
+	List	   *names = NIL;
+
+	for (int i = 0; i < count; i++)
+		if (is_placeholder(settings[i]) && settings[i]->reset_source < PGC_S_CLIENT)
+			names = lappend(names, pstrdup(settings[i]->name));
+	return names;
 }

@@ -12,5 +12,6 @@
 
 extern List *np_unchecked_options(void);
 extern void np_refuse_options(List *names);
+extern List *np_misspelt_settings(void);
 
 #endif							/* NP_CONNECTION_OPTIONS_H */

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/varlena.h"
 
 #include "base/connection_options.h"
@@ -35,6 +36,7 @@ int			np_commit_timeout = 10000;
 int			np_max_pending = 4096;
 int			np_max_pending_bytes = 64 * 1024;
 int			np_on_full = NP_ON_FULL_WAIT;
+List	   *np_misspelt_names = NIL;
 bool		np_auto_msg_id = true;
 char	   *np_traceparent = "";
 char	   *np_relay_databases = "";
@@ -235,6 +237,7 @@ void
 np_settings_define(void)
 {
 	List	   *options = np_unchecked_options();
+	MemoryContext previous;
 
 	np_guards_define();
 	define_server_settings();
@@ -242,6 +245,9 @@ np_settings_define(void)
 	define_tls_settings();
 	define_publishing_settings();
 	define_relay_settings();
+	previous = MemoryContextSwitchTo(TopMemoryContext);
+	np_misspelt_names = np_misspelt_settings();
+	MemoryContextSwitchTo(previous);
 	MarkGUCPrefixReserved("nats_publish");
 	np_refuse_options(options);
 }

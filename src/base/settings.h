@@ -38,6 +38,8 @@ extern int	np_relay_poll_interval; /* ms */
 extern int	np_relay_ordering;
 extern int	np_relay_max_attempts;
 
+extern List *np_misspelt_names; /* that somebody has set, and that are no settings */
+
 extern void np_settings_define(void);
 extern void np_settings_server(NpServer *server);
 

@@ -28,6 +28,17 @@ find_problems(NpFinding *finding)
 		np_find(finding, NP_CHECK_FAILED, "%s", (const char *) lfirst(cell));
 }
 
+/* They can be meant to restrict, and restrict nothing. */
+static void
+find_misspelt(NpFinding *finding)
+{
+	ListCell   *cell;
+
+	foreach(cell, np_misspelt_names)
+		np_find(finding, NP_CHECK_WARNING, "\"%s\" is set, but is no setting of nats_publish, so it does nothing. Correct its name.",
+				(const char *) lfirst(cell));
+}
+
 static void
 find_publishing(NpFinding *finding)
 {
@@ -66,6 +77,7 @@ void
 np_check_settings(NpExamination *examination, NpFinding *finding)
 {
 	find_problems(finding);
+	find_misspelt(finding);
 	find_publishing(finding);
 	find_durability(finding);
 	find_sending(examination, finding);

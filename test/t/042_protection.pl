@@ -170,6 +170,15 @@ $in->value(q(CREATE FUNCTION bounded() RETURNS text LANGUAGE plpgsql SET nats_pu
 	$$BEGIN RETURN (nats_publish('t.f', 'x')).stream; EXCEPTION WHEN OTHERS THEN RETURN sqlstate; END$$));
 is(PsqlSession->new($node)->value('SELECT bounded(); ' . $PUBLISH), "42501\nT", 'a function with a bad value, which is its own');
 
+# What is no setting can't restrict: PostgreSQL says so when the library is loaded, and the doctor whenever it is asked
+{
+	my $role = role_with('allowed_subject', 't.>', '');
+	my $session = PsqlSession->new($node, user => $role);
+	like($session->error($PUBLISH), qr/^WARNING:  42602: invalid configuration parameter name "nats_publish.allowed_subject"/m, 'a setting with a misspelt name: a warning');
+	like($session->value(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'settings')),
+		qr/^warning.*"nats_publish\.allowed_subject" is set, but is no setting of nats_publish/, 'which the doctor repeats');
+}
+
 # A parallel worker gets the values of its leader: all at once, from where they were set.
 {
 	my $session = PsqlSession->new($node);
