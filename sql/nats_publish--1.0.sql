@@ -152,7 +152,7 @@ CREATE INDEX nats_outbox_due ON nats_outbox (next_attempt_at, id) WHERE next_att
 COMMENT ON INDEX nats_outbox_due IS 'messages that have failed and are tried again, by the time';
 
 CREATE TABLE nats_outbox_dead (
-    dead_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    dead_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     id bigint NOT NULL,
     subject text NOT NULL,
     payload bytea,
@@ -164,8 +164,7 @@ CREATE TABLE nats_outbox_dead (
     died_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
-COMMENT ON SEQUENCE nats_outbox_dead_dead_id_seq IS 'the dead_ids of nats_outbox_dead';
-COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, for ids of nats_outbox can come again';
+COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, for ids of nats_outbox can come again, and from other databases';
 COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
@@ -193,7 +192,6 @@ SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
-SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead_dead_id_seq', '');
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -255,7 +253,7 @@ WITH waiting AS (
 ), moved AS (
     INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at, last_error)
         OVERRIDING SYSTEM VALUE
-    SELECT CASE WHEN row_number() OVER (ORDER BY dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
+    SELECT CASE WHEN row_number() OVER (ORDER BY died_at, dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
                 THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
            subject, payload, headers, msg_id, created_at, '-infinity', last_error
     FROM dead RETURNING nats_outbox.id
