@@ -186,8 +186,8 @@ is_time_to_settle(void)
 		return true;
 	if (np_settle_waiting() == 0)
 		return false;
-	return np_settle_waiting() >= np_relay_batch_size || np_flight_count() == 0 ||
-		(np_lanes_first() == NULL && np_now() >= first_ended + SETTLE_DELAY);
+	return np_settle_waiting() >= np_relay_batch_size || (np_flight_count() == 0 && np_lanes_first() == NULL) ||
+		(first_ended > 0 && np_now() >= first_ended + SETTLE_DELAY);
 }
 
 /* ---- Reading ------------------------------------------------------------------------- */
