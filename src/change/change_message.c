@@ -29,7 +29,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
-#include "utils/pg_locale.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
@@ -75,7 +74,7 @@ begin_output_settings(int needs)
 	if (needs & NP_NEEDS_TIME_ZONE)
 		want_setting(is_utc(), "timezone", "UTC", &nest_level);
 	if (needs & NP_NEEDS_CURRENCY)
-		want_setting(strcmp(locale_monetary, "C") == 0, "lc_monetary", "C", &nest_level);
+		want_setting(strcmp(GetConfigOption("lc_monetary", false, false), "C") == 0, "lc_monetary", "C", &nest_level);
 	if (needs & NP_NEEDS_SEARCH_PATH)
 	{
 		want_setting(strcmp(namespace_search_path, "pg_catalog") == 0, "search_path", "pg_catalog", &nest_level);

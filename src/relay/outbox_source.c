@@ -519,7 +519,6 @@ read_due(Reading *reading)
 static void
 read_probes(Reading *reading)
 {
-	int			room = reading->room;
 
 	reading->probes = true;
 	for (int i = 0; i < PROBES && reading->room > 0; i++)
@@ -540,7 +539,6 @@ read_probes(Reading *reading)
 	reading->probes = false;
 	next_probe = np_now() + probe_delay;
 	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
-	Assert(reading->room <= room);
 }
 
 static void
