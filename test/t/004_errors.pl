@@ -153,6 +153,8 @@ is($result->{sqlstate}, '54000', 'max_msg_size of the stream');
 is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('small.a', repeat('x', 101)); COMMIT)), '54000', 'at COMMIT');
 is($session->sqlstate(q(SELECT nats_publish('small.a', 'x'))), '', 'a smaller one');
 
+# another domain's stream has half a second to take it, before which nobody knows
+$session->value(q(SET nats_publish.ack_timeout = '5s'));
 $result = $session->run(q(SELECT nats_publish('t.a', 'x', expect_stream => 'OTHER')));
 is($result->{sqlstate}, '40001', 'another stream than expected');
 is($session->sqlstate(q(BEGIN; SELECT nats_publish_async('t.a', 'x', expect_stream => 'OTHER'); COMMIT)), '40001', 'at COMMIT');
