@@ -94,7 +94,7 @@ sub stored { return $client->stream_info('C')->{state}{messages}; }
 	$node->safe_psql('owned', q(CREATE EXTENSION nats_publish; SELECT nats_publish_outbox('c.owned', 'x')));
 	my $owner = PsqlSession->new($node, dbname => 'owned', user => 'app');
 	my @dump = ('pg_dump', '-d', $node->connstr('owned') . ' user=app');
-	command_fails_like(\@dump, qr/permission denied for (table|sequence) nats_/, 'the owner of a database cannot dump what a superuser has put there');
+	command_fails_like(\@dump, qr/permission denied for (table|sequence) nats_|user may lack SELECT privilege on the sequence/, 'the owner of a database cannot dump what a superuser has put there');
 	command_like([ @dump, '--exclude-table=nats_*' ], qr/CREATE EXTENSION/, 'but all without it');
 	$node->safe_psql('owned', documented('GRANT SELECT ON nats_control'));
 	command_like(\@dump, qr/\bc\.owned\b/, 'and with it, with what the README has one grant');
