@@ -75,7 +75,7 @@ INSERT INTO orders VALUES (2, 'b', ''); UPDATE orders SET v = 'c' WHERE id = 1; 
 UPDATE lines SET v = 'ignored'; UPDATE lines SET id = 3; TRUNCATE lines;
 UPDATE parted SET id = 30 WHERE id = 1; INSERT INTO boxed VALUES (2, 'boxed');
 END
-my $CHANGED = 'u.boxed.2 u.lines.update.3 u.orders.1 u.orders.2 u.orders.2 u.own.2 u.parted.1 u.parted.30';
+my $CHANGED = 'u.boxed.2 u.lines.delete.1 u.lines.insert.3 u.orders.1 u.orders.2 u.orders.2 u.own.2 u.parted.1 u.parted.30';
 
 # Messages of every kind; the large one is stored apart from its row.
 my $WAITING = <<'END';
@@ -243,7 +243,9 @@ sub check_state
 	foreach my $database (@DATABASES)
 	{
 		my @fresh = extension_catalog($new, 'template1', in_database($database, $EXTENSION));
-		is(catalog_difference(\@fresh, [ extension_catalog($new, $database) ]), '', "$database: the extension is the same as a new one with the same grants");
+		# a pause is marked in the comment
+		my @upgraded = map { s/ \(its relay is paused\)//r } extension_catalog($new, $database);
+		is(catalog_difference(\@fresh, \@upgraded), '', "$database: the extension is the same as a new one with the same grants");
 	}
 	return;
 }
@@ -266,6 +268,8 @@ sub check_relays
 	my @numbers = map { /^u\.many\.0\|\w+\|app-(\d+)/ ? $1 : () } @stored;
 	is("@numbers", join(' ', sort { $a <=> $b } @numbers), 'in its order');
 
+	# nothing is refused any more when it is let
+	wait_until_drained($_) foreach values %session;
 	$client->js('STREAM.UPDATE.W', { name => 'W', subjects => ['x.>'], storage => 'memory' });
 	$client->create_stream('LATER', ['w.>']);
 	$_->value('SELECT nats_outbox_retry_all()') foreach values %session;
