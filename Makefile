@@ -45,7 +45,7 @@ UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \
 # The fuzz targets are plain C too, with PostgreSQL's libraries for clients where src/ includes postgres.h.
 FUZZ_TARGETS  = $(patsubst test/fuzz/%_fuzz.c,%,$(sort $(wildcard test/fuzz/*_fuzz.c)))
 FUZZ_CFLAGS   = $(UNIT_CFLAGS) -fsanitize=fuzzer -Wno-unused-parameter -Wno-sign-compare -Wno-ignored-attributes
-FUZZ_SERVER   = test/fuzz/backend.c src/base/report.c src/base/encoding.c
+FUZZ_SERVER   = test/fuzz/backend.c src/base/catch.c src/base/report.c src/base/encoding.c
 
 EXTRA_CLEAN = $(UNIT_TESTS) $(FUZZ_TARGETS:%=test/fuzz/%_fuzz) \
 	regression.diffs regression.out results output_iso tmp_check coverage

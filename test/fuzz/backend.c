@@ -151,6 +151,12 @@ geterrcode(void)
 	return 0;
 }
 
+ErrorData *
+CopyErrorData(void)
+{
+	return NULL;
+}
+
 void
 FlushErrorState(void)
 {

@@ -302,25 +302,64 @@ check_next(NpSpan *block, const JsonbValue *key, const JsonbValue *value)
 	FUZZ_CHECK(fuzz_equal(text, text_of(value)));
 }
 
-/* What the JSON object asked for, in its order; then nothing but ids. */
-static void
-check_headers(NpSpan block)
+/* The headers of the server come first, and of these the id last. */
+enum
 {
-	NpSpan		name;
-	NpSpan		text;
+	OF_SERVER,
+	ID,
+	OF_USER
+};
+
+static int
+rank_of(const JsonbValue *key)
+{
+	if (key->val.string.len < 5 || pg_strncasecmp(key->val.string.val, "Nats-", 5) != 0)
+		return OF_USER;
+	return key->val.string.len == 11 && pg_strncasecmp(key->val.string.val, "Nats-Msg-Id", 11) == 0 ? ID : OF_SERVER;
+}
+
+/* What the JSON object asked for of this rank, in its order; returns how many that are. */
+static int
+check_rank(NpSpan *block, int rank)
+{
+	int			count = 0;
 
 	for (int i = 0; i < header_count; i++)
 	{
 		const JsonbContainer *array = values[i].val.binary.data;
 
+		if (rank_of(&keys[i]) != rank)
+			continue;
 		if (values[i].type != jbvBinary)
-			check_next(&block, &keys[i], &values[i]);
+			check_next(block, &keys[i], &values[i]), count++;
 		else
-			for (uint32 j = 0; j < array->children[1]; j++)
-				check_next(&block, &keys[i], &values[array->children[0] + j]);
+			for (uint32 j = 0; j < array->children[1]; j++, count++)
+				check_next(block, &keys[i], &values[array->children[0] + j]);
 	}
-	while (np_header_next(&block, &name, &text))
-		FUZZ_CHECK(fuzz_equal(name, fuzz_text("Nats-Msg-Id")) || fuzz_equal(name, fuzz_text("ce-id")));
+	return count;
+}
+
+static void
+check_name(NpSpan *block, const char *expected)
+{
+	NpSpan		name;
+	NpSpan		text;
+
+	FUZZ_CHECK(np_header_next(block, &name, &text));
+	FUZZ_CHECK(fuzz_equal(name, fuzz_text(expected)));
+}
+
+/* All headers but those of arguments, of which the id is one. */
+static void
+check_headers(NpSpan block, bool has_id)
+{
+	check_rank(&block, OF_SERVER);
+	if ((check_rank(&block, ID) == 0 && np_auto_msg_id) || has_id)
+		check_name(&block, "Nats-Msg-Id");
+	check_rank(&block, OF_USER);
+	if (memcmp(block.data, "\r\n", 2) != 0)
+		check_name(&block, "ce-id");
+	FUZZ_CHECK(memcmp(block.data, "\r\n", 2) == 0);
 }
 
 /* No line more than headers; of those of the server there are only these, and each once. */
@@ -357,8 +396,7 @@ count_headers(NpSpan block)
 static int
 count_arguments(const NpMessageOptions *options)
 {
-	return (options->msg_id.data != NULL) + (options->expect_stream.data != NULL) +
-		options->has_expect_last_seq + options->has_expect_last_subject_seq + (options->ttl != NULL);
+	return (options->expect_stream.data != NULL) + options->has_expect_last_seq + options->has_expect_last_subject_seq + (options->ttl != NULL);
 }
 
 static void
@@ -381,7 +419,7 @@ check_message(const NpMessage *message, const NpMessageOptions *options)
 	for (int i = count_arguments(options); i >= 0; i--)
 		skipped = fuzz_take(&rest, '\n');
 	FUZZ_CHECK(skipped.data[skipped.length - 1] == '\r');
-	check_headers(rest);
+	check_headers(rest, options->msg_id.data != NULL);
 }
 
 /* A block that somebody else has stored: it becomes JSON, whatever it is. */
