@@ -30,18 +30,31 @@ is_unchecked_option(const struct config_generic *setting)
 	return is_placeholder(setting) && setting->reset_source == PGC_S_CLIENT && setting->reset_scontext == PGC_BACKEND;
 }
 
-/* The names of such settings, palloc'd: to be found before the settings are defined. */
-List *
-np_unchecked_options(void)
+static bool
+is_misspelt(const struct config_generic *setting)
+{
+	return is_placeholder(setting) && setting->reset_source < PGC_S_CLIENT;
+}
+
+/* The names of all settings that are so, palloc'd. */
+static List *
+find_settings(bool (*is_so) (const struct config_generic *setting))
 {
 	int			count;
 	struct config_generic **settings = np_compat_settings(&count);
 	List	   *names = NIL;
 
 	for (int i = 0; i < count; i++)
-		if (is_unchecked_option(settings[i]))
+		if (is_so(settings[i]))
 			names = lappend(names, pstrdup(settings[i]->name));
 	return names;
+}
+
+/* The names of such options, palloc'd: to be found before the settings are defined. */
+List *
+np_unchecked_options(void)
+{
+	return find_settings(is_unchecked_option);
 }
 
 /*
@@ -78,12 +91,5 @@ np_refuse_options(List *names)
 List *
 np_misspelt_settings(void)
 {
-	int			count;
-	struct config_generic **settings = np_compat_settings(&count);
-	List	   *names = NIL;
-
-	for (int i = 0; i < count; i++)
-		if (is_placeholder(settings[i]) && settings[i]->reset_source < PGC_S_CLIENT)
-			names = lappend(names, pstrdup(settings[i]->name));
-	return names;
+	return find_settings(is_misspelt);
 }

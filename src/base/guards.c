@@ -333,35 +333,17 @@ CHECK_HOOK(url)
 	return check_guard(&guards[URL], *newval, source);
 }
 
-CHECK_HOOK(inbox_prefix)
-{
-	return check_guard(&guards[INBOX_PREFIX], *newval, source);
-}
-
-CHECK_HOOK(tls_handshake_first)
-{
-	return check_guard(&guards[TLS_HANDSHAKE_FIRST], *newval, source);
-}
-
-CHECK_HOOK(server_required)
-{
-	return check_guard(&guards[SERVER_REQUIRED], *newval, source);
-}
-
-CHECK_HOOK(allowed_subjects)
-{
-	return check_guard(&guards[ALLOWED_SUBJECTS], *newval, source);
-}
-
-CHECK_HOOK(publishing)
-{
-	return check_guard(&guards[PUBLISHING], *newval, source);
-}
-
-CHECK_HOOK(commit_batch)
-{
-	return check_guard(&guards[COMMIT_BATCH], *newval, source);
-}
+#define DEFINE_CHECK_HOOK(name, guard) \
+	CHECK_HOOK(name) \
+	{ \
+		return check_guard(&guards[guard], *newval, source); \
+	}
+DEFINE_CHECK_HOOK(inbox_prefix, INBOX_PREFIX)
+DEFINE_CHECK_HOOK(tls_handshake_first, TLS_HANDSHAKE_FIRST)
+DEFINE_CHECK_HOOK(server_required, SERVER_REQUIRED)
+DEFINE_CHECK_HOOK(allowed_subjects, ALLOWED_SUBJECTS)
+DEFINE_CHECK_HOOK(publishing, PUBLISHING)
+DEFINE_CHECK_HOOK(commit_batch, COMMIT_BATCH)
 
 void
 np_guards_define(void)

@@ -7,15 +7,9 @@
  */
 #include "postgres.h"
 
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
-#include "base/compat.h"
 #include "check/check.h"
 #include "relay/statement.h"
 
@@ -61,35 +55,17 @@ find_errors(NpFinding *finding)
 		np_find(finding, NP_CHECK_OK, "No table is published.");
 }
 
-/* Of the view, which not everybody may read. */
-static Oid
-view_owner(Oid schema)
-{
-	HeapTuple	view = SearchSysCache2(RELNAMENSP, CStringGetDatum("nats_published_tables"), ObjectIdGetDatum(schema));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(view))
-		elog(ERROR, "there is no nats_published_tables");
-	owner = ((Form_pg_class) GETSTRUCT(view))->relowner;
-	ReleaseSysCache(view);
-	return owner;
-}
-
 void
 np_check_changes(NpExamination *examination, NpFinding *finding)
 {
-	Oid			user;
-	int			context;
-	MemoryContext caller = CurrentMemoryContext;
+	NpStatementCaller caller;
+	MemoryContext context = CurrentMemoryContext;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(view_owner(examination->schema), context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
+	np_statements_begin(&caller, examination->schema, "nats_published_tables");
 	if (SPI_execute_plan(np_statement_prepare(&read_triggers, quote_identifier(get_namespace_name(examination->schema))),
 						 NULL, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look into nats_published_tables");
-	MemoryContextSwitchTo(caller);
+	MemoryContextSwitchTo(context);
 	find_errors(finding);
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
+	np_statements_end(&caller);
 }

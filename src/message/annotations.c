@@ -48,29 +48,24 @@ check_value(const char *name, const JsonbValue *value)
 		np_header_require_value(name, (NpSpan) {value->val.string.val, value->val.string.len});
 }
 
+static void
+check_annotation(void *unused, NpSpan name, const JsonbValue *value)
+{
+	char	   *text = pnstrdup(name.data, name.length);
+
+	check_name(text);
+	check_value(text, value);
+}
+
 /* Raises 22023 or what jsonb_in raises. */
 static Jsonb *
 parse(const char *text)
 {
 	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	JsonbIterator *iterator = JsonbIteratorInit(&object->root);
-	JsonbIteratorToken token;
-	JsonbValue	key;
-	JsonbValue	value;
 
 	if (!JB_ROOT_IS_OBJECT(object))
 		np_raise_input("annotations must be a JSON object");
-	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
-	{
-		char	   *name;
-
-		if (token != WJB_KEY)
-			continue;
-		(void) JsonbIteratorNext(&iterator, &value, true);
-		name = pnstrdup(key.val.string.val, key.val.string.len);
-		check_name(name);
-		check_value(name, &value);
-	}
+	np_headers_each(object, check_annotation, NULL);
 	return object;
 }
 

@@ -39,3 +39,21 @@ np_header_require_value(const char *name, NpSpan value)
 		np_raise_input("value of header \"%s\" has the invalid byte 0x%02x at position %zu",
 					   name, (unsigned char) value.data[position], position + 1);
 }
+
+/* Visit the names and values of a JSON object, in its order. */
+void
+np_headers_each(Jsonb *headers, NpVisitHeader visit, void *argument)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		visit(argument, (NpSpan) {key.val.string.val, key.val.string.len}, &value);
+	}
+}

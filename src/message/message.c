@@ -161,11 +161,25 @@ np_message_next_id(void)
 
 /* ---- Headers ------------------------------------------------------------ */
 
+/*
+ * Servers before 2.11.11 and 2.12.2 look for the first place where a name stands,
+ * and when that is in another name or in a value, they see no such header
+ * (nats-server#7465): a message would be stored twice, or against what it expects.
+ * So theirs come first, and of those the id last, as its text can be anything.
+ */
+typedef enum Rank
+{
+	RANK_OF_SERVER,
+	RANK_ID,
+	RANK_OF_USER
+} Rank;
+
 typedef struct HeaderBlock
 {
 	StringInfoData text;
 	bool		seen[lengthof(known_headers)];
 	const NpMessageOptions *options;
+	Rank		rank;			/* of the headers that are being appended */
 } HeaderBlock;
 
 static bool
@@ -319,19 +333,6 @@ append_json_header(HeaderBlock *block, const char *name, const JsonbValue *value
 	}
 }
 
-/*
- * Servers before 2.11.11 and 2.12.2 look for the first place where a name stands,
- * and when that is in another name or in a value, they see no such header
- * (nats-server#7465): a message would be stored twice, or against what it expects.
- * So theirs come first, and of those the id last, as its text can be anything.
- */
-typedef enum Rank
-{
-	RANK_OF_SERVER,
-	RANK_ID,
-	RANK_OF_USER
-} Rank;
-
 static Rank
 rank_of(NpSpan name)
 {
@@ -341,31 +342,25 @@ rank_of(NpSpan name)
 }
 
 static void
+append_of_rank(void *argument, NpSpan name, const JsonbValue *value)
+{
+	HeaderBlock *block = argument;
+
+	if (rank_of(name) == block->rank)
+		append_json_header(block, check_header_name(block, pnstrdup(name.data, name.length), name.length), value);
+}
+
+static void
 append_json_headers(HeaderBlock *block, Rank rank)
 {
 	Jsonb	   *headers = block->options->headers;
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	key;
-	JsonbValue	value;
 
 	if (headers == NULL)
 		return;
 	if (!JB_ROOT_IS_OBJECT(headers))
 		np_raise_input("headers must be a JSON object");
-	iterator = JsonbIteratorInit(&headers->root);
-	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
-	{
-		char	   *name;
-
-		if (token != WJB_KEY)
-			continue;
-		(void) JsonbIteratorNext(&iterator, &value, true);
-		if (rank_of((NpSpan) {key.val.string.val, key.val.string.len}) != rank)
-			continue;
-		name = pnstrdup(key.val.string.val, key.val.string.len);
-		append_json_header(block, check_header_name(block, name, key.val.string.len), &value);
-	}
+	block->rank = rank;
+	np_headers_each(headers, append_of_rank, block);
 }
 
 static void
@@ -455,24 +450,12 @@ has_header(const HeaderBlock *block, const char *name)
 
 /* A header of the message's own counts more than an annotation. */
 static void
-append_annotations(HeaderBlock *block, Jsonb *annotations)
+append_annotation(void *block, NpSpan name, const JsonbValue *value)
 {
-	JsonbIterator *iterator = JsonbIteratorInit(&annotations->root);
-	JsonbIteratorToken token;
-	JsonbValue	key;
-	JsonbValue	value;
+	char	   *text = pnstrdup(name.data, name.length);
 
-	while ((token = JsonbIteratorNext(&iterator, &key, true)) != WJB_DONE)
-	{
-		char	   *name;
-
-		if (token != WJB_KEY)
-			continue;
-		(void) JsonbIteratorNext(&iterator, &value, true);
-		name = pnstrdup(key.val.string.val, key.val.string.len);
-		if (value.type != jbvNull && !has_header(block, name))
-			append_scalar(block, name, &value);
-	}
+	if (value->type != jbvNull && !has_header(block, text))
+		append_scalar(block, text, value);
 }
 
 /* palloc'd */
@@ -526,7 +509,7 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	append_json_headers(&block, RANK_OF_USER);
 	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
 	if (options->is_annotated && np_annotations_current() != NULL)
-		append_annotations(&block, np_annotations_current());
+		np_headers_each(np_annotations_current(), append_annotation, &block);
 	append_id_header(&block);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */

@@ -19,7 +19,6 @@
 #include "utils/memutils.h"
 
 #include "base/settings.h"
-#include "publish/jetstream.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "relay/flight.h"
@@ -37,9 +36,6 @@
 /* After so many times that a connection was lost for nothing that was answered, rows go alone. */
 #define LOSSES_BEFORE_ALONE	3
 
-/* How often JetStream is looked at while nobody takes messages. */
-#define LOOK_INTERVAL		NP_MILLISECONDS(30000)
-
 typedef struct Sent
 {
 	uint64		token;
@@ -52,7 +48,6 @@ static int	in_flight;
 static bool giving_up;			/* what is not answered, though the server is there */
 static NpTime last_result;		/* when a row came to its end */
 static NpTime newest_answered;	/* when the youngest row that has been answered was sent */
-static NpTime looked_at;		/* why nobody takes messages */
 
 /* ---- Rows that go with the connection --------------------------------------------------- */
 
@@ -158,22 +153,6 @@ on_result(void *owner, const NpResult *result)
 	else
 		judge(row, &result->failure);
 	end(row);
-}
-
-/*
- * What no stream takes has failed with less than can be known: find out why,
- * for what fails later.  True: it was asked for.
- */
-bool
-np_flight_explain_untaken(void)
-{
-	NpTime		now = np_now();
-
-	if (session == NULL || !np_session_is_open(session) || (looked_at != 0 && now - looked_at < LOOK_INTERVAL))
-		return false;
-	looked_at = now;
-	np_jetstream_look(session);
-	return true;
 }
 
 /* ---- Sending ----------------------------------------------------------------------------- */

@@ -21,6 +21,5 @@ extern bool np_flight_give_up_unanswered(const char **problem);
 extern bool np_flight_has_culprit(void);
 extern void np_flight_convict(void);
 extern int64 np_flight_abort(void);
-extern bool np_flight_explain_untaken(void);
 
 #endif							/* NP_FLIGHT_H */

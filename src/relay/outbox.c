@@ -11,13 +11,11 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 
 #include "base/encoding.h"
 #include "relay/outbox.h"
@@ -37,20 +35,6 @@ enum
 /* ---- Writing ------------------------------------------------------------------------- */
 
 static bool inserting;			/* a message that has been checked */
-
-static Oid
-table_owner(Oid schema)
-{
-	Oid			table = get_relname_relid("nats_outbox", schema);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find table nats_outbox in schema %u", schema);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
 
 static NpStatement insert_message = {
 	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id) VALUES ($1, $2, $3, $4) RETURNING id",
@@ -121,14 +105,10 @@ execute_insert(Oid schema, const NpMessage *message, int64 *id_of_row)
 bool
 np_outbox_insert(Oid schema, const NpMessage *message, int64 *id)
 {
-	Oid			user;
-	int			context;
+	NpStatementCaller caller;
 	volatile bool inserted = false;
 
-	/* an error restores the user, AbortTransaction and AbortSubTransaction do */
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(table_owner(schema), context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
+	np_statements_begin(&caller, schema, "nats_outbox");
 	PG_TRY();
 	{
 		inserting = true;
@@ -139,8 +119,7 @@ np_outbox_insert(Oid schema, const NpMessage *message, int64 *id)
 		inserting = false;
 	}
 	PG_END_TRY();
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
+	np_statements_end(&caller);
 	return inserted;
 }
 
@@ -222,15 +201,11 @@ NpOutboxContent
 np_outbox_content(Oid schema)
 {
 	NpOutboxContent content;
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			user;
-	int			context;
+	MemoryContext context = CurrentMemoryContext;
+	NpStatementCaller caller;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(table_owner(schema), context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
-	content = execute_content(schema, caller);
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
+	np_statements_begin(&caller, schema, "nats_outbox");
+	content = execute_content(schema, context);
+	np_statements_end(&caller);
 	return content;
 }

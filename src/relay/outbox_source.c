@@ -357,8 +357,7 @@ take_row(HeapTuple tuple, Reading *reading, int64 id, bool is_due)
 	row->is_probe = reading->probes;
 	if (reading->probes)
 		remember_token(probed, subject);
-	if (is_due)
-		np_row_set_due(row);
+	row->is_due = is_due;
 	if (!np_lanes_enter(row, reading->look->ordered))
 	{
 		np_row_free(row);
@@ -519,7 +518,6 @@ read_due(Reading *reading)
 static void
 read_probes(Reading *reading)
 {
-
 	reading->probes = true;
 	for (int i = 0; i < PROBES && reading->room > 0; i++)
 	{

@@ -36,7 +36,6 @@ typedef struct Entry
 static MemoryContext row_context;	/* NULL: not used yet */
 static HTAB *rows;
 static int64 bytes;				/* of the contents */
-static int	due;				/* rows that are tried again */
 
 static Key
 key_of(int64 id, const char *msg_id)
@@ -136,33 +135,17 @@ np_row_free(NpRow *row)
 	Key			key = key_of(row->id, row->msg_id);
 
 	np_row_release(row);
-	if (row->is_due)
-		due--;
 	if (row->error != NULL)
 		pfree(row->error);
 	(void) hash_search(rows, &key, HASH_REMOVE, NULL);
 	pfree(row);
 }
 
-/* It is one that is tried again. */
-void
-np_row_set_due(NpRow *row)
-{
-	row->is_due = true;
-	due++;
-}
-
-/* What the contents of all rows take, and how many of them are tried again. */
+/* What the contents of all rows take. */
 int64
 np_rows_bytes(void)
 {
 	return bytes;
-}
-
-int
-np_rows_due(void)
-{
-	return due;
 }
 
 /* ---- What becomes of it -------------------------------------------------------------- */

@@ -1,13 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * statement.c
- *	  SQL statements whose plans are kept.
+ *	  SQL statements whose plans are kept, and as whom they are executed.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "relay/statement.h"
 
@@ -30,4 +34,37 @@ np_statement_prepare(NpStatement *statement, const char *schema)
 	statement->schema = MemoryContextStrdup(TopMemoryContext, schema);
 	statement->plan = plan;
 	return plan;
+}
+
+static Oid
+owner_of(Oid schema, const char *relation)
+{
+	HeapTuple	tuple = SearchSysCache2(RELNAMENSP, CStringGetDatum(relation), ObjectIdGetDatum(schema));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "could not find relation %s in schema %u", relation, schema);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Connect to SPI as the owner of a relation, for whoever may not read or write
+ * it.  An error restores the user: AbortTransaction and AbortSubTransaction do.
+ */
+void
+np_statements_begin(NpStatementCaller *caller, Oid schema, const char *relation)
+{
+	GetUserIdAndSecContext(&caller->user, &caller->context);
+	SetUserIdAndSecContext(owner_of(schema, relation), caller->context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+}
+
+/* And leave it again. */
+void
+np_statements_end(const NpStatementCaller *caller)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(caller->user, caller->context);
 }

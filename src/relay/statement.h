@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * statement.h
- *	  SQL statements whose plans are kept.
+ *	  SQL statements whose plans are kept, and as whom they are executed.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,15 @@ typedef struct NpStatement
 	char	   *schema;			/* for which it is */
 } NpStatement;
 
+/* Who was the user when statements began. */
+typedef struct NpStatementCaller
+{
+	Oid			user;
+	int			context;
+} NpStatementCaller;
+
 extern SPIPlanPtr np_statement_prepare(NpStatement *statement, const char *schema);
+extern void np_statements_begin(NpStatementCaller *caller, Oid schema, const char *relation);
+extern void np_statements_end(const NpStatementCaller *caller);
 
 #endif							/* NP_STATEMENT_H */
