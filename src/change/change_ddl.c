@@ -28,8 +28,8 @@
 #include "change/change_transaction.h"
 #include "change/template.h"
 #include "commit/transaction.h"
+#include "outbox/statement.h"
 #include "publish/policy.h"
-#include "relay/statement.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_command);
 PG_FUNCTION_INFO_V1(nats_check_ddl);

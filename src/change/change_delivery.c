@@ -9,9 +9,9 @@
 
 #include "change/change_delivery.h"
 #include "commit/transaction.h"
+#include "outbox/outbox.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
-#include "relay/outbox.h"
 
 static const NpStatsMode counted_as[] = {
 	[NP_DELIVER_ON_COMMIT] = NP_STATS_ON_COMMIT,

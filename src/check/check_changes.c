@@ -11,7 +11,7 @@
 #include "utils/lsyscache.h"
 
 #include "check/check.h"
-#include "relay/statement.h"
+#include "outbox/statement.h"
 
 /* How many broken triggers are named. */
 #define MAX_NAMED	3

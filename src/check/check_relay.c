@@ -17,8 +17,8 @@
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "check/check_relay.h"
-#include "relay/outbox.h"
-#include "relay/relay_state.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_state.h"
 
 /* Is the relay of this database wanted, by relay_databases? */
 bool

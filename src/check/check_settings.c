@@ -15,7 +15,7 @@
 #include "base/json.h"
 #include "base/settings.h"
 #include "check/check.h"
-#include "relay/relay_state.h"
+#include "outbox/relay_state.h"
 #include "stats/shared_stats.h"
 
 /* What fails closed. */

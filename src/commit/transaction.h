@@ -8,7 +8,7 @@
 #ifndef NP_TRANSACTION_H
 #define NP_TRANSACTION_H
 
-#include "relay/relay_state.h"
+#include "outbox/relay_state.h"
 
 /* Who is on a floor above, and has something to do at the ends. */
 typedef struct NpTransactionListener

@@ -22,9 +22,9 @@
 #include "base/settings.h"
 #include "commit/transaction.h"
 #include "message/message.h"
+#include "outbox/outbox.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
-#include "relay/outbox.h"
 #include "stats/stats.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_text);

@@ -25,10 +25,10 @@
 #include "commit/transaction.h"
 #include "message/message.h"
 #include "message/protocol.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_pause.h"
+#include "outbox/relay_state.h"
 #include "publish/policy.h"
-#include "relay/outbox.h"
-#include "relay/relay_pause.h"
-#include "relay/relay_state.h"
 
 PG_FUNCTION_INFO_V1(nats_outbox_check);
 PG_FUNCTION_INFO_V1(nats_outbox_wake);

@@ -29,11 +29,11 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
-#include "relay/relay_pause.h"
 #include "relay/settled.h"
 
 /* The columns that it reads. */

@@ -8,8 +8,8 @@
 #ifndef NP_OUTBOX_TABLE_H
 #define NP_OUTBOX_TABLE_H
 
+#include "outbox/statement.h"
 #include "publish/delivery.h"
-#include "relay/statement.h"
 
 extern bool np_outbox_begin(MemoryContext *caller);
 extern void np_outbox_commit(MemoryContext caller);

@@ -33,9 +33,9 @@
 
 #include "base/settings.h"
 #include "base/wait.h"
+#include "outbox/relay_state.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_process.h"
-#include "relay/relay_state.h"
 
 PGDLLEXPORT void np_launcher_main(Datum argument);
 

@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
-#include "relay/relay_state.h"
+#include "outbox/relay_state.h"
 
 typedef struct Slot
 {

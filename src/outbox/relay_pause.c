@@ -25,7 +25,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "relay/relay_pause.h"
+#include "outbox/relay_pause.h"
 
 #define MARK	" (its relay is paused)"
 

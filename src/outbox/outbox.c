@@ -18,9 +18,9 @@
 #include "utils/memutils.h"
 
 #include "base/encoding.h"
-#include "relay/outbox.h"
-#include "relay/relay_pause.h"
-#include "relay/statement.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_pause.h"
+#include "outbox/statement.h"
 
 /* Arguments of the INSERT. */
 enum

@@ -13,7 +13,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "relay/statement.h"
+#include "outbox/statement.h"
 
 /* The plan of a statement for a schema, quoted; SPI is connected. */
 SPIPlanPtr
