@@ -1,111 +1,123 @@
-# The README is true: its examples run, and its tables list what there is.
+# The examples of the documentation run, on each version: each in a session of its own, and all typed in their order into one.
 
 use strict;
-use warnings;
+use warnings FATAL => 'all';
 
-use FindBin;
-use lib "$FindBin::RealBin/../perl";
-use NatsServer;
+use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $readme = slurp_file("$FindBin::RealBin/../../README.md");
-my $nats = NatsServer->new(jetstream => 1, config => <<'END')->start;
-authorization {
-  users = [
-    { user: admin, password: admin }
-    { user: app, password: secret, permissions: { publish: ["orders.>"], subscribe: ["_PG.>"] } }
-  ]
-}
-END
-my $port = $nats->port;
-my $node = PostgreSQL::Test::Cluster->new('readme');
-$node->init;
-$node->append_conf('postgresql.conf', "nats_publish.url = 'nats://admin:admin\@127.0.0.1:$port'");
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'nats_publish'");
-$node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION nats_publish; CREATE DATABASE billing');
+use Documentation;
+use NatsClient;
+use NatsServer;
+use PublishTest;
 
-# ---- The SQL examples, in their order, each a session of its own
+my @examples = map { blocks($_, 'sql') } pages();
+cmp_ok(scalar(@examples), '>', 40, 'there are examples');
 
-my @examples = $readme =~ /^```sql\n(.*?)^```$/msg;
-cmp_ok(scalar(@examples), '>', 10, 'there are examples');
+my ($nats, $client) = nats_with_users();
+my $node = documented_cluster('readme', "nats://admin:admin_secret\@127.0.0.1:" . $nats->port);
 
-foreach my $i (0 .. $#examples)
+# The nats-server whose users doc/connections.md configures
+sub nats_with_users
 {
-	my $example = $examples[$i];
-	# what a reader has done, and the server is not where the README puts it
-	next if $example =~ /CREATE EXTENSION/;
-	if ($example =~ /CREATE SERVER/)
-	{
-		$example =~ s/127\.0\.0\.1:4222/127.0.0.1:$port/;
-		my ($result, $out, $err) = $node->psql('postgres', $example . <<'END', on_error_stop => 1);
-SET ROLE app;
-SET nats_publish.server = 'main';
-SELECT nats_publish_async('orders.new', '{"as": "app"}'::jsonb);
-SELECT nats_publish_async('other.new', '{"as": "app"}'::jsonb);
-END
-		like($err, qr/may not publish/, 'the user of the mapping is who the server lets publish orders, and no more');
-		next;
-	}
-	if ($example =~ /inbox_prefix/)
-	{
-		# this one is about the NATS user of the example before it
-		$example =~ s/127\.0\.0\.1:4222/127.0.0.1:$port/;
-		$node->safe_psql('postgres', $example);
-		$node->reload;
-		$node->safe_psql('postgres', "SELECT seq FROM nats_publish('orders.new', 'as app')");
-		my ($result, $out, $err) = $node->psql('postgres', q(SELECT nats_publish('other.new', 'as app')));
-		like($err, qr/may not publish/, 'the NATS user of the example may do no more than is said');
-		$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL');
-		$node->reload;
-		next;
-	}
-	if ($example =~ /allow_atomic/)
-	{
-		# atomic commits need a newer server, which test/run has found
-		my $newer = NatsServer->new(name => 'newer', binary => $ENV{NATS_SERVER_NEW}, jetstream => 1)->start;
-		my $url = $newer->url;
-		my ($result, $out, $err) = $node->psql('postgres', "SET nats_publish.url = '$url';\n$example" .
-			"SELECT nats_stream_info('LEDGER') -> 'state' -> 'messages'", on_error_stop => 1);
-		is($err, '', "example $i runs without a word: an atomic commit");
-		like($out, qr/\b2$/, 'of two messages');
-		next;
-	}
-	my ($result, $out, $err) = $node->psql('postgres', $example, on_error_stop => 1);
-	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
+	my ($authorization) = grep { /^authorization/ } map { $_->{text} } blocks('doc/connections.md', 'conf');
+	my $server = NatsServer->new(jetstream => 1, config => $authorization)->start;
+	return ($server, NatsClient->new(url => $server->url, user => 'admin', pass => 'admin_secret'));
 }
 
-is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1110',
-	'the stream holds what the examples published, the duplicate once');
-
-# ---- The tables
-
-my %documented;
-$documented{$1} = [ $2, $3 ] while $readme =~ /^\| `(nats_publish\.\w+)` \| `([^`]*)` \| ([^|]*?) \|/mg;
-my %existing;
-foreach my $row (split /\n/, $node->safe_psql('postgres', <<'END'))
-LOAD 'nats_publish';
-SELECT name || '|' || CASE WHEN name = 'nats_publish.url' THEN boot_val ELSE current_setting(name) END || '|' || context
-FROM pg_settings WHERE name LIKE 'nats_publish.%'
-END
+# A cluster as the README configures one, with what its reader has: a database, and the extension where it is not an example
+sub documented_cluster
 {
-	my ($name, $value, $context) = split /\|/, $row;
-	$existing{$name} = [ $value, $context ];
-}
-is_deeply([ sort keys %documented ], [ sort keys %existing ], 'the table of settings is complete');
-foreach my $name (sort keys %existing)
-{
-	is($documented{$name}[0], $existing{$name}[0], "default of $name");
-	like($documented{$name}[1], { superuser => qr/^superuser/, user => qr/^user/, sighup => qr/^configuration file/ }->{$existing{$name}[1]},
-		"who sets $name");
+	my ($name, $url) = @_;
+	my $cluster = PostgreSQL::Test::Cluster->new($name);
+	$cluster->init;
+	$cluster->append_conf('postgresql.conf', "nats_publish.url = '$url'");
+	$cluster->append_conf('postgresql.conf', $_->{text}) foreach grep { $_->{text} =~ /shared_preload/ } blocks('README.md', 'ini');
+	$cluster->start;
+	$cluster->safe_psql('postgres', 'CREATE DATABASE billing');
+	return $cluster;
 }
 
-my $functions = $node->safe_psql('postgres', <<'END');
-SELECT DISTINCT proname FROM pg_proc JOIN pg_depend ON objid = pg_proc.oid
-WHERE classid = 'pg_proc'::regclass AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'nats_publish')
-END
-like($readme, qr/^\| `$_\(/m, "$_ is in a table of functions") foreach split /\n/, $functions;
+# What psql prints on a terminal, and what it complains of
+sub typed
+{
+	my ($cluster, $sql) = @_;
+	my ($out, $err);
+	IPC::Run::run([ 'psql', '-X', '-q', '-P', 'pager=off', '-P', 'footer=off', '-v', 'ON_ERROR_STOP=1', '-d', $cluster->connstr('postgres') ],
+		'<', \$sql, '>', \$out, '2>', \$err);
+	return ($out, $err);
+}
+
+# Where the documentation puts the server, another port is here.
+sub at { my ($server, $sql) = @_; my $port = $server->port; return $sql =~ s/127\.0\.0\.1:4222/127.0.0.1:$port/gr; }
+
+# Transactions, times and widths of columns differ from run to run.
+sub comparable { my ($text) = @_; return $text =~ s/"xid":\d+/"xid":N/gr =~ s/"ts":"[^"]*"/"ts":"T"/gr =~ s/-{2,}/--/gr =~ s/ +/ /gr =~ s/\s+$//gmr; }
+
+# ---- Each in a session of its own
+
+foreach my $example (@examples)
+{
+	my $sql = at($nats, $example->{text});
+	if ($sql =~ /ALTER SYSTEM/) { next; }
+	if ($sql =~ /allow_atomic/) { is_atomic($example, $sql); next; }
+	my ($out, $err) = typed($node, $sql);
+	is($err, '', "$example->{name} runs without a word");
+	like(comparable($out), qr/\Q@{[ comparable($example->{output}) ]}\E$/, "$example->{name} prints what is said") if $example->{output};
+	is_user_app() if $sql =~ /CREATE SERVER/;
+}
+
+# Atomic commits need a newer server, which test/run has found.
+sub is_atomic
+{
+	my ($example, $sql) = @_;
+	my $newer = NatsServer->new(name => 'newer', binary => $ENV{NATS_SERVER_NEW}, jetstream => 1)->start;
+	my $url = $newer->url;
+	my ($out, $err) = typed($node, "SET nats_publish.url = '$url';\n$sql");
+	is($err, '', "$example->{name} runs without a word: an atomic commit");
+	is(NatsClient->new(url => $newer->url)->stream_info('LEDGER')->{state}{messages}, 2, 'of two messages');
+}
+
+# By the user mapping of the example
+sub is_user_app
+{
+	foreach my $try ([ 'orders.new', qr/^$/ ], [ 'other.new', qr/may not publish/ ])
+	{
+		my ($out, $err) = typed($node, "SET ROLE app; SET nats_publish.server = 'main'; SELECT nats_publish('$try->[0]', 'as app')");
+		like($err, $try->[1], "the user of the mapping publishes to $try->[0] as the server lets it");
+	}
+}
+
+# By the examples, by the relay for two of them, and by app above. No stream takes outbox.event, whose message stays.
+$node->poll_query_until('postgres', q(SELECT array_agg(subject) = '{outbox.event.order}' FROM nats_outbox)) or die 'the relay has not published';
+is($client->stream_info('ORDERS')->{state}{messages}, 2115, 'the stream holds what the examples published, the duplicate once');
+
+# ---- As the settings of doc/connections.md say
+
+{
+	my ($settings) = map { $_->{text} } blocks('doc/connections.md', 'ini');
+	my $file = PostgreSQL::Test::Utils::tempdir('password') . '/nats_password';
+	append_to_file($file, "secret\n");
+	$settings =~ s{'/etc/postgresql/nats_password'}{'$file'};
+	$node->append_conf('postgresql.conf', at($nats, $settings));
+	$node->reload;
+	my ($out, $err) = typed($node, q(SELECT nats_publish('orders.new', 'as app') \g /dev/null));
+	is($err, '', 'the NATS user of the settings publishes orders');
+	($out, $err) = typed($node, q(SELECT nats_publish('other.new', 'as app')));
+	like($err, qr/may not publish/, 'and no more than the server lets it');
+}
+$node->stop;
+
+# ---- All typed into one session, with a server that has all that they use
+
+{
+	my $newer = NatsServer->new(name => 'all', binary => $ENV{NATS_SERVER_NEW}, jetstream => 1)->start;
+	my $cluster = documented_cluster('typed', $newer->url);
+	my ($out, $err) = typed($cluster, join "\n", map { at($newer, $_->{text}) } @examples);
+	is($err, '', 'the examples in one session run without a word');
+	cmp_ok(NatsClient->new(url => $newer->url)->stream_info('ORDERS')->{state}{messages}, '>', 2000, 'and have published');
+}
 
 done_testing();

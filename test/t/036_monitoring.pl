@@ -12,6 +12,7 @@ use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use Documentation;
 use NatsClient;
 use NatsServer;
 use PrometheusExporter;
@@ -208,10 +209,10 @@ $exporter->stop;
 $nats->resume;
 is($stalled->finish->{error}, '', 'the server goes on');
 
-# The README names metrics, too, in the second column of its table.
-my ($table) = slurp_file("$DOC/../README.md") =~ /^### What to alert on\n(.*?)^##/ms;
+# doc/operations.md names metrics, too, in the second column of its table.
+my ($table) = page('doc/operations.md') =~ /^## What to alert on\n(.*?)^##/ms;
 my @named = map { /(nats_publish_\w+)/g } $table =~ /^\|[^|]*\|([^|]*)\|/mg;
-cmp_ok(scalar @named, '>', 8, 'the README names metrics');
+cmp_ok(scalar @named, '>', 8, 'doc/operations.md names metrics');
 is_deeply([ grep { !$samples{$_} && !$samples{"${_}_bucket"} } @named ], [], 'that there are');
 
 # ---- It is silent where there is nothing to see

@@ -5,11 +5,11 @@
 use strict;
 use warnings FATAL => 'all';
 
-use FindBin;
 use IPC::Run ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use Documentation;
 use NatsClient;
 use PsqlSession;
 use PublishTest;
@@ -23,13 +23,13 @@ my $node = relay_node('main',
 my $session = PsqlSession->new($node);
 my $dir = PostgreSQL::Test::Utils::tempdir('dump');
 
-my $README = slurp_file("$FindBin::RealBin/../../README.md");
+my $PAGES = join '', map { page($_) } pages();
 
-# A statement that the README gives, by what it begins with.
+# A statement that the documentation gives, by what it begins with.
 sub documented
 {
 	my ($beginning) = @_;
-	return $README =~ /^(\Q$beginning\E.*;)$/m ? $1 : die "$beginning is not in the README";
+	return $PAGES =~ /^(\Q$beginning\E.*;)$/m ? $1 : die "$beginning is not in the documentation";
 }
 
 sub stored { return $client->stream_info('C')->{state}{messages}; }
@@ -97,7 +97,7 @@ sub stored { return $client->stream_info('C')->{state}{messages}; }
 	command_fails_like(\@dump, qr/permission denied for (table|sequence) nats_|user may lack SELECT privilege on the sequence/, 'the owner of a database cannot dump what a superuser has put there');
 	command_like([ @dump, '--exclude-table=nats_*' ], qr/CREATE EXTENSION/, 'but all without it');
 	$node->safe_psql('owned', documented('GRANT SELECT ON nats_control'));
-	command_like(\@dump, qr/\bc\.owned\b/, 'and with it, with what the README has one grant');
+	command_like(\@dump, qr/\bc\.owned\b/, 'and with it, with what the documentation has one grant');
 	is($owner->sqlstate(q(INSERT INTO nats_outbox (subject) VALUES ('c.insert'))), '42501', 'who may dump may not write');
 	$node->safe_psql('owned', documented('GRANT INSERT (subject, payload'));
 	is($owner->error(q(INSERT INTO nats_outbox (subject, payload, headers, msg_id) VALUES ('c.insert', 'x', '{"A": "b"}', 'id'))), '', 'unless it is granted');
