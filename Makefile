@@ -161,6 +161,7 @@ HEADERS =
 STANDBY =
 ROUNDS =
 ONLY =
+IMAGE =
 TARGET  = $(FUZZ_TARGETS)
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZ_TARGETS))
 fuzz:
@@ -276,6 +277,12 @@ test-fresh:
 test-pools:
 	@test/setup demo
 	@test/pools/run
+
+## make test-image, make test-image IMAGE=18: what the Dockerfile and compose.yaml say, carried out without Docker. By hand
+.PHONY: test-image
+test-image:
+	@test/setup packages
+	@test/image $(IMAGE)
 
 ## make packages RELEASES="bookworm trixie": the Debian package, built, installed, used and removed in fresh systems
 RELEASES = bookworm

@@ -65,7 +65,7 @@ foreach my $example (@examples)
 	if ($sql =~ /allow_atomic/) { is_atomic($example, $sql); next; }
 	my ($out, $err) = typed($node, $sql);
 	is($err, '', "$example->{name} runs without a word");
-	like(comparable($out), qr/\Q@{[ comparable($example->{output}) ]}\E$/, "$example->{name} prints what is said") if $example->{output};
+	like(comparable($out), qr/\Q@{[ comparable($example->{output}) ]}\E\s*$/, "$example->{name} prints what is said") if $example->{output};
 	is_user_app() if $sql =~ /CREATE SERVER/;
 }
 
