@@ -164,7 +164,7 @@ CREATE TABLE nats_outbox_dead (
     died_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
-COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, for ids of nats_outbox can come again, and from other databases';
+COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, because ids of nats_outbox can repeat, and come from other databases';
 COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
@@ -186,7 +186,7 @@ CREATE TABLE nats_control (
     paused boolean NOT NULL
 );
 COMMENT ON TABLE nats_control IS 'what the relay of this database is told to do: nothing, while a row says so';
-COMMENT ON COLUMN nats_control.id IS 'is not that of another database, from which rows may be replicated';
+COMMENT ON COLUMN nats_control.id IS 'random, so that rows replicated from another database have another one';
 
 SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
@@ -501,7 +501,7 @@ CREATE FUNCTION nats_check(subject text DEFAULT NULL, probe boolean DEFAULT fals
 RETURNS TABLE (check_name text, status text, detail text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_check(text, boolean)
-IS 'look for what keeps messages from being published, or stored as one thinks; probe => true asks who takes the subject, of servers before 2.11 with an empty message that no stream stores but subscribers see';
+IS 'look for what keeps messages from being published, or stored as you expect; probe => true asks who takes the subject, at servers before 2.11 with an empty message that no stream stores but subscribers see';
 
 CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
 RETURNS TABLE (item text, value text)
@@ -523,7 +523,7 @@ CREATE FUNCTION nats_annotate(annotations jsonb)
 RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_annotate(jsonb)
-IS 'add headers to all later messages of the transaction; NULL: none any more';
+IS 'add headers to all later messages of the transaction; NULL removes them all';
 
 CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{schema}.{table}.{op}',
     level text DEFAULT 'row', delivery text DEFAULT 'on_commit', format text DEFAULT 'json',
@@ -548,7 +548,7 @@ CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery 
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
-IS 'the options of a trigger that calls nats_publish_change(), and the error that a change of its table would meet';
+IS 'the options of a trigger that calls nats_publish_change(), and the error that a change of its table would get';
 
 CREATE FUNCTION nats_publish_command()
 RETURNS event_trigger

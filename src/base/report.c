@@ -40,7 +40,7 @@ static const FaultKind fault_kinds[] = {
 	[NP_FAULT_NOT_AUTHORIZED] = {ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 	"Check the credentials in the settings, or in the user mapping of the foreign server."},
 	[NP_FAULT_NOT_PERMITTED] = {ERRCODE_INSUFFICIENT_PRIVILEGE,
-	"The NATS user needs the permission to publish to this subject."},
+	"The NATS user needs permission to publish to this subject."},
 	[NP_FAULT_UNTAKEN] = {ERRCODE_UNDEFINED_OBJECT,
 	"Create a stream for it with nats_create_stream()."},
 	[NP_FAULT_NO_STREAM] = {ERRCODE_UNDEFINED_OBJECT, NULL},

@@ -115,7 +115,7 @@ define_server_settings(void)
 							 NULL, assign_randomize, NULL);
 	DefineCustomStringVariable("nats_publish.server",
 							   "Foreign server to publish to, instead of the one of the other settings.",
-							   "The role needs USAGE on it; its user mapping says as whom.",
+							   "The role needs USAGE on it, and logs in by its user mapping.",
 							   &np_server_setting, "",
 							   PGC_USERSET, 0,
 							   NULL, np_assign_server_text, NULL);

@@ -50,7 +50,7 @@ find_errors(NpFinding *finding)
 	if (broken > 0)
 		np_find(finding, NP_CHECK_FAILED, "Call nats_publish_table() again with options that fit, or drop the trigger.");
 	else if (SPI_processed > 0)
-		np_find(finding, NP_CHECK_OK, "What publishes changes, fits its tables: %s.", np_count_of(SPI_processed, "trigger"));
+		np_find(finding, NP_CHECK_OK, "All triggers that publish changes fit their tables: %s.", np_count_of(SPI_processed, "trigger"));
 	else
 		np_find(finding, NP_CHECK_OK, "No table is published.");
 }

@@ -424,7 +424,7 @@ find_answers(const NpAnswers *answers, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "%d streams take the probe: %s. Two streams or two domains take the subject, and the first to answer acknowledges: let only one take it, or publish with expect_stream.",
 				answers->count, names_of(answers));
 	if (answers->refusal[0] != '\0')
-		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Mend that, or publish to another stream.", answers->refusal);
+		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Fix that, or publish to another stream.", answers->refusal);
 	if (answers->strangers > 0)
 		np_find(finding, NP_CHECK_WARNING, "Somebody else than JetStream answers on the subject, and may be taken for its acknowledgment. Let it answer elsewhere.");
 	if (answers->subscribers > 0)

@@ -65,7 +65,7 @@ find_content(const NpOutboxContent *content, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "Of these, %s failed and will be tried again; the first, of subject \"%s\": %s.",
 				np_count_of(content->retrying, "message"), content->subject, content->error == NULL ? "no error is known" : content->error);
 	if (content->dead > 0)
-		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Mend what last_error says there, and call nats_outbox_retry_all().",
+		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Fix what last_error says there, and call nats_outbox_retry_all().",
 				np_count_of(content->dead, "message"));
 }
 

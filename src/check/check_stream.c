@@ -130,7 +130,7 @@ find_no_stream(const NpExamination *examination, NpFinding *finding)
 		if (examination->has_no_stream)
 			np_find(finding, NP_CHECK_UNKNOWN, "Create one with nats_create_stream(), unless an import, a mapping or another domain brings messages to one.");
 		if (examination->answers == NULL && examination->bad_subject == NULL && !examination->probe)
-			np_find(finding, NP_CHECK_UNKNOWN, "With probe => true it is asked who takes it.");
+			np_find(finding, NP_CHECK_UNKNOWN, "With probe => true, nats_check() asks who takes it.");
 	}
 }
 
@@ -331,9 +331,9 @@ np_check_discard(NpExamination *examination, NpFinding *finding)
 				config_text(examination, "discard"));
 	else if (config_is(examination, "discard", "new"))
 		np_find(finding, NP_CHECK_OK, "new: when the stream is full, publishing fails with SQLSTATE 53400.%s",
-				config_limit(examination, "max_age") > 0 ? " Messages go when they reach max_age." : "");
+				config_limit(examination, "max_age") > 0 ? " Messages are dropped when they reach max_age." : "");
 	else
-		np_find(finding, NP_CHECK_OK, "old: the oldest messages, which were acknowledged, go when the stream reaches a limit.");
+		np_find(finding, NP_CHECK_OK, "old: the oldest messages, which were acknowledged, are dropped when the stream reaches a limit.");
 }
 
 /* For how long a message may be sent again under its id, ms. */

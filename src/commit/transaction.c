@@ -232,7 +232,7 @@ refuse_restricted_operation(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot use NATS within security-restricted operation"),
-				 errhint("What an index, a materialized view or maintenance calls cannot publish; a trigger can.")));
+				 errhint("Functions that an index, a materialized view or maintenance calls cannot publish; triggers can.")));
 }
 
 /* What COMMIT PREPARED commits was written by another session; it is itself a transaction, which wakes the relay. */
@@ -299,7 +299,7 @@ np_transaction_join(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot use NATS in a parallel worker"),
-				 errhint("Mark the function that does PARALLEL UNSAFE.")));
+				 errhint("Mark the function that does so PARALLEL UNSAFE.")));
 	if (ending || (!IsTransactionState() && GetCurrentTransactionNestLevel() == 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),

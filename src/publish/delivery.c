@@ -37,7 +37,7 @@ static uint64 last_token;		/* of all sessions */
 
 /* Of a message that may be stored, by what publishing it again does. */
 #define HINT_SAME_ID	"Publish it again with the same msg_id: JetStream then stores it once."
-#define HINT_OTHER_ID	"Published again, it may be stored twice; a message with a msg_id of your own, which is given again, is stored once."
+#define HINT_OTHER_ID	"Publish it again, and it may be stored twice. With a msg_id of your own, the same one each time, it is stored once."
 
 /* Not the call's own, which an interrupt leaves by longjmp: then the end of the transaction takes its message away. */
 static NpWatch watch;

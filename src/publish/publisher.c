@@ -446,7 +446,7 @@ np_request(const char *subject, NpSpan payload)
 /* ---- Futures --------------------------------------------------------------------- */
 
 /* Not a failure of theirs. */
-#define HINT_PENDING	"What is pending can be waited for again."
+#define HINT_PENDING	"You can wait again for what is pending."
 
 /* The message of a future in whatever window it is, or NULL. */
 static NpPending *

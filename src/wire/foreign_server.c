@@ -60,7 +60,7 @@ check_url(const char *value)
 	const char *problem = np_url_list_check(value, &position);
 
 	if (problem == NULL && np_url_list_has_credentials(value))
-		return "everybody can read it, so credentials belong into a user mapping";
+		return "everybody can read it, so put credentials into a user mapping";
 	return problem;
 }
 

@@ -765,7 +765,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	finds(doctor($session, ''), 'relay', 'failed', qr/^There is no relay\. Put nats_publish into shared_preload_libraries.*In nats_outbox: 1 message, the oldest for 00:0/, 'rows and no relay');
 	$session->value('TRUNCATE nats_outbox');
 	$session->value(q(INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (1, 't.r', 'x', now(), 10)));
-	finds(doctor($session, ''), 'relay', 'warning', qr/needs none.*In nats_outbox_dead: 1 message\. Mend/, 'dead rows');
+	finds(doctor($session, ''), 'relay', 'warning', qr/needs none.*In nats_outbox_dead: 1 message\. Fix/, 'dead rows');
 	$node->append_conf('postgresql.conf', q(nats_publish.relay_databases = 'other, postgres'));
 	$node->reload;
 	ok(wait_for('the setting', sub { $session->value('SHOW nats_publish.relay_databases') ne '' }), 'relay_databases');

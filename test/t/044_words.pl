@@ -45,7 +45,7 @@ sub raises
 # ---- What is not known, and what was only asked
 
 my $SAME_ID = qr/^Publish it again with the same msg_id: JetStream then stores it once\.$/;
-my $OTHER_ID = qr/^Published again, it may be stored twice; a message with a msg_id of your own, which is given again, is stored once\.$/;
+my $OTHER_ID = qr/^Publish it again, and it may be stored twice. With a msg_id of your own, the same one each time, it is stored once\.$/;
 
 # A server that never answers what is published
 {
@@ -75,9 +75,9 @@ my $OTHER_ID = qr/^Published again, it may be stored twice; a message with a msg
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x', msg_id => 'a'), nats_publish_async('t.b', 'x', msg_id => 'b') \g /dev/null
 		COMMIT), '58030', qr/^could not publish 2 messages/, $SAME_ID, 'two of a kind');
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') AS future \gset
-		SELECT nats_await(:future, '100ms')), '58030', qr/in time$/, qr/^What is pending can be waited for again\.$/, 'nats_await()');
+		SELECT nats_await(:future, '100ms')), '58030', qr/in time$/, qr/^You can wait again for what is pending\.$/, 'nats_await()');
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
-		SELECT nats_flush('100ms')), '58030', qr/^1 message is not acknowledged in time$/, qr/^What is pending/, 'nats_flush()');
+		SELECT nats_flush('100ms')), '58030', qr/^1 message is not acknowledged in time$/, qr/^You can wait again/, 'nats_flush()');
 
 	# nothing was published: nothing may be stored
 	raises($session, "SELECT $_", '58000', qr/^JetStream request "\$JS\.API\.\S+" failed: no answer within 300 ms$/, undef, $_)
@@ -324,7 +324,7 @@ sub works
 	my $rows = doctor($url, "'$subject'");
 	none_failed($rows, $what);
 	if ($knows) { finds($rows, 'stream', 'ok', qr/^"$stream" takes the subject\./, "$what, traced"); }
-	else { finds($rows, 'stream', 'unknown', qr/With probe => true it is asked who takes it\.$/, $what); }
+	else { finds($rows, 'stream', 'unknown', qr/With probe => true, nats_check\(\) asks who takes it\.$/, $what); }
 	$rows = doctor($url, "'$subject', true");
 	none_failed($rows, "$what, with a probe");
 	finds($rows, 'stream', 'ok', qr/^"$stream" takes the subject\..*"$stream" takes the probe\./, "$what, with a probe");

@@ -363,7 +363,7 @@ sub _ridden_out
 	{
 		foreach my $wait (grep { $_->{told} =~ /^(ok|58000|58030)$/ && @{ $_->{streams} } && $_->{bytes} <= $RIDDEN_OUT_BYTES } @{ $attempt->{waits} })
 		{
-			next if $self->_is_disturbed($wait) || $wait->{text} =~ /What is pending can be waited for again/;
+			next if $self->_is_disturbed($wait) || $wait->{text} =~ /You can wait again for what is pending/;
 			my ($well) = grep { $self->_is_well($_, $wait) } sort keys %{ $self->{probes} } or next;
 			$self->_hold($wait->{told} eq 'ok', "$attempt->{name}, from $wait->{from} to $wait->{to} with node $well well:", @$wait{ 'told', 'text' });
 		}
