@@ -57,6 +57,7 @@ LABELS = {
     "delay_sent": "relay, from the sending of COMMIT",
     "dead": "dead rows under an old snapshot",
     "waiting": "rows waiting for a missing stream",
+    "held": "rows behind others that wait for one",
     "writer": "messages behind an open transaction",
 }
 
@@ -764,6 +765,7 @@ RELAY = Row(
 LARGE = bool(os.environ.get("LARGE"))
 LOAD_DEAD = (0, 30_000, 300_000) + ((3_000_000,) if LARGE else ())
 LOAD_WAITING = 1_000_000 if LARGE else 100_000
+LOAD_SUBJECTS = 100
 LOAD_BEHIND = 30_000
 LOAD_SECONDS = 5
 LOAD_BACKLOG = 50_000
@@ -790,11 +792,20 @@ def dead(bench, relay, count):
 @contextmanager
 def waiting(bench, relay, count):
     """Rows that the relay has tried, and tries again when there is a stream."""
-    write_messages(relay.session, count, "'missing.' || i % 1000")
+    write_messages(relay.session, count, "'missing.' || i")
     # in the end, 20 are tried in a second
     wait_for(lambda: relay.session.value("SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NULL "
                                          f"OR next_attempt_at < now() + interval '{min(count / 80, 30)} s'") == "0",
              "the relay did not put off what no stream takes", LOAD_PATIENCE)
+    yield 0
+
+
+@contextmanager
+def held(bench, relay, count):
+    """The same with the rows of a few subjects, of which only the first ones are tried."""
+    write_messages(relay.session, count, f"'missing.' || i % {LOAD_SUBJECTS}")
+    wait_for(lambda: relay.session.value("SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL") == str(LOAD_SUBJECTS),
+             "the relay did not try each subject", LOAD_PATIENCE)
     yield 0
 
 
@@ -826,7 +837,7 @@ def loaded(load, wanted):
         bench.new_stream()
         with bench.relay() as relay, load(bench, relay, bench.scaled(wanted)) as stored:
             relay.session.run("CHECKPOINT;")
-            metrics = {"wal_mb": wal_per_minute(relay, bench.seconds(LOAD_WAL_SECONDS))} if load is waiting else {}
+            metrics = {"wal_mb": wal_per_minute(relay, bench.seconds(LOAD_WAL_SECONDS))} if load in (waiting, held) else {}
             cpu, _ = relay.usage()
             times = one_by_one(bench, relay, count)
             relay.wait_for_state("idle")
@@ -858,12 +869,15 @@ RELAY_LOAD = Row(
     ("commit_us", "p50_us", "p99_us", "cpu_us", "rate", "wal_mb"),
     tuple(Side("dead", loaded(dead, count), str(count)) for count in LOAD_DEAD) +
     (Side("waiting", loaded(waiting, LOAD_WAITING), str(LOAD_WAITING)),
+     Side("held", loaded(held, LOAD_WAITING), str(LOAD_WAITING)),
      Side("writer", loaded(writer, LOAD_BEHIND), str(LOAD_BEHIND))),
     tuple(Bar(f"{metric}_ratio", side, case=str(count), at_most=1.2)
-          for side, count in (*(("dead", count) for count in LOAD_DEAD[1:]), ("waiting", LOAD_WAITING), ("writer", LOAD_BEHIND))
+          for side, count in (*(("dead", count) for count in LOAD_DEAD[1:]), ("waiting", LOAD_WAITING), ("held", LOAD_WAITING),
+                             ("writer", LOAD_BEHIND))
           for metric in ("commit_us", "p50_us", "cpu_us")) +
-    (Bar("rate_ratio", "waiting", case=str(LOAD_WAITING), at_least=0.7),
-     Bar("wal_mb", "waiting", case=str(LOAD_WAITING), at_most=1.0)),
+    tuple(bar for side in ("waiting", "held") for bar in (
+        Bar("rate_ratio", side, case=str(LOAD_WAITING), at_least=0.7),
+        Bar("wal_mb", side, case=str(LOAD_WAITING), at_most=1.0))),
     load_ratios)
 
 
