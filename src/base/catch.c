@@ -11,7 +11,7 @@
 
 /*
  * Call a function that may raise.  NULL: it did not; else the error, palloc'd.
- * One that is not expected goes on.
+ * One that is not expected goes on; without is_expected, any is.
  *
  * There is no subtransaction: the function takes nothing but memory, or leaves
  * what it has begun as it would without an error.
@@ -28,7 +28,7 @@ np_catch(void (*function) (void *argument), void *argument, NpExpected is_expect
 	}
 	PG_CATCH();
 	{
-		if (!is_expected(geterrcode()))
+		if (is_expected != NULL && !is_expected(geterrcode()))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -189,7 +190,7 @@ execute_content(Oid schema, MemoryContext caller)
 	content.subject = copy_value(caller, CONTENT_SUBJECT);
 	content.error = copy_value(caller, CONTENT_ERROR);
 	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
-	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull)) || np_pause_is_marked();
+	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull)) || np_pause_is_marked(get_extension_oid("nats_publish", false));
 	return content;
 }
 

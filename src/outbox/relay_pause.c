@@ -48,11 +48,9 @@ has_mark(const char *comment)
 
 /* Does the comment of the extension say that the relay is paused?  In a transaction. */
 bool
-np_pause_is_marked(void)
+np_pause_is_marked(Oid extension)
 {
-	Oid			extension = get_extension_oid("nats_publish", true);
-
-	return OidIsValid(extension) && has_mark(get_comment(extension));
+	return has_mark(get_comment(extension));
 }
 
 /* Whoever has written the table need not be able to read it. */

@@ -8,7 +8,7 @@
 #ifndef NP_RELAY_PAUSE_H
 #define NP_RELAY_PAUSE_H
 
-extern bool np_pause_is_marked(void);
+extern bool np_pause_is_marked(Oid extension);
 extern void np_pause_mark(Oid control);
 
 #endif							/* NP_RELAY_PAUSE_H */

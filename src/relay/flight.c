@@ -18,12 +18,13 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "base/catch.h"
 #include "base/settings.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
-#include "relay/outbox_source.h"
+#include "relay/outbox_probes.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
 
@@ -110,7 +111,7 @@ end(NpRow *row)
 	if (row->state != NP_ROW_FAILED)
 		np_lanes_leave(row);
 	if (row->is_probe)
-		np_source_probed(row);
+		np_probes_ended(row);
 	np_settle_later(row);
 }
 
@@ -201,8 +202,9 @@ np_flight_connect(NpSession *wanted, const char **problem)
 }
 
 static void
-send_row(NpRow *row)
+send_row(void *argument)
 {
+	NpRow	   *row = argument;
 	Sent	   *sent;
 
 	row->token = np_delivery_next_token();
@@ -253,28 +255,16 @@ refuse(NpRow *row, const char *sqlstate, const char *error)
 static bool
 try_send_row(NpRow *row, const char **problem)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *error = NULL;
-	bool		is_unsent = false;
+	const ErrorData *error = np_catch(send_row, row, NULL);
 	const char *sqlstate;
+	bool		is_unsent;
 
-	PG_TRY();
-	{
-		send_row(row);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		is_unsent = retract(row);
-	}
-	PG_END_TRY();
 	if (error == NULL)
 	{
 		np_row_release(row);
 		return true;
 	}
+	is_unsent = retract(row);
 	sqlstate = unpack_sql_state(error->sqlerrcode);
 	if (is_unsent && np_row_is_to_blame(sqlstate))
 	{

@@ -19,106 +19,33 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/jsonb.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "base/encoding.h"
 #include "base/settings.h"
 #include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
+#include "relay/outbox_probes.h"
+#include "relay/outbox_read.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
 #include "relay/settled.h"
-
-/* The columns that it reads. */
-enum
-{
-	READ_ID = 1,
-	READ_SUBJECT,
-	READ_PAYLOAD,
-	READ_HEADERS,
-	READ_MSG_ID,
-	READ_ATTEMPTS,
-	READ_IN_DOUBT,
-	READ_IS_SUSPECT,
-	READ_IS_HELD
-};
-
-#define FETCH_ROWS		100
-
-/* What can be headers takes less than this as jsonb. */
-#define MAX_HEADERS		(1024 * 1024)
 
 /* The share of the time that looks from the first row on may take, and the least time between others that go back. */
 #define FULL_LOOK_SHARE	20
 #define BACK_INTERVAL	NP_MILLISECONDS(1000)
 
-#define COLUMNS(held) \
-	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), " held
-
-/* Another row of the same subject waits to be tried again. */
-#define WAITS_FOR(which) \
-	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE w.next_attempt_at IS NOT NULL" \
-	" AND left(w.subject, 500) COLLATE \"C\" = left(o.subject, 500) COLLATE \"C\" AND w.subject = o.subject AND w.id < o.id" which ")"
-
-#define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
-#define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT * FROM %1$s.nats_outbox AS o" \
-	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
-#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
-
-/* A way to read rows; the second one keeps the order of each subject. */
-static NpStatement new_rows[] = {
-	{.text = COLUMNS("false") FROM_NEW,.argument_count = 1,.types = {INT8OID}},
-	{.text = COLUMNS(WAITS_FOR("")) FROM_NEW,.argument_count = 1,.types = {INT8OID}}
-};
-
-static NpStatement gap_rows[] = {
-	{.text = COLUMNS("false") FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}},
-	{.text = COLUMNS(WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
-};
-
-/* In order, none before an earlier one of its subject that comes later here. */
-static NpStatement due_rows[] = {
-	{.text = COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id"},
-	{.text = COLUMNS("false") FROM_DUE " AND NOT " WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
-	" ORDER BY o.next_attempt_at, o.id"}
-};
-
-/*
- * What no stream takes, and is not tried soon: the first rows, from a subject
- * on, or before another one.
- */
-#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at > now() + interval '30 s'" \
-	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
-#define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
-#define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
-
-static NpStatement probe_rows[] = {
-	{.text = COLUMNS("false") FROM_STREAMLESS BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
-	{.text = COLUMNS("false") FROM_STREAMLESS " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
-};
-
-static NpStatement released_rows[] = {
-	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
-	{.text = COLUMNS("false") FROM_STREAMLESS BEFORE " AND NOT " WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
-};
-
 static NpStatement read_control = {
-	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused), last_value - (NOT is_called)::int4"
-	" FROM %1$s.nats_outbox_id_seq"
+	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused),"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1)"
 };
 
-/* When the first row is due, when the next one is, and when the last one is. */
+/* If there is a first row that is due: when the next one is, and when the last one is. */
 static NpStatement read_times = {
-	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
+	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
 	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at DESC, id DESC LIMIT 1)"
 };
 
@@ -132,19 +59,6 @@ static NpStatement count_waiting = {
 	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL"
 };
 
-/* So many rows are probed at a time, in these intervals. */
-#define PROBES				8
-#define FIRST_PROBE_DELAY	NP_MILLISECONDS(1000)
-#define LAST_PROBE_DELAY	NP_MILLISECONDS(30000)
-
-/* What is put off for longer, by FROM_STREAMLESS. */
-#define LONG_DELAY		(30 * USECS_PER_SEC)
-
-/* What follows a token and a dot, and all that comes behind it, in the order of bytes. */
-#define AFTER_TOKEN		"/"
-
-#define MAX_TOKEN		256
-
 static Oid	table_of_all;		/* that the rest is about */
 static int64 last_given;		/* the last id that its sequence had given */
 static int64 position;			/* new rows have been read up to this id */
@@ -155,8 +69,6 @@ static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under
 static int64 full_look_end;		/* ... up to this id ... */
 static NpTime full_look_cost;	/* ... and has taken so long */
 static NpTime last_back;		/* when it went back last */
-static NpTime next_probe;
-static NpTime probe_delay = FIRST_PROBE_DELAY;
 
 /* ---- Position ------------------------------------------------------------------------ */
 
@@ -216,244 +128,56 @@ account(NpTime begun)
 		next_full_look = now + Max(NP_MILLISECONDS(np_relay_poll_interval), full_look_cost * FULL_LOOK_SHARE);
 }
 
-/* ---- Rows ------------------------------------------------------------------------------ */
-
-static MemoryContext scratch;	/* of one row; NULL: not used yet */
-
-static NpSpan
-get_text(HeapTuple tuple, int column)
-{
-	bool		isnull;
-	text	   *value = DatumGetTextPP(SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, &isnull));
-
-	return np_to_utf8(pnstrdup(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)), VARSIZE_ANY_EXHDR(value));
-}
-
-/* The length of a value that need not be read for that; 0 for NULL. */
-static size_t
-length_of(HeapTuple tuple, int column)
-{
-	bool		isnull;
-	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, &isnull);
-
-	return isnull ? 0 : toast_raw_datum_size(value) - VARHDRSZ;
-}
-
-static NpSpan
-get_payload(HeapTuple tuple)
-{
-	bool		isnull;
-	Datum		value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_PAYLOAD, &isnull);
-	bytea	   *payload;
-
-	if (isnull)
-		return (NpSpan) {NULL, 0};
-	payload = DatumGetByteaPP(value);
-	return (NpSpan) {VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload)};
-}
-
-static void
-build_message(HeapTuple tuple, NpRow *row)
-{
-	NpMessageOptions options = {.headers = NULL};
-	NpMessage	message;
-	bool		isnull;
-	Datum		headers = SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_HEADERS, &isnull);
-
-	if (length_of(tuple, READ_HEADERS) > MAX_HEADERS)
-		np_raise_fault(NP_FAULT_SIZE, NULL, "headers are longer than nats-server takes");
-	if (!isnull)
-		options.headers = DatumGetJsonbP(headers);
-	options.msg_id = get_text(tuple, READ_MSG_ID);
-	np_message_build(&message, row->message.subject, get_payload(tuple), &options);
-	np_row_take(row, &message);
-}
-
-/*
- * Have the message of a row.  What can't be published (the table's check can
- * be gone round) has failed.  The error is caught without a subtransaction, as
- * nothing that np_message_build does has to be undone.
- */
-static void
-take_message(HeapTuple tuple, NpRow *row)
-{
-	PG_TRY();
-	{
-		build_message(tuple, row);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(scratch);
-		error = CopyErrorData();
-		FlushErrorState();
-		np_row_refuse(row, unpack_sql_state(error->sqlerrcode), error->message);
-	}
-	PG_END_TRY();
-}
-
-/* One look. */
-typedef struct Reading
-{
-	NpOutboxLook *look;
-	int			room;			/* for so many rows more */
-	bool		is_full;		/* something was left */
-	bool		probes;			/* it looks whether a stream is there by now */
-	int64		settled;		/* up to this id, all rows that there will ever be are seen */
-} Reading;
-
-static char probed[MAX_TOKEN];	/* the first token of the subject that was probed last; "": none */
-static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go;
-									 * "": none */
-
-/* In the database's encoding; empty if it is too long, which then begins again with the first one. */
-static void
-remember_token(char *token, NpSpan subject)
-{
-	const char *end = memchr(subject.data, '.', subject.length);
-	char	   *text = np_from_utf8((NpSpan) {subject.data, end == NULL ? subject.length : end - subject.data});
-
-	token[0] = '\0';
-	if (strlen(text) < MAX_TOKEN)
-		strlcpy(token, text, MAX_TOKEN);
-}
-
-static void
-enter_row(HeapTuple tuple, const Reading *reading, NpRow *row)
-{
-	TupleDesc	columns = SPI_tuptable->tupdesc;
-	bool		isnull;
-
-	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
-	row->in_doubt = DatumGetBool(SPI_getbinval(tuple, columns, READ_IN_DOUBT, &isnull));
-	row->is_suspect = DatumGetBool(SPI_getbinval(tuple, columns, READ_IS_SUSPECT, &isnull));
-	row->is_unread = length_of(tuple, READ_PAYLOAD) > reading->look->largest;
-	if (row->is_unread)
-		row->length = length_of(tuple, READ_PAYLOAD);
-	else
-		take_message(tuple, row);
-}
-
-/* Take a row, unless it is in hand already, or has to wait.  In the scratch context. */
-static bool
-take_row(HeapTuple tuple, Reading *reading, int64 id, bool is_due)
-{
-	TupleDesc	columns = SPI_tuptable->tupdesc;
-	char	   *msg_id = SPI_getvalue(tuple, columns, READ_MSG_ID);
-	NpSpan		subject;
-	bool		isnull;
-	NpRow	   *row;
-
-	if (np_row_find(id, msg_id) != NULL)
-		return false;
-	subject = get_text(tuple, READ_SUBJECT);
-	if (DatumGetBool(SPI_getbinval(tuple, columns, READ_IS_HELD, &isnull)))
-	{
-		np_lanes_pass(subject, id);
-		return false;
-	}
-	row = np_row_create(id, msg_id, subject);
-	row->is_probe = reading->probes;
-	if (reading->probes)
-		remember_token(probed, subject);
-	row->is_due = is_due;
-	if (!np_lanes_enter(row, reading->look->ordered))
-	{
-		np_row_free(row);
-		return false;
-	}
-	enter_row(tuple, reading, row);
-	return true;
-}
-
-static bool
-has_room(const Reading *reading)
-{
-	return reading->room > 0 && np_rows_bytes() < (int64) np_max_pending_bytes * 1024;
-}
-
-/* Visit the fetched rows while there is room. */
-static void
-visit_fetched(Reading *reading, bool is_due, void (*seen) (const Reading *reading, int64 id))
-{
-	MemoryContext previous = MemoryContextSwitchTo(scratch);
-	bool		isnull;
-
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		int64		id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, READ_ID, &isnull));
-
-		if (!has_room(reading))
-		{
-			reading->is_full = true;
-			break;
-		}
-		if (seen != NULL)
-			seen(reading, id);
-		if (take_row(tuple, reading, id, is_due))
-			reading->room--;
-		MemoryContextReset(scratch);
-	}
-	MemoryContextSwitchTo(previous);
-}
-
-/* Execute a way to read rows, to its end or as long as there is room. */
-static void
-visit_rows(NpStatement *ways, bool ordered, Datum *values, Reading *reading, bool is_due,
-		   void (*seen) (const Reading *reading, int64 id))
-{
-	Portal		cursor = SPI_cursor_open(NULL, np_outbox_plan(&ways[ordered ? 1 : 0]), values, NULL, true);
-
-	reading->is_full = false;
-	for (;;)
-	{
-		SPI_cursor_fetch(cursor, true, Min(FETCH_ROWS, reading->room + 1));
-		if (SPI_processed == 0)
-			break;
-		visit_fetched(reading, is_due, seen);
-		SPI_freetuptable(SPI_tuptable);
-		if (reading->is_full)
-			break;
-	}
-	SPI_cursor_close(cursor);
-}
-
-/* What became of a row that was probed. */
-void
-np_source_probed(const NpRow *row)
-{
-	char		token[MAX_TOKEN];
-
-	remember_token(token, row->message.subject);
-	if (row->state == NP_ROW_STORED)
-	{
-		strlcpy(released, token, MAX_TOKEN);
-		probe_delay = FIRST_PROBE_DELAY;
-	}
-	else if (row->waits_for_stream && strcmp(released, token) == 0)
-		released[0] = '\0';
-}
-
-/* Are there rows that wait for a stream which is there by now? */
-bool
-np_source_has_released(void)
-{
-	return released[0] != '\0';
-}
-
 /* ---- Ways to read ------------------------------------------------------------------- */
 
+#define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
+#define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT * FROM %1$s.nats_outbox AS o" \
+	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
+#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
+
 static void
-seen_in_gap(const Reading *reading, int64 id)
+seen_in_gap(const NpReading *reading, int64 id)
 {
 	np_gaps_remove(id);
 }
 
+/* A new row: those with lower ids that were not seen can appear later. */
+static void
+seen_new(const NpReading *reading, int64 id)
+{
+	np_gaps_add(Max(position, reading->settled) + 1, id - 1);
+	position = id;
+}
+
+static NpWay new_rows = {
+	.statements = {
+		{.text = NP_ROW_COLUMNS("false") FROM_NEW,.argument_count = 1,.types = {INT8OID}},
+		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_NEW,.argument_count = 1,.types = {INT8OID}}
+	},
+	.seen = seen_new
+};
+
+static NpWay gap_rows = {
+	.statements = {
+		{.text = NP_ROW_COLUMNS("false") FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}},
+		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
+	},
+	.seen = seen_in_gap
+};
+
+/* In order, none before an earlier one of its subject that comes later here. */
+static NpWay due_rows = {
+	.statements = {
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id"},
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND NOT " NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+		" ORDER BY o.next_attempt_at, o.id"}
+	},
+	.is_due = true
+};
+
 /* False: not all of them, for want of room. */
 static bool
-read_gaps(Reading *reading, bool ordered)
+read_gaps(NpReading *reading, bool in_order)
 {
 	int			count;
 	const NpGap *gaps = np_gaps(&count);
@@ -470,31 +194,24 @@ read_gaps(Reading *reading, bool ordered)
 	}
 	values[0] = PointerGetDatum(construct_array(first, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = PointerGetDatum(construct_array(last, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	visit_rows(gap_rows, ordered, values, reading, false, seen_in_gap);
+	np_read_rows(&gap_rows, in_order, values, reading);
 	return !reading->is_full;
 }
 
-/* A new row: those with lower ids that were not seen can appear later. */
 static void
-seen_new(const Reading *reading, int64 id)
-{
-	np_gaps_add(Max(position, reading->settled) + 1, id - 1);
-	position = id;
-}
-
-static void
-read_new(Reading *reading, bool ordered)
+read_new(NpReading *reading, bool in_order)
 {
 	Datum		values[] = {Int64GetDatum(position)};
 
-	visit_rows(new_rows, ordered, values, reading, false, seen_new);
+	np_read_rows(&new_rows, in_order, values, reading);
 	is_at_end = !reading->is_full;
 	if (is_at_end)
 		position = Max(position, reading->settled);
 }
 
-static void
-read_due(Reading *reading)
+/* They have a share; false: there are more. */
+static bool
+read_due(NpReading *reading)
 {
 	int			share = reading->room / 4;
 	int			rest;
@@ -504,67 +221,12 @@ read_due(Reading *reading)
 		share = 1;
 	rest = reading->room - share;
 	reading->room = share;
-	visit_rows(due_rows, reading->look->ordered, NULL, reading, true, NULL);
-	reading->look->has_more |= reading->is_full;
+	np_read_rows(&due_rows, reading->ordered, NULL, reading);
 	reading->room += rest;
+	return !reading->is_full;
 }
 
-/*
- * Rows that no stream takes are put off for the longer, the more there are.
- * So that they go when there is one, a few are tried meanwhile, of one first
- * token of their subjects each; when one is stored, the others with that
- * token follow.
- */
-static void
-read_probes(Reading *reading)
-{
-	reading->probes = true;
-	for (int i = 0; i < PROBES && reading->room > 0; i++)
-	{
-		Datum		values[] = {CStringGetTextDatum(psprintf("%s%s", probed, probed[0] == '\0' ? "" : AFTER_TOKEN))};
-		int			before = reading->room;
-
-		reading->room = 1;
-		visit_rows(probe_rows, reading->look->ordered, values, reading, true, NULL);
-		if (reading->room > 0)
-		{
-			reading->room = before;
-			probed[0] = '\0';
-			break;
-		}
-		reading->room = before - 1;
-	}
-	reading->probes = false;
-	next_probe = np_now() + probe_delay;
-	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
-}
-
-static void
-read_released(Reading *reading)
-{
-	Datum		values[] = {CStringGetTextDatum(released), CStringGetTextDatum(psprintf("%s%s", released, AFTER_TOKEN))};
-	int			share = Max(reading->room / 4, 1);
-	int			rest = reading->room - share;
-
-	reading->probes = true;
-	reading->room = share;
-	visit_rows(released_rows, reading->look->ordered, values, reading, true, NULL);
-	reading->look->has_more |= reading->is_full;
-	if (!reading->is_full)
-		released[0] = '\0';
-	reading->probes = false;
-	reading->room += rest;
-}
-
-static void
-read_streamless(Reading *reading)
-{
-	if (released[0] != '\0' && reading->room > 0)
-		read_released(reading);
-	else if (np_now() >= next_probe && reading->room > 0)
-		read_probes(reading);
-	reading->look->next_due = Min(reading->look->next_due, next_probe);
-}
+/* ---- Looking -------------------------------------------------------------------------- */
 
 static TimestampTz
 get_time(int column, bool *isnull)
@@ -572,112 +234,123 @@ get_time(int column, bool *isnull)
 	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
 }
 
-/* What waits to be tried again; false: nothing does. */
-static bool
-read_waiting(Reading *reading)
+/* Rows wait to be tried again, from the first time on. */
+static void
+read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
-	TimestampTz first;
 	TimestampTz next;
 	TimestampTz last;
-	bool		none;
 	bool		isnull;
+	bool		none;
 
 	np_outbox_execute(&read_times, NULL, true);
-	first = get_time(1, &none);
-	next = get_time(2, &isnull);
-	last = get_time(3, &none);
-	if (none)
-	{
-		released[0] = '\0';
-		return false;
-	}
+	next = get_time(1, &isnull);
+	last = get_time(2, &none);
 	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
-		reading->look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 	if (last > now + USECS_PER_DAY)
 	{
 		np_outbox_execute(&mend_times, NULL, false);
-		reading->look->next_due = 0;
+		look->next_due = 0;
 	}
 	if (first <= now)
-		read_due(reading);
-	if (last > now + LONG_DELAY)
-		read_streamless(reading);
+		look->has_more |= !read_due(reading);
+	if (last > now + NP_LONG_DELAY)
+		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
 	else
-		released[0] = '\0';
-	return true;
+		np_probes_none();
 }
 
+/* About how many they are, now and then. */
 static void
-update_waiting(bool is_any)
+update_waiting(void)
 {
 	bool		isnull;
 
-	if (!is_any)
-		np_outbox_set_waiting(0);
-	else if (next_full_look == NP_FOREVER && full_look_cost == 0)
-	{
-		np_outbox_execute(&count_waiting, NULL, true);
-		np_outbox_set_waiting(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
-	}
+	if (next_full_look != NP_FOREVER || full_look_cost > 0)
+		return;
+	np_outbox_execute(&count_waiting, NULL, true);
+	np_outbox_set_waiting(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
 }
 
 static void
-read_rows(Reading *reading)
+read_rows(NpOutboxLook *look, NpReading *reading, bool is_any_waiting)
 {
-	NpOutboxLook *look = reading->look;
-	bool		is_any = read_waiting(reading);
-	bool		ordered = look->ordered && is_any;
+	/* a new row that nothing can hold up needs no look for what does */
+	bool		in_order = look->ordered && is_any_waiting;
 
-	update_waiting(is_any);
 	if (gaps_are_due)
-		gaps_are_due = !read_gaps(reading, ordered);
+		gaps_are_due = !read_gaps(reading, in_order);
 	/* a new row must not overtake one of the same session that is in a gap */
 	if (!gaps_are_due)
 	{
 		np_gaps_cut(reading->settled, position);
-		read_new(reading, ordered);
+		read_new(reading, in_order);
 	}
 	look->has_more |= gaps_are_due || !is_at_end;
 }
 
-/* ---- Looking -------------------------------------------------------------------------- */
-
-/* Returns whether the relay is paused. */
+/* Also when the first row is due that waits to be tried again.  True: the relay is paused. */
 static bool
-look_at_control(void)
+look_at_control(TimestampTz *first, bool *is_none)
 {
-	int64		given;
 	bool		isnull;
 	bool		paused;
 
 	np_outbox_execute(&read_control, NULL, true);
 	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	given = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	*first = get_time(2, is_none);
+	return paused || np_pause_is_marked(np_outbox_extension());
+}
+
+/*
+ * Up to which id all rows are seen from now on.  The sequence comes before the
+ * transactions that may not have ended, and what they have written behind them.
+ */
+static int64
+settle_ids(void)
+{
+	int64		given = np_outbox_last_given();
+	int64		settled;
+	bool		some_ended;
+
 	if (np_outbox_table() != table_of_all || given < last_given)
 		begin_anew();
 	last_given = given;
-	return paused || np_pause_is_marked();
+	settled = np_settled(np_outbox_table(), last_given, &some_ended);
+	gaps_are_due |= some_ended;
+	np_outbox_refresh();
+	return settled;
 }
 
 static void
 look_inside(NpOutboxLook *look)
 {
-	Reading		reading = {.look = look,.room = look->room};
-	bool		some_ended;
+	NpReading	reading = {.largest = look->largest,.ordered = look->ordered,.room = look->room};
+	TimestampTz first;
+	bool		is_none;
 
 	look->session = np_outbox_session();
-	if (look_at_control())
+	reading.settled = settle_ids();
+	if (look_at_control(&first, &is_none))
 	{
 		look->state = NP_OUTBOX_PAUSED;
 		return;
 	}
 	look->state = NP_OUTBOX_THERE;
-	reading.settled = np_settled(np_outbox_table(), last_given, &some_ended);
-	gaps_are_due |= some_ended;
-	np_outbox_refresh();
 	choose_position(np_now());
-	read_rows(&reading);
+	if (is_none)
+	{
+		np_probes_none();
+		np_outbox_set_waiting(0);
+	}
+	else
+	{
+		read_waiting(look, &reading, first);
+		update_waiting();
+	}
+	read_rows(look, &reading, !is_none);
 }
 
 /*
@@ -693,8 +366,6 @@ np_source_read(NpOutboxLook *look)
 	NpTime		begun = np_now();
 	MemoryContext caller;
 
-	if (scratch == NULL)
-		scratch = AllocSetContextCreate(TopMemoryContext, "nats_publish relay row", ALLOCSET_DEFAULT_SIZES);
 	look->has_more = false;
 	look->next_due = NP_FOREVER;
 	look->state = NP_OUTBOX_ABSENT;

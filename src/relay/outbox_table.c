@@ -16,6 +16,7 @@
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -25,11 +26,13 @@
 #include "relay/outbox_table.h"
 
 static NpStatement find_table = {
-	.text = "SELECT c.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_extension ON extnamespace = relnamespace"
+	.text = "SELECT c.oid, e.oid FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_extension AS e ON extnamespace = relnamespace"
 	" WHERE extname = 'nats_publish' AND relname = 'nats_outbox'"
 };
 
 static Oid	table;				/* nats_outbox; InvalidOid: none */
+static Oid	sequence;			/* of its ids */
+static Oid	extension;			/* whose it is */
 static char *schema;			/* its, quoted */
 static NpSession *session;		/* on which its messages go out */
 static Oid	worker;				/* who we are outside of transactions ... */
@@ -48,6 +51,7 @@ refresh_table(Oid *owner)
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	sequence = get_relname_relid("nats_outbox_id_seq", ((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
 	name = get_namespace_name(((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
 	ReleaseSysCache(tuple);
 	if (name == NULL)
@@ -71,6 +75,7 @@ find(Oid *owner)
 	if (SPI_processed == 0)
 		return false;
 	table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	extension = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	return refresh_table(owner);
 }
 
@@ -126,6 +131,26 @@ np_outbox_table(void)
 	return table;
 }
 
+Oid
+np_outbox_extension(void)
+{
+	return extension;
+}
+
+/* The last id that was given to a row of the table, which may never be seen; 0: none was. */
+int64
+np_outbox_last_given(void)
+{
+	LOCAL_FCINFO(call, 1);
+	Datum		result;
+
+	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = ObjectIdGetDatum(sequence);
+	call->args[0].isnull = false;
+	result = pg_sequence_last_value(call);
+	return call->isnull ? 0 : DatumGetInt64(result);
+}
+
 /* The session on which its messages go out. */
 NpSession *
 np_outbox_session(void)
@@ -133,19 +158,42 @@ np_outbox_session(void)
 	return session;
 }
 
-SPIPlanPtr
-np_outbox_plan(NpStatement *statement)
+static ParamListInfo
+make_parameters(const NpStatement *statement, const Datum *values)
 {
-	return np_statement_prepare(statement, schema);
+	ParamListInfo parameters = makeParamList(statement->argument_count);
+
+	for (int i = 0; i < statement->argument_count; i++)
+		parameters->params[i] = (ParamExternData) {values[i], false, PARAM_FLAG_CONST, statement->types[i]};
+	return parameters;
 }
 
-void
-np_outbox_execute(NpStatement *statement, Datum *values, bool read_only)
+static void
+execute(NpStatement *statement, const Datum *values, bool read_only, DestReceiver *receiver)
 {
-	int			result = SPI_execute_plan(np_outbox_plan(statement), values, NULL, read_only, 0);
+	SPIExecuteOptions options = {
+		.params = make_parameters(statement, values),
+		.read_only = read_only,
+		.dest = receiver
+	};
+	int			result = SPI_execute_plan_extended(np_statement_prepare(statement, schema), &options);
 
 	if (result < 0)
 		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
+}
+
+/* What it returns is SPI's. */
+void
+np_outbox_execute(NpStatement *statement, const Datum *values, bool read_only)
+{
+	execute(statement, values, read_only, NULL);
+}
+
+/* Rows are received as they are read, until one is not wanted any more. */
+void
+np_outbox_read(NpStatement *statement, const Datum *values, DestReceiver *receiver)
+{
+	execute(statement, values, true, receiver);
 }
 
 /* ---- Between transactions ------------------------------------------------------------ */

@@ -15,9 +15,11 @@ extern bool np_outbox_begin(MemoryContext *caller);
 extern void np_outbox_commit(MemoryContext caller);
 extern void np_outbox_refresh(void);
 extern Oid	np_outbox_table(void);
+extern Oid	np_outbox_extension(void);
+extern int64 np_outbox_last_given(void);
 extern NpSession *np_outbox_session(void);
-extern void np_outbox_execute(NpStatement *statement, Datum *values, bool read_only);
-extern SPIPlanPtr np_outbox_plan(NpStatement *statement);
+extern void np_outbox_execute(NpStatement *statement, const Datum *values, bool read_only);
+extern void np_outbox_read(NpStatement *statement, const Datum *values, DestReceiver *receiver);
 extern int64 np_outbox_waiting(void);
 extern void np_outbox_set_waiting(int64 count);
 

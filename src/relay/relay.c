@@ -36,6 +36,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/outbox_probes.h"
 #include "relay/outbox_source.h"
 #include "relay/relay_process.h"
 #include "relay/settling.h"
@@ -195,7 +196,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_source_has_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+	return must_look || np_probes_have_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -248,6 +249,14 @@ read_more(void)
 
 /* ---- Publishing ---------------------------------------------------------------------- */
 
+static void
+show_publishing(void)
+{
+	if (shown_state != NP_RELAY_PUBLISHING)
+		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
+	show_state(NP_RELAY_PUBLISHING);
+}
+
 /* False: there is a problem, and it is reported. */
 static bool
 send_rows(void)
@@ -260,11 +269,14 @@ send_rows(void)
 		return true;
 	np_flight_begin(wanted);
 	session = wanted;
-	if (shown_state != NP_RELAY_PUBLISHING)
-		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
-	show_state(NP_RELAY_PUBLISHING);
+	/* it waits for NATS until it is connected again */
+	if (shown_state != NP_RELAY_WAITING)
+		show_publishing();
 	if (np_flight_send(&problem))
+	{
+		show_publishing();
 		return true;
+	}
 	report_problem(problem);
 	return false;
 }

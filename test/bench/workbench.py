@@ -50,11 +50,11 @@ def output_of(command, **options):
     return done.stdout
 
 
-def wait_for(condition, what):
-    deadline = time.monotonic() + START_SECONDS
+def wait_for(condition, what, seconds=START_SECONDS):
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise Failure(f"{what} within {START_SECONDS} s")
+            raise Failure(f"{what} within {seconds} s")
         time.sleep(0.02)
 
 
@@ -409,9 +409,12 @@ class Workbench:
     def new_stream(self):
         output_of([self.directory / "baseline", self.nats.url, "stream"])
 
+    def stored(self):
+        return int(output_of([self.directory / "baseline", self.nats.url, "stored"]).partition("=")[2])
+
     def check_stored(self, expected):
         """A rate counts only when every message is in the stream."""
-        stored = int(output_of([self.directory / "baseline", self.nats.url, "stored"]).partition("=")[2])
+        stored = self.stored()
         if stored != expected:
             raise Failure(f"the stream holds {stored} messages, not {expected}")
 

@@ -111,6 +111,8 @@ like($lines[1] // '', qr/LOG:  nats_publish relay publishes again$/, 'tells of i
 # NATS stalls in the middle of a backlog
 
 $offset = log_length($node);
+# the relay says why it waits until another attempt has failed, which is not to be so soon that we do not see the first
+reconfigure($node, 'nats_publish.connect_timeout' => '30s');
 write_many('stall', 20_000);
 wait_for('the first messages', sub { in_stream() > 300 + 2000 });
 $nats->stall;
@@ -135,7 +137,9 @@ is($transactions, 0, 'and has no transaction open');
 wait_for_state($session, 'waiting');
 like(health(), qr/^waiting\|[tf]\|\d+\|t\|the connection was lost before an acknowledgment arrived \(the server does not answer\)/, 'the relay gives up for a while');
 is($session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0'), '0', 'no message has failed');
+is(relay_column($session, 'state'), 'waiting', 'and it still waits while it tries to connect');
 $nats->resume;
+reconfigure($node, 'nats_publish.connect_timeout' => undef);
 # on a loaded machine, acknowledgments take longer than the answer to a PING
 reconfigure($node, 'nats_publish.ack_timeout' => '60s');
 every_one_once('stall', 20_000, 'a stalled server');
@@ -381,13 +385,16 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $strict_client->stream_message
 			}
 			return;
 		});
+	# the message that was never answered can be on its way still, and then fails
+	wait_for_state($session, 'idle');
 	my $failed = relay_column($session, 'failed');
-	reconfigure($node, 'nats_publish.url' => $fake->url);
+	# the first connection is not to be given up, on a loaded machine, before the message is sent
+	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.connect_timeout' => '30s');
 	write_message('f.doubt', q('1'));
 	wait_until_drained($session);
 	is(relay_column($session, 'failed'), $failed, 'a message that may be stored has not failed, and is published again');
 	like(relay_column($session, 'last_error'), qr/^refused.*; it was sent before, and may be stored/, 'as the view tells');
-	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address");
+	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.connect_timeout' => undef);
 }
 
 # A reply that can't be parsed comes while others are being sent, or wait for room: it is no fault of theirs

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_probes.h
+ *	  What no stream takes: whether one does by now.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_OUTBOX_PROBES_H
+#define NP_OUTBOX_PROBES_H
+
+#include "base/wait.h"
+#include "relay/outbox_read.h"
+
+/* What is put off for longer may be what no stream takes. */
+#define NP_LONG_DELAY	(30 * USECS_PER_SEC)
+
+extern void np_probes_ended(const NpRow *row);
+extern bool np_probes_have_released(void);
+extern void np_probes_none(void);
+extern NpTime np_probes_read(NpReading *reading, bool *has_more);
+
+#endif							/* NP_OUTBOX_PROBES_H */

@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_read.c
+ *	  Rows of the outbox, read by a statement and handed to the lanes.
+ *
+ * A row becomes a message where the executor has it, without a copy of it in
+ * between; when there is no more room, the executor is told to stop.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "base/catch.h"
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "relay/lanes.h"
+#include "relay/outbox_read.h"
+#include "relay/outbox_table.h"
+
+/* NP_ROW_COLUMNS. */
+enum
+{
+	READ_ID = 1,
+	READ_SUBJECT,
+	READ_PAYLOAD,
+	READ_HEADERS,
+	READ_MSG_ID,
+	READ_ATTEMPTS,
+	READ_IN_DOUBT,
+	READ_IS_SUSPECT,
+	READ_IS_HELD
+};
+
+/* What can be headers takes less than this as jsonb. */
+#define MAX_HEADERS		(1024 * 1024)
+
+static MemoryContext scratch;	/* of one row; NULL: not used yet */
+
+/* ---- Columns -------------------------------------------------------------------------- */
+
+/* One that is never NULL. */
+static Datum
+get(TupleTableSlot *row, int column)
+{
+	bool		isnull;
+
+	return slot_getattr(row, column, &isnull);
+}
+
+/* The length of a value that need not be read for that; 0 for NULL. */
+static size_t
+length_of(TupleTableSlot *row, int column)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(row, column, &isnull);
+
+	return isnull ? 0 : toast_raw_datum_size(value) - VARHDRSZ;
+}
+
+static NpSpan
+get_payload(TupleTableSlot *row)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(row, READ_PAYLOAD, &isnull);
+	bytea	   *payload;
+
+	if (isnull)
+		return (NpSpan) {NULL, 0};
+	payload = DatumGetByteaPP(value);
+	return (NpSpan) {VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload)};
+}
+
+/* ---- Messages ------------------------------------------------------------------------- */
+
+/* A row of the table, and the one in hand that it becomes. */
+typedef struct Building
+{
+	TupleTableSlot *from;
+	NpRow	   *row;
+} Building;
+
+static void
+build_message(void *argument)
+{
+	const Building *building = argument;
+	NpRow	   *row = building->row;
+	NpMessageOptions options = {.msg_id = np_to_utf8(row->msg_id, strlen(row->msg_id))};
+	NpMessage	message;
+	bool		isnull;
+	Datum		headers = slot_getattr(building->from, READ_HEADERS, &isnull);
+
+	if (length_of(building->from, READ_HEADERS) > MAX_HEADERS)
+		np_raise_fault(NP_FAULT_SIZE, NULL, "headers are longer than nats-server takes");
+	if (!isnull)
+		options.headers = DatumGetJsonbP(headers);
+	np_message_build(&message, row->message.subject, get_payload(building->from), &options);
+	np_row_take(row, &message);
+}
+
+/* All but what an administrator does, or the lack of memory: one bad row is one bad row. */
+static bool
+is_about_row(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_OPERATOR_INTERVENTION &&
+		ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INSUFFICIENT_RESOURCES;
+}
+
+/*
+ * Have the message of a row.  What can't be published (the table's check can
+ * be gone round) has failed.
+ */
+static void
+take_message(TupleTableSlot *from, NpRow *row)
+{
+	Building	building = {from, row};
+	const ErrorData *error = np_catch(build_message, &building, is_about_row);
+
+	if (error != NULL)
+		np_row_refuse(row, unpack_sql_state(error->sqlerrcode), error->message);
+}
+
+static void
+fill_row(TupleTableSlot *from, const NpReading *reading, NpRow *row)
+{
+	row->attempts = DatumGetInt32(get(from, READ_ATTEMPTS));
+	row->in_doubt = DatumGetBool(get(from, READ_IN_DOUBT));
+	row->is_suspect = DatumGetBool(get(from, READ_IS_SUSPECT));
+	row->is_unread = length_of(from, READ_PAYLOAD) > reading->largest;
+	if (row->is_unread)
+		row->length = length_of(from, READ_PAYLOAD);
+	else
+		take_message(from, row);
+}
+
+/* ---- Rows ----------------------------------------------------------------------------- */
+
+/* Who is given the rows. */
+typedef struct Receiver
+{
+	DestReceiver base;
+	const NpWay *way;
+	NpReading  *reading;
+} Receiver;
+
+/* Take a row, unless it is in hand already, or has to wait. */
+static bool
+take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64 id)
+{
+	char	   *msg_id = text_to_cstring(DatumGetTextPP(get(from, READ_MSG_ID)));
+	NpSpan		subject;
+	NpRow	   *row;
+
+	if (np_row_find(id, msg_id) != NULL)
+		return false;
+	subject = np_text_to_utf8(DatumGetTextPP(get(from, READ_SUBJECT)));
+	if (DatumGetBool(get(from, READ_IS_HELD)))
+	{
+		np_lanes_pass(subject, id);
+		return false;
+	}
+	row = np_row_create(id, msg_id, subject);
+	row->is_due = way->is_due;
+	if (way->taken != NULL)
+		way->taken(row);
+	if (!np_lanes_enter(row, reading->ordered))
+	{
+		np_row_free(row);
+		return false;
+	}
+	fill_row(from, reading, row);
+	return true;
+}
+
+static bool
+has_room(const NpReading *reading)
+{
+	return reading->room > 0 && np_rows_bytes() < (int64) np_max_pending_bytes * 1024;
+}
+
+/* False: no more. */
+static bool
+receive_row(TupleTableSlot *row, DestReceiver *self)
+{
+	const Receiver *receiver = (const Receiver *) self;
+	NpReading  *reading = receiver->reading;
+	int64		id = DatumGetInt64(get(row, READ_ID));
+	MemoryContext previous;
+
+	if (!has_room(reading))
+	{
+		reading->is_full = true;
+		return false;
+	}
+	if (receiver->way->seen != NULL)
+		receiver->way->seen(reading, id);
+	previous = MemoryContextSwitchTo(scratch);
+	if (take_row(row, receiver->way, reading, id))
+		reading->room--;
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(scratch);
+	return true;
+}
+
+/*
+ * Read rows in a way, to its end or as long as there is room, and have the
+ * lanes take them.  Raises what reading a table raises.
+ */
+void
+np_read_rows(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
+{
+	Receiver	receiver = {.base = *None_Receiver,.way = way,.reading = reading};
+
+	if (scratch == NULL)
+		scratch = AllocSetContextCreate(TopMemoryContext, "nats_publish relay row", ALLOCSET_DEFAULT_SIZES);
+	receiver.base.receiveSlot = receive_row;
+	reading->is_full = false;
+	np_outbox_read(&way->statements[in_order ? 1 : 0], values, &receiver.base);
+}
