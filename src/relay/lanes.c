@@ -180,19 +180,34 @@ np_lanes_forget(NpRow *row)
 	row->lane = NULL;
 }
 
+/* A row that waits behind others waits in the table again. */
+static void
+pass_row(NpLane *lane, NpRow *row)
+{
+	dlist_delete(&row->node);
+	/* one that is tried again holds up its lane there */
+	if (!row->is_due)
+		lane->passed = lower(lane->passed, row->id);
+	unsent--;
+	np_row_free(row);
+}
+
 static void
 pass_behind(NpLane *lane)
 {
 	while (!dlist_is_empty(&lane->behind))
-	{
-		NpRow	   *row = dlist_container(NpRow, node, dlist_pop_head_node(&lane->behind));
+		pass_row(lane, dlist_head_element(NpRow, node, &lane->behind));
+}
 
-		/* one that is tried again holds up its lane in the table */
-		if (!row->is_due)
-			lane->passed = lower(lane->passed, row->id);
-		unsent--;
-		np_row_free(row);
-	}
+static int
+count_behind(NpLane *lane)
+{
+	dlist_iter	iter;
+	int			count = 0;
+
+	dlist_foreach(iter, &lane->behind)
+		count++;
+	return count;
 }
 
 /* A row of a lane waits in the table, and so do those behind it. */
@@ -222,6 +237,21 @@ np_lanes_pass_slow(NpTime sent_before)
 	while ((lane = hash_seq_search(&scan)) != NULL)
 		if (lane->first != NULL && lane->first->state != NP_ROW_UNSENT && lane->first->sent_at < sent_before)
 			pass_behind(lane);
+}
+
+/* Of what waits behind others, pass by the last half of each lane. */
+void
+np_lanes_pass_half(void)
+{
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
+
+	if (lanes == NULL)
+		return;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
+		for (int i = (count_behind(lane) + 1) / 2; i > 0; i--)
+			pass_row(lane, dlist_tail_element(NpRow, node, &lane->behind));
 }
 
 /* The lowest id of rows that were passed by and may go now; 0: none. */

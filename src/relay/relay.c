@@ -60,8 +60,13 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* The longest time that what has ended is not written down while more is expected. */
 #define SETTLE_DELAY		NP_MILLISECONDS(10)
 
-/* Rows behind one that is not answered for so long give up their place. */
+/*
+ * Rows behind one that is not answered for so long give up their place, and
+ * half of those behind others when nothing could be read for so long.  Reading
+ * again what they have passed by takes at most this share of the time.
+ */
 #define SLOW				NP_MILLISECONDS(250)
+#define PASSED_SHARE		10
 
 /* A relay is a process, and this is its state. */
 static int	slot;
@@ -74,6 +79,7 @@ static bool must_settle;		/* before anything is read */
 static bool must_look;			/* as soon as there is room */
 static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
+static NpTime next_passing;		/* when rows behind others are passed by, for room */
 static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
@@ -208,6 +214,7 @@ may_look(void)
 static NpOutboxLook
 look_into_outbox(void)
 {
+	NpTime		begun = np_now();
 	NpOutboxLook look = {
 		.room = np_relay_batch_size - np_lanes_unsent(),
 		.largest = is_connected() ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
@@ -220,6 +227,7 @@ look_into_outbox(void)
 	np_source_read(&look);
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
+	next_passing = np_now() + Max(SLOW, (np_now() - begun) * PASSED_SHARE);
 	return look;
 }
 
@@ -244,6 +252,20 @@ read_more(void)
 			wanted = look.session;
 			break;
 	}
+}
+
+/*
+ * What waits behind others of its subject has all the room, and nothing else
+ * can be sent: rows of other subjects are behind it in the table, and get some.
+ */
+static void
+make_room(void)
+{
+	if (may_look() || np_lanes_first() != NULL)
+		return;
+	np_lanes_pass_slow(np_now() - SLOW);
+	if (!may_look() && np_now() >= next_passing)
+		np_lanes_pass_half();
 }
 
 /* ---- Publishing ---------------------------------------------------------------------- */
@@ -310,8 +332,6 @@ receive_answers(void)
 		first_ended = np_now();
 	if (np_flight_has_culprit())
 		np_flight_convict();
-	if (!may_look() && np_lanes_first() == NULL)
-		np_lanes_pass_slow(np_now() - SLOW);
 	if (!np_flight_give_up_unanswered(&problem))
 	{
 		report_problem(problem);
@@ -368,6 +388,7 @@ run_round(void)
 		read_more();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
+	make_room();
 	if (np_flight_count() > 0 && !receive_answers())
 		return 0;
 	if (!is_idle())

@@ -234,6 +234,7 @@ edited($SENT_LATE, 'sent much later than it was deleted', deleted => 1, as => []
 edited('', 'by an old primary, perhaps', new_id => 1, as => [$new], seen => ['24.1 1.1.0.5'], elsewhere => ['e1']);
 
 edited('^what the relay published', 'edited, and in another place', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ]);
+edited('', 'in the place that it has for an old primary', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], elsewhere => ['e1']);
 edited('', 'moved from another place', subject => 'chaos.outbox.2', before => [ @STORED[ 0 .. 3 ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.2', $new ] ], as => ['1.1.0.4|0|']);
 edited('', 'on its way in its place, and once more as it is', new_id => 1, before => [ @STORED[ 0 .. 3 ] ], as => [ '1.1.0.4|0|', $old, $new ]);
 
@@ -388,7 +389,7 @@ sub ridden_out
 	foreach my $node (1, 2)
 	{
 		my $well = $case{"node$node"} // sub { $node == 2 };
-		write_lines("$log.probe$node", map { my $time = $_ / 4; ("$time sync " . ($well->($time) ? '0.01' : ''), "$time held 0.01") } grep { !$case{unprobed} || $_ < 50 } 4 .. 80);
+		write_lines("$log.probe$node", map { my $time = $_ / 4; ("$time sync " . ($well->($time) ? $case{slow} ? '0.2' : '0.01' : ''), "$time held 0.01") } grep { !$case{unprobed} || $_ < 50 } 4 .. 80);
 		$run->read_probes($node, "$log.probe$node");
 	}
 	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
@@ -404,6 +405,7 @@ ridden_out($RIDDEN_OUT, 'with 58000', told => '58000');
 ridden_out('', 'one that does not', told => 'ok', checked => 1);
 ridden_out('', 'one that is refused', told => '53400');
 ridden_out('', 'none is well', node2 => $never);
+ridden_out('', 'none is well enough for a connection in half a second', slow => 1);
 ridden_out('', 'the other one is well for a part of the time', node2 => sub { $_[0] < 12 || $_[0] > 12.5 });
 ridden_out($RIDDEN_OUT, 'and for all of it', node2 => sub { $_[0] < 9 || $_[0] > 9.5 });
 ridden_out('', 'for another stream', node2 => $never, node1 => $never);

@@ -53,6 +53,9 @@ my $RIDDEN_OUT_BYTES = 256 * 1024;
 # A node is probed at least so often, and usually.
 my ($PROBED_SECONDS, $USUALLY_PROBED_SECONDS) = (1.2, 0.3);
 
+# It is well if it answers in less: that is a few times in the half second in which a connection is to be made.
+my $WELL_SECONDS = 0.15;
+
 # After a fault has begun or ended, for what comes of it to be seen.
 my $SETTLED_SECONDS = 0.5;
 
@@ -239,7 +242,7 @@ sub read_probes
 	foreach my $fields (_lines($file))
 	{
 		my ($sent, $stream, $seconds) = @$fields;
-		$rounds{$sent}{$stream} = $seconds ne '';
+		$rounds{$sent}{$stream} = $seconds ne '' && $seconds < $WELL_SECONDS;
 	}
 	$self->{probes}{$node} = [ map { { sent => $_, streams => $rounds{$_} } } sort { $a <=> $b } keys %rounds ];
 	return;
@@ -620,7 +623,8 @@ sub _order_sync
 }
 
 # In the order of the rows, of which a message that was tried again after a lost COMMIT may have two. What was edited while it was
-# on its way is there twice, and the first one counts. Neither what has got another subject has a place, nor what came back from the dead.
+# on its way is there twice, and the first one counts. Neither what has got another subject has a place, nor what came back from the dead,
+# nor what an old primary still has that was edited or deleted since.
 sub _order_outbox
 {
 	my ($self) = @_;
@@ -629,7 +633,7 @@ sub _order_outbox
 		map { @{ $_->{calls} } } grep { $self->_is_committed($_) } $self->_attempts;
 	foreach my $message (keys %{ $self->{edits} })
 	{
-		delete $row{$message} if grep { defined $_->{to} && $_->{subject} ne $self->_first_subject($message) } $self->_edits_of($message);
+		delete $row{$message} if grep { %{ $self->{elsewhere} } || (defined $_->{to} && $_->{subject} ne $self->_first_subject($message)) } $self->_edits_of($message);
 	}
 	$self->_order_rows($_, {%row}) foreach @ORDERED;
 	return;
