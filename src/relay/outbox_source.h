@@ -38,5 +38,6 @@ extern void np_source_go_back(int64 id);
 extern void np_source_look_again(void);
 extern void np_source_probed(const NpRow *row);
 extern bool np_source_has_released(void);
+extern bool np_source_has_passed(void);
 
 #endif							/* NP_OUTBOX_SOURCE_H */

@@ -62,11 +62,14 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 
 /*
  * Rows behind one that is not answered for so long give up their place, and
- * half of those behind others when nothing could be read for so long.  Reading
- * again what they have passed by takes at most this share of the time.
+ * so do many of one subject when nothing could be read for so long; or for so
+ * many times as long as reading takes.
  */
 #define SLOW				NP_MILLISECONDS(250)
-#define PASSED_SHARE		10
+#define READING_SHARE		10
+
+/* When all has been read, subjects may take more room again, at times. */
+#define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
 /* A relay is a process, and this is its state. */
 static int	slot;
@@ -79,7 +82,8 @@ static bool must_settle;		/* before anything is read */
 static bool must_look;			/* as soon as there is room */
 static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
-static NpTime next_passing;		/* when rows behind others are passed by, for room */
+static NpTime next_narrowing;	/* when lanes that have all the room are made narrower, ... */
+static NpTime next_widening;	/* ... and wider again */
 static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
@@ -201,7 +205,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_source_has_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+	return must_look || np_source_has_released() || np_source_has_passed() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -227,7 +231,12 @@ look_into_outbox(void)
 	np_source_read(&look);
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
-	next_passing = np_now() + Max(SLOW, (np_now() - begun) * PASSED_SHARE);
+	next_narrowing = np_now() + Max(SLOW, (np_now() - begun) * READING_SHARE);
+	if (!look.has_more && may_look() && np_now() >= next_widening)
+	{
+		np_lanes_widen();
+		next_widening = np_now() + WIDEN_INTERVAL;
+	}
 	return look;
 }
 
@@ -264,8 +273,11 @@ make_room(void)
 	if (may_look() || np_lanes_first() != NULL)
 		return;
 	np_lanes_pass_slow(np_now() - SLOW);
-	if (!may_look() && np_now() >= next_passing)
-		np_lanes_pass_half();
+	if (!may_look() && np_now() >= next_narrowing)
+	{
+		np_lanes_narrow();
+		next_widening = np_now() + WIDEN_INTERVAL;
+	}
 }
 
 /* ---- Publishing ---------------------------------------------------------------------- */
