@@ -126,6 +126,7 @@ np_lanes_enter(NpRow *row, bool ordered)
 	else
 	{
 		lane->first = row;
+		lane->is_free = false;
 		add_ready(row);
 	}
 	return true;
