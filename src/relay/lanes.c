@@ -9,11 +9,17 @@
  * long, are passed by: only the lowest of their ids is kept, and no later row
  * of the lane is taken, until the table is read again from there on.
  *
+ * Lanes share the room for what was read.  When those with many rows have all
+ * of it, so that rows of other subjects are not even read, they become
+ * narrower: of what would wait behind others, so much is passed by.
+ *
  * Subjects are known by a hash: two that share one just wait for each other.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <limits.h>
 
 #include "common/hashfn.h"
 #include "utils/hsearch.h"
@@ -25,7 +31,8 @@ typedef struct NpLane
 {
 	uint64		subject;		/* its hash */
 	NpRow	   *first;			/* ready, on its way, or not yet written down; NULL: none */
-	dlist_head	behind;			/* the rows that wait for it */
+	dlist_head	behind;			/* the rows that wait for it ... */
+	int			waiting;		/* ... and how many they are */
 	int64		passed;			/* the lowest id of those that were passed by; 0: none */
 	bool		is_free;		/* and nothing holds them up any more */
 } NpLane;
@@ -34,6 +41,7 @@ static HTAB *lanes;				/* NULL: none yet */
 static dlist_head ready = DLIST_STATIC_INIT(ready);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
+static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
 
 static NpLane *
 find(NpSpan subject)
@@ -50,6 +58,7 @@ find(NpSpan subject)
 	{
 		lane->first = NULL;
 		dlist_init(&lane->behind);
+		lane->waiting = 0;
 		lane->passed = 0;
 		lane->is_free = false;
 	}
@@ -75,6 +84,20 @@ add_ready(NpRow *row)
 	dlist_push_tail(&ready, &row->node);
 }
 
+static void
+add_behind(NpLane *lane, NpRow *row)
+{
+	dlist_push_tail(&lane->behind, &row->node);
+	lane->waiting++;
+}
+
+static void
+remove_behind(NpLane *lane, NpRow *row)
+{
+	dlist_delete(&row->node);
+	lane->waiting--;
+}
+
 /*
  * Take a row that was read, to be sent in its turn.  False: it is passed by,
  * and is the caller's.  A row that is tried again is what held up its lane.
@@ -91,7 +114,7 @@ np_lanes_enter(NpRow *row, bool ordered)
 		return true;
 	}
 	lane = find(row->message.subject);
-	if (lane->passed != 0 && !row->is_due)
+	if ((lane->passed != 0 || lane->waiting >= width) && !row->is_due)
 	{
 		lane->passed = lower(lane->passed, row->id);
 		return false;
@@ -99,10 +122,11 @@ np_lanes_enter(NpRow *row, bool ordered)
 	unsent++;
 	row->lane = lane;
 	if (lane->first != NULL)
-		dlist_push_tail(&lane->behind, &row->node);
+		add_behind(lane, row);
 	else
 	{
 		lane->first = row;
+		lane->is_free = false;
 		add_ready(row);
 	}
 	return true;
@@ -159,7 +183,8 @@ np_lanes_leave(NpRow *row)
 	lane->first = NULL;
 	if (!dlist_is_empty(&lane->behind))
 	{
-		lane->first = dlist_container(NpRow, node, dlist_pop_head_node(&lane->behind));
+		lane->first = dlist_head_element(NpRow, node, &lane->behind);
+		remove_behind(lane, lane->first);
 		add_ready(lane->first);
 	}
 	else if (lane->passed != 0)
@@ -180,19 +205,23 @@ np_lanes_forget(NpRow *row)
 	row->lane = NULL;
 }
 
+/* A row that waits behind others waits in the table again. */
+static void
+pass_row(NpLane *lane, NpRow *row)
+{
+	remove_behind(lane, row);
+	/* one that is tried again holds up its lane there */
+	if (!row->is_due)
+		lane->passed = lower(lane->passed, row->id);
+	unsent--;
+	np_row_free(row);
+}
+
 static void
 pass_behind(NpLane *lane)
 {
 	while (!dlist_is_empty(&lane->behind))
-	{
-		NpRow	   *row = dlist_container(NpRow, node, dlist_pop_head_node(&lane->behind));
-
-		/* one that is tried again holds up its lane in the table */
-		if (!row->is_due)
-			lane->passed = lower(lane->passed, row->id);
-		unsent--;
-		np_row_free(row);
-	}
+		pass_row(lane, dlist_head_element(NpRow, node, &lane->behind));
 }
 
 /* A row of a lane waits in the table, and so do those behind it. */
@@ -222,6 +251,34 @@ np_lanes_pass_slow(NpTime sent_before)
 	while ((lane = hash_seq_search(&scan)) != NULL)
 		if (lane->first != NULL && lane->first->state != NP_ROW_UNSENT && lane->first->sent_at < sent_before)
 			pass_behind(lane);
+}
+
+/* Let lanes be half as wide as the widest one is, and pass by the rest. */
+void
+np_lanes_narrow(void)
+{
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
+	int			widest = 0;
+
+	if (lanes == NULL)
+		return;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
+		widest = Max(widest, lane->waiting);
+	width = Max(widest / 2, 1);
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
+		while (lane->waiting > width)
+			pass_row(lane, dlist_tail_element(NpRow, node, &lane->behind));
+}
+
+/* Let them be twice as wide. */
+void
+np_lanes_widen(void)
+{
+	if (width < INT_MAX / 2)
+		width *= 2;
 }
 
 /* The lowest id of rows that were passed by and may go now; 0: none. */

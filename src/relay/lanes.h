@@ -20,6 +20,8 @@ extern void np_lanes_leave(NpRow *row);
 extern void np_lanes_give_up(NpRow *row);
 extern void np_lanes_forget(NpRow *row);
 extern void np_lanes_pass_slow(NpTime sent_before);
+extern void np_lanes_narrow(void);
+extern void np_lanes_widen(void);
 extern int64 np_lanes_free(void);
 extern void np_lanes_revisit(int64 id);
 extern int64 np_lanes_clear(void);

@@ -69,6 +69,7 @@ static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under
 static int64 full_look_end;		/* ... up to this id ... */
 static NpTime full_look_cost;	/* ... and has taken so long */
 static NpTime last_back;		/* when it went back last */
+static NpTime look_cost;		/* how long the last look took */
 
 /* ---- Position ------------------------------------------------------------------------ */
 
@@ -99,6 +100,20 @@ begin_anew(void)
 	table_of_all = np_outbox_table();
 }
 
+/* Reading again what is behind a passed row is to take no more than half of the time. */
+static bool
+may_go_back(NpTime now)
+{
+	return np_lanes_free() != 0 && now >= last_back + (is_at_end ? 2 * look_cost : BACK_INTERVAL);
+}
+
+/* Are there rows that were passed by, and can go now? */
+bool
+np_source_has_passed(void)
+{
+	return may_go_back(np_now());
+}
+
 static void
 choose_position(NpTime now)
 {
@@ -109,7 +124,7 @@ choose_position(NpTime now)
 		full_look_cost = 0;
 		np_source_go_back(1);
 	}
-	else if (np_lanes_free() != 0 && (is_at_end || now >= last_back + BACK_INTERVAL))
+	else if (may_go_back(now))
 	{
 		last_back = now;
 		np_source_go_back(np_lanes_free());
@@ -121,6 +136,7 @@ account(NpTime begun)
 {
 	NpTime		now = np_now();
 
+	look_cost = now - begun;
 	if (next_full_look != NP_FOREVER)
 		return;
 	full_look_cost += now - begun;

@@ -61,8 +61,16 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* The longest time that what has ended is not written down while more is expected. */
 #define SETTLE_DELAY		NP_MILLISECONDS(10)
 
-/* Rows behind one that is not answered for so long give up their place. */
+/*
+ * Rows behind one that is not answered for so long give up their place, and
+ * so do many of one subject when nothing could be read for so long; or for so
+ * many times as long as reading takes.
+ */
 #define SLOW				NP_MILLISECONDS(250)
+#define READING_SHARE		10
+
+/* When all has been read, subjects may take more room again, at times. */
+#define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
 /* A relay is a process, and this is its state. */
 static int	slot;
@@ -75,6 +83,8 @@ static bool must_settle;		/* before anything is read */
 static bool must_look;			/* as soon as there is room */
 static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
+static NpTime next_narrowing;	/* when lanes that have all the room are made narrower, ... */
+static NpTime next_widening;	/* ... and wider again */
 static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
@@ -196,7 +206,8 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_probes_have_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+	return must_look || np_probes_have_released() || np_source_has_passed() || np_relay_slot_was_woken(slot, wakes_seen) ||
+		np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -209,6 +220,7 @@ may_look(void)
 static NpOutboxLook
 look_into_outbox(void)
 {
+	NpTime		begun = np_now();
 	NpOutboxLook look = {
 		.room = np_relay_batch_size - np_lanes_unsent(),
 		.largest = is_connected() ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
@@ -221,6 +233,12 @@ look_into_outbox(void)
 	np_source_read(&look);
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
+	next_narrowing = np_now() + Max(SLOW, (np_now() - begun) * READING_SHARE);
+	if (!look.has_more && may_look() && np_now() >= next_widening)
+	{
+		np_lanes_widen();
+		next_widening = np_now() + WIDEN_INTERVAL;
+	}
 	return look;
 }
 
@@ -244,6 +262,23 @@ read_more(void)
 			stopped_as = NP_RELAY_PUBLISHING;
 			wanted = look.session;
 			break;
+	}
+}
+
+/*
+ * What waits behind others of its subject has all the room, and nothing else
+ * can be sent: rows of other subjects are behind it in the table, and get some.
+ */
+static void
+make_room(void)
+{
+	if (may_look() || np_lanes_first() != NULL)
+		return;
+	np_lanes_pass_slow(np_now() - SLOW);
+	if (!may_look() && np_now() >= next_narrowing)
+	{
+		np_lanes_narrow();
+		next_widening = np_now() + WIDEN_INTERVAL;
 	}
 }
 
@@ -322,8 +357,6 @@ receive_answers(void)
 		first_ended = np_now();
 	if (np_flight_has_culprit())
 		np_flight_convict();
-	if (!may_look() && np_lanes_first() == NULL)
-		np_lanes_pass_slow(np_now() - SLOW);
 	if (!np_flight_give_up_unanswered(&problem))
 	{
 		report_problem(problem);
@@ -380,6 +413,7 @@ run_round(void)
 		read_more();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
+	make_room();
 	if (np_flight_count() > 0 && !receive_answers())
 		return 0;
 	if (!is_idle())

@@ -16,7 +16,9 @@ use SilentProxy;
 
 use Chaos::Checker;
 use Chaos::Client;
+use Chaos::Editor;
 use Chaos::Faults;
+use Chaos::Listener;
 use Chaos::Network;
 use Chaos::Plan;
 use Chaos::Probe;
@@ -36,6 +38,9 @@ my $SETTLED_ROUNDS = 20;
 # a long outage is half a minute.
 my $END_SECONDS = 180;
 
+# The beginning of a message, as text.
+my $PAYLOAD = q(convert_from(substring(payload FOR 60), 'UTF8'));
+
 my $log_dir = $PostgreSQL::Test::Utils::log_path;
 $ENV{PGDATABASE} = 'postgres';
 
@@ -43,11 +48,12 @@ my @servers = start_servers();
 my @boxes = map { start_box($_) } 1 .. @servers;
 my $ATOMIC = (NatsClient->new(url => $servers[0]->url)->info->{api_lvl} // 0) >= 2;
 my @STREAMS = grep { $ATOMIC || $_ ne 'atomic' } @Chaos::Plan::STREAMS;
+my @DATABASES = qw(postgres second);
 create_streams();
 wait_until_settled();
 my $node = start_postgres();
 my $standby = $STANDBY ? start_standby($node) : undef;
-my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby);
+my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby, create => \&create_stream);
 
 my @plan = Chaos::Plan::faults($SEED, $SECONDS, standby => $STANDBY);
 write_plan(@plan);
@@ -61,7 +67,7 @@ sub start_servers
 	my $routes = join ', ', map { 'nats://' . Chaos::Network::address($_) . ':6222' } 1 .. $Chaos::Plan::NODES;
 	my @started = map { NatsServer->new(name => "node$_", jetstream => 1, host => Chaos::Network::address($_), port => 4222,
 		within => [ Chaos::Network::within($_) ],
-		config => 'client_advertise: "' . Chaos::Network::address($_) . qq(:$BOX_PORT"\n) . 'cluster { name: CHAOS, listen: "' . Chaos::Network::address($_) . qq(:6222", routes: [ $routes ] })) }
+		config => "max_payload: $Chaos::Plan::MAX_PAYLOAD\n" . 'client_advertise: "' . Chaos::Network::address($_) . qq(:$BOX_PORT"\n) . 'cluster { name: CHAOS, listen: "' . Chaos::Network::address($_) . qq(:6222", routes: [ $routes ] })) }
 		1 .. $Chaos::Plan::NODES;
 	$_->start foreach @started;
 	return @started;
@@ -74,23 +80,28 @@ sub start_box
 	my ($number) = @_;
 	return SilentProxy->new($servers[ $number - 1 ], host => Chaos::Network::address($number), port => $BOX_PORT,
 		within => [ Chaos::Network::within($number) ], buffer => $Chaos::Checker::BOX_BYTES / 2,
-		watch => [ qr/(\d+\.\d+\.\d+)\|\d+\|/, "$log_dir/box_$number" ]);
+		watch => [ qr/(\d+\.\d+\.\d+(?:~\w+)?)\|\d+\|/, "$log_dir/box_$number" ]);
 }
 
-# The duplicate window is longer than any message may be on its way. The nodes find each other in seconds; until then
-# there is no answer, or one that it can't be done.
+# The nodes find each other in seconds; until then there is no answer, or one that it can't be done.
 sub create_streams
 {
-	foreach my $name (@STREAMS)
+	foreach my $name (@STREAMS, 'noack')
 	{
-		my %config = (storage => 'file', num_replicas => 3, duplicate_window => 3600e9, discard => 'new');
-		$config{allow_atomic} = JSON::PP::true() if $name eq 'atomic';
-		wait_for("stream $name", sub {
-			my $client = eval { NatsClient->new(url => $servers[0]->url, timeout => 5) };
-			return $client && eval { $client->create_stream("CHAOS_\U$name", ["chaos.$name.>"], %config) } || (note($@), 0)[1];
-		});
+		wait_for("stream $name", sub { create_stream($name) });
 	}
 	return;
+}
+
+# The duplicate window is longer than any message may be on its way.
+sub create_stream
+{
+	my ($name) = @_;
+	my %config = (storage => 'file', num_replicas => 3, duplicate_window => 3600e9, discard => 'new');
+	$config{allow_atomic} = JSON::PP::true() if $name eq 'atomic';
+	$config{no_ack} = JSON::PP::true() if $name eq 'noack';
+	my $client = eval { NatsClient->new(url => $servers[0]->url, timeout => 5) };
+	return $client && eval { $client->create_stream("CHAOS_\U$name", ["chaos.$name.>"], %config) } || (note($@), 0)[1];
 }
 
 # Nodes that have just found each other do not take every message yet.
@@ -122,13 +133,13 @@ nats_publish.randomize = on
 nats_publish.connect_timeout = '500ms'
 nats_publish.ack_timeout = '${Chaos::Plan::ACK_TIMEOUT}s'
 nats_publish.commit_timeout = '${Chaos::Plan::COMMIT_TIMEOUT}s'
-nats_publish.relay_databases = 'postgres'
+nats_publish.relay_databases = '@{[ join ',', @DATABASES ]}'
 nats_publish.relay_ordering = '@{[ $STRICT ? 'strict' : 'relaxed' ]}'
 END
 	$postgres->start;
+	$postgres->safe_psql('postgres', "CREATE DATABASE $_") foreach grep { $_ ne 'postgres' } @DATABASES;
+	$postgres->safe_psql($_, 'CREATE EXTENSION nats_publish; CREATE TABLE ledger (attempt text PRIMARY KEY)') foreach @DATABASES;
 	$postgres->safe_psql('postgres', <<'END');
-CREATE EXTENSION nats_publish;
-CREATE TABLE ledger (attempt text PRIMARY KEY);
 CREATE TABLE change_on_commit (message text PRIMARY KEY, client int, body text);
 CREATE TABLE change_async (LIKE change_on_commit INCLUDING ALL);
 CREATE TABLE change_sync (LIKE change_on_commit INCLUDING ALL);
@@ -172,8 +183,8 @@ sub write_plan
 sub run_plan
 {
 	my (@actions) = @_;
-	my @probes = map { start_probe($_) } 1 .. @servers;
-	my @clients = map { start_client($_) } 1 .. $Chaos::Plan::CLIENTS;
+	my @others = map { (start_probe($_), start_listener($_)) } 1 .. @servers;
+	my @clients = ((map { start_client($_) } @Chaos::Plan::CLIENTS), map { start_editor($_) } 1 .. $Chaos::Plan::EDITORS);
 	my $began = time;
 	my %count;
 	open(my $file, '>', "$log_dir/faults") or die "$log_dir/faults: $!";
@@ -188,11 +199,11 @@ sub run_plan
 		write_connection();
 	}
 	$faults->heal;
-	unlink "$log_dir/client_goes_on";
+	unlink "$log_dir/${_}_goes_on" foreach qw(client editor);
 	ok(have_ended(@clients), 'every session has ended, when all was whole again');
-	unlink "$log_dir/probe_goes_on";
-	ok(have_ended(@probes), 'and who has looked on');
-	ok(relay_has_drained(), 'the outbox is empty');
+	unlink "$log_dir/${_}_goes_on" foreach qw(probe listener);
+	ok(have_ended(@others), 'and who has looked on');
+	ok(relays_have_drained($_), 'the outbox is empty: ' . $_->name) foreach grep { defined } $faults->node, $faults->old_primary;
 	return %count;
 }
 
@@ -200,8 +211,22 @@ sub start_client
 {
 	my ($number) = @_;
 	write_connection();
+	my $database = (grep { $_ == $number } @Chaos::Plan::SECOND) ? 'second' : 'postgres';
 	return start_process('client', $number, sub { Chaos::Client::run(seed => $SEED, client => $number, atomic => $ATOMIC,
-		connection => sub { slurp_file("$log_dir/connection") }, big => sub { -e "$log_dir/big" }, @_) });
+		connection => sub { slurp_file("$log_dir/connection_$database") }, big => sub { -e "$log_dir/big" }, @_) });
+}
+
+sub start_editor
+{
+	my ($number) = @_;
+	return start_process('editor', $number, sub { Chaos::Editor::run(seed => $SEED, editor => $number,
+		connection => sub { slurp_file("$log_dir/connection_postgres") }, @_) });
+}
+
+sub start_listener
+{
+	my ($number) = @_;
+	return start_process('listener', $number, sub { Chaos::Listener::run(url => $servers[ $number - 1 ]->url, subject => 'chaos.unheard.>', @_) });
 }
 
 sub start_probe
@@ -226,8 +251,11 @@ sub start_process
 
 sub write_connection
 {
-	append_to_file("$log_dir/connection.new", $faults->dsn);
-	rename "$log_dir/connection.new", "$log_dir/connection";
+	foreach my $database (@DATABASES)
+	{
+		append_to_file("$log_dir/connection.new", $faults->dsn($database));
+		rename "$log_dir/connection.new", "$log_dir/connection_$database";
+	}
 	return;
 }
 
@@ -254,10 +282,11 @@ sub have_ended
 	return $failed == 0;
 }
 
-sub relay_has_drained
+sub relays_have_drained
 {
+	my ($postgres) = @_;
 	return eval { wait_for('the outbox to be empty',
-		sub { $faults->node->safe_psql('postgres', 'SELECT NOT EXISTS (SELECT FROM nats_outbox)') eq 't' }, $END_SECONDS) };
+		sub { !grep { $postgres->safe_psql($_, 'SELECT EXISTS (SELECT FROM nats_outbox)') eq 't' } @DATABASES }, $END_SECONDS) };
 }
 
 sub check_postgres_log
@@ -282,7 +311,7 @@ sub check_promises
 	my %count = ($run->counts, map { ("fault $_" => $done{$_}) } keys %done);
 	diag(join "\n", "seed $SEED, $SECONDS s" . ($STANDBY ? ', with a standby' : '') . ', the relay ' . ($STRICT ? 'strict' : 'relaxed') . ':',
 		map { sprintf '%8d %s', $count{$_}, $_ } sort keys %count);
-	ok($count{"stored in CHAOS_\U$_"}, "there is something in the stream of $_") foreach @STREAMS;
+	ok($count{"stored in CHAOS_\U$_"}, "there is something in the stream of $_") foreach @STREAMS, @Chaos::Plan::WAYWARD;
 	return;
 }
 
@@ -299,20 +328,24 @@ sub messages_of
 
 sub gather
 {
-	my $run = Chaos::Checker->new(strict => $STRICT);
-	$run->read_log("$log_dir/client_$_") foreach 1 .. $Chaos::Plan::CLIENTS;
+	my $run = Chaos::Checker->new(strict => $STRICT, canary => $Chaos::Plan::CANARY);
+	$run->read_log("$log_dir/client_$_") foreach @Chaos::Plan::CLIENTS;
+	$run->read_edits("$log_dir/editor_$_") foreach 1 .. $Chaos::Plan::EDITORS;
 	$run->read_boxes(map { "$log_dir/box_$_" } 1 .. @boxes);
 	$run->read_probes($_, "$log_dir/probe_$_") foreach 1 .. @servers;
 	$run->read_faults("$log_dir/faults");
-	my $postgres = $faults->node;
-	my $column = sub { split /\n/, $postgres->safe_psql('postgres', $_[0]) };
-	$run->committed($column->('SELECT attempt FROM ledger'));
-	$run->waiting($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox)));
-	$run->dead($column->(q(SELECT convert_from(payload, 'UTF8') FROM nats_outbox_dead)));
-	# for whoever looks for the reason of a violation
-	append_to_file("$log_dir/dead", $postgres->safe_psql('postgres', 'SELECT subject, attempts, died_at, last_error FROM nats_outbox_dead'));
+	foreach my $database (@DATABASES)
+	{
+		my $column = sub { my ($postgres, $sql) = @_; split /\n/, $postgres->safe_psql($database, $sql) };
+		$run->committed($column->($faults->node, 'SELECT attempt FROM ledger'));
+		$run->committed_elsewhere($column->($faults->old_primary, 'SELECT attempt FROM ledger')) if $faults->old_primary;
+		$run->waiting($column->($faults->node, "SELECT $PAYLOAD FROM nats_outbox"));
+		$run->dead($column->($faults->node, "SELECT $PAYLOAD FROM nats_outbox_dead"));
+		# for whoever looks for the reason of a violation
+		append_to_file("$log_dir/dead", $faults->node->safe_psql($database, "SELECT $PAYLOAD, subject, attempts, died_at, last_error FROM nats_outbox_dead"));
+	}
 	open(my $file, '>', "$log_dir/stored") or die "$log_dir/stored: $!";
-	foreach my $name (map { "CHAOS_\U$_" } @STREAMS)
+	foreach my $name (map { "CHAOS_\U$_" } @STREAMS, @Chaos::Plan::WAYWARD)
 	{
 		foreach my $message (grep { $_->{subject} !~ /\.probe$/ } messages_of($name))
 		{

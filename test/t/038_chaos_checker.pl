@@ -25,12 +25,16 @@ is($times{commits_end}, $times{commits_begin}, 'every COMMIT of megabytes comes 
 is($times{$_}, $times{commits_begin}, "with $_") foreach qw(commits_stall commits_cancel);
 is($times{network_heal}, $times{network_cut} + $times{network_slow}, 'every network that is cut or slowed is healed');
 is($times{stream_room}, $times{stream_full}, 'every stream that is full gets room');
-ok($times{$_}, "the plan has $_") foreach qw(step_down backend_terminate backend_cancel backend_kill relay_terminate relay_kill
-	postgres_crash postgres_restart box_cut box_end boxes_cut);
+is($times{calm_end}, $times{calm_begin}, 'every calm ends');
+ok($times{$_}, "the plan has $_") foreach qw(step_down backend_terminate backend_cancel backend_kill relay_terminate relay_cancel relay_kill
+	postgres_crash postgres_kill postgres_restart box_cut box_end boxes_cut stream_away stream_back calm_begin);
 is_deeply([ disturbances(@plan) ], [], 'a hang is alone, and longer than every timeout');
+is_deeply([ disturbed_calms(@plan) ], [], 'in a calm nothing happens but to sessions');
+is_deeply([ sort keys %{ { map { ($_->{stream} => 1) } grep { $_->{what} =~ /^stream_(away|back)$/ } @plan } } ], [ sort @Chaos::Plan::WAYWARD ],
+	'streams go away that only the relay publishes to');
 is(most_gone_at_once(@plan), 2, 'two of three nodes may be gone at once');
-is_deeply([ map { $_->{at} } grep { $_->{what} eq 'promote' } Chaos::Plan::faults(7, 300, standby => 1) ], [150],
-	'a standby is promoted in the middle');
+is_deeply([ map { $_->{what} => $_->{at} } grep { $_->{what} =~ /^(promote|old_primary_returns)$/ } Chaos::Plan::faults(7, 300, standby => 1) ],
+	[ promote => 150, old_primary_returns => 154 ], 'a standby is promoted in the middle, and then its old primary comes back');
 
 is_deeply(Chaos::Plan::transaction(7, 3, 20, atomic => 1), Chaos::Plan::transaction(7, 3, 20, atomic => 1),
 	'the same seed is the same transaction');
@@ -38,10 +42,21 @@ my @transactions = map { Chaos::Plan::transaction(7, 1, $_, atomic => 1) } 1 .. 
 my %modes = map { ($_->{mode} // $_->{what} => 1) } map { @{ $_->{steps} } } @transactions;
 is(scalar(grep { $_->{retries} && !$_->{ids} } @transactions), 0, 'what is tried again has ids');
 ok($modes{$_}, "some transaction has $_") foreach qw(sync async uncritical held atomic outbox change_on_commit change_async
-	change_sync change_outbox await flush futures savepoint rollback_to release break idle set_atomic);
+	change_sync change_outbox late unheard noack large await flush futures savepoint rollback_to release break idle set_atomic);
 is(scalar(grep { $_->{impatient} } @transactions) > 0, 1, 'some are impatient');
 is(scalar(grep { $_->{hurried} } @transactions) > 0, 1, 'some are in a hurry');
 is(Chaos::Plan::transaction(7, 1, 1, big => 1)->{steps}[0]{length}, 8000, 'some hold megabytes');
+is(scalar(grep { $_->{mode} eq 'large' && $_->{length} <= $Chaos::Plan::MAX_PAYLOAD } grep { $_->{mode} } map { @{ $_->{steps} } } @transactions), 0,
+	'some are larger than any server takes');
+is(scalar(grep { $_->{mode} && $_->{mode} !~ /^(outbox|late|unheard|noack|large)$/ } map { @{ Chaos::Plan::transaction(7, 9, $_)->{steps} } } 1 .. 100), 0,
+	'those of another database are for the outbox');
+is_deeply([ map { $_->{mode} } @{ Chaos::Plan::transaction(7, $Chaos::Plan::CANARY, 5)->{steps} } ], ['outbox'], 'the canary writes one');
+
+is_deeply(Chaos::Plan::edits(7, 1, 20), Chaos::Plan::edits(7, 1, 20), 'the same seed is the same edits');
+my @edits = map { Chaos::Plan::edits(7, 1, $_) } 1 .. 300;
+my %edits = map { ($_->{what} => 1) } map { @{ $_->{steps} } } @edits;
+ok($edits{$_}, "some are $_") foreach qw(edit edit_same_id delete retry time lock edit_dead retry_all);
+ok((grep { $_->{hold} > 1 } @edits) && (grep { $_->{end} eq 'rollback' } @edits), 'some hold locks for long, some are taken back');
 
 # A node is gone from its fault to its end.
 sub most_gone_at_once
@@ -54,6 +69,19 @@ sub most_gone_at_once
 		$most = keys %gone if keys %gone > $most;
 	}
 	return $most;
+}
+
+# What is done in a calm, but to sessions.
+sub disturbed_calms
+{
+	my @disturbances;
+	my $is_calm = 0;
+	foreach my $action (@_)
+	{
+		if ($action->{what} =~ /^calm_(begin|end)$/) { $is_calm = $1 eq 'begin'; }
+		elsif ($is_calm && $action->{what} !~ /^backend_(terminate|cancel)$/) { push @disturbances, $action->{what}; }
+	}
+	return @disturbances;
 }
 
 # What is done to servers, networks, streams and PostgreSQL while a node hangs.
@@ -86,14 +114,18 @@ my @STORED = (
 	[ 'CHAOS_OUTBOX', 1, 'chaos.outbox.1', '1.1.0.4|0|' ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.1', '1.1.0.5|0|' ]);
 my @ATOMIC = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ atomic", "told 1.2.0.$_ ok  ") } 0 .. 2), 'end commit');
 
-# Returns the rules that are broken. log and stored are added to what is fine, or replace it.
+# Returns the rules that are broken. log and stored are added to what is fine, or replace it. seen and edits have their times.
 sub broken
 {
 	my (%case) = @_;
 	my $log = "$dir/log" . ++$times{log};
 	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @{ $case{only} // \@LOG }, @{ $case{log} // [] });
+	append_to_file("$log.$_", join '', map { tr/ /\t/r . "\n" } @{ $case{$_} // [] }) foreach qw(edits seen);
 	my $run = Chaos::Checker->new;
 	$run->read_log($log);
+	$run->read_edits("$log.edits");
+	$run->read_boxes("$log.seen");
+	$run->committed_elsewhere(@{ $case{elsewhere} // [] });
 	$run->committed('1.1.0', @{ $case{committed} // [] });
 	$run->waiting(@{ $case{waiting} // [] });
 	$run->dead(@{ $case{dead} // [] });
@@ -147,7 +179,92 @@ breaks('', 'committed, without anybody being told', stored => \@outbox, log => [
 
 breaks('^every committed message of the outbox', 'committed, and not published', all_stored => without('1.1.0.4'));
 breaks('^every committed message of the outbox', 'still waiting', waiting => ['1.1.0.4|0|']);
-breaks('^every committed message of the outbox', 'dead', dead => ['1.1.0.4|0|']);
+
+my $GIVEN_UP = '^what no server takes';
+my @large = (log => [ 'begin 1.2.0 ', 'call 1.2.0.0 large', 'told 1.2.0.0 ok  12', 'end commit', 'done committed' ], committed => ['1.2.0']);
+breaks($GIVEN_UP, 'dead, though it is taken', dead => ['1.1.0.4|0|']);
+breaks('', 'dead, as no server takes it', @large, dead => ['1.2.0.0|9|']);
+breaks($GIVEN_UP, 'not dead, though no server takes it', @large);
+breaks($GIVEN_UP, 'dead, and stored', @large, dead => ['1.2.0.0|9|'], stored => [ [ 'CHAOS_OUTBOX', 3, 'chaos.outbox.1', '1.2.0.0|0|' ] ]);
+breaks('', 'too large and deleted', @large, edits => [ '1.0 begin e', '1.0 delete e 1.2.0.0', '1.0 end commit', '1.5 done committed' ], committed => [ '1.2.0', 'e' ]);
+
+# The second message of the outbox, edited by two transactions, of which the first one is committed if not told otherwise; and what is
+# stored of it, in the outbox's stream or another one.
+sub edited
+{
+	my ($rule, $name, %case) = @_;
+	my ($subject, $new_id) = ($case{subject} // 'chaos.outbox.1', $case{new_id} ? 'new_id' : '');
+	my @first = $case{deleted} ? '1.0 delete e1 1.1.0.5' : "1.0 edit e1 1.1.0.5 1.1.0.5~e1_1 3 $subject $new_id";
+	my $seq = 1;
+	my @stored = map { /^([A-Z]+):(.*)/ ? [ "CHAOS_$1", ++$seq, "chaos.\L$1\E.1", $2 ] : [ 'CHAOS_OUTBOX', ++$seq, 'chaos.outbox.1', $_ ] } @{ $case{as} };
+	breaks($rule, $name, all_stored => [ @{ $case{before} // without('1.1.0.5') }, @stored ], committed => $case{committed} // ['e1'], elsewhere => $case{elsewhere}, dead => $case{dead}, seen => $case{seen},
+		edits => [ '1.0 begin e1', @first, '1.0 end commit', '2.0 done committed', '3.0 begin e2',
+			'3.0 edit e2 ' . ($case{found} // '1.1.0.5~e1_1') . ' 1.1.0.5~e2_1 0 chaos.outbox.1 ', '3.0 end commit', '4.0 done ' . ($case{done} // 'lost') ]);
+	return;
+}
+
+my ($EDITED, $TWICE, $PHANTOM) = ('^a message of the outbox that was edited', '^no message is stored twice', '^no message for the outbox');
+my ($old, $new, $newer) = ('1.1.0.5|0|', '1.1.0.5~e1_1|3|xxx', '1.1.0.5~e2_1|0|');
+edited('', 'edited, and stored so', as => [$new]);
+edited('', 'edited under its id, and stored as it was', as => [$old]);
+edited($EDITED, 'edited, and not stored', as => []);
+edited($TWICE, 'edited under its id, and stored twice', as => [ $old, $new ]);
+edited('', 'edited under another id, and stored as it is', new_id => 1, as => [$new]);
+edited('', 'and as it was, too', new_id => 1, as => [ $old, $new ]);
+edited($EDITED, 'edited under another id, and stored as it was only', new_id => 1, as => [$old]);
+edited($EDITED, 'edited twice, and stored as it was before', new_id => 1, as => [$old], committed => [ 'e1', 'e2' ]);
+edited('', 'edited twice, and stored as it was between the two, under the same id', new_id => 1, as => [$new], committed => [ 'e1', 'e2' ]);
+edited($PHANTOM, 'stored as by an edit that was not committed', as => [$old], before => [ @{ without('1.1.0.5') }, [ 'CHAOS_OUTBOX', 9, 'chaos.outbox.1', $newer ] ], committed => []);
+edited('', 'stored as by one that was only where an old primary went on', new_id => 1, as => [ $old, $new ], committed => [], elsewhere => ['e1']);
+edited($EDITED, 'an edit is lost', found => '1.1.0.5', done => 'committed', as => [$newer], committed => [ 'e1', 'e2' ]);
+edited('', 'deleted, and not stored', deleted => 1, as => []);
+edited('', 'deleted, and stored', deleted => 1, as => [$old]);
+edited($EDITED, 'deleted, and found', deleted => 1, found => '1.1.0.5', as => [], committed => [ 'e1', 'e2' ]);
+edited($GIVEN_UP, 'edited, and dead', as => [$new], dead => ['1.1.0.5~e1_1|3|']);
+edited('', 'moved, and stored there', subject => 'chaos.late.1', as => ["LATE:$new"]);
+edited('', 'and, under the same id, where it was', subject => 'chaos.late.1', as => [ "LATE:$new", $old ]);
+edited('^nothing is stored that nobody', 'moved, and stored under its old subject', subject => 'chaos.late.1', as => [$new]);
+edited('^nothing is stored that nobody', 'edited, and cut off', as => ['1.1.0.5~e1_1|2|xx']);
+edited('^nothing is stored that nobody', 'edited by nobody', new_id => 1, as => [ $new, '1.1.0.5~e9_9|0|' ]);
+
+my $SENT_LATE = '^what was edited or deleted is not sent';
+edited('', 'sent as it was soon after', new_id => 1, as => [$new], seen => ['23.9 1.1.0.5']);
+edited($SENT_LATE, 'sent as it was much later', new_id => 1, as => [$new], seen => ['24.1 1.1.0.5']);
+edited($SENT_LATE, 'sent much later than it was deleted', deleted => 1, as => [], seen => ['24.1 1.1.0.5']);
+edited('', 'by an old primary, perhaps', new_id => 1, as => [$new], seen => ['24.1 1.1.0.5'], elsewhere => ['e1']);
+
+edited('^what the relay published', 'edited, and in another place', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ]);
+edited('', 'in the place that it has for an old primary', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], elsewhere => ['e1']);
+edited('', 'moved from another place', subject => 'chaos.outbox.2', before => [ @STORED[ 0 .. 3 ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.2', $new ] ], as => ['1.1.0.4|0|']);
+edited('', 'on its way in its place, and once more as it is', new_id => 1, before => [ @STORED[ 0 .. 3 ] ], as => [ '1.1.0.4|0|', $old, $new ]);
+
+my @late = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ late", "told 1.2.0.$_ ok  2$_") } 0, 1), 'end commit', 'done committed');
+breaks('', 'what waited for a stream', log => \@late, committed => ['1.2.0'], stored => [ map { [ 'CHAOS_LATE', $_, 'chaos.late.1', "1.2.0.$_|0|" ] } 0, 1 ]);
+breaks('^what the relay published', 'the other way round', log => \@late, committed => ['1.2.0'], stored => [ map { [ 'CHAOS_LATE', $_, 'chaos.late.1', "1.2.0.$_|0|" ] } 1, 0 ]);
+
+# The canary's message is committed at 20.0, in a calm if not told otherwise, and stored so many seconds later.
+sub healthy
+{
+	my ($rule, $name, $seconds, @faults) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  7', '20.0 end commit', '20.0 done committed');
+	write_lines("$log.faults", @faults ? @faults : ('10.0 calm_begin ', '15.0 backend_cancel ', '24.0 calm_end '));
+	my $run = Chaos::Checker->new(canary => 11);
+	$run->read_log($log);
+	$run->read_faults("$log.faults");
+	$run->committed('11.5.0');
+	$run->stored('CHAOS_OUTBOX', 1, 'chaos.outbox.11', '11.5.0.0|0|', 20 + $seconds);
+	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
+	return;
+}
+
+my $HEALTHY = '^messages of the outbox go on';
+healthy('', 'soon, in a calm', 1.9);
+healthy($HEALTHY, 'late, in a calm', 2.1);
+healthy('', 'late, as a calm has just begun', 2.1, '14.5 calm_begin ', '24.0 calm_end ');
+healthy('', 'late, as a calm is about to end', 2.1, '10.0 calm_begin ', '21.5 calm_end ');
+healthy('', 'late, as the relay has ended', 2.1, '10.0 calm_begin ', '15.0 relay_terminate ', '24.0 calm_end ');
+healthy('', 'late, without a calm', 2.1, '10.0 server_kill 1');
 
 breaks('^no message is stored twice', 'stored twice', stored => [ [ 'CHAOS_ASYNC', 2, 'chaos.async.1', '1.1.0.2|0|' ] ]);
 
@@ -272,7 +389,7 @@ sub ridden_out
 	foreach my $node (1, 2)
 	{
 		my $well = $case{"node$node"} // sub { $node == 2 };
-		write_lines("$log.probe$node", map { my $time = $_ / 4; ("$time sync " . ($well->($time) ? '0.01' : ''), "$time held 0.01") } grep { !$case{unprobed} || $_ < 50 } 4 .. 80);
+		write_lines("$log.probe$node", map { my $time = $_ / 4; ("$time sync " . ($well->($time) ? $case{slow} ? '0.2' : '0.01' : ''), "$time held 0.01") } grep { !$case{unprobed} || $_ < 50 } 4 .. 80);
 		$run->read_probes($node, "$log.probe$node");
 	}
 	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
@@ -288,6 +405,7 @@ ridden_out($RIDDEN_OUT, 'with 58000', told => '58000');
 ridden_out('', 'one that does not', told => 'ok', checked => 1);
 ridden_out('', 'one that is refused', told => '53400');
 ridden_out('', 'none is well', node2 => $never);
+ridden_out('', 'none is well enough for a connection in half a second', slow => 1);
 ridden_out('', 'the other one is well for a part of the time', node2 => sub { $_[0] < 12 || $_[0] > 12.5 });
 ridden_out($RIDDEN_OUT, 'and for all of it', node2 => sub { $_[0] < 9 || $_[0] > 9.5 });
 ridden_out('', 'for another stream', node2 => $never, node1 => $never);

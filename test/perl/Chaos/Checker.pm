@@ -11,7 +11,9 @@ Chaos::Checker - decides from what the clients were told and what is there now, 
 
   my $run = Chaos::Checker->new;
   $run->read_log($file) foreach @logs;      # of Chaos::Client
+  $run->read_edits($file) foreach @edits;   # of Chaos::Editor
   $run->committed(@attempts);               # rows of the ledger
+  $run->committed_elsewhere(@attempts);     # of that of an old primary whose relay went on
   $run->waiting(@payloads);                 # left in the outbox, and
   $run->dead(@payloads);
   $run->stored($stream, $sequence, $subject, $payload, $time) foreach ...;     # in the order of the stream
@@ -34,6 +36,8 @@ package Chaos::Checker;
 use strict;
 use warnings FATAL => 'all';
 
+use Chaos::Plan;
+
 # What the kernel keeps of what PostgreSQL has sent and a box has not read.
 our $BOX_BYTES = 32768;
 
@@ -48,6 +52,9 @@ my $RIDDEN_OUT_BYTES = 256 * 1024;
 
 # A node is probed at least so often, and usually.
 my ($PROBED_SECONDS, $USUALLY_PROBED_SECONDS) = (1.2, 0.3);
+
+# It is well if it answers in less: that is a few times in the half second in which a connection is to be made.
+my $WELL_SECONDS = 0.15;
 
 # After a fault has begun or ended, for what comes of it to be seen.
 my $SETTLED_SECONDS = 0.5;
@@ -69,7 +76,17 @@ my $REFUSED = qr/: (?:no stream takes this subject|maximum messages exceeded \(J
 
 my %CRITICAL = map { $_ => 1 } qw(async held atomic change_on_commit change_async);
 my %AT_COMMIT = map { $_ => 1 } qw(held atomic change_on_commit);
-my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox);
+my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox late unheard noack large);
+
+# Streams to whose subjects only relays publish, by rows of which the ids are known.
+my @ORDERED = qw(CHAOS_OUTBOX CHAOS_LATE CHAOS_UNHEARD CHAOS_NOACK);
+
+# So long after a message was edited or deleted it may still be sent as it was: it waits for the message before it, and
+# then is on its way, for ack_timeout each; and a box may hold it.
+my $EDITED_SECONDS = 2 * $Chaos::Plan::ACK_TIMEOUT + $Chaos::Plan::LONGEST + 4;
+
+# In a calm, the relay needs so long to find the servers again, and then so long for a message.
+my ($RELAY_SETTLED_SECONDS, $HEALTHY_SECONDS) = (6, 2);
 
 my @RULES = (
 	[ 'what was told to be committed is committed, and nothing that was told not to be' => '_end_of_transaction' ],
@@ -80,6 +97,10 @@ my @RULES = (
 	[ 'nothing fails for a server that hangs while another one is well' => '_ridden_out' ],
 	[ 'no message for the outbox is stored unless it was committed' => '_outbox_phantom' ],
 	[ 'every committed message of the outbox is stored' => '_outbox' ],
+	[ 'a message of the outbox that was edited is stored as it is by then; or, under the same id, as it was' => '_edited' ],
+	[ 'what was edited or deleted is not sent much later' => '_sent_late' ],
+	[ 'what no server takes is given up, and nothing else' => '_given_up' ],
+	[ 'messages of the outbox go on while others wait' => '_healthy' ],
 	[ 'no message is stored twice' => '_twice' ],
 	[ 'what one session published synchronously is in its order' => '_order_sync' ],
 	[ 'what the relay published of one subject is in its order' => '_order_outbox' ],
@@ -95,8 +116,10 @@ sub new
 	# attempts, by name: a hash of name, end, end_at, done, done_at, text, detail, anonymous, impatient, bytes (of the calls
 	# so far), modes (a hash of them), and of its calls and waits in their order; a call is a hash of message, mode, bytes,
 	# told, text, stream, seq, undone, flushed; a wait is one of from, to, told, text, bytes, streams
-	return bless { attempts => {}, calls => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, stored => {}, streams => {}, waiting => [], dead => [],
-		strict => $args{strict} // 1 }, $class;
+	# edits, of the messages of the outbox, by their first names, in their order: a hash of edit (whose row is in the ledger), from, done_at, and
+	# to, length, subject, new_id, unless it was deleted
+	return bless { attempts => {}, calls => {}, edits => {}, becomes => {}, touched => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, elsewhere => {},
+		stored => {}, streams => {}, waiting => [], dead => [], strict => $args{strict} // 1, canary => $args{canary} // 0 }, $class;
 }
 
 sub read_log
@@ -165,7 +188,30 @@ sub _told
 	return;
 }
 
+sub read_edits
+{
+	my ($self, $file) = @_;
+	my @edits;
+	foreach my $fields (_lines($file))
+	{
+		my ($time, $event, $edit, @more) = @$fields;
+		if ($event eq 'begin') { @edits = (); }
+		elsif ($event eq 'touch') { $self->{touched}{ $more[0] }++; }
+		elsif ($event eq 'done') { $_->{done_at} = $time foreach @edits; }
+		elsif ($event =~ /^(edit|delete)$/)
+		{
+			my %change = (edit => $edit);
+			@change{qw(from to length subject new_id)} = @more;
+			push @edits, \%change;
+			push @{ $self->{edits}{ _first_name($change{from}) } }, \%change;
+			$self->{becomes}{ $change{to} } = \%change if $event eq 'edit';
+		}
+	}
+	return;
+}
+
 sub committed { my ($self, @names) = @_; $self->{committed}{$_} = 1 foreach @names; return; }
+sub committed_elsewhere { my ($self, @names) = @_; $self->{elsewhere}{$_} = 1 foreach @names; return; }
 sub waiting { my ($self, @payloads) = @_; push @{ $self->{waiting} }, map { _name($_) } @payloads; return; }
 sub dead { my ($self, @payloads) = @_; push @{ $self->{dead} }, map { _name($_) } @payloads; return; }
 
@@ -196,20 +242,18 @@ sub read_probes
 	foreach my $fields (_lines($file))
 	{
 		my ($sent, $stream, $seconds) = @$fields;
-		$rounds{$sent}{$stream} = $seconds ne '';
+		$rounds{$sent}{$stream} = $seconds ne '' && $seconds < $WELL_SECONDS;
 	}
 	$self->{probes}{$node} = [ map { { sent => $_, streams => $rounds{$_} } } sort { $a <=> $b } keys %rounds ];
 	return;
 }
 
-# What happened to a session or to PostgreSQL is nothing to the servers.
 sub read_faults
 {
 	my ($self, $file) = @_;
 	foreach my $fields (_lines($file))
 	{
 		my ($time, $what, $node) = @$fields;
-		next if $what !~ /^(server|network|box|boxes|commits|stream|step)_/;
 		push @{ $self->{faults} }, { at => $time, what => $what, node => $node };
 	}
 	return;
@@ -223,6 +267,7 @@ sub _lines
 }
 
 sub _name { return (split /\|/, $_[0], 2)[0]; }
+sub _first_name { return $_[0] =~ s/~.*//r; }
 
 sub rules { return map { $_->[0] } @RULES; }
 
@@ -246,6 +291,7 @@ sub _hold
 
 sub _attempts { my ($self) = @_; return map { $self->{attempts}{$_} } sort keys %{ $self->{attempts} }; }
 sub _is_committed { my ($self, $attempt) = @_; return $self->{committed}{ $attempt->{name} }; }
+sub _is_committed_anywhere { my ($self, $name) = @_; return $self->{committed}{$name} || $self->{elsewhere}{$name}; }
 sub _is_stored { my ($self, $message) = @_; return exists $self->{stored}{$message}; }
 
 # The calls of committed attempts that were not taken back.
@@ -376,7 +422,8 @@ sub _is_disturbed
 {
 	my ($self, $wait) = @_;
 	my (%slow, $began);
-	foreach my $fault (grep { $_->{at} < $wait->{to} } @{ $self->{faults} })
+	# what happened to a session or to PostgreSQL is nothing to the servers
+	foreach my $fault (grep { $_->{at} < $wait->{to} && $_->{what} =~ /^(server|network|box|boxes|commits|stream|step)_/ } @{ $self->{faults} })
 	{
 		$slow{ $fault->{node} } = $fault->{what} eq 'network_slow' if $fault->{what} =~ /^network/;
 		next if $fault->{at} < $wait->{from} - $SETTLED_SECONDS;
@@ -402,20 +449,141 @@ sub _is_well
 sub _outbox_phantom
 {
 	my ($self) = @_;
-	$self->_phantoms(\%OUTBOX, sub { $self->_is_committed($_[0]) }, 'was not committed');
+	$self->_phantoms(\%OUTBOX, sub { $self->_is_committed_anywhere($_[0]{name}) }, 'was not committed');
+	foreach my $name (grep { $self->{becomes}{$_} } sort keys %{ $self->{stored} })
+	{
+		my $edit = $self->{becomes}{$name}{edit};
+		$self->_hold($self->_is_committed_anywhere($edit), "$name is stored, and $edit was not committed");
+	}
 	return;
 }
 
+# Those that were edited or deleted are of other rules.
 sub _outbox
 {
 	my ($self) = @_;
 	$self->_hold($self->_is_stored($_->{message}), "$_->{mode} $_->{message} of $_->{attempt}{name} is not stored")
-		foreach grep { $OUTBOX{ $_->{mode} } } $self->_committed_calls;
+		foreach grep { $OUTBOX{ $_->{mode} } && $_->{mode} ne 'large' && !$self->_edits_of($_->{message}) } $self->_committed_calls;
 	$self->_hold(0, "$_ is left in the outbox") foreach @{ $self->{waiting} };
-	$self->_hold(0, "$_ is dead") foreach @{ $self->{dead} };
 	return;
 }
 
+# What has been committed, in order.
+sub _edits_of
+{
+	my ($self, $message) = @_;
+	return grep { $self->{committed}{ $_->{edit} } } @{ $self->{edits}{$message} // [] };
+}
+
+# The names that a message had under each of its ids, the last one behind. Nothing, if it was deleted.
+sub _names_by_id
+{
+	my ($self, $message) = @_;
+	my @ids = [$message];
+	foreach my $edit ($self->_edits_of($message))
+	{
+		return unless defined $edit->{to};
+		push @ids, [] if $edit->{new_id};
+		push @{ $ids[-1] }, $edit->{to};
+	}
+	return @ids;
+}
+
+# A transaction that was tried again when its COMMIT was lost may have made two rows of a message.
+sub _has_one_row
+{
+	my ($self, $message) = @_;
+	return 1 == grep { !$_->{undone} && $self->_is_committed_anywhere($_->{attempt}{name}) } @{ $self->{calls}{$message} // [] };
+}
+
+sub _edited
+{
+	my ($self) = @_;
+	foreach my $message (grep { $self->_has_one_row($_) } sort keys %{ $self->{edits} })
+	{
+		my ($name, @edits) = ($message, $self->_edits_of($message));
+		foreach my $edit (@edits)
+		{
+			$self->_hold($edit->{from} eq $name, "$name is found as $edit->{from} by $edit->{edit}");
+			$name = $edit->{to} // 'deleted';
+		}
+		my @ids = $self->_names_by_id($message);
+		next unless @edits && @ids;
+		$self->_hold(scalar(grep { $self->_is_stored($_) } @{ $ids[-1] }), "$message is not stored as", join(' or ', @{ $ids[-1] }));
+	}
+	return;
+}
+
+# By the boxes. What an old primary has it has as it was.
+sub _sent_late
+{
+	my ($self) = @_;
+	return if %{ $self->{elsewhere} };
+	foreach my $message (grep { $self->_has_one_row($_) } sort keys %{ $self->{edits} })
+	{
+		foreach my $edit (grep { defined $_->{done_at} } $self->_edits_of($message))
+		{
+			my ($late) = grep { $_ > $edit->{done_at} + $EDITED_SECONDS } @{ $self->{seen}{ $edit->{from} } // [] };
+			$self->_hold(!defined $late, "$edit->{from} was changed by $edit->{edit} at $edit->{done_at}, and is sent at", $late // '');
+		}
+	}
+	return;
+}
+
+sub _given_up
+{
+	my ($self) = @_;
+	my %dead = map { $_ => 1 } @{ $self->{dead} };
+	foreach my $name (sort keys %dead)
+	{
+		my $mode = ($self->{calls}{$name} // [ { mode => 'edited' } ])->[0]{mode};
+		$self->_hold($mode eq 'large', "$mode $name is dead");
+	}
+	foreach my $message (map { $_->{message} } grep { $_->{mode} eq 'large' } $self->_committed_calls)
+	{
+		$self->_hold(!$self->_is_stored($message), "$message is too large, and stored");
+		$self->_hold($dead{$message}, "$message is too large, and not dead") unless $self->_edits_of($message);
+	}
+	return;
+}
+
+# What happens in a calm, happens to sessions, or ends it.
+sub _calms
+{
+	my ($self) = @_;
+	my (@calms, $calm);
+	foreach my $fault (@{ $self->{faults} })
+	{
+		if ($fault->{what} eq 'calm_begin') { $calm = { from => $fault->{at} }; }
+		elsif ($calm && $fault->{what} !~ /^backend_(terminate|cancel)$/)
+		{
+			push @calms, { %$calm, to => $fault->{at} };
+			$calm = undef;
+		}
+	}
+	return @calms;
+}
+
+sub _healthy
+{
+	my ($self) = @_;
+	$self->{slowest} = 0;
+	foreach my $calm ($self->_calms)
+	{
+		foreach my $attempt (grep { $_->{name} =~ /^$self->{canary}\./ && ($_->{done} // '') eq 'committed' } $self->_attempts)
+		{
+			next if $attempt->{end_at} < $calm->{from} + $RELAY_SETTLED_SECONDS || $attempt->{done_at} > $calm->{to} - $HEALTHY_SECONDS;
+			my $message = $attempt->{calls}[0]{message};
+			my ($stored) = map { $_->{stored_at} } @{ $self->{stored}{$message} // [] };
+			my $seconds = ($stored // 'inf') - $attempt->{done_at};
+			$self->{slowest} = $seconds if $seconds > $self->{slowest};
+			$self->_hold($seconds < $HEALTHY_SECONDS, "$message was committed at $attempt->{done_at}, and stored $seconds s later");
+		}
+	}
+	return;
+}
+
+# Nor two of its edits, in a stream, while it has one id: there is the duplicate window.
 sub _twice
 {
 	my ($self) = @_;
@@ -423,6 +591,15 @@ sub _twice
 	{
 		my @at = map { "$_->{stream} $_->{seq}" } @{ $self->{stored}{$name} };
 		$self->_hold(@at == 1, "$name is stored at", join(', ', @at));
+	}
+	foreach my $message (grep { $self->_has_one_row($_) } sort keys %{ $self->{edits} })
+	{
+		foreach my $names ($self->_names_by_id($message))
+		{
+			my %streams;
+			push @{ $streams{ $_->{stream} } }, $_->{seq} foreach map { @{ $self->{stored}{$_} // [] } } @$names;
+			$self->_hold(@{ $streams{$_} } == 1, "$_ has under one id", join(' and ', @$names), 'at', join(', ', @{ $streams{$_} })) foreach sort keys %streams;
+		}
 	}
 	return;
 }
@@ -445,18 +622,41 @@ sub _order_sync
 	return;
 }
 
-# In the order of the rows, of which a message that was tried again after a lost COMMIT may have two.
+# In the order of the rows, of which a message that was tried again after a lost COMMIT may have two. What was edited while it was
+# on its way is there twice, and the first one counts. Neither what has got another subject has a place, nor what came back from the dead,
+# nor what an old primary still has that was edited or deleted since.
 sub _order_outbox
 {
 	my ($self) = @_;
 	return unless $self->{strict};
-	my %row = map { ($_->{message} => $_->{row}) } grep { defined $_->{row} } map { @{ $_->{calls} } } grep { $self->_is_committed($_) } $self->_attempts;
-	my %last;
-	foreach my $message (grep { defined $row{ $_->{name} } && @{ $self->{calls}{ $_->{name} } } == 1 } @{ $self->{streams}{CHAOS_OUTBOX} // [] })
+	my %row = map { ($_->{message} => $_->{row}) } grep { defined $_->{row} && $_->{mode} ne 'large' && @{ $self->{calls}{ $_->{message} } } == 1 }
+		map { @{ $_->{calls} } } grep { $self->_is_committed($_) } $self->_attempts;
+	foreach my $message (keys %{ $self->{edits} })
 	{
+		delete $row{$message} if grep { %{ $self->{elsewhere} } || (defined $_->{to} && $_->{subject} ne $self->_first_subject($message)) } $self->_edits_of($message);
+	}
+	$self->_order_rows($_, {%row}) foreach @ORDERED;
+	return;
+}
+
+sub _first_subject
+{
+	my ($self, $message) = @_;
+	my ($client) = split /\./, $message;
+	return Chaos::Plan::subject($self->{calls}{$message}[0]{mode}, $client);
+}
+
+# Of a stream. Takes the rows from the hash.
+sub _order_rows
+{
+	my ($self, $stream, $row) = @_;
+	my %last;
+	foreach my $message (@{ $self->{streams}{$stream} // [] })
+	{
+		my $id = delete $row->{ _first_name($message->{name}) } // next;
 		my $last = $last{ $message->{subject} } // [ 0, 'none' ];
-		$self->_hold($row{ $message->{name} } > $last->[0], "$message->{name} (row $row{ $message->{name} }) comes after $last->[1] (row $last->[0])");
-		$last{ $message->{subject} } = [ $row{ $message->{name} }, $message->{name} ];
+		$self->_hold($id > $last->[0], "$message->{name} (row $id) comes after $last->[1] (row $last->[0])");
+		$last{ $message->{subject} } = [ $id, $message->{name} ];
 	}
 	return;
 }
@@ -555,15 +755,20 @@ sub _invented
 	my ($self) = @_;
 	foreach my $message (map { @$_ } @{ $self->{streams} }{ sort keys %{ $self->{streams} } })
 	{
-		my $calls = $self->{calls}{ $message->{name} };
-		my ($mode) = $calls ? $calls->[0]{mode} : ('none');
-		my ($client) = split /\./, $message->{name};
-		my $subject = 'chaos.' . ($mode =~ s/^change_/change./r) . ".$client";
+		my $edit = $self->{becomes}{ $message->{name} };
+		my $subject = $edit ? $edit->{subject} : $self->{calls}{ $message->{name} } ? $self->_first_subject($message->{name}) : 'none';
 		my (undef, $length, $rest) = split /\|/, $message->{payload}, 3;
-		$self->_hold($calls && $message->{subject} eq $subject && $rest eq 'x' x $length,
+		$self->_hold($message->{subject} eq $subject && $rest eq 'x' x $length && $length == ($edit ? $edit->{length} : $length),
 			"$message->{stream} $message->{seq}, $message->{subject}: " . substr($message->{payload}, 0, 60));
 	}
 	return;
+}
+
+# It is stored under a name that it had before an edit, or though it was deleted.
+sub _was_on_its_way
+{
+	my ($self, $message) = @_;
+	return grep { $self->_is_stored($_->{from}) } $self->_edits_of($message);
 }
 
 # What to print: how many there were of each kind.
@@ -578,6 +783,12 @@ sub counts
 		$count{"messages $_->{mode}"}++, $count{ 'calls told ' . ($_->{awaited} // $_->{told} // 'nothing') }++ foreach @{ $attempt->{calls} };
 	}
 	$count{"stored in $_"} = @{ $self->{streams}{$_} } foreach keys %{ $self->{streams} };
+	$count{ ($self->_is_committed_anywhere($_->{edit}) ? '' : 'uncommitted ') . (defined $_->{to} ? $_->{new_id} ? 'edits with a new id' : 'edits' : 'deletions') }++
+		foreach map { @$_ } values %{ $self->{edits} };
+	$count{"edits stored as they were on their way"} = grep { $self->_was_on_its_way($_) } keys %{ $self->{edits} };
+	$count{"touched: $_"} = $self->{touched}{$_} foreach keys %{ $self->{touched} };
+	$count{'dead'} = @{ $self->{dead} };
+	$count{'slowest canary in a calm, ms'} = $self->{slowest} * 1000 if defined $self->{slowest};
 	return %count;
 }
 

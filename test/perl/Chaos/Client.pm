@@ -52,7 +52,7 @@ my $LONG_SECONDS = 1;
 
 my %FUNCTION = (
 	async => 'nats_publish_async', uncritical => 'nats_publish_async', held => 'nats_publish_on_commit',
-	atomic => 'nats_publish_on_commit', outbox => 'nats_publish_outbox');
+	atomic => 'nats_publish_on_commit', map { ($_ => 'nats_publish_outbox') } qw(outbox late unheard noack large));
 
 sub run
 {
@@ -222,7 +222,7 @@ sub _call
 {
 	my ($self, $mode, $message, $payload) = @_;
 	my $row = $self->_row($mode eq 'sync' ? 'SELECT stream, seq FROM nats_publish(?, ?::text, msg_id => ?)' :
-		"SELECT '', $FUNCTION{$mode}(?, ?::text, msg_id => ?" . ($mode eq 'uncritical' ? ', critical => false)' : ')'), "chaos.$mode.$self->{client}", $payload, $self->{transaction}{ids} ? $message : undef);
+		"SELECT '', $FUNCTION{$mode}(?, ?::text, msg_id => ?" . ($mode eq 'uncritical' ? ', critical => false)' : ')'), Chaos::Plan::subject($mode, $self->{client}), $payload, $self->{transaction}{ids} ? $message : undef);
 	return $row ? @$row : ();
 }
 
@@ -244,7 +244,7 @@ sub _publish_many
 	push @{ $self->{messages} }, @messages;
 	my $results = $self->_column("SELECT $FUNCTION{$mode}(?, format('%s|%s|%s', message, ?::int, repeat('x', ?::int)), msg_id => CASE WHEN ? THEN message END)
 		FROM generate_series(?::int, ?::int) AS i, format('%s.%s', ?::text, i) AS message",
-		"chaos.$mode.$self->{client}", $length, $length, $self->{transaction}{ids} ? 't' : 'f', $first, $last, $name);
+		Chaos::Plan::subject($mode, $self->{client}), $length, $length, $self->{transaction}{ids} ? 't' : 'f', $first, $last, $name);
 	my @told = $results ? () : $self->_error;
 	# of a statement that failed it is not known which message made it fail
 	@told = 'lost' if @told;

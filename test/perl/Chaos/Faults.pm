@@ -7,14 +7,17 @@ Chaos::Faults - does what the plan says to servers, network and sessions
 
 =head1 SYNOPSIS
 
-  my $faults = Chaos::Faults->new(servers => [...], boxes => [...], node => $postgres, standby => $standby, big => $file);
+  my $faults = Chaos::Faults->new(servers => [...], boxes => [...], node => $postgres, standby => $standby, big => $file,
+      create => sub { my ($stream) = @_; ... });
   $faults->act($action);           # of Chaos::Plan::faults; true when there was something to do it to
   $faults->heal;                   # everything whole again
   $faults->node                    # the PostgreSQL that is the primary now
+  $faults->old_primary             # the one that was, if a standby was promoted
 
 =head1 DESCRIPTION
 
-Boxes are a SilentProxy before each of the servers. The file C<big> is there while clients are to hold megabytes.
+Boxes are a SilentProxy before each of the servers. The file C<big> is there while clients are to hold megabytes. C<create>
+makes a stream, and returns whether it could.
 
 =cut
 
@@ -28,18 +31,23 @@ use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
 
 use Chaos::Network;
+use Chaos::Plan;
 use NatsClient;
 
 # For the JetStream API to have a leader again
 my $API_SECONDS = 60;
 
+# For what a postmaster that was killed has left to end.
+my $ORPHANS_SECONDS = 60;
+
 sub new
 {
 	my ($class, %args) = @_;
-	return bless { %args, full => {}, overdue => {} }, $class;
+	return bless { %args, full => {}, overdue => {}, old => undef }, $class;
 }
 
 sub node { return $_[0]->{node}; }
+sub old_primary { return $_[0]->{old}; }
 
 sub act
 {
@@ -67,6 +75,13 @@ sub heal
 	{
 		next if $self->_stream_room({ stream => $stream });
 		die "stream $stream can't be changed" if time > $end;
+	}
+	foreach my $stream (@Chaos::Plan::WAYWARD)
+	{
+		until ($self->_stream_back({ stream => $stream }))
+		{
+			die "stream $stream can't be brought back" if time > $end;
+		}
 	}
 	return;
 }
@@ -187,6 +202,29 @@ sub _limit
 	return defined $self->_api("STREAM.UPDATE.CHAOS_\U$stream", { %{ $info->{config} }, max_msgs => $messages });
 }
 
+# It keeps what it has; but takes nothing more, or does not tell.
+sub _stream_away
+{
+	my ($self, $action) = @_;
+	my $info = $self->_api("STREAM.INFO.CHAOS_\U$action->{stream}") or return 0;
+	my %change = $action->{stream} eq 'noack' ? (no_ack => JSON::PP::true) : (subjects => ["gone.$action->{stream}.>"]);
+	return defined $self->_api("STREAM.UPDATE.CHAOS_\U$action->{stream}", { %{ $info->{config} }, %change });
+}
+
+# The first time it is made.
+sub _stream_back
+{
+	my ($self, $action) = @_;
+	my $info = $self->_api("STREAM.INFO.CHAOS_\U$action->{stream}");
+	return $self->{create}->($action->{stream}) unless $info;
+	return defined $self->_api("STREAM.UPDATE.CHAOS_\U$action->{stream}",
+		{ %{ $info->{config} }, no_ack => JSON::PP::false, subjects => ["chaos.$action->{stream}.>"] });
+}
+
+# Nothing is done at these.
+sub _calm_begin { return 1; }
+sub _calm_end { return 1; }
+
 # Of the first server that answers.
 sub _api
 {
@@ -202,7 +240,9 @@ sub _api
 sub _backend_terminate { return $_[0]->_signal('TERM', "application_name = 'chaos_$_[1]->{client}'"); }
 sub _backend_cancel { return $_[0]->_signal('INT', "application_name = 'chaos_$_[1]->{client}'"); }
 sub _backend_kill { return $_[0]->_signal('KILL', "application_name = 'chaos_$_[1]->{client}'"); }
+# One of them.
 sub _relay_terminate { return $_[0]->_signal('TERM', q(backend_type = 'nats_publish relay')); }
+sub _relay_cancel { return $_[0]->_signal('INT', q(backend_type = 'nats_publish relay')); }
 sub _relay_kill { return $_[0]->_signal('KILL', q(backend_type = 'nats_publish relay')); }
 
 sub _postgres_crash { return $_[0]->_restart('immediate'); }
@@ -216,20 +256,38 @@ sub _restart
 	return 1;
 }
 
-# The primary is lost for good.
+# The postmaster is killed, and its children find that out for themselves.
+sub _postgres_kill
+{
+	my ($self) = @_;
+	my $node = $self->{node};
+	$node->kill9;
+	my $end = time + $ORPHANS_SECONDS;
+	until ($node->start(fail_ok => 1))
+	{
+		die 'processes of a postmaster that was killed are still there' if time > $end;
+		sleep 0.2;
+	}
+	return 1;
+}
+
+# The primary is lost.
 sub _promote
 {
 	my ($self) = @_;
 	$self->{node}->stop('immediate', fail_ok => 1);
 	$self->{standby}->promote;
-	$self->{node} = $self->{standby};
+	@$self{ 'old', 'node' } = ($self->{node}, $self->{standby});
 	return 1;
 }
+
+# Nobody writes to it; but its relays go on where they were.
+sub _old_primary_returns { return $_[0]{old}->start(fail_ok => 1); }
 
 sub _signal
 {
 	my ($self, $signal, $which) = @_;
-	my ($pid) = eval { $self->_session->selectrow_array("SELECT pid FROM pg_stat_activity WHERE $which LIMIT 1") };
+	my ($pid) = eval { $self->_session->selectrow_array("SELECT pid FROM pg_stat_activity WHERE $which ORDER BY random() LIMIT 1") };
 	return defined $pid && kill $signal, $pid;
 }
 
@@ -239,6 +297,6 @@ sub _session
 	return DBI->connect($self->dsn, '', '', { RaiseError => 1, PrintError => 0 });
 }
 
-sub dsn { return 'dbi:Pg:' . $_[0]->{node}->connstr('postgres') =~ s/ /;/gr; }
+sub dsn { my ($self, $database) = @_; return 'dbi:Pg:' . $self->{node}->connstr($database // 'postgres') =~ s/ /;/gr; }
 
 1;

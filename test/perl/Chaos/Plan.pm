@@ -11,6 +11,7 @@ Chaos::Plan - what happens in a run of the fault harness, all of it decided by t
 
   my @actions = Chaos::Plan::faults($seed, $seconds, standby => 0);
   my $transaction = Chaos::Plan::transaction($seed, $client, $number, atomic => 1, big => 0);
+  my $edits = Chaos::Plan::edits($seed, $editor, $number);
 
 =head1 DESCRIPTION
 
@@ -20,14 +21,21 @@ a SilentProxy; what happens to that is nothing to the cluster.
 
 A node that is hung or silent for longer than every timeout is so alone: no other fault of servers, networks and streams
 begins or ends in that time, nor does PostgreSQL, so that what is promised then can be looked at. Before it all connections are cut, so that some
-sessions come to be at that node.
+sessions come to be at that node. A calm is alone, too: in it, nothing happens at all, while messages of the outbox wait for
+what is away: for the streams of @WAYWARD, which are taken away and brought back at other times, as long as it happens to be.
 
 transaction() returns what the client does in its n-th transaction: a hash of C<steps>, C<end> (commit or rollback),
 C<ids> (whether messages have ids of our own), C<anonymous> (none at all), C<impatient> (with timeouts of so many
 milliseconds), C<hurried> (with a statement_timeout of so many) and C<retries> (how often it tries again what has failed;
 never without ids of our own, without which a second try is another message).
 
-A message's payload is its name, C<client.transaction.number>, a bar, the length of what follows another bar.
+A message's payload is its name, C<client.transaction.number>, a bar, the length of what follows another bar. Who edits
+a message of the outbox adds a tilde and a name of the edit.
+
+edits() returns what an editor does in its n-th transaction with messages that wait in the outbox: a hash of C<steps>, C<hold> (for how many
+seconds it keeps their rows locked), C<end> and C<pause>.
+
+The clients of database C<second> write only for the outbox, and the one of @CANARY a message at a time, always.
 
 =cut
 
@@ -39,10 +47,22 @@ use warnings FATAL => 'all';
 use List::Util qw(max);
 
 our $CLIENTS = 8;
+our @SECOND = (9, 10);
+our $CANARY = 11;
+our @CLIENTS = (1 .. $CLIENTS, @SECOND, $CANARY);
+our $EDITORS = 2;
 our $NODES = 3;
 
 # Each has a stream of its own, CHAOS_<NAME>, of the subjects chaos.<name>.>
 our @STREAMS = qw(sync async uncritical held atomic outbox change);
+
+# These too, of what goes through the outbox; but late and unheard do not exist at first, and can lose their subjects,
+# those of unheard to clients who answer nothing. noack acknowledges only at times.
+our @WAYWARD = qw(late unheard noack);
+
+# No server takes more than the first; it is longer than all other messages.
+our $MAX_PAYLOAD = 256 * 1024;
+my $LARGE = 270_000;
 
 # The most that a fault may last; so long after the last one everything is whole again.
 our $LONGEST = 8;
@@ -54,21 +74,33 @@ our $COMMIT_TIMEOUT = 8;
 # Between two faults that are alone.
 my $ALONE_SECONDS = 10;
 
+# How long a calm is.
+my $CALM_SECONDS = 14;
+
+# Behind the promotion of the standby, its old primary is started again, and knows nothing of it.
+my $RETURN_SECONDS = 4;
+
 my %WEIGHT_OF_FAULT = (
 	server_hang => 3, box_hang => 3, box_silence => 3, box_hold => 1, box_cut => 3, box_end => 2, commits_begin => 3,
 	server_kill => 3, server_stop => 3, network_cut => 3, network_slow => 2, step_down => 4, stream_full => 2,
+	stream_away => 4, stream_back => 3, calm_begin => 3,
 	backend_terminate => 3, backend_cancel => 4, backend_kill => 1,
-	relay_terminate => 1, relay_kill => 1, postgres_crash => 1, postgres_restart => 1);
+	relay_terminate => 1, relay_cancel => 1, relay_kill => 1, postgres_crash => 1, postgres_kill => 1, postgres_restart => 1);
 
 my %END_OF_FAULT = (
 	server_hang => 'server_continue', box_hang => 'box_pass', box_silence => 'box_pass', box_hold => 'box_pass',
 	commits_begin => 'commits_end', server_kill => 'server_start', server_stop => 'server_continue', network_cut => 'network_heal',
-	network_slow => 'network_heal', stream_full => 'stream_room');
+	network_slow => 'network_heal', stream_full => 'stream_room', calm_begin => 'calm_end');
 
 my %WEIGHT_OF_STEP = (
-	sync => 4, async => 6, uncritical => 2, held => 6, outbox => 4,
+	sync => 4, async => 6, uncritical => 2, held => 6, outbox => 4, late => 0.6, unheard => 0.6, noack => 0.6, large => 0.2,
 	change_on_commit => 2, change_async => 1, change_sync => 1, change_outbox => 2,
 	await => 2, flush => 1, futures => 1, savepoint => 3, rollback_to => 2, release => 1, break => 1, idle => 1);
+
+my %WEIGHT_OF_OUTBOX_STEP = (outbox => 4, late => 1, unheard => 1, noack => 1, large => 0.2,
+	savepoint => 1, rollback_to => 0.5, break => 0.2, idle => 0.5);
+
+my %WEIGHT_OF_EDIT = (edit => 4, edit_same_id => 2, delete => 2, retry => 3, time => 3, lock => 3, edit_dead => 2, retry_all => 0.2);
 
 sub faults
 {
@@ -76,7 +108,7 @@ sub faults
 	srand($seed);
 
 	my $promotion = $options{standby} ? $seconds / 2 : undef;
-	my @actions = defined $promotion ? { at => $promotion, what => 'promote' } : ();
+	my @actions = defined $promotion ? ({ at => $promotion, what => 'promote' }, { at => $promotion + $RETURN_SECONDS, what => 'old_primary_returns' }) : ();
 	my %busy;
 	for (my $at = 1 + rand; $at < $seconds - 1; $at += 0.3 + rand 2.5)
 	{
@@ -100,13 +132,14 @@ sub _fault
 	my ($at, $busy, $promotion) = @_;
 	my $what = _weighted(\%WEIGHT_OF_FAULT);
 	my $length = 0.3 + rand($LONGEST - 0.3);
-	my ($node, $client, $stream) = (1 + int rand $NODES, 1 + int rand $CLIENTS, $STREAMS[ rand @STREAMS ]);
+	my @streams = $what =~ /^stream_(away|back)$/ ? @WAYWARD : (@STREAMS, @WAYWARD);
+	my ($node, $client, $stream) = (1 + int rand $NODES, 1 + int rand $CLIENTS, $streams[ rand @streams ]);
 	my ($rate, $direction) = (64 * 2**int(rand 6), (qw(both both in out))[ rand 4 ]);
 	my %fault = (at => $at, what => $what, length => $length);
 
-	if ($what =~ /^(server_hang|box_hang|commits_begin)$/)
+	if ($what =~ /^(server_hang|box_hang|commits_begin|calm_begin)$/)
 	{
-		return _alone(\%fault, $busy) ? { %fault, $what eq 'commits_begin' ? () : (node => $node, direction => $direction) } : undef;
+		return _alone(\%fault, $busy) ? { %fault, $what =~ /_hang$/ ? (node => $node, direction => $direction) : () } : undef;
 	}
 	if ($what =~ /^box_(cut|end)$/)
 	{
@@ -136,6 +169,10 @@ sub _fault
 		return if defined $promotion && abs($promotion - $at) < 10;
 		$busy->{postgres} = $at + 10;
 	}
+	elsif ($what =~ /^relay_/)
+	{
+		return if ($busy->{calm} // 0) > $at;
+	}
 	$fault{client} = $client if $what =~ /^backend_/;
 	return \%fault;
 }
@@ -150,9 +187,10 @@ sub _alone
 	{
 		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 3 + rand 2);
 	}
-	else { $fault->{length} = $COMMIT_TIMEOUT + 1 + rand 2; }
+	else { $fault->{length} = $fault->{what} eq 'calm_begin' ? $CALM_SECONDS : $COMMIT_TIMEOUT + 1 + rand 2; }
 	my $end = $fault->{at} + $fault->{length} + 0.5;
-	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS;
+	$busy->{calm} = $end if $fault->{what} eq 'calm_begin';
+	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS, @WAYWARD;
 	$busy->{alone} = $end + $ALONE_SECONDS;
 	return 1;
 }
@@ -162,6 +200,8 @@ sub transaction
 	my ($seed, $client, $number, %options) = @_;
 	srand(($seed * 31 + $client) * 1_000_003 + $number);
 
+	return _canary("$client.$number") if $client == $CANARY;
+	my $is_second = grep { $_ == $client } @SECOND;
 	my $ids = rand() < 0.6;
 	my %transaction = (
 		name => "$client.$number",
@@ -174,17 +214,55 @@ sub transaction
 		pause => rand() < 0.2 ? rand 0.2 : 0);
 	my $style = rand;
 	$transaction{steps} =
-		  $options{big} ? _big()
+		  $is_second ? _mixed(1 + int rand 12, \%WEIGHT_OF_OUTBOX_STEP)
+		: $options{big} ? _big()
 		: $style < 0.15 && $options{atomic} ? _atomic()
 		: $style < 0.20 ? _bulk()
 		: $style < 0.202 ? _big()
-		: _mixed(1 + int rand 12);
+		: _mixed(1 + int rand 12, \%WEIGHT_OF_STEP);
+	$transaction{pause} += rand 0.3 if $is_second;
 	my $message = 0;
 	foreach my $step (@{ $transaction{steps} })
 	{
 		$step->{message} = $message, $message += $step->{count} // 1 if $step->{mode};
 	}
 	return \%transaction;
+}
+
+sub _canary
+{
+	my ($name) = @_;
+	return { name => $name, ids => 1, anonymous => 0, impatient => 0, hurried => 0, retries => 0, end => 'commit', pause => 0.2,
+		steps => [ { what => 'publish', mode => 'outbox', message => 0, length => 0 } ] };
+}
+
+# What a client's message of a mode is published to.
+sub subject
+{
+	my ($mode, $client) = @_;
+	my $name = $mode eq 'large' ? 'outbox' : $mode =~ s/^change_/change./r;
+	return "chaos.$name.$client";
+}
+
+sub edits
+{
+	my ($seed, $editor, $number) = @_;
+	srand(($seed * 37 + $editor) * 1_000_003 + $number);
+	return {
+		steps => [ map { _edit() } 1 .. 1 + int rand 4 ],
+		hold => rand() < 0.3 ? rand 4 : 0,
+		end => rand() < 0.8 ? 'commit' : 'rollback',
+		pause => rand 0.4 };
+}
+
+# The new subject: a mode's, or one more in the stream of the old one, or nothing, when it stays. The time: of next_attempt_at. Only what waits
+# to be tried again, or any row.
+sub _edit
+{
+	my $what = _weighted(\%WEIGHT_OF_EDIT);
+	my $mode = (qw(outbox late unheard noack moved))[ rand 5 ];
+	my $time = ('NULL', 'now()', "now() + interval '5 s'", "now() + interval '2 h'", "'infinity'", "'-infinity'")[ rand 6 ];
+	return { what => $what, to => rand() < 0.3 ? $mode : undef, time => $time, only_waiting => rand() < 0.7, length => int rand 500 };
 }
 
 # Held messages alone, for one stream, as an atomic batch must be; more than one write to the socket.
@@ -196,7 +274,8 @@ sub _atomic
 # More than fits into work_mem, or into the window.
 sub _bulk
 {
-	my $mode = (qw(held async outbox))[ rand 3 ];
+	my @modes = (qw(held async outbox), rand() < 0.3 ? 'late' : ());
+	my $mode = $modes[ rand @modes ];
 	return [ { %{ _message($mode) }, count => 50 + int rand 1500, length => 10 } ];
 }
 
@@ -208,12 +287,12 @@ sub _big
 
 sub _mixed
 {
-	my ($count) = @_;
+	my ($count, $weights) = @_;
 	my $depth = 0;
 	my @steps;
 	foreach (1 .. $count)
 	{
-		my $what = _weighted(\%WEIGHT_OF_STEP);
+		my $what = _weighted($weights);
 		next if $what =~ /^(rollback_to|release)$/ && $depth == 0;
 		$depth++ if $what eq 'savepoint';
 		$depth-- if $what eq 'release';
@@ -225,7 +304,8 @@ sub _mixed
 sub _message
 {
 	my ($mode) = @_;
-	return { what => 'publish', mode => $mode, length => int(rand() < 0.05 ? rand 30_000 : rand 500) };
+	my $length = int(rand() < 0.05 ? rand 30_000 : rand 500);
+	return { what => 'publish', mode => $mode, length => $mode eq 'large' ? $LARGE : $length };
 }
 
 sub _weighted
