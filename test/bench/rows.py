@@ -833,8 +833,9 @@ def wal_per_minute(relay, seconds, retried=False):
         relay.session.run("UPDATE nats_outbox AS o SET next_attempt_at = now() + (last - now()) * n / count "
                           "FROM (SELECT id, max(next_attempt_at) OVER () AS last, count(*) OVER () AS count, "
                           "row_number() OVER (ORDER BY next_attempt_at, id) / 250 * 250 AS n "
-                          "FROM nats_outbox WHERE next_attempt_at IS NOT NULL) AS due WHERE o.id = due.id;\nVACUUM nats_outbox;")
-    relay.session.run("CHECKPOINT;")
+                          "FROM nats_outbox WHERE next_attempt_at IS NOT NULL) AS due WHERE o.id = due.id;")
+    # autovacuum, which would come once after all that has been written
+    relay.session.run("VACUUM ANALYZE nats_outbox;\nCHECKPOINT;")
     before = relay.session.value("SELECT pg_current_wal_lsn()")
     time.sleep(seconds)
     return float(relay.session.value(f"SELECT pg_current_wal_lsn() - '{before}'")) / seconds * 60 / 1e6

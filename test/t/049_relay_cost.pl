@@ -54,14 +54,15 @@ sub count_for
 	$session->value('SELECT pg_stat_statements_reset()');
 	publish_one($subject) foreach 1 .. $messages;
 	wait_for_state($session, 'idle');
-	return split /\|/, statements('coalesce(sum(calls), 0), coalesce(sum(plans), 0)');
+	# what an array of rows is looked up by is planned for the table as it is then
+	return split /\|/, statements(q(sum(calls), sum(plans) FILTER (WHERE query !~ '^DELETE')));
 }
 
 publish_one('c.a') foreach 1 .. 3;
 my ($executed, $planned) = count_for(20, 'c.a');
 # whether the relay is paused, the new row, its end
 is($executed, 60, 'three statements for a message') or diag(statements('calls, query'));
-is($planned, 0, 'none of them is planned again');
+is($planned, 0, 'those that come before it is sent are not planned again');
 
 # A message that waits for its stream makes another one: how long it does.
 $session->value(q(SELECT nats_publish_outbox('missing.a', 'x')));
@@ -73,7 +74,7 @@ my $before = $session->value('SELECT attempts FROM nats_outbox');
 ($executed, $planned) = count_for(5, 'c.a');
 is($session->value('SELECT attempts FROM nats_outbox'), $before, 'a message that waits is not tried before its time');
 is($executed, 20, 'while it does, four for another one') or diag(statements('calls, query'));
-is($planned, 0, 'nor are these planned again');
+is($planned, 0, 'nor are these');
 
 is(scalar(@{ [ $client->stream_messages('C') ] }), 29, 'each was published once');
 
