@@ -15,11 +15,7 @@
 
 #include "outbox/statement.h"
 
-/*
- * The plan of a statement for a schema, quoted; SPI is connected.  It is the
- * same for all arguments: else what has an array of a few rows would be planned
- * each time, which costs more than to execute it.
- */
+/* The plan of a statement for a schema, quoted; SPI is connected. */
 SPIPlanPtr
 np_statement_prepare(NpStatement *statement, const char *schema)
 {
@@ -27,7 +23,7 @@ np_statement_prepare(NpStatement *statement, const char *schema)
 
 	if (statement->plan != NULL && strcmp(statement->schema, schema) == 0)
 		return statement->plan;
-	plan = SPI_prepare_cursor(psprintf(statement->text, schema, schema), statement->argument_count, statement->types, CURSOR_OPT_GENERIC_PLAN);
+	plan = SPI_prepare(psprintf(statement->text, schema, schema), statement->argument_count, statement->types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare \"%s\": %s", statement->text, SPI_result_code_string(SPI_result));
 	if (statement->plan != NULL)

@@ -38,7 +38,7 @@
 #define LAST_DELAY		30
 
 /* What waits for a stream is tried so often, in all, per second, and each after so many seconds. */
-#define STREAM_RATE		20
+#define STREAM_RATE		10
 #define STREAM_DELAY	(12 * 3600)
 
 /* When a row that could not be buried is tried again, seconds. */
@@ -158,14 +158,18 @@ describe(const NpRow *row)
 	return psprintf("%s: %s", row->sqlstate, row->error);
 }
 
-/* In how many seconds it is tried again. */
+/*
+ * In how many seconds it is tried again.  Rows that wait for a stream together
+ * are tried together: they lie side by side, and what is written of a page
+ * behind a checkpoint, which is all of it, is written once for all its rows.
+ */
 static double
 delay_of(const NpRow *row)
 {
 	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
 
 	if (row->waits_for_stream)
-		delay = Min(Max(delay, (double) np_outbox_waiting() / STREAM_RATE), STREAM_DELAY);
+		return Min(Max(delay, (double) np_outbox_waiting() / STREAM_RATE), STREAM_DELAY);
 	if (row->is_unburied)
 		delay = BURIAL_DELAY;
 	return np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC;

@@ -16,7 +16,7 @@ METRICS = {
     "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "stored_ms": "ms until all are stored", "us": "µs/message", "call_us": "µs/call",
     "peak_kb": "peak of RSS, kB",
     "cpu_us": "CPU µs/message", "csw": "switches/message",
-    "commit_us": "p50 of COMMIT, µs", "wal_mb": "WAL, MB/min",
+    "commit_us": "p50 of COMMIT, µs", "wal_mb": "WAL, MB/min", "wal_retried_mb": "WAL after hours, MB/min",
     "commit_us_ratio": "p50 of COMMIT, of that without", "p50_us_ratio": "p50, of that without",
     "cpu_us_ratio": "CPU, of that without", "rate_ratio": "messages/s, of those without",
     "row_us": "µs/row", "added_us": "µs/row added", "row_cpu_us": "backend's CPU µs/row",

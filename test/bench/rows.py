@@ -793,7 +793,7 @@ def dead(bench, relay, count):
 def waiting(bench, relay, count):
     """Rows that the relay has tried, and tries again when there is a stream."""
     write_messages(relay.session, count, "'missing.' || i")
-    # in the end, 20 are tried in a second
+    # in the end, 10 are tried in a second
     wait_for(lambda: relay.session.value("SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NULL "
                                          f"OR next_attempt_at < now() + interval '{min(count / 80, 30)} s'") == "0",
              "the relay did not put off what no stream takes", LOAD_PATIENCE)
@@ -823,8 +823,19 @@ def writer(bench, relay, count):
         bench.wait_until_stored(stored + 1)
 
 
-def wal_per_minute(relay, seconds):
-    """Of a database in which nothing happens but what the relay does, in MB."""
+def wal_per_minute(relay, seconds, retried=False):
+    """
+    Of a database in which nothing happens but what the relay does, in MB; retried: as it is when hours have passed, and what
+    waits is tried again, in the order in which it was put off. Behind a checkpoint, each page is written whole when it is
+    changed first.
+    """
+    if retried:
+        relay.session.run("UPDATE nats_outbox AS o SET next_attempt_at = now() + (last - now()) * n / count "
+                          "FROM (SELECT id, max(next_attempt_at) OVER () AS last, count(*) OVER () AS count, "
+                          "row_number() OVER (ORDER BY next_attempt_at, id) / 250 * 250 AS n "
+                          "FROM nats_outbox WHERE next_attempt_at IS NOT NULL) AS due WHERE o.id = due.id;")
+    # autovacuum, which would come once after all that has been written
+    relay.session.run("VACUUM ANALYZE nats_outbox;\nCHECKPOINT;")
     before = relay.session.value("SELECT pg_current_wal_lsn()")
     time.sleep(seconds)
     return float(relay.session.value(f"SELECT pg_current_wal_lsn() - '{before}'")) / seconds * 60 / 1e6
@@ -836,8 +847,11 @@ def loaded(load, wanted):
         behind = bench.scaled(LOAD_BACKLOG)
         bench.new_stream()
         with bench.relay() as relay, load(bench, relay, bench.scaled(wanted)) as stored:
+            metrics = {}
+            if load in (waiting, held):
+                seconds = bench.seconds(LOAD_WAL_SECONDS)
+                metrics = {"wal_mb": wal_per_minute(relay, seconds), "wal_retried_mb": wal_per_minute(relay, seconds, True)}
             relay.session.run("CHECKPOINT;")
-            metrics = {"wal_mb": wal_per_minute(relay, bench.seconds(LOAD_WAL_SECONDS))} if load in (waiting, held) else {}
             cpu, _ = relay.usage()
             times = one_by_one(bench, relay, count)
             relay.wait_for_state("idle")
@@ -866,7 +880,7 @@ def load_ratios(results):
 RELAY_LOAD = Row(
     "relay_load", "The relay with a loaded outbox: 100 transactions a second of one message each (its COMMIT, from there to a "
     "subscriber, the relay's CPU); then a backlog of 50,000 messages (rate); WAL is of a minute in which nothing happens",
-    ("commit_us", "p50_us", "p99_us", "cpu_us", "rate", "wal_mb"),
+    ("commit_us", "p50_us", "p99_us", "cpu_us", "rate", "wal_mb", "wal_retried_mb"),
     tuple(Side("dead", loaded(dead, count), str(count)) for count in LOAD_DEAD) +
     (Side("waiting", loaded(waiting, LOAD_WAITING), str(LOAD_WAITING)),
      Side("held", loaded(held, LOAD_WAITING), str(LOAD_WAITING)),
@@ -877,7 +891,8 @@ RELAY_LOAD = Row(
           for metric in ("commit_us", "p50_us", "cpu_us")) +
     tuple(bar for side in ("waiting", "held") for bar in (
         Bar("rate_ratio", side, case=str(LOAD_WAITING), at_least=0.7),
-        Bar("wal_mb", side, case=str(LOAD_WAITING), at_most=1.0))),
+        Bar("wal_mb", side, case=str(LOAD_WAITING), at_most=1.0),
+        Bar("wal_retried_mb", side, case=str(LOAD_WAITING), at_most=1.0))),
     load_ratios)
 
 
