@@ -564,6 +564,7 @@ sub _calms
 	return @calms;
 }
 
+# While every node is well.
 sub _healthy
 {
 	my ($self) = @_;
@@ -574,6 +575,8 @@ sub _healthy
 		{
 			next if $attempt->{end_at} < $calm->{from} + $RELAY_SETTLED_SECONDS || $attempt->{done_at} > $calm->{to} - $HEALTHY_SECONDS;
 			my $message = $attempt->{calls}[0]{message};
+			my %wait = (from => $attempt->{end_at}, to => $attempt->{done_at} + $HEALTHY_SECONDS, streams => ['outbox']);
+			next if grep { !$self->_is_well($_, \%wait) } keys %{ $self->{probes} };
 			my ($stored) = map { $_->{stored_at} } @{ $self->{stored}{$message} // [] };
 			my $seconds = ($stored // 'inf') - $attempt->{done_at};
 			$self->{slowest} = $seconds if $seconds > $self->{slowest};
