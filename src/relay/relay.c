@@ -63,11 +63,10 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 
 /*
  * Rows behind one that is not answered for so long give up their place, and
- * so do many of one subject when nothing could be read for so long; or for so
- * many times as long as reading takes.
+ * so do many of one subject when nothing could be read for so long; or for
+ * twice as long as reading takes.
  */
 #define SLOW				NP_MILLISECONDS(250)
-#define READING_SHARE		10
 
 /* When all has been read, subjects may take more room again, at times. */
 #define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
@@ -233,7 +232,7 @@ look_into_outbox(void)
 	np_source_read(&look);
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
-	next_narrowing = np_now() + Max(SLOW, (np_now() - begun) * READING_SHARE);
+	next_narrowing = np_now() + Max(SLOW, (np_now() - begun) * 2);
 	if (!look.has_more && may_look() && np_now() >= next_widening)
 	{
 		np_lanes_widen();

@@ -246,6 +246,7 @@ breaks('^what the relay published', 'the other way round', log => \@late, commit
 sub healthy
 {
 	my ($rule, $name, $seconds, @faults) = @_;
+	my $is_slow = @faults && $faults[0] eq 'slow' && shift @faults;
 	my $log = "$dir/log" . ++$times{log};
 	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  7', '20.0 end commit', '20.0 done committed');
 	write_lines("$log.faults", @faults ? @faults : ('10.0 calm_begin ', '15.0 backend_cancel ', '24.0 calm_end '));
@@ -253,6 +254,11 @@ sub healthy
 	$run->read_log($log);
 	$run->read_faults("$log.faults");
 	$run->committed('11.5.0');
+	foreach my $node (1, 2)
+	{
+		write_lines("$log.probe$node", map { ($_ / 4) . ' outbox ' . ($is_slow && $node == 2 && $_ == 84 ? '0.2' : '0.01') } 40 .. 100);
+		$run->read_probes($node, "$log.probe$node");
+	}
 	$run->stored('CHAOS_OUTBOX', 1, 'chaos.outbox.11', '11.5.0.0|0|', 20 + $seconds);
 	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
 	return;
@@ -265,6 +271,7 @@ healthy('', 'late, as a calm has just begun', 2.1, '14.5 calm_begin ', '24.0 cal
 healthy('', 'late, as a calm is about to end', 2.1, '10.0 calm_begin ', '21.5 calm_end ');
 healthy('', 'late, as the relay has ended', 2.1, '10.0 calm_begin ', '15.0 relay_terminate ', '24.0 calm_end ');
 healthy('', 'late, without a calm', 2.1, '10.0 server_kill 1');
+healthy('', 'late, as a node is slow', 2.1, 'slow');
 
 breaks('^no message is stored twice', 'stored twice', stored => [ [ 'CHAOS_ASYNC', 2, 'chaos.async.1', '1.1.0.2|0|' ] ]);
 
@@ -410,6 +417,7 @@ ridden_out('', 'the other one is well for a part of the time', node2 => sub { $_
 ridden_out($RIDDEN_OUT, 'and for all of it', node2 => sub { $_[0] < 9 || $_[0] > 9.5 });
 ridden_out('', 'for another stream', node2 => $never, node1 => $never);
 ridden_out('', 'nobody has looked', unprobed => 1);
+ridden_out('', 'nobody has looked in a short time', unprobed => 1, from => '14.0');
 ridden_out($RIDDEN_OUT, 'of another stream, which is all that it needs', mode => 'held', node2 => $never);
 ridden_out('', 'what an earlier transaction has published to such a stream', text => '1~message~is~not~acknowledged~in~time');
 ridden_out('', 'of the relay', mode => 'outbox');
