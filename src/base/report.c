@@ -68,6 +68,8 @@ typedef struct ServerError
 } ServerError;
 
 static const ServerError server_errors[] = {
+	{10111, NP_FAULT_FEATURE, "Let the stream have allow_rollup_hdrs."},	/* rollup not permitted */
+	{10193, NP_FAULT_INPUT, NULL},	/* missing sequence for expected last sequence per subject */
 	{10054, NP_FAULT_SIZE, NULL},	/* message size exceeds maximum allowed */
 	{10097, NP_FAULT_SIZE, NULL},	/* header size exceeds maximum allowed of 64k */
 	{10166, NP_FAULT_FEATURE, NULL},	/* per-message TTL is disabled */

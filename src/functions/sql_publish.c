@@ -58,6 +58,14 @@ enum
 	ARG_CRITICAL				/* of the asynchronous ones */
 };
 
+/* Those that they end with, behind what calls by position gave before there were these. */
+enum
+{
+	LATER_ROLLUP,
+	LATER_EXPECT_SUBJECT,
+	LATER_ARGUMENTS
+};
+
 /* The columns of nats_puback. */
 enum
 {
@@ -119,6 +127,12 @@ get_text_or_null(FunctionCallInfo fcinfo, int argument)
 	return PG_ARGISNULL(argument) ? (NpSpan) {NULL, 0} : read_text(PG_GETARG_DATUM(argument));
 }
 
+static int
+later_argument(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_NARGS() - LATER_ARGUMENTS + argument;
+}
+
 static void
 get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 {
@@ -138,6 +152,8 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 		options->expect_last_subject_seq = PG_GETARG_INT64(ARG_EXPECT_LAST_SUBJECT_SEQ);
 	if (!PG_ARGISNULL(ARG_TTL))
 		options->ttl = PG_GETARG_INTERVAL_P(ARG_TTL);
+	options->rollup = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_ROLLUP));
+	options->expect_subject = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_EXPECT_SUBJECT));
 }
 
 /* False: the call is to be skipped. */

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * argument.c
+ *	  The values of headers that are typed arguments.
+ *
+ * Each is as the server wants it, palloc'd; raises 22023 for what the server
+ * would not take, or would take for something else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "message/argument.h"
+
+static NpSpan
+span_of(const char *text)
+{
+	return (NpSpan) {text, strlen(text)};
+}
+
+NpSpan
+np_argument_sequence(const char *argument, int64_t sequence)
+{
+	if (sequence < 0)
+		np_raise_input("%s must not be negative", argument);
+	return span_of(psprintf(INT64_FORMAT, (int64) sequence));
+}
+
+/*
+ * The server takes whole seconds, or "never".  A fraction is rounded up, so
+ * that nothing expires early; months and days are as in EXTRACT(epoch).
+ */
+NpSpan
+np_argument_ttl(const Interval *ttl)
+{
+	double		seconds;
+
+	if (np_compat_interval_is_endless(ttl))
+		return span_of("never");
+	seconds = ttl->time / (double) USECS_PER_SEC +
+		ttl->day * (double) SECS_PER_DAY +
+		(ttl->month / MONTHS_PER_YEAR) * (double) (DAYS_PER_YEAR * SECS_PER_DAY) +
+		(ttl->month % MONTHS_PER_YEAR) * (double) (DAYS_PER_MONTH * SECS_PER_DAY);
+	if (seconds < 1)
+		np_raise_input("ttl must be at least one second");
+	if (seconds > 1e9)
+		np_raise_input("ttl is too long");
+	return span_of(psprintf(INT64_FORMAT, (int64) ceil(seconds)));
+}
+
+/* What else goes: "subject", which the server calls "sub", or "all". */
+NpSpan
+np_argument_rollup(NpSpan rollup)
+{
+	if (np_span_equals(rollup, span_of("subject")))
+		return span_of("sub");
+	if (np_span_equals(rollup, span_of("all")))
+		return span_of("all");
+	np_raise_input("rollup is \"%s\", and can be \"subject\" or \"all\"", np_from_utf8(rollup));
+}

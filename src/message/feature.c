@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * feature.c
+ *	  What a message needs that not every server knows.
+ *
+ * Older servers ignore a header that they do not know, and store the message
+ * without what it asks for: forever, where it has a time to live.  So such a
+ * message is sent only to a server that is known to be new enough.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "message/feature.h"
+
+static const NpFeatureOrigin origins[] = {
+	[NP_FEATURE_NONE] = {"publishing", 0, 0},
+	[NP_FEATURE_TTL] = {"ttl", 2, 11},
+	[NP_FEATURE_EXPECT_SUBJECT] = {"expect_last_subject_seq_subject", 2, 11},
+	[NP_FEATURE_COUNTER] = {"increment", 2, 12},
+	[NP_FEATURE_SCHEDULE] = {"a schedule", 2, 12},
+	[NP_FEATURE_LATER_SCHEDULE] = {"a schedule with a source, a time zone or a roll-up", 2, 14}
+};
+
+const NpFeatureOrigin *
+np_feature_origin(NpFeature feature)
+{
+	return &origins[feature];
+}
