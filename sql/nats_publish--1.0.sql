@@ -7,8 +7,9 @@
 -- Types
 -- ---------------------------------------------------------------------------
 
-CREATE TYPE nats_puback AS (stream text, seq bigint, duplicate boolean, domain text);
+CREATE TYPE nats_puback AS (stream text, seq bigint, duplicate boolean, domain text, value numeric);
 COMMENT ON TYPE nats_puback IS 'what JetStream answers when it has stored a message';
+COMMENT ON COLUMN nats_puback.value IS 'of a counter: what it is at now; NULL for other messages, and for a duplicate';
 
 CREATE TYPE nats_message AS (stream text, subject text, seq bigint, "time" timestamptz, headers jsonb, payload bytea);
 COMMENT ON TYPE nats_message IS 'a message stored in a stream';
@@ -20,37 +21,41 @@ COMMENT ON TYPE nats_message IS 'a message stored in a stream';
 CREATE FUNCTION nats_publish(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish text to NATS JetStream now and return its acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish bytes to NATS JetStream now and return the acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 
 -- ---------------------------------------------------------------------------
@@ -60,37 +65,41 @@ IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 CREATE FUNCTION nats_publish_async(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text)
+COMMENT ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric)
 IS 'publish text to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text)
+COMMENT ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric)
 IS 'publish bytes to NATS JetStream now and return a future; COMMIT waits for the acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text)
+COMMENT ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric)
 IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text)
+COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric)
 IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 -- ---------------------------------------------------------------------------
@@ -100,37 +109,41 @@ IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its
 CREATE FUNCTION nats_publish_on_commit(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish text to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish bytes to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
     expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
-    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL)
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text)
+COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric)
 IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
 
 -- ---------------------------------------------------------------------------
@@ -678,18 +691,18 @@ IS 'grant a role all that it needs to publish, or to publish the changes of its 
 -- Privileges: nobody publishes who was not granted it
 -- ---------------------------------------------------------------------------
 
-REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_outbox(text, json, jsonb, text) FROM PUBLIC;

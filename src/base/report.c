@@ -69,6 +69,10 @@ typedef struct ServerError
 
 static const ServerError server_errors[] = {
 	{10111, NP_FAULT_FEATURE, "Let the stream have allow_rollup_hdrs."},	/* rollup not permitted */
+	{10168, NP_FAULT_FEATURE, "Let the stream be created with allow_msg_counter."},	/* message counters is disabled */
+	{10169, NP_FAULT_INPUT, "The stream counts: publish to it with increment."},	/* message counter increment is missing */
+	{10170, NP_FAULT_INPUT, NULL},	/* message counter has payload */
+	{10171, NP_FAULT_INPUT, NULL},	/* message counter increment is invalid */
 	{10193, NP_FAULT_INPUT, NULL},	/* missing sequence for expected last sequence per subject */
 	{10054, NP_FAULT_SIZE, NULL},	/* message size exceeds maximum allowed */
 	{10097, NP_FAULT_SIZE, NULL},	/* header size exceeds maximum allowed of 64k */

@@ -13,8 +13,10 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -63,6 +65,7 @@ enum
 {
 	LATER_ROLLUP,
 	LATER_EXPECT_SUBJECT,
+	LATER_INCREMENT,
 	LATER_ARGUMENTS
 };
 
@@ -73,6 +76,7 @@ enum
 	PUBACK_SEQ,
 	PUBACK_DUPLICATE,
 	PUBACK_DOMAIN,
+	PUBACK_VALUE,
 	PUBACK_COLUMNS
 };
 
@@ -154,6 +158,8 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 		options->ttl = PG_GETARG_INTERVAL_P(ARG_TTL);
 	options->rollup = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_ROLLUP));
 	options->expect_subject = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_EXPECT_SUBJECT));
+	if (!PG_ARGISNULL(later_argument(fcinfo, LATER_INCREMENT)))
+		options->increment = PG_GETARG_NUMERIC(later_argument(fcinfo, LATER_INCREMENT));
 }
 
 /* False: the call is to be skipped. */
@@ -204,6 +210,14 @@ string_or_null(const char *string, bool *isnull)
 	return *isnull ? (Datum) 0 : CStringGetTextDatum(string);
 }
 
+static Datum
+number_or_null(NpSpan digits, bool *isnull)
+{
+	*isnull = digits.data == NULL;
+	return *isnull ? (Datum) 0 :
+		DirectFunctionCall3(numeric_in, CStringGetDatum(pnstrdup(digits.data, digits.length)), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
+
 /* An acknowledgment as nats_puback. */
 static Datum
 make_puback(FunctionCallInfo fcinfo, const NpPubAck *ack)
@@ -218,6 +232,7 @@ make_puback(FunctionCallInfo fcinfo, const NpPubAck *ack)
 	values[PUBACK_SEQ] = Int64GetDatum((int64) ack->sequence);
 	values[PUBACK_DUPLICATE] = BoolGetDatum(ack->duplicate);
 	values[PUBACK_DOMAIN] = text_or_null(ack->domain, &nulls[PUBACK_DOMAIN]);
+	values[PUBACK_VALUE] = number_or_null(ack->value, &nulls[PUBACK_VALUE]);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }
 

@@ -12,6 +12,7 @@
 
 #include <math.h>
 
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
@@ -64,4 +65,19 @@ np_argument_rollup(NpSpan rollup)
 	if (np_span_equals(rollup, span_of("all")))
 		return span_of("all");
 	np_raise_input("rollup is \"%s\", and can be \"subject\" or \"all\"", np_from_utf8(rollup));
+}
+
+/* A whole number, with its sign. */
+NpSpan
+np_argument_increment(Numeric increment)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(increment)));
+	char	   *point = strchr(text, '.');
+
+	/* "NaN" and "Infinity" have other characters */
+	if (text[strspn(text, "-0123456789.")] != '\0' || (point != NULL && point[1 + strspn(point + 1, "0")] != '\0'))
+		np_raise_input("increment is %s, and must be a whole number", text);
+	if (point != NULL)
+		*point = '\0';
+	return span_of(psprintf("%s%s", text[0] == '-' ? "" : "+", text));
 }

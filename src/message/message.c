@@ -51,6 +51,7 @@ enum
 	HEADER_EXPECT_SUBJECT,
 	HEADER_TTL,
 	HEADER_ROLLUP,
+	HEADER_INCREMENT,
 	HEADERS_OF_ARGUMENTS
 };
 
@@ -81,7 +82,7 @@ static const KnownHeader known_headers[] = {
 	[HEADER_EXPECT_SUBJECT] = {"Nats-Expected-Last-Subject-Sequence-Subject", "expect_last_subject_seq_subject", NP_HEADER_READS_SUBJECTS, NP_FEATURE_EXPECT_SUBJECT},
 	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE, NP_FEATURE_TTL},
 	[HEADER_ROLLUP] = {"Nats-Rollup", "rollup", NP_HEADER_REMOVES, NP_FEATURE_NONE},
-	{"Nats-Incr", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_COUNTER},
+	[HEADER_INCREMENT] = {"Nats-Incr", "increment", NP_HEADER_OF_MESSAGE, NP_FEATURE_COUNTER},
 	{"Nats-Schedule", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
 	{"Nats-Schedule-Target", NULL, NP_HEADER_WRITES_SUBJECT, NP_FEATURE_SCHEDULE},
 	{"Nats-Schedule-TTL", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
@@ -274,6 +275,8 @@ argument_is_given(const NpMessageOptions *options, int header)
 			return options->ttl != NULL;
 		case HEADER_ROLLUP:
 			return options->rollup.data != NULL;
+		case HEADER_INCREMENT:
+			return options->increment != NULL;
 		default:
 			return false;
 	}
@@ -420,6 +423,23 @@ append_arguments(HeaderBlock *block)
 		append_known(block, HEADER_TTL, np_argument_ttl(options->ttl));
 	if (options->rollup.data != NULL)
 		append_known(block, HEADER_ROLLUP, np_argument_rollup(options->rollup));
+	if (options->increment != NULL)
+		append_known(block, HEADER_INCREMENT, np_argument_increment(options->increment));
+}
+
+/* A counter takes the increment alone; else the server would refuse it as a bad number. */
+static void
+check_increment(const HeaderBlock *block, NpSpan payload)
+{
+	static const int others[] = {HEADER_EXPECT_STREAM, HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP};
+
+	if (block->options->increment == NULL)
+		return;
+	if (payload.length > 0)
+		np_raise_input("a message with an increment must have no payload");
+	for (int i = 0; i < lengthof(others); i++)
+		if (block->seen[others[i]])
+			np_raise_input("a message with an increment must not have %s", known_headers[others[i]].argument);
 }
 
 /* The block of a message without headers of its own: an automatic id or nothing. */
@@ -517,6 +537,7 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 		return;					/* an empty object, and no id */
 	appendStringInfoString(&block.text, "\r\n");
 
+	check_increment(&block, message->payload);
 	message->headers = (NpSpan) {block.text.data, block.text.len};
 	if (block.seen[HEADER_ID])
 		message->id = np_message_header(message->headers, ID_HEADER);

@@ -41,6 +41,7 @@ typedef struct NpMessageOptions
 	int64		expect_last_subject_seq;
 	Interval   *ttl;
 	NpSpan		rollup;
+	Numeric		increment;
 	NpSpan		expect_subject; /* whose last sequence is expected, or a pattern */
 	bool		is_annotated;	/* it has the annotations of the transaction, too */
 } NpMessageOptions;

@@ -139,6 +139,7 @@ keep_watched(const NpResult *result)
 	watch.result.id = copy_span(result->id, watch_context);
 	watch.result.ack.stream = copy_span(result->ack.stream, watch_context);
 	watch.result.ack.domain = copy_span(result->ack.domain, watch_context);
+	watch.result.ack.value = copy_span(result->ack.value, watch_context);
 	if (!result->acked)
 		watch.result.failure = np_failure_copy(&result->failure, watch_context);
 	watch.done = true;

@@ -239,6 +239,9 @@ take_argument(NpSpan field, NpMessageOptions *options, NpSpan *subject)
 		case 'r':
 			options->rollup = value;
 			break;
+		case 'n':
+			options->increment = (Numeric) pnstrdup(value.data, value.length);
+			break;
 		case 'x':
 			options->expect_subject = value;
 			break;
@@ -403,7 +406,7 @@ static int
 count_arguments(const NpMessageOptions *options)
 {
 	return (options->expect_stream.data != NULL) + options->has_expect_last_seq + options->has_expect_last_subject_seq + (options->ttl != NULL) +
-		(options->rollup.data != NULL) + (options->expect_subject.data != NULL);
+		(options->increment != NULL) + (options->rollup.data != NULL) + (options->expect_subject.data != NULL);
 }
 
 static void

@@ -54,6 +54,54 @@ FROM unnest('{typed.order.1,typed.order.>,typed.order.*.a,typed.a.*,typed.*.*,ty
     nats_explain('typed.order.3', 'x', jsonb_build_object('Nats-Expected-Last-Subject-Sequence-Subject', subject)) WHERE item = 'allowed';
 RESET nats_publish.allowed_subjects;
 
+-- ---- increment ----
+SELECT CASE WHEN :'knows_counters' THEN '{"storage": "memory", "allow_msg_counter": true}' ELSE '{"storage": "memory"}' END AS options \gset
+SELECT nats_create_stream('TYPEDCOUNT', '{typedcount.>}', :'options') IS NOT NULL AS created;
+SELECT increment, left(error_of(format('SELECT nats_publish(''typedcount.a'', NULL, increment => %L)', increment)), 70)
+FROM unnest('{1.5,NaN,Infinity,-Infinity,0.000001,-1e-3}'::numeric[]) AS increment;
+SELECT options, error_of(format('SELECT nats_publish(''typedcount.a'', %s, increment => 1, %s)', payload, options))
+FROM (VALUES ('NULL', 'expect_stream => ''TYPEDCOUNT'''), ('NULL', 'expect_last_seq => 0'), ('NULL', 'expect_last_subject_seq => 0'),
+    ('NULL', 'rollup => ''subject'''), ('''x''', 'msg_id => ''a'''), ('NULL', 'headers => ''{"Nats-Incr": 1}'''),
+    ('NULL', 'headers => ''{"nats-rollup": "sub"}''')) AS v (payload, options);
+SELECT stream_count('TYPEDCOUNT');
+CREATE FUNCTION increase(by numeric) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    ack nats_puback;
+    later nats_puback;
+BEGIN
+    ack := nats_publish('typedcount.a', NULL, increment => by);
+    later := nats_await(nats_publish_async('typedcount.a', '', increment => by));
+    RETURN format('%s %s %s', ack.value, later.value, later.duplicate);
+EXCEPTION WHEN feature_not_supported THEN
+    RETURN sqlerrm;
+END
+$$;
+SELECT by, CASE WHEN :'knows_counters' THEN result = expected ELSE result LIKE 'increment needs nats-server 2.12, the connected one is 2.%' END AS as_expected
+FROM (VALUES (1::numeric, '1 2 f'), (-3, '-1 -4 f'), (4.00, '0 4 f'), (0, '4 4 f'),
+    (1e30, '1000000000000000000000000000004 2000000000000000000000000000004 f')) AS v (by, expected), increase(by) AS result;
+-- More digits than any other type has.
+SELECT CASE WHEN :'knows_counters' THEN length(result) = 2 * 10001 + 3 ELSE result LIKE 'increment needs %' END AS as_expected
+FROM increase((10::numeric ^ 10000)) AS result;
+SELECT left(error_of($$SELECT nats_publish('typedcount.a', NULL, increment => 10::numeric ^ 70000)$$), 5) AS too_long;
+-- Counted once: a duplicate tells no value.
+CREATE FUNCTION publish_counter(id text) RETURNS nats_puback LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN nats_publish('typedcount.b', NULL, msg_id => id, increment => 5);
+EXCEPTION WHEN feature_not_supported THEN
+    RETURN NULL;
+END
+$$;
+SELECT n, CASE WHEN :'knows_counters' THEN (a.duplicate, a.value) IS NOT DISTINCT FROM (n = 2, CASE n WHEN 1 THEN 5 WHEN 3 THEN 10 END::numeric) ELSE a IS NULL END AS as_expected
+FROM (VALUES (1, 'typed-a'), (2, 'typed-a'), (3, 'typed-b')) AS v (n, id), publish_counter(id) AS a;
+-- What the stream says.
+SELECT CASE WHEN :'knows_counters' THEN e ~ '^0A000: could not publish to "typed.a": message counters is disabled' ELSE e LIKE '0A000: increment needs%' END AS as_expected
+FROM error_of($$SELECT nats_publish('typed.a', NULL, increment => 1)$$) AS e;
+SELECT CASE WHEN :'knows_counters' THEN e ~ '^22023: could not publish to "typedcount.a": message counter increment is missing' ELSE e = 'no error' END AS as_expected
+FROM error_of($$SELECT nats_publish('typedcount.a', 'x')$$) AS e;
+SELECT (nats_publish('typed.a', 'no counter')).value IS NULL AS no_value;
+DROP FUNCTION increase, publish_counter;
+SELECT delete_stream('TYPEDCOUNT');
+
 -- ---- Calls as they were ----
 -- By position, and with what drivers leave open: a parameter of unknown type is text.
 SELECT (nats_publish('typed.call', 'x', NULL, 'typed-1', 'TYPED', NULL, NULL, NULL)).stream;
