@@ -222,7 +222,7 @@ check_server(const Batch *batch)
 	fits = largest <= (size_t) np_connection_max_payload(connection);
 	if (batch->in_doubt && !(knows_batches && fits && np_session_knows(batch->session, held.needs)))
 		raise_in_doubt("the next server can't take it");
-	np_server_require(connection, 2, 12, "an atomic commit");
+	np_server_require(connection, 2, 12, "an atomic commit", NULL);
 	np_session_require(batch->session, held.needs);
 	if (!fits)
 		np_raise_fault(NP_FAULT_SIZE, NULL,

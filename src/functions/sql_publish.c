@@ -66,6 +66,7 @@ enum
 	LATER_ROLLUP,
 	LATER_EXPECT_SUBJECT,
 	LATER_INCREMENT,
+	LATER_DELIVER_AT,			/* of the outbox, too */
 	LATER_ARGUMENTS
 };
 
@@ -137,6 +138,24 @@ later_argument(FunctionCallInfo fcinfo, int argument)
 	return PG_NARGS() - LATER_ARGUMENTS + argument;
 }
 
+static bool
+is_of_outbox(FunctionCallInfo fcinfo)
+{
+	return PG_NARGS() <= ARG_TTL;
+}
+
+/* False: at once. */
+static bool
+get_deliver_at(FunctionCallInfo fcinfo, TimestampTz *time)
+{
+	int			argument = later_argument(fcinfo, LATER_DELIVER_AT);
+
+	if (PG_ARGISNULL(argument))
+		return false;
+	*time = PG_GETARG_TIMESTAMPTZ(argument);
+	return true;
+}
+
 static void
 get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 {
@@ -145,7 +164,7 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 	if (!PG_ARGISNULL(ARG_HEADERS))
 		options->headers = PG_GETARG_JSONB_P(ARG_HEADERS);
 	options->msg_id = get_text_or_null(fcinfo, ARG_MSG_ID);
-	if (PG_NARGS() <= ARG_EXPECT_STREAM)
+	if (is_of_outbox(fcinfo))
 		return;
 	options->expect_stream = get_text_or_null(fcinfo, ARG_EXPECT_STREAM);
 	options->has_expect_last_seq = !PG_ARGISNULL(ARG_EXPECT_LAST_SEQ);
@@ -160,6 +179,7 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 	options->expect_subject = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_EXPECT_SUBJECT));
 	if (!PG_ARGISNULL(later_argument(fcinfo, LATER_INCREMENT)))
 		options->increment = PG_GETARG_NUMERIC(later_argument(fcinfo, LATER_INCREMENT));
+	options->has_deliver_at = get_deliver_at(fcinfo, &options->deliver_at);
 }
 
 /* False: the call is to be skipped. */
@@ -318,11 +338,13 @@ static Datum
 publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
 {
 	NpMessage	message;
+	TimestampTz deliver_at = NP_AT_ONCE;
 	int64		id;
 
 	np_transaction_join();
+	(void) get_deliver_at(fcinfo, &deliver_at);
 	if (!get_message(fcinfo, read, NP_STATS_OUTBOX, &message) ||
-		!np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message, &id))
+		!np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message, deliver_at, &id))
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(id);
 }

@@ -81,3 +81,21 @@ np_argument_increment(Numeric increment)
 		*point = '\0';
 	return span_of(psprintf("%s%s", text[0] == '-' ? "" : "+", text));
 }
+
+/* Nanoseconds since 1970 in 63 bits are what the server keeps. */
+#define FIRST_YEAR	1970
+#define LAST_YEAR	2261
+
+/* Once, at that time (ADR-51). */
+NpSpan
+np_argument_schedule(TimestampTz time)
+{
+	struct pg_tm utc;
+	fsec_t		microseconds;
+
+	if (TIMESTAMP_NOT_FINITE(time) || timestamp2tm(time, NULL, &utc, &microseconds, NULL, NULL) != 0 ||
+		utc.tm_year < FIRST_YEAR || utc.tm_year > LAST_YEAR)
+		np_raise_input("deliver_at must be in the years %d to %d", FIRST_YEAR, LAST_YEAR);
+	return span_of(psprintf("@at %04d-%02d-%02dT%02d:%02d:%02d.%06dZ", utc.tm_year, utc.tm_mon, utc.tm_mday,
+							utc.tm_hour, utc.tm_min, utc.tm_sec, (int) microseconds));
+}

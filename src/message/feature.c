@@ -9,15 +9,17 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <stddef.h>
+
 #include "message/feature.h"
 
 static const NpFeatureOrigin origins[] = {
-	[NP_FEATURE_NONE] = {"publishing", 0, 0},
-	[NP_FEATURE_TTL] = {"ttl", 2, 11},
-	[NP_FEATURE_EXPECT_SUBJECT] = {"expect_last_subject_seq_subject", 2, 11},
-	[NP_FEATURE_COUNTER] = {"increment", 2, 12},
-	[NP_FEATURE_SCHEDULE] = {"a schedule", 2, 12},
-	[NP_FEATURE_LATER_SCHEDULE] = {"a schedule with a source, a time zone or a roll-up", 2, 14}
+	[NP_FEATURE_NONE] = {"publishing", 0, 0, NULL},
+	[NP_FEATURE_TTL] = {"ttl", 2, 11, NULL},
+	[NP_FEATURE_EXPECT_SUBJECT] = {"expect_last_subject_seq_subject", 2, 11, NULL},
+	[NP_FEATURE_COUNTER] = {"increment", 2, 12, NULL},
+	[NP_FEATURE_SCHEDULE] = {"deliver_at", 2, 12, "nats_publish_outbox() can deliver later with any server."},
+	[NP_FEATURE_LATER_SCHEDULE] = {"a schedule with a source, a time zone or a roll-up", 2, 14, NULL}
 };
 
 const NpFeatureOrigin *

@@ -26,6 +26,7 @@ typedef struct NpFeatureOrigin
 	const char *name;
 	int			major;
 	int			minor;
+	const char *hint;			/* what does without it, or NULL */
 } NpFeatureOrigin;
 
 extern const NpFeatureOrigin *np_feature_origin(NpFeature feature);

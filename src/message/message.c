@@ -27,6 +27,7 @@
 #include "message/header.h"
 #include "message/message.h"
 #include "message/protocol.h"
+#include "message/schedule.h"
 
 #define HEADER_VERSION	"NATS/1.0\r\n"
 #define ID_HEADER		"Nats-Msg-Id"
@@ -52,6 +53,9 @@ enum
 	HEADER_TTL,
 	HEADER_ROLLUP,
 	HEADER_INCREMENT,
+	HEADER_SCHEDULE,
+	HEADER_SCHEDULE_TARGET,
+	HEADER_SCHEDULE_TTL,
 	HEADERS_OF_ARGUMENTS
 };
 
@@ -83,9 +87,9 @@ static const KnownHeader known_headers[] = {
 	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE, NP_FEATURE_TTL},
 	[HEADER_ROLLUP] = {"Nats-Rollup", "rollup", NP_HEADER_REMOVES, NP_FEATURE_NONE},
 	[HEADER_INCREMENT] = {"Nats-Incr", "increment", NP_HEADER_OF_MESSAGE, NP_FEATURE_COUNTER},
-	{"Nats-Schedule", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
-	{"Nats-Schedule-Target", NULL, NP_HEADER_WRITES_SUBJECT, NP_FEATURE_SCHEDULE},
-	{"Nats-Schedule-TTL", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
+	[HEADER_SCHEDULE] = {"Nats-Schedule", "deliver_at", NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
+	[HEADER_SCHEDULE_TARGET] = {"Nats-Schedule-Target", "deliver_at", NP_HEADER_WRITES_SUBJECT, NP_FEATURE_SCHEDULE},
+	[HEADER_SCHEDULE_TTL] = {"Nats-Schedule-TTL", "ttl", NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
 	{"Nats-Schedule-Time-Zone", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_LATER_SCHEDULE},
 	{"Nats-Schedule-Source", NULL, NP_HEADER_READS_SUBJECT, NP_FEATURE_LATER_SCHEDULE},
 	{"Nats-Schedule-Rollup", NULL, NP_HEADER_REMOVES, NP_FEATURE_LATER_SCHEDULE},
@@ -272,11 +276,16 @@ argument_is_given(const NpMessageOptions *options, int header)
 		case HEADER_EXPECT_SUBJECT:
 			return options->expect_subject.data != NULL;
 		case HEADER_TTL:
-			return options->ttl != NULL;
+			return options->ttl != NULL && !options->has_deliver_at;
 		case HEADER_ROLLUP:
 			return options->rollup.data != NULL;
 		case HEADER_INCREMENT:
 			return options->increment != NULL;
+		case HEADER_SCHEDULE:
+		case HEADER_SCHEDULE_TARGET:
+			return options->has_deliver_at;
+		case HEADER_SCHEDULE_TTL:
+			return options->ttl != NULL && options->has_deliver_at;
 		default:
 			return false;
 	}
@@ -413,33 +422,55 @@ append_expectations(HeaderBlock *block)
 		append_known(block, HEADER_EXPECT_SUBJECT, options->expect_subject);
 }
 
+/* The time to live is that of the message, not of the one that waits in its place. */
 static void
-append_arguments(HeaderBlock *block)
+append_schedule(HeaderBlock *block, NpSpan target)
+{
+	const NpMessageOptions *options = block->options;
+
+	if (options->has_deliver_at)
+	{
+		append_known(block, HEADER_SCHEDULE, np_argument_schedule(options->deliver_at));
+		append_known(block, HEADER_SCHEDULE_TARGET, target);
+	}
+	if (options->ttl != NULL)
+		append_known(block, options->has_deliver_at ? HEADER_SCHEDULE_TTL : HEADER_TTL, np_argument_ttl(options->ttl));
+}
+
+static void
+append_arguments(HeaderBlock *block, NpSpan subject)
 {
 	const NpMessageOptions *options = block->options;
 
 	append_expectations(block);
-	if (options->ttl != NULL)
-		append_known(block, HEADER_TTL, np_argument_ttl(options->ttl));
+	append_schedule(block, subject);
 	if (options->rollup.data != NULL)
 		append_known(block, HEADER_ROLLUP, np_argument_rollup(options->rollup));
 	if (options->increment != NULL)
 		append_known(block, HEADER_INCREMENT, np_argument_increment(options->increment));
 }
 
-/* A counter takes the increment alone; else the server would refuse it as a bad number. */
 static void
-check_increment(const HeaderBlock *block, NpSpan payload)
+exclude(const HeaderBlock *block, int header, const int *others, int count)
 {
-	static const int others[] = {HEADER_EXPECT_STREAM, HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP};
-
-	if (block->options->increment == NULL)
-		return;
-	if (payload.length > 0)
-		np_raise_input("a message with an increment must have no payload");
-	for (int i = 0; i < lengthof(others); i++)
+	for (int i = 0; i < count; i++)
 		if (block->seen[others[i]])
-			np_raise_input("a message with an increment must not have %s", known_headers[others[i]].argument);
+			np_raise_input("%s and %s exclude each other", known_headers[header].argument, known_headers[others[i]].argument);
+}
+
+/* What the server would refuse as a bad number, or ask of the wrong subject. */
+static void
+check_together(const HeaderBlock *block, NpSpan payload)
+{
+	static const int not_counted[] = {HEADER_EXPECT_STREAM, HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP, HEADER_SCHEDULE};
+	static const int not_later[] = {HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP};
+
+	if (block->options->increment != NULL && payload.length > 0)
+		np_raise_input("a message with increment must have no payload");
+	if (block->options->increment != NULL)
+		exclude(block, HEADER_INCREMENT, not_counted, lengthof(not_counted));
+	if (block->options->has_deliver_at)
+		exclude(block, HEADER_SCHEDULE, not_later, lengthof(not_later));
 }
 
 /* The block of a message without headers of its own: an automatic id or nothing. */
@@ -525,7 +556,7 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 
 	initStringInfo(&block.text);
 	appendStringInfoString(&block.text, HEADER_VERSION);
-	append_arguments(&block);
+	append_arguments(&block, message->subject);
 	append_json_headers(&block, RANK_OF_SERVER);
 	append_id(&block, message);
 	append_json_headers(&block, RANK_OF_USER);
@@ -537,7 +568,7 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 		return;					/* an empty object, and no id */
 	appendStringInfoString(&block.text, "\r\n");
 
-	check_increment(&block, message->payload);
+	check_together(&block, message->payload);
 	message->headers = (NpSpan) {block.text.data, block.text.len};
 	if (block.seen[HEADER_ID])
 		message->id = np_message_header(message->headers, ID_HEADER);
@@ -573,6 +604,7 @@ options_are_empty(const NpMessageOptions *options)
  * Build a message.  The subject (absent for SQL's NULL) is in UTF-8, and so is
  * the payload if it is text; it is absent for NULL.
  *
+ * One that is to be delivered later is a message to the subject where it waits.
  * Raises 22004 for a NULL subject, 22023 for whatever must not go out, 54000
  * for too many headers.
  */
@@ -594,6 +626,8 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 		build_automatic_headers(message);
 	else
 		build_headers(message, options);
+	if (options->has_deliver_at)
+		message->subject = np_schedule_subject(subject, message->id.data != NULL ? message->id : np_message_next_id());
 }
 
 static void

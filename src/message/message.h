@@ -42,6 +42,8 @@ typedef struct NpMessageOptions
 	Interval   *ttl;
 	NpSpan		rollup;
 	Numeric		increment;
+	bool		has_deliver_at;
+	TimestampTz deliver_at;
 	NpSpan		expect_subject; /* whose last sequence is expected, or a pattern */
 	bool		is_annotated;	/* it has the annotations of the transaction, too */
 } NpMessageOptions;

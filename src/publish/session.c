@@ -596,5 +596,5 @@ np_session_require(NpSession *session, NpFeature feature)
 	if (feature == NP_FEATURE_NONE)
 		return;
 	np_session_know_version(session);
-	np_server_require(session->connection, origin->major, origin->minor, origin->name);
+	np_server_require(session->connection, origin->major, origin->minor, origin->name, origin->hint);
 }

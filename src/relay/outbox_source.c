@@ -6,8 +6,9 @@
  * New rows are read in the order of their ids, from a position on that only
  * grows, so that the rows that were deleted are not walked again.  Rows with
  * lower ids that appear later, when their transactions commit, are read from
- * the gaps that they have left.  Rows that have failed come from an index on
- * next_attempt_at; they have a share of each look, and new rows the rest.
+ * the gaps that they have left.  Rows that have failed, and those that were
+ * not to go before a time, come from an index on next_attempt_at; they have a
+ * share of each look, and new rows the rest.
  *
  * In order, a new row behind one that has failed is passed by (lanes.c), and
  * read again when nothing holds it up any more.  And each relay_poll_interval,
@@ -29,6 +30,7 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
@@ -47,6 +49,7 @@ enum
 	READ_ATTEMPTS,
 	READ_IN_DOUBT,
 	READ_IS_SUSPECT,
+	READ_HAS_FAILED,
 	READ_IS_HELD
 };
 
@@ -61,11 +64,11 @@ enum
 
 #define COLUMNS(held) \
 	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), " held
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define WAITS_FOR(which) \
-	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE w.next_attempt_at IS NOT NULL" \
+	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE " NP_OUTBOX_FAILED("w.") \
 	" AND left(w.subject, 500) COLLATE \"C\" = left(o.subject, 500) COLLATE \"C\" AND w.subject = o.subject AND w.id < o.id" which ")"
 
 #define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
@@ -95,7 +98,7 @@ static NpStatement due_rows[] = {
  * What no stream takes, and is not tried soon: the first rows, from a subject
  * on, or before another one.
  */
-#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at > now() + interval '30 s'" \
+#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '30 s'" \
 	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
 #define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
 #define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
@@ -115,21 +118,21 @@ static NpStatement read_control = {
 	" FROM %1$s.nats_outbox_id_seq"
 };
 
-/* When the first row is due, when the next one is, and when the last one is. */
+/* When the first row is due, when the next one is, and when the last one that has failed is. */
 static NpStatement read_times = {
 	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1),"
 	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at DESC, id DESC LIMIT 1)"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)"
 };
 
-/* Nothing is put off for so long, but by a clock that was wrong. */
+/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
 };
 
 static NpStatement count_waiting = {
-	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL"
+	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("")
 };
 
 /* So many rows are probed at a time, in these intervals. */
@@ -327,6 +330,7 @@ enter_row(HeapTuple tuple, const Reading *reading, NpRow *row)
 
 	row->attempts = DatumGetInt32(SPI_getbinval(tuple, columns, READ_ATTEMPTS, &isnull));
 	row->in_doubt = DatumGetBool(SPI_getbinval(tuple, columns, READ_IN_DOUBT, &isnull));
+	row->has_failed = DatumGetBool(SPI_getbinval(tuple, columns, READ_HAS_FAILED, &isnull));
 	row->is_suspect = DatumGetBool(SPI_getbinval(tuple, columns, READ_IS_SUSPECT, &isnull));
 	row->is_unread = length_of(tuple, READ_PAYLOAD) > reading->look->largest;
 	if (row->is_unread)
@@ -572,7 +576,22 @@ get_time(int column, bool *isnull)
 	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
 }
 
-/* What waits to be tried again; false: nothing does. */
+/* What has failed: the last of it is tried again at this time. */
+static void
+read_failed(Reading *reading, TimestampTz last, TimestampTz now)
+{
+	if (last > now + USECS_PER_DAY)
+	{
+		np_outbox_execute(&mend_times, NULL, false);
+		reading->look->next_due = 0;
+	}
+	if (last > now + LONG_DELAY)
+		read_streamless(reading);
+	else
+		released[0] = '\0';
+}
+
+/* What waits for its time; false: nothing of it has failed. */
 static bool
 read_waiting(Reading *reading)
 {
@@ -580,32 +599,20 @@ read_waiting(Reading *reading)
 	TimestampTz first;
 	TimestampTz next;
 	TimestampTz last;
-	bool		none;
-	bool		isnull;
+	bool		none_waits;
+	bool		none_comes;
+	bool		none_failed;
 
 	np_outbox_execute(&read_times, NULL, true);
-	first = get_time(1, &none);
-	next = get_time(2, &isnull);
-	last = get_time(3, &none);
-	if (none)
-	{
-		released[0] = '\0';
-		return false;
-	}
-	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
+	first = get_time(1, &none_waits);
+	next = get_time(2, &none_comes);
+	last = get_time(3, &none_failed);
+	if (!none_comes && !TIMESTAMP_NOT_FINITE(next))
 		reading->look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
-	if (last > now + USECS_PER_DAY)
-	{
-		np_outbox_execute(&mend_times, NULL, false);
-		reading->look->next_due = 0;
-	}
-	if (first <= now)
+	if (!none_waits && first <= now)
 		read_due(reading);
-	if (last > now + LONG_DELAY)
-		read_streamless(reading);
-	else
-		released[0] = '\0';
-	return true;
+	read_failed(reading, none_failed ? now : last, now);
+	return !none_failed;
 }
 
 static void

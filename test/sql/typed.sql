@@ -102,6 +102,52 @@ SELECT (nats_publish('typed.a', 'no counter')).value IS NULL AS no_value;
 DROP FUNCTION increase, publish_counter;
 SELECT delete_stream('TYPEDCOUNT');
 
+-- ---- deliver_at ----
+SELECT CASE WHEN :'knows_counters' THEN '{"storage": "memory", "allow_msg_schedules": true, "allow_msg_ttl": true}' ELSE '{"storage": "memory"}' END AS options \gset
+SELECT nats_create_stream('TYPEDLATER', '{typedlater.>,schedule.typedlater.>,schedule.typed.>}', :'options') IS NOT NULL AS created;
+SELECT at, error_of(format('SELECT nats_publish(''typedlater.a'', ''x'', deliver_at => %L)', at))
+FROM unnest('{infinity,-infinity,1969-12-31 23:59:59Z,2262-01-01 00:00:00Z}'::timestamptz[]) AS at;
+SELECT options, error_of(format('SELECT nats_publish(''typedlater.a'', NULL, deliver_at => ''2100-01-01'', %s)', options))
+FROM unnest(ARRAY['expect_last_seq => 0', 'expect_last_subject_seq => 0', 'rollup => ''subject''', 'increment => 1', 'headers => ''{"Nats-Schedule": "@at x"}''',
+    'headers => ''{"nats-schedule-target": "typedlater.b"}''', 'ttl => ''1 hour'', headers => ''{"Nats-Schedule-TTL": "1h"}''',
+    'msg_id => repeat(''x'', 4000)']) AS options;
+SELECT expected(format('SELECT nats_publish(''typedlater.a'', ''x'', headers => ''{"A": "b"}'', msg_id => ''later/1 a.b'', ttl => ''1 hour'', deliver_at => %L)', at), 'no error', :'knows_counters')
+FROM unnest('{2100-01-01 12:00+02}'::timestamptz[]) AS at;
+SELECT expected('SELECT nats_publish_async(''typedlater.a'', ''y'', msg_id => ''later2'', deliver_at => ''2100-01-01 00:00:00.000001+00'')', 'no error', :'knows_counters');
+SELECT CASE WHEN :'knows_counters' THEN count(*) = 2 AND bool_and((subject, headers - 'Nats-Rollup', payload) IN (
+        ('schedule.typedlater.a.later%2F1%20a%2Eb', '{"A": "b", "Nats-Msg-Id": "later/1 a.b", "Nats-Schedule": "@at 2100-01-01T10:00:00.000000Z",
+            "Nats-Schedule-Target": "typedlater.a", "Nats-Schedule-TTL": "3600"}', 'x'),
+        ('schedule.typedlater.a.later2', '{"Nats-Msg-Id": "later2", "Nats-Schedule": "@at 2100-01-01T00:00:00.000001Z", "Nats-Schedule-Target": "typedlater.a"}', 'y')))
+    ELSE count(*) = 0 END AS as_expected
+FROM stream_messages('TYPEDLATER');
+-- What is taken back, and by whom.
+SELECT nats_unschedule('typedlater.a', 'later2') = :'knows_counters'::boolean AS there_was, nats_unschedule('typedlater.a', 'later2') AS there_is,
+    nats_unschedule('typedlater.b', 'later/1 a.b') AS other, nats_unschedule('nostream.a', 'x') AS no_stream, nats_unschedule(NULL, 'x') AS "null";
+-- It removes nothing else.
+SELECT (nats_publish('schedule.typedlater.a.b', 'no schedule', msg_id => 'later3')).seq > 0 AS stored, nats_unschedule('typedlater.a', 'b');
+SELECT stream_count('TYPEDLATER') = CASE WHEN :'knows_counters' THEN 2 ELSE 1 END AS kept;
+SELECT error_of($$SELECT nats_unschedule('typedlater.*', 'x')$$), error_of($$SELECT nats_unschedule('$JS.API', 'x')$$);
+SET nats_publish.allowed_subjects = 'typedlater.>';
+SELECT error_of($$SELECT nats_publish('typedlater.a', 'x', msg_id => 'a', deliver_at => '2100-01-01')$$), error_of($$SELECT nats_unschedule('typedlater.a', 'later/1 a.b')$$);
+SET nats_publish.allowed_subjects = 'schedule.>';
+SELECT error_of($$SELECT nats_publish('typedlater.a', 'x', msg_id => 'a', deliver_at => '2100-01-01')$$), error_of($$SELECT nats_unschedule('typedlater.a', 'later/1 a.b')$$);
+SET nats_publish.allowed_subjects = 'typedlater.>,schedule.typedlater.>';
+SELECT nats_unschedule('typedlater.a', 'later/1 a.b') = :'knows_counters'::boolean AS there_was;
+RESET nats_publish.allowed_subjects;
+SELECT subject FROM stream_messages('TYPEDLATER');
+-- What the stream says.
+SELECT expected($$SELECT nats_publish('typed.a', 'x', deliver_at => '2100-01-01')$$, '22023: could not publish to "schedule.typed.a.%": message schedules target is invalid%', :'knows_counters');
+SELECT expected($$SELECT nats_publish('nostream.a', 'x', deliver_at => '2100-01-01')$$, '42704: could not publish to "schedule.nostream.a.%', :'knows_counters');
+SET nats_publish.schedule_prefix = 'typed';
+SELECT expected($$SELECT nats_publish('typed.a', 'x', deliver_at => '2100-01-01')$$, '0A000: could not publish to "typed.typed.a.%": message schedules is disabled%', :'knows_counters');
+SET nats_publish.schedule_prefix = 'typed.*';
+SET nats_publish.schedule_prefix = '';
+RESET nats_publish.schedule_prefix;
+SELECT item, CASE item WHEN 'delivered' THEN value ~ CASE WHEN :'knows_counters' THEN '^by the stream$' ELSE '^by nobody: nats-server 2\.[0-9]+ does not do it, nats_publish_outbox\(\) does$' END
+    ELSE value IN ('schedule.typedlater.a.x', '@at 2100-01-01T00:00:00.000000Z', 'typedlater.a', 'TYPEDLATER') END AS as_expected
+FROM nats_explain('typedlater.a', 'x', msg_id => 'x', deliver_at => '2100-01-01Z') WHERE item ~* 'subject|schedule|stream|deliver';
+SELECT delete_stream('TYPEDLATER');
+
 -- ---- Calls as they were ----
 -- By position, and with what drivers leave open: a parameter of unknown type is text.
 SELECT (nats_publish('typed.call', 'x', NULL, 'typed-1', 'TYPED', NULL, NULL, NULL)).stream;
