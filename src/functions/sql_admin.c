@@ -415,6 +415,7 @@ nats_unschedule(PG_FUNCTION_ARGS)
 	np_transaction_join();
 	np_message_check_subject(target);
 	subject = np_schedule_subject(target, np_text_to_utf8(PG_GETARG_TEXT_PP(1)));
+	np_message_check_subject(subject);
 	np_policy_check_subject(target);
 	np_policy_check_subject(subject);
 	streams = np_json_child(request("STREAM.NAMES", about_subject("subject", subject)), "streams");

@@ -627,7 +627,10 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 	else
 		build_headers(message, options);
 	if (options->has_deliver_at)
+	{
 		message->subject = np_schedule_subject(subject, message->id.data != NULL ? message->id : np_message_next_id());
+		np_message_check_subject(message->subject);
+	}
 }
 
 static void
