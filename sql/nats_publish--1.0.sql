@@ -196,7 +196,8 @@ COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
 CREATE VIEW nats_outbox_messages AS
-SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NULL THEN 'scheduled' ELSE 'retrying' END AS state, subject, msg_id,
+SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL THEN 'retrying'
+                WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
        octet_length(payload) AS bytes, created_at, attempts,
        CASE WHEN last_error IS NOT NULL AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM nats_outbox
