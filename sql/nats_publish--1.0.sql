@@ -167,15 +167,15 @@ COMMENT ON SEQUENCE nats_outbox_id_seq IS 'the ids of nats_outbox';
 COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is an empty message';
 COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
 COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';
-COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'not before this time: of a message that failed, it is tried again; of one without last_error, it is delivered';
+COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'not before this time: of a message that failed, it is tried again; of one that was not tried yet, it is delivered';
 COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 58030, for a message that may be stored, it stays so';
 
 -- What waits to be tried again holds up the rest of its subject, which can be too long for an index.
-CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL AND last_error IS NOT NULL;
+CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0);
 COMMENT ON INDEX nats_outbox_waiting IS 'messages that have failed and are tried again, by their subjects';
 CREATE INDEX nats_outbox_due ON nats_outbox (next_attempt_at, id) WHERE next_attempt_at IS NOT NULL;
 COMMENT ON INDEX nats_outbox_due IS 'messages that have failed and are tried again, and those to be delivered later, by the time';
-CREATE INDEX nats_outbox_failed ON nats_outbox (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND last_error IS NOT NULL;
+CREATE INDEX nats_outbox_failed ON nats_outbox (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0);
 COMMENT ON INDEX nats_outbox_failed IS 'messages that have failed and are tried again, by the time';
 
 CREATE TABLE nats_outbox_dead (
@@ -196,10 +196,10 @@ COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
 CREATE VIEW nats_outbox_messages AS
-SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL THEN 'retrying'
+SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
                 WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
        octet_length(payload) AS bytes, created_at, attempts,
-       CASE WHEN last_error IS NOT NULL AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
+       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM nats_outbox
 UNION ALL
 SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
@@ -301,7 +301,7 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
 FROM (SELECT id FROM @extschema@.nats_outbox_dead
-      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND last_error IS NOT NULL) AS failed
+      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed
 $$;
 COMMENT ON FUNCTION nats_outbox_retry_all()
 IS 'let the relay try all dead and waiting messages of the outbox again, now; returns how many';
@@ -334,15 +334,15 @@ IS 'the relays of all databases, and what they have done since they were started
 -- What waits for its time and has not failed is no backlog until then.
 CREATE VIEW nats_relay AS
 SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM nats_outbox
-                                               WHERE (last_error IS NULL AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL AND last_error IS NOT NULL) END AS retrying,
+                                               WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)) END AS retrying,
        retried.subject AS retrying_subject, retried.last_error AS retrying_error,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE last_error IS NULL AND next_attempt_at > now()) END AS scheduled,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) END AS scheduled,
        s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
 FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
-LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL AND last_error IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true;
+LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0) ORDER BY id LIMIT 1) AS retried ON true;
 COMMENT ON VIEW nats_relay
 IS 'the relays of all databases; what is in the outbox is known for the current one';
 

@@ -107,11 +107,17 @@ check_size(HeapTuple row, TupleDesc columns)
 	np_raise(&failure);
 }
 
-/* Does it say that it was tried before? */
+/* Does it say that it was tried before, and is not one for later? */
 static bool
 claims_to_have_failed(HeapTuple row, TupleDesc columns)
 {
-	return !is_null(row, columns, "next_attempt_at") && !is_null(row, columns, "last_error");
+	bool		isnull;
+	Datum		time = SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
+
+	if (isnull)
+		return false;
+	return DatumGetTimestampTz(time) <= GetCurrentTimestamp() || !is_null(row, columns, "last_error") ||
+		DatumGetInt32(SPI_getbinval(row, columns, SPI_fnumber(columns, "attempts"), &isnull)) > 0;
 }
 
 /*

@@ -159,7 +159,7 @@ enum
 };
 
 /* It waits for its time, and has not failed; likewise in the view nats_relay. */
-#define SCHEDULED	"(last_error IS NULL AND next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.now())"
+#define SCHEDULED	"(last_error IS NULL AND attempts OPERATOR(pg_catalog.=) 0 AND next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.now())"
 
 /* A commit wakes the relay, and so does a time: what has waited for a minute has a reason. */
 static NpStatement read_content = {

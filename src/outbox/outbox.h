@@ -15,9 +15,11 @@
 
 /*
  * A row, of this alias with its dot, that has failed and is tried again; what
- * has no error yet waits for its time, and holds up nobody.
+ * was not tried yet waits for its time, and holds up nobody.  Indexes have
+ * these words.
  */
-#define NP_OUTBOX_FAILED(alias)	alias "next_attempt_at IS NOT NULL AND " alias "last_error IS NOT NULL"
+#define NP_OUTBOX_FAILED(alias) \
+	alias "next_attempt_at IS NOT NULL AND (" alias "last_error IS NOT NULL OR " alias "attempts OPERATOR(pg_catalog.>) 0)"
 
 /* What is in the tables, as anybody may see it. */
 typedef struct NpOutboxContent

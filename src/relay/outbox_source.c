@@ -64,7 +64,7 @@ enum
 
 #define COLUMNS(held) \
 	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL, " held
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define WAITS_FOR(which) \
