@@ -7,8 +7,9 @@
 -- Types
 -- ---------------------------------------------------------------------------
 
-CREATE TYPE nats_puback AS (stream text, seq bigint, duplicate boolean, domain text);
+CREATE TYPE nats_puback AS (stream text, seq bigint, duplicate boolean, domain text, value numeric);
 COMMENT ON TYPE nats_puback IS 'what JetStream answers when it has stored a message';
+COMMENT ON COLUMN nats_puback.value IS 'of a counter: what it is at now; NULL for other messages, and for a duplicate';
 
 CREATE TYPE nats_message AS (stream text, subject text, seq bigint, "time" timestamptz, headers jsonb, payload bytea);
 COMMENT ON TYPE nats_message IS 'a message stored in a stream';
@@ -19,34 +20,42 @@ COMMENT ON TYPE nats_message IS 'a message stored in a stream';
 
 CREATE FUNCTION nats_publish(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish text to NATS JetStream now and return its acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish bytes to NATS JetStream now and return the acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 
 CREATE FUNCTION nats_publish(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS nats_puback
 AS 'MODULE_PATHNAME', 'nats_publish_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 
 -- ---------------------------------------------------------------------------
@@ -55,34 +64,42 @@ IS 'publish JSON to NATS JetStream now and return its acknowledgment';
 
 CREATE FUNCTION nats_publish_async(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean)
+COMMENT ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz)
 IS 'publish text to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean)
+COMMENT ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz)
 IS 'publish bytes to NATS JetStream now and return a future; COMMIT waits for the acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean)
+COMMENT ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 CREATE FUNCTION nats_publish_async(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL, critical boolean DEFAULT true,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_async_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean)
+COMMENT ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its acknowledgment if it is critical';
 
 -- ---------------------------------------------------------------------------
@@ -91,34 +108,42 @@ IS 'publish JSON to NATS JetStream now and return a future; COMMIT waits for its
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish text to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish bytes to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
 
 CREATE FUNCTION nats_publish_on_commit(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     expect_stream text DEFAULT NULL, expect_last_seq bigint DEFAULT NULL,
-    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL)
+    expect_last_subject_seq bigint DEFAULT NULL, ttl interval DEFAULT NULL,
+    rollup text DEFAULT NULL, expect_last_subject_seq_subject text DEFAULT NULL,
+    increment numeric DEFAULT NULL, deliver_at timestamptz DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'nats_publish_on_commit_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval)
+COMMENT ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz)
 IS 'publish JSON to NATS JetStream when the transaction commits, and not at all when it does not';
 
 -- ---------------------------------------------------------------------------
@@ -142,14 +167,16 @@ COMMENT ON SEQUENCE nats_outbox_id_seq IS 'the ids of nats_outbox';
 COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is an empty message';
 COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
 COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';
-COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'of a message that failed: when it is tried again';
+COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'not before this time: of a message that failed, it is tried again; of one that was not tried yet, it is delivered';
 COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 58030, for a message that may be stored, it stays so';
 
 -- What waits to be tried again holds up the rest of its subject, which can be too long for an index.
-CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0);
 COMMENT ON INDEX nats_outbox_waiting IS 'messages that have failed and are tried again, by their subjects';
 CREATE INDEX nats_outbox_due ON nats_outbox (next_attempt_at, id) WHERE next_attempt_at IS NOT NULL;
-COMMENT ON INDEX nats_outbox_due IS 'messages that have failed and are tried again, by the time';
+COMMENT ON INDEX nats_outbox_due IS 'messages that have failed and are tried again, and those to be delivered later, by the time';
+CREATE INDEX nats_outbox_failed ON nats_outbox (next_attempt_at) WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0);
+COMMENT ON INDEX nats_outbox_failed IS 'messages that have failed and are tried again, by the time';
 
 CREATE TABLE nats_outbox_dead (
     dead_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -169,16 +196,17 @@ COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
 
 CREATE VIEW nats_outbox_messages AS
-SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' ELSE 'retrying' END AS state, subject, msg_id,
+SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
+                WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
        octet_length(payload) AS bytes, created_at, attempts,
-       CASE WHEN next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
+       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM nats_outbox
 UNION ALL
 SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
 FROM nats_outbox_dead;
 -- A time so far away was written by a clock that was wrong; the relay does not wait for it.
 COMMENT ON VIEW nats_outbox_messages
-IS 'what waits for the relay, is tried again or was given up, for those who need not see what is in it';
+IS 'what waits for the relay or for its time, is tried again or was given up, for those who need not see what is in it';
 
 -- pg_dump and pg_restore take tables by name, and what is paused has to be known before the messages are there.
 CREATE TABLE nats_control (
@@ -212,28 +240,32 @@ CREATE TRIGGER nats_outbox_wake AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON 
     FOR EACH STATEMENT EXECUTE FUNCTION nats_outbox_wake();
 COMMENT ON TRIGGER nats_outbox_wake ON nats_control IS 'marks a pause for pg_dump, and wakes the relay at commit';
 
-CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_outbox(text, text, jsonb, text)
+COMMENT ON FUNCTION nats_publish_outbox(text, text, jsonb, text, timestamptz)
 IS 'put text into nats_outbox, from where the relay publishes it after the transaction has committed';
 
-CREATE FUNCTION nats_publish_outbox(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+CREATE FUNCTION nats_publish_outbox(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text)
+COMMENT ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text, timestamptz)
 IS 'put bytes into nats_outbox, from where the relay publishes it after the transaction has committed';
 
-CREATE FUNCTION nats_publish_outbox(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+CREATE FUNCTION nats_publish_outbox(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_outbox(text, json, jsonb, text)
+COMMENT ON FUNCTION nats_publish_outbox(text, json, jsonb, text, timestamptz)
 IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
 
-CREATE FUNCTION nats_publish_outbox(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+CREATE FUNCTION nats_publish_outbox(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text)
+COMMENT ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text, timestamptz)
 IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
 
 -- ---------------------------------------------------------------------------
@@ -269,7 +301,7 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
 FROM (SELECT id FROM @extschema@.nats_outbox_dead
-      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now()) AS failed
+      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed
 $$;
 COMMENT ON FUNCTION nats_outbox_retry_all()
 IS 'let the relay try all dead and waiting messages of the outbox again, now; returns how many';
@@ -299,15 +331,18 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
 IS 'the relays of all databases, and what they have done since they were started';
 
+-- What waits for its time and has not failed is no backlog until then.
 CREATE VIEW nats_relay AS
 SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox) END AS backlog,
-       CASE WHEN own THEN clock_timestamp() - (SELECT created_at FROM nats_outbox ORDER BY id LIMIT 1) END AS oldest_age,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL) END AS retrying,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
+       CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM nats_outbox
+                                               WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)) END AS retrying,
        retried.subject AS retrying_subject, retried.last_error AS retrying_error,
+       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) END AS scheduled,
        s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
 FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
-LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true;
+LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0) ORDER BY id LIMIT 1) AS retried ON true;
 COMMENT ON VIEW nats_relay
 IS 'the relays of all databases; what is in the outbox is known for the current one';
 
@@ -487,6 +522,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_stream_info(text)
 IS 'configuration and state of a stream, as JetStream reports them';
 
+CREATE FUNCTION nats_unschedule(subject text, msg_id text)
+RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_unschedule(text, text)
+IS 'take back a message that waits in its stream for deliver_at; false: none with that subject and msg_id does';
+
 CREATE FUNCTION nats_get_message(stream text, seq bigint)
 RETURNS nats_message
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -503,10 +544,11 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_check(text, boolean)
 IS 'look for what keeps messages from being published, or stored as you expect; probe => true asks who takes the subject, at servers before 2.11 with an empty message that no stream stores but subscribers see';
 
-CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL)
+CREATE FUNCTION nats_explain(subject text, payload text, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
+    deliver_at timestamptz DEFAULT NULL)
 RETURNS TABLE (item text, value text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION nats_explain(text, text, jsonb, text)
+COMMENT ON FUNCTION nats_explain(text, text, jsonb, text, timestamptz)
 IS 'tell what nats_publish() would send and where to, without sending it';
 
 -- ---------------------------------------------------------------------------
@@ -643,7 +685,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     names CONSTANT text[] := CASE what
-        WHEN 'publish' THEN '{nats_publish,nats_publish_async,nats_publish_on_commit,nats_publish_outbox,nats_await,nats_flush,nats_futures,nats_annotate}'
+        WHEN 'publish' THEN '{nats_publish,nats_publish_async,nats_publish_on_commit,nats_publish_outbox,nats_await,nats_flush,nats_futures,nats_annotate,nats_unschedule}'
         WHEN 'publish tables' THEN '{nats_publish_table,nats_unpublish_table,nats_publish_change,nats_change_options}'
     END;
     function regprocedure;
@@ -666,22 +708,22 @@ IS 'grant a role all that it needs to publish, or to publish the changes of its 
 -- Privileges: nobody publishes who was not granted it
 -- ---------------------------------------------------------------------------
 
-REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_outbox(text, json, jsonb, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, text, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, bytea, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, json, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_async(text, jsonb, jsonb, text, text, bigint, bigint, interval, boolean, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, bytea, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, json, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_on_commit(text, jsonb, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, json, jsonb, text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text, timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_outbox_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_outbox_wake() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_outbox_retry(bigint) FROM PUBLIC;
@@ -699,9 +741,10 @@ REVOKE ALL ON FUNCTION nats_fdw_validator(text[], oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_jetstream(text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_create_stream(text, text[], jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_stream_info(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_unschedule(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_get_message(text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_check(text, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION nats_explain(text, text, jsonb, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_explain(text, text, jsonb, text, timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_annotate(jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_grant(regrole, text) FROM PUBLIC;

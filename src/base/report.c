@@ -68,6 +68,24 @@ typedef struct ServerError
 } ServerError;
 
 static const ServerError server_errors[] = {
+	{10111, NP_FAULT_FEATURE, "Let the stream have allow_rollup_hdrs."},	/* rollup not permitted */
+	{10168, NP_FAULT_FEATURE, "Let the stream be created with allow_msg_counter."}, /* message counters is
+																					 * disabled */
+	{10169, NP_FAULT_INPUT, "The stream counts: publish to it with increment."},	/* message counter
+																					 * increment is missing */
+	{10170, NP_FAULT_INPUT, NULL},	/* message counter has payload */
+	{10171, NP_FAULT_INPUT, NULL},	/* message counter increment is invalid */
+	{10188, NP_FAULT_FEATURE, "Let the stream have allow_msg_schedules, or publish with nats_publish_outbox()."},	/* message schedules is
+																													 * disabled */
+	{10189, NP_FAULT_INPUT, NULL},	/* message schedules pattern is invalid */
+	{10190, NP_FAULT_INPUT, "A message that waits in a stream is for a subject of the same stream."},	/* message schedules
+																										 * target is invalid */
+	{10191, NP_FAULT_INPUT, NULL},	/* message schedules invalid per-message TTL */
+	{10192, NP_FAULT_INPUT, NULL},	/* message schedules invalid rollup */
+	{10203, NP_FAULT_INPUT, NULL},	/* message schedules source is invalid */
+	{10212, NP_FAULT_INPUT, NULL},	/* message schedules invalid scheduler */
+	{10223, NP_FAULT_INPUT, NULL},	/* message schedules time zone is invalid */
+	{10193, NP_FAULT_INPUT, NULL},	/* missing sequence for expected last sequence per subject */
 	{10054, NP_FAULT_SIZE, NULL},	/* message size exceeds maximum allowed */
 	{10097, NP_FAULT_SIZE, NULL},	/* header size exceeds maximum allowed of 64k */
 	{10166, NP_FAULT_FEATURE, NULL},	/* per-message TTL is disabled */

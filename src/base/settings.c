@@ -17,6 +17,7 @@
 #include "base/guards.h"
 #include "base/report.h"
 #include "base/settings.h"
+#include "base/subject.h"
 
 /* What np_settings_server makes a server of. */
 static char *creds_file = "";
@@ -39,6 +40,7 @@ int			np_on_full = NP_ON_FULL_WAIT;
 List	   *np_misspelt_names = NIL;
 bool		np_auto_msg_id = true;
 char	   *np_traceparent = "";
+char	   *np_schedule_prefix = "schedule";
 char	   *np_relay_databases = "";
 int			np_relay_batch_size = 1000;
 int			np_relay_poll_interval = 1000;
@@ -82,6 +84,16 @@ check_traceparent(char **newval, void **extra, GucSource source)
 		return true;
 	GUC_check_errdetail("It must be 00-<32 digits>-<16 digits>-<2 digits>, in lower-case hexadecimal.");
 	return false;
+}
+
+static bool
+check_schedule_prefix(char **newval, void **extra, GucSource source)
+{
+	const char *problem = np_inbox_prefix_problem(*newval);
+
+	if (problem != NULL)
+		GUC_check_errdetail("%s", problem);
+	return problem == NULL;
 }
 
 static bool
@@ -190,6 +202,12 @@ define_publishing_settings(void)
 							 &np_auto_msg_id, true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+	DefineCustomStringVariable("nats_publish.schedule_prefix",
+							   "Subject under which messages with deliver_at wait in their stream.",
+							   "The stream needs to have it, with its own subjects behind it.",
+							   &np_schedule_prefix, np_schedule_prefix,
+							   PGC_USERSET, 0,
+							   check_schedule_prefix, NULL, NULL);
 	DefineCustomStringVariable("nats_publish.traceparent",
 							   "The header traceparent of the messages of changed rows.",
 							   "The caller's place in a distributed trace (W3C Trace Context).",

@@ -32,6 +32,7 @@ extern int	np_max_pending_bytes;	/* kB */
 extern int	np_on_full;
 extern bool np_auto_msg_id;
 extern char *np_traceparent;	/* empty: none */
+extern char *np_schedule_prefix;
 extern char *np_relay_databases;	/* a list of identifiers */
 extern int	np_relay_batch_size;	/* rows */
 extern int	np_relay_poll_interval; /* ms */

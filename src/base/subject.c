@@ -125,8 +125,9 @@ is_byte(NpSpan token, char byte)
 	return token.length == 1 && token.data[0] == byte;
 }
 
-static const char *
-pattern_problem(NpSpan pattern)
+/* What is wrong with a pattern, as a clause; NULL: nothing. */
+const char *
+np_pattern_problem(NpSpan pattern)
 {
 	NpSpan		token;
 
@@ -148,8 +149,8 @@ pattern_problem(NpSpan pattern)
 }
 
 /*
- * Does a subject match a pattern?  By the rules of NATS: "*" is one token, ">"
- * is one or more at the end.
+ * Does a subject match a pattern, or all that another pattern stands for?  By
+ * the rules of NATS: "*" is one token, ">" is one or more at the end.
  */
 bool
 np_pattern_matches(NpSpan pattern, NpSpan subject)
@@ -163,7 +164,7 @@ np_pattern_matches(NpSpan pattern, NpSpan subject)
 			return false;
 		if (is_byte(wanted, '>'))
 			return true;
-		if (!is_byte(wanted, '*') && !np_span_equals(wanted, token))
+		if (is_byte(token, '>') || (!is_byte(wanted, '*') && !np_span_equals(wanted, token)))
 			return false;
 	}
 	return subject.data == NULL;
@@ -180,7 +181,7 @@ np_pattern_list_problem(const char *list, int *position)
 
 	for (*position = 1; np_list_next(&list, &pattern); (*position)++)
 	{
-		const char *problem = pattern_problem(pattern);
+		const char *problem = np_pattern_problem(pattern);
 
 		if (problem != NULL)
 			return problem;
@@ -188,7 +189,7 @@ np_pattern_list_problem(const char *list, int *position)
 	return NULL;
 }
 
-/* Does a subject match any pattern of a list that was checked? */
+/* The same for any pattern of a list that was checked. */
 bool
 np_pattern_list_matches(const char *list, NpSpan subject)
 {

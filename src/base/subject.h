@@ -32,6 +32,7 @@ typedef enum NpTextProblem
 extern NpTextProblem np_subject_check(NpSpan subject, size_t *position);
 extern bool np_subject_is_reserved(NpSpan subject, NpSpan inbox_prefix);
 extern const char *np_inbox_prefix_problem(const char *prefix);
+extern const char *np_pattern_problem(NpSpan pattern);
 extern const char *np_pattern_list_problem(const char *list, int *position);
 extern bool np_pattern_matches(NpSpan pattern, NpSpan subject);
 extern bool np_pattern_list_matches(const char *list, NpSpan subject);

@@ -44,6 +44,6 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 			np_publish(message, &result);
 			break;
 		case NP_DELIVER_OUTBOX:
-			(void) np_outbox_insert(schema, message, &id);
+			(void) np_outbox_insert(schema, message, NP_AT_ONCE, &id);
 	}
 }

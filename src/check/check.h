@@ -138,6 +138,9 @@ extern void np_check_duplicate_window(NpExamination *examination, NpFinding *fin
 extern void np_check_persist_mode(NpExamination *examination, NpFinding *finding);
 extern void np_check_limits(NpExamination *examination, NpFinding *finding);
 
+/* check_features.c */
+extern void np_check_features(NpExamination *examination, NpFinding *finding);
+
 /* check_probe.c */
 extern void np_examine_answers(NpExamination *examination);
 extern void np_check_answers(const NpExamination *examination, NpFinding *finding);

@@ -57,13 +57,15 @@ static void
 find_content(const NpOutboxContent *content, NpFinding *finding)
 {
 	if (content->waiting == 0)
-		np_find(finding, NP_CHECK_OK, "nats_outbox is empty.");
+		np_find(finding, NP_CHECK_OK, content->scheduled == 0 ? "nats_outbox is empty." : "No message in nats_outbox can go yet.");
 	else
 		np_find(finding, content->is_late ? NP_CHECK_WARNING : NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.",
 				np_count_of(content->waiting, "message"), content->oldest);
 	if (content->retrying > 0)
 		np_find(finding, NP_CHECK_WARNING, "Of these, %s failed and will be tried again; the first, of subject \"%s\": %s.",
 				np_count_of(content->retrying, "message"), content->subject, content->error == NULL ? "no error is known" : content->error);
+	if (content->scheduled > 0)
+		np_find(finding, NP_CHECK_OK, "%s there is to be delivered later.", np_count_of(content->scheduled, "message"));
 	if (content->dead > 0)
 		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Fix what last_error says there, and call nats_outbox_retry_all().",
 				np_count_of(content->dead, "message"));
@@ -73,11 +75,12 @@ find_content(const NpOutboxContent *content, NpFinding *finding)
 static void
 find_absence(const NpOutboxContent *content, bool is_wanted, NpFinding *finding)
 {
-	NpCheckStatus status = content->waiting > 0 ? NP_CHECK_FAILED : NP_CHECK_WARNING;
+	bool		is_empty = content->waiting + content->scheduled == 0;
+	NpCheckStatus status = !is_empty ? NP_CHECK_FAILED : NP_CHECK_WARNING;
 
 	if (RecoveryInProgress())
 		np_find(finding, NP_CHECK_OK, "This is a standby, whose relay begins when it is promoted.");
-	else if (!is_wanted && content->waiting == 0)
+	else if (!is_wanted && is_empty)
 		np_find(finding, NP_CHECK_OK, "This database has no relay, as it is not in nats_publish.relay_databases, and needs none.");
 	else if (!np_relay_state_is_there())
 		np_find(finding, status, "There is no relay. Put nats_publish into shared_preload_libraries, and this database into nats_publish.relay_databases.");

@@ -121,14 +121,19 @@ check_ids(NpSpan *ids, int count)
 static void
 check_expectations(const NpMessage *message, int index, const NpSpan *subjects)
 {
+	NpSpan		subject;
+
 	if (index > 0 && np_message_header(message->headers, "Nats-Expected-Last-Sequence").data != NULL)
 		np_raise_input("expect_last_seq is only possible for the first message of an atomic commit");
 	if (np_message_header(message->headers, "Nats-Expected-Last-Subject-Sequence").data == NULL)
 		return;
+	subject = np_message_header(message->headers, "Nats-Expected-Last-Subject-Sequence-Subject");
+	if (subject.data == NULL)
+		subject = message->subject;
 	for (int i = 0; i < index; i++)
-		if (compare_spans(&subjects[i], &message->subject) == 0)
+		if (compare_spans(&subjects[i], &subject) == 0)
 			np_raise_input("expect_last_subject_seq is only possible for the first message to \"%s\" in an atomic commit",
-						   np_from_utf8(message->subject));
+						   np_from_utf8(subject));
 }
 
 static void
@@ -205,7 +210,8 @@ static void
 check_server(const Batch *batch)
 {
 	NpConnection *connection = batch->session->connection;
-	size_t		largest = np_queue_summary().largest + BATCH_HEADERS_LENGTH;
+	NpQueueSummary held = np_queue_summary();
+	size_t		largest = held.largest + BATCH_HEADERS_LENGTH;
 	bool		knows_batches;
 	bool		fits;
 
@@ -214,9 +220,10 @@ check_server(const Batch *batch)
 	np_session_know_version(batch->session);
 	knows_batches = np_server_is_at_least(connection, 2, 12);
 	fits = largest <= (size_t) np_connection_max_payload(connection);
-	if (batch->in_doubt && !(knows_batches && fits))
+	if (batch->in_doubt && !(knows_batches && fits && np_session_knows(batch->session, held.needs)))
 		raise_in_doubt("the next server can't take it");
-	np_server_require(connection, 2, 12, "an atomic commit");
+	np_server_require(connection, 2, 12, "an atomic commit", NULL);
+	np_session_require(batch->session, held.needs);
 	if (!fits)
 		np_raise_fault(NP_FAULT_SIZE, NULL,
 					   psprintf("message of an atomic commit is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,

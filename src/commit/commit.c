@@ -135,15 +135,14 @@ connect_held(Commit *commit, const NpQueueSummary *held)
 
 /* They are those of the connected server, and it can have been lost since. */
 static void
-check_limits(NpSession *session, size_t largest, bool has_ttl)
+check_limits(NpSession *session, size_t largest, NpFeature needs)
 {
 	NpFailure	failure;
 
 	if (!np_session_is_open(session) && !np_session_ready(session, true, &failure))
 		np_raise(&failure);
 	np_publisher_check_length(session, largest);
-	if (has_ttl)
-		np_session_require(session, 2, 11, "ttl");
+	np_session_require(session, needs);
 }
 
 /* What must be known of the held messages before any is sent. */
@@ -155,14 +154,14 @@ check_held(const NpQueueSummary *held)
 
 	if (np_queue_only_session(held, &session))
 	{
-		check_limits(np_sessions_get(session), held->largest, held->has_ttl);
+		check_limits(np_sessions_get(session), held->largest, held->needs);
 		return;
 	}
 	np_queue_rewind();
 	while (np_queue_next(&message))
 	{
 		CHECK_FOR_INTERRUPTS();
-		check_limits(np_sessions_get(message.session), message.headers.length + message.payload.length, message.has_ttl);
+		check_limits(np_sessions_get(message.session), message.headers.length + message.payload.length, message.needs);
 	}
 }
 

@@ -19,11 +19,14 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "base/encoding.h"
 #include "base/json.h"
 #include "base/subject.h"
 #include "commit/transaction.h"
 #include "message/message.h"
 #include "message/puback.h"
+#include "message/schedule.h"
+#include "publish/policy.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "wire/server_info.h"
@@ -34,6 +37,7 @@ PG_FUNCTION_INFO_V1(nats_jetstream);
 PG_FUNCTION_INFO_V1(nats_create_stream);
 PG_FUNCTION_INFO_V1(nats_stream_info);
 PG_FUNCTION_INFO_V1(nats_get_message);
+PG_FUNCTION_INFO_V1(nats_unschedule);
 
 #define API_PREFIX	"$JS.API."
 
@@ -48,30 +52,41 @@ raise_bad_reply(const char *what)
 }
 
 /*
- * One request to the API; returns its reply.  An API error is raised.
+ * One request to the API.  NULL: *failure is its error (palloc'd); what keeps
+ * it from being answered is raised.
  */
 static Jsonb *
-request(const char *api, const char *body)
+try_request(const char *api, const char *body, NpFailure *failure)
 {
 	char	   *utf8_api = pg_server_to_any(api, strlen(api), PG_UTF8);
-	char	   *subject = psprintf("%s%s", API_PREFIX, utf8_api);
 	char	   *utf8_body = body == NULL ? "" : pg_server_to_any(body, strlen(body), PG_UTF8);
 	size_t		position;
 	NpSpan		reply;
-	NpFailure	failure;
 	Jsonb	   *answer;
 
 	if (np_subject_check((NpSpan) {utf8_api, strlen(utf8_api)}, &position) != NP_TEXT_OK)
 		np_raise_input("JetStream API \"%s\" is not a valid subject", api);
-	reply = np_request(subject, (NpSpan) {utf8_body, strlen(utf8_body)});
-	if (np_api_error_parse(reply, &failure))
+	reply = np_request(psprintf("%s%s", API_PREFIX, utf8_api), (NpSpan) {utf8_body, strlen(utf8_body)});
+	if (np_api_error_parse(reply, failure))
 	{
-		failure.text = psprintf("JetStream request \"%s%s\" failed: %s", API_PREFIX, api, failure.text);
-		np_raise(&failure);
+		failure->text = psprintf("JetStream request \"%s%s\" failed: %s", API_PREFIX, api, failure->text);
+		return NULL;
 	}
 	answer = np_json_parse(reply);
 	if (answer == NULL)
 		raise_bad_reply("is not valid JSON");
+	return answer;
+}
+
+/* The same; its error is raised, too. */
+static Jsonb *
+request(const char *api, const char *body)
+{
+	NpFailure	failure;
+	Jsonb	   *answer = try_request(api, body, &failure);
+
+	if (answer == NULL)
+		np_raise(&failure);
 	return answer;
 }
 
@@ -348,6 +363,67 @@ nats_get_message(PG_FUNCTION_ARGS)
 		values[MESSAGE_HEADERS] = decode_headers(headers);
 	values[MESSAGE_PAYLOAD] = PointerGetDatum(np_base64_decode(payload != NULL ? payload : ""));
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
+}
+
+/* ---- Schedules --------------------------------------------------------------------- */
+
+/* A request whose one field is a subject (in UTF-8). */
+static char *
+about_subject(const char *field, NpSpan subject)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"%s\": ", field);
+	escape_json(&json, np_from_utf8(subject));
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+/* Is what a subject holds a message that waits?  Nothing else is to be removed. */
+static bool
+holds_schedule(const char *stream, NpSpan subject)
+{
+	NpFailure	failure;
+	Jsonb	   *answer = try_request(psprintf("STREAM.MSG.GET.%s", stream), about_subject("last_by_subj", subject), &failure);
+	Jsonb	   *message = answer == NULL ? NULL : np_json_child(answer, "message");
+	char	   *headers = message == NULL ? NULL : np_json_text(message, "hdrs");
+	bytea	   *block;
+
+	if (answer == NULL && failure.fault != NP_FAULT_NO_STREAM)
+		np_raise(&failure);
+	if (headers == NULL)
+		return false;
+	block = np_base64_decode(headers);
+	return np_message_header((NpSpan) {VARDATA_ANY(block), VARSIZE_ANY_EXHDR(block)}, "Nats-Schedule").data != NULL;
+}
+
+/*
+ * nats_unschedule(subject, msg_id): was there such a message?
+ *
+ * What waits is removed from where np_schedule_subject has put it; then the
+ * server does not deliver it.
+ */
+Datum
+nats_unschedule(PG_FUNCTION_ARGS)
+{
+	NpSpan		target = np_text_to_utf8(PG_GETARG_TEXT_PP(0));
+	NpSpan		subject;
+	Jsonb	   *streams;
+	char	   *stream;
+
+	np_transaction_join();
+	np_message_check_subject(target);
+	subject = np_schedule_subject(target, np_text_to_utf8(PG_GETARG_TEXT_PP(1)));
+	np_message_check_subject(subject);
+	np_policy_check_subject(target);
+	np_policy_check_subject(subject);
+	streams = np_json_child(request("STREAM.NAMES", about_subject("subject", subject)), "streams");
+	stream = np_json_count(streams) > 0 ? np_json_element_text(streams, 0) : NULL;
+	if (stream == NULL || !holds_schedule(stream, subject))
+		PG_RETURN_BOOL(false);
+	/* it can have been delivered meanwhile */
+	PG_RETURN_BOOL(np_json_int64(request(psprintf("STREAM.PURGE.%s", stream), about_subject("filter", subject)), "purged", 0) > 0);
 }
 
 /* ---- The connection --------------------------------------------------------------- */

@@ -65,6 +65,7 @@ static const Row rows[] = {
 	{"discard", NEEDS_STREAM, np_check_discard},
 	{"duplicate_window", NEEDS_STREAM, np_check_duplicate_window},
 	{"persist_mode", NEEDS_STREAM, np_check_persist_mode},
+	{"features", NEEDS_STREAM, np_check_features},
 	{"limits", NEEDS_STREAM, np_check_limits},
 	{"relay", NEEDS_NOTHING, np_check_relay},
 	{"changes", NEEDS_NOTHING, np_check_changes},

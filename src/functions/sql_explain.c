@@ -13,15 +13,18 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "base/encoding.h"
+#include "base/json.h"
 #include "base/settings.h"
 #include "check/check.h"
 #include "commit/transaction.h"
 #include "message/message.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
+#include "publish/session.h"
 
 PG_FUNCTION_INFO_V1(nats_explain);
 
@@ -30,7 +33,8 @@ enum
 	ARG_SUBJECT,
 	ARG_PAYLOAD,
 	ARG_HEADERS,
-	ARG_MSG_ID
+	ARG_MSG_ID,
+	ARG_DELIVER_AT
 };
 
 /* The columns of nats_explain(). */
@@ -154,7 +158,33 @@ describe_stream(NpExamination *examination)
 	return psprintf("unknown: %s", examination->stream_unknown);
 }
 
-/* nats_explain(subject, payload, headers, msg_id): what nats_publish() would do with it */
+static void
+ask_for_schedules(NpExamination *examination, void *knows_schedules)
+{
+	*(bool *) knows_schedules = np_session_knows(examination->session, NP_FEATURE_SCHEDULE);
+}
+
+/* Who delivers it at its time? */
+static const char *
+describe_delivery(NpExamination *examination)
+{
+	NpConnection *connection = examination->session->connection;
+	NpFailure	failure;
+	bool		knows_schedules;
+
+	if (!np_check_attempt(ask_for_schedules, examination, &knows_schedules, &failure))
+		return psprintf("unknown: %s", failure.text);
+	if (!knows_schedules)
+		return psprintf("by nobody: nats-server %d.%d does not do it, nats_publish_outbox() does", np_connection_version(connection)->major,
+						np_connection_version(connection)->minor);
+	if (examination->config == NULL)
+		return "unknown: the stream can't be looked at";
+	if (!np_json_is_true(examination->config, "allow_msg_schedules"))
+		return "by nobody: the stream has no allow_msg_schedules; nats_publish_outbox() delivers later, too";
+	return "by the stream";
+}
+
+/* nats_explain(subject, payload, headers, msg_id, deliver_at): what nats_publish() would do with it */
 Datum
 nats_explain(PG_FUNCTION_ARGS)
 {
@@ -169,7 +199,11 @@ nats_explain(PG_FUNCTION_ARGS)
 	np_publisher_report_failures();
 	options.is_annotated = true;
 	options.msg_id = get_utf8(fcinfo, ARG_MSG_ID);
+	options.has_deliver_at = !PG_ARGISNULL(ARG_DELIVER_AT);
+	if (options.has_deliver_at)
+		options.deliver_at = PG_GETARG_TIMESTAMPTZ(ARG_DELIVER_AT);
 	np_message_build(&message, examination.subject, get_utf8(fcinfo, ARG_PAYLOAD), &options);
+	examination.subject = message.subject;
 	size = message.headers.length + message.payload.length;
 	unknown = connect_or_say(&examination);
 	if (examination.session != NULL)
@@ -186,6 +220,8 @@ nats_explain(PG_FUNCTION_ARGS)
 	put_allowed(result, &examination, &message);
 	put(result, "server", unknown != NULL ? unknown : np_connection_identity(examination.session->connection).url);
 	put(result, "stream", unknown != NULL ? unknown : describe_stream(&examination));
+	if (options.has_deliver_at)
+		put(result, "delivered", unknown != NULL ? unknown : describe_delivery(&examination));
 	if (examination.answers != NULL && examination.answers->failure.fault == NP_FAULT_NONE)
 		put_size(result, "subscribers", examination.answers->subscribers);
 	return (Datum) 0;

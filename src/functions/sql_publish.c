@@ -13,8 +13,10 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -58,6 +60,16 @@ enum
 	ARG_CRITICAL				/* of the asynchronous ones */
 };
 
+/* Those that they end with, behind what calls by position gave before there were these. */
+enum
+{
+	LATER_ROLLUP,
+	LATER_EXPECT_SUBJECT,
+	LATER_INCREMENT,
+	LATER_DELIVER_AT,			/* of the outbox, too */
+	LATER_ARGUMENTS
+};
+
 /* The columns of nats_puback. */
 enum
 {
@@ -65,6 +77,7 @@ enum
 	PUBACK_SEQ,
 	PUBACK_DUPLICATE,
 	PUBACK_DOMAIN,
+	PUBACK_VALUE,
 	PUBACK_COLUMNS
 };
 
@@ -119,6 +132,30 @@ get_text_or_null(FunctionCallInfo fcinfo, int argument)
 	return PG_ARGISNULL(argument) ? (NpSpan) {NULL, 0} : read_text(PG_GETARG_DATUM(argument));
 }
 
+static int
+later_argument(FunctionCallInfo fcinfo, int argument)
+{
+	return PG_NARGS() - LATER_ARGUMENTS + argument;
+}
+
+static bool
+is_of_outbox(FunctionCallInfo fcinfo)
+{
+	return PG_NARGS() <= ARG_TTL;
+}
+
+/* False: at once. */
+static bool
+get_deliver_at(FunctionCallInfo fcinfo, TimestampTz *time)
+{
+	int			argument = later_argument(fcinfo, LATER_DELIVER_AT);
+
+	if (PG_ARGISNULL(argument))
+		return false;
+	*time = PG_GETARG_TIMESTAMPTZ(argument);
+	return true;
+}
+
 static void
 get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 {
@@ -127,7 +164,7 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 	if (!PG_ARGISNULL(ARG_HEADERS))
 		options->headers = PG_GETARG_JSONB_P(ARG_HEADERS);
 	options->msg_id = get_text_or_null(fcinfo, ARG_MSG_ID);
-	if (PG_NARGS() <= ARG_EXPECT_STREAM)
+	if (is_of_outbox(fcinfo))
 		return;
 	options->expect_stream = get_text_or_null(fcinfo, ARG_EXPECT_STREAM);
 	options->has_expect_last_seq = !PG_ARGISNULL(ARG_EXPECT_LAST_SEQ);
@@ -138,6 +175,11 @@ get_options(FunctionCallInfo fcinfo, NpMessageOptions *options)
 		options->expect_last_subject_seq = PG_GETARG_INT64(ARG_EXPECT_LAST_SUBJECT_SEQ);
 	if (!PG_ARGISNULL(ARG_TTL))
 		options->ttl = PG_GETARG_INTERVAL_P(ARG_TTL);
+	options->rollup = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_ROLLUP));
+	options->expect_subject = get_text_or_null(fcinfo, later_argument(fcinfo, LATER_EXPECT_SUBJECT));
+	if (!PG_ARGISNULL(later_argument(fcinfo, LATER_INCREMENT)))
+		options->increment = PG_GETARG_NUMERIC(later_argument(fcinfo, LATER_INCREMENT));
+	options->has_deliver_at = get_deliver_at(fcinfo, &options->deliver_at);
 }
 
 /* False: the call is to be skipped. */
@@ -188,6 +230,14 @@ string_or_null(const char *string, bool *isnull)
 	return *isnull ? (Datum) 0 : CStringGetTextDatum(string);
 }
 
+static Datum
+number_or_null(NpSpan digits, bool *isnull)
+{
+	*isnull = digits.data == NULL;
+	return *isnull ? (Datum) 0 :
+		DirectFunctionCall3(numeric_in, CStringGetDatum(pnstrdup(digits.data, digits.length)), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
+
 /* An acknowledgment as nats_puback. */
 static Datum
 make_puback(FunctionCallInfo fcinfo, const NpPubAck *ack)
@@ -202,6 +252,7 @@ make_puback(FunctionCallInfo fcinfo, const NpPubAck *ack)
 	values[PUBACK_SEQ] = Int64GetDatum((int64) ack->sequence);
 	values[PUBACK_DUPLICATE] = BoolGetDatum(ack->duplicate);
 	values[PUBACK_DOMAIN] = text_or_null(ack->domain, &nulls[PUBACK_DOMAIN]);
+	values[PUBACK_VALUE] = number_or_null(ack->value, &nulls[PUBACK_VALUE]);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }
 
@@ -287,11 +338,13 @@ static Datum
 publish_outbox(FunctionCallInfo fcinfo, PayloadReader read)
 {
 	NpMessage	message;
+	TimestampTz deliver_at = NP_AT_ONCE;
 	int64		id;
 
 	np_transaction_join();
+	(void) get_deliver_at(fcinfo, &deliver_at);
 	if (!get_message(fcinfo, read, NP_STATS_OUTBOX, &message) ||
-		!np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message, &id))
+		!np_outbox_insert(get_func_namespace(fcinfo->flinfo->fn_oid), &message, deliver_at, &id))
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(id);
 }

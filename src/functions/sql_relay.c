@@ -107,8 +107,21 @@ check_size(HeapTuple row, TupleDesc columns)
 	np_raise(&failure);
 }
 
+/* Does it say that it was tried before, and is not one for later? */
+static bool
+claims_to_have_failed(HeapTuple row, TupleDesc columns)
+{
+	bool		isnull;
+	Datum		time = SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
+
+	if (isnull)
+		return false;
+	return DatumGetTimestampTz(time) <= GetCurrentTimestamp() || !is_null(row, columns, "last_error") ||
+		DatumGetInt32(SPI_getbinval(row, columns, SPI_fnumber(columns, "attempts"), &isnull)) > 0;
+}
+
 /*
- * A row that comes from nats_outbox_dead, or that waits: what is wrong with it
+ * A row that comes from nats_outbox_dead, or is tried again: what is wrong with it
  * is the relay's to say, and must not keep others from being tried again.  But
  * the relay does not know to what this session is bounded, and headers must be
  * understood for that.
@@ -116,7 +129,7 @@ check_size(HeapTuple row, TupleDesc columns)
 static bool
 is_left_to_relay(HeapTuple row, TupleDesc columns)
 {
-	return !is_null(row, columns, "next_attempt_at") && (!np_policy_is_bounded() || is_null(row, columns, "headers"));
+	return claims_to_have_failed(row, columns) && (!np_policy_is_bounded() || is_null(row, columns, "headers"));
 }
 
 static void
@@ -155,7 +168,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
 	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
-	if (is_null(row, RelationGetDescr(data->tg_relation), "next_attempt_at"))
+	if (!claims_to_have_failed(row, RelationGetDescr(data->tg_relation)))
 		check_size(row, RelationGetDescr(data->tg_relation));
 	if (!np_outbox_row_is_checked())
 	{

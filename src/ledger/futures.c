@@ -34,6 +34,7 @@ enum
 	TEXT_ID,
 	TEXT_STREAM,
 	TEXT_DOMAIN,
+	TEXT_VALUE,
 	TEXT_ERROR,
 	TEXT_HINT,
 	TEXTS
@@ -161,6 +162,7 @@ put_in_ledger(const NpResult *result)
 		record.duplicate = result->ack.duplicate;
 		texts[TEXT_STREAM] = result->ack.stream;
 		texts[TEXT_DOMAIN] = result->ack.domain;
+		texts[TEXT_VALUE] = result->ack.value;
 	}
 	else
 	{
@@ -247,6 +249,7 @@ get_result(const Record *record, const char *texts, NpResult *result)
 	result->ack.duplicate = record->duplicate;
 	result->ack.stream = spans[TEXT_STREAM];
 	result->ack.domain = spans[TEXT_DOMAIN];
+	result->ack.value = spans[TEXT_VALUE];
 	result->failure.fault = (NpFault) record->fault;
 	result->failure.text = spans[TEXT_ERROR].data;
 	result->failure.hint = spans[TEXT_HINT].data;

@@ -32,7 +32,7 @@ typedef struct Record
 	uint8		session;
 	bool		has_headers;
 	bool		has_automatic_id;
-	bool		has_ttl;
+	uint8		needs;			/* NpFeature */
 } Record;
 
 /* Of the current transaction; a backend has one. */
@@ -66,7 +66,7 @@ np_queue_add(const NpMessage *message, int session)
 		.session = session,
 		.has_headers = message->headers.data != NULL,
 		.has_automatic_id = message->has_automatic_id,
-		.has_ttl = message->has_ttl
+		.needs = message->needs
 	};
 	size_t		content = message->headers.length + message->payload.length;
 	char	   *to;
@@ -83,7 +83,7 @@ np_queue_add(const NpMessage *message, int session)
 	put(to, message->payload);
 	summary.count++;
 	summary.largest = Max(summary.largest, content);
-	summary.has_ttl |= message->has_ttl;
+	summary.needs = Max(summary.needs, message->needs);
 	summary.sessions |= UINT64CONST(1) << session;
 }
 
@@ -153,7 +153,7 @@ np_queue_next(NpMessage *message)
 	message->payload = (NpSpan) {body, record.payload_length};
 	message->session = record.session;
 	message->has_automatic_id = record.has_automatic_id;
-	message->has_ttl = record.has_ttl;
+	message->needs = record.needs;
 	return true;
 }
 

@@ -15,7 +15,7 @@ typedef struct NpQueueSummary
 {
 	int64		count;
 	size_t		largest;		/* headers and payload of the largest, bytes */
-	bool		has_ttl;		/* in any of them */
+	NpFeature	needs;			/* the newest of what any of them needs */
 	uint64		sessions;		/* bits: the numbers of those they are to go out on */
 } NpQueueSummary;
 

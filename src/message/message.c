@@ -10,8 +10,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -25,9 +23,11 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "message/annotations.h"
+#include "message/argument.h"
 #include "message/header.h"
 #include "message/message.h"
 #include "message/protocol.h"
+#include "message/schedule.h"
 
 #define HEADER_VERSION	"NATS/1.0\r\n"
 #define ID_HEADER		"Nats-Msg-Id"
@@ -49,7 +49,14 @@ enum
 	HEADER_EXPECT_STREAM,
 	HEADER_EXPECT_LAST_SEQ,
 	HEADER_EXPECT_LAST_SUBJECT_SEQ,
-	HEADER_TTL
+	HEADER_EXPECT_SUBJECT,
+	HEADER_TTL,
+	HEADER_ROLLUP,
+	HEADER_INCREMENT,
+	HEADER_SCHEDULE,
+	HEADER_SCHEDULE_TARGET,
+	HEADER_SCHEDULE_TTL,
+	HEADERS_OF_ARGUMENTS
 };
 
 typedef struct KnownHeader
@@ -57,6 +64,7 @@ typedef struct KnownHeader
 	const char *name;
 	const char *argument;		/* that sets it, or NULL */
 	NpHeaderPower power;
+	NpFeature	needs;
 } KnownHeader;
 
 /*
@@ -70,25 +78,25 @@ typedef struct KnownHeader
  * is another header to it now may not be one to its next version.
  */
 static const KnownHeader known_headers[] = {
-	[HEADER_ID] = {ID_HEADER, "msg_id", NP_HEADER_OF_MESSAGE},
-	[HEADER_EXPECT_STREAM] = {STREAM_HEADER, "expect_stream", NP_HEADER_OF_MESSAGE},
-	[HEADER_EXPECT_LAST_SEQ] = {"Nats-Expected-Last-Sequence", "expect_last_seq", NP_HEADER_OF_MESSAGE},
-	[HEADER_EXPECT_LAST_SUBJECT_SEQ] = {"Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq", NP_HEADER_OF_MESSAGE},
-	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE},
-	{"Nats-Incr", NULL, NP_HEADER_OF_MESSAGE},
-	{"Nats-Schedule", NULL, NP_HEADER_OF_MESSAGE},
-	{"Nats-Schedule-TTL", NULL, NP_HEADER_OF_MESSAGE},
-	{"Nats-Schedule-Time-Zone", NULL, NP_HEADER_OF_MESSAGE},
-	/* "purge": the schedule of Nats-Scheduler */
-	{"Nats-Schedule-Next", NULL, NP_HEADER_OF_MESSAGE},
+	[HEADER_ID] = {ID_HEADER, "msg_id", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
+	[HEADER_EXPECT_STREAM] = {STREAM_HEADER, "expect_stream", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
+	[HEADER_EXPECT_LAST_SEQ] = {"Nats-Expected-Last-Sequence", "expect_last_seq", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
+	[HEADER_EXPECT_LAST_SUBJECT_SEQ] = {"Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
 	/* the errors tell of its sequence */
-	{"Nats-Expected-Last-Subject-Sequence-Subject", NULL, NP_HEADER_READS_SUBJECT},
-	{"Nats-Schedule-Source", NULL, NP_HEADER_READS_SUBJECT},
-	{"Nats-Schedule-Target", NULL, NP_HEADER_WRITES_SUBJECT},
+	[HEADER_EXPECT_SUBJECT] = {"Nats-Expected-Last-Subject-Sequence-Subject", "expect_last_subject_seq_subject", NP_HEADER_READS_SUBJECTS, NP_FEATURE_EXPECT_SUBJECT},
+	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE, NP_FEATURE_TTL},
+	[HEADER_ROLLUP] = {"Nats-Rollup", "rollup", NP_HEADER_REMOVES, NP_FEATURE_NONE},
+	[HEADER_INCREMENT] = {"Nats-Incr", "increment", NP_HEADER_OF_MESSAGE, NP_FEATURE_COUNTER},
+	[HEADER_SCHEDULE] = {"Nats-Schedule", "deliver_at", NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
+	[HEADER_SCHEDULE_TARGET] = {"Nats-Schedule-Target", "deliver_at", NP_HEADER_WRITES_SUBJECT, NP_FEATURE_SCHEDULE},
+	[HEADER_SCHEDULE_TTL] = {"Nats-Schedule-TTL", "ttl", NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
+	{"Nats-Schedule-Time-Zone", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_LATER_SCHEDULE},
+	{"Nats-Schedule-Source", NULL, NP_HEADER_READS_SUBJECT, NP_FEATURE_LATER_SCHEDULE},
+	{"Nats-Schedule-Rollup", NULL, NP_HEADER_REMOVES, NP_FEATURE_LATER_SCHEDULE},
+	/* "purge": the schedule of Nats-Scheduler */
+	{"Nats-Schedule-Next", NULL, NP_HEADER_OF_MESSAGE, NP_FEATURE_SCHEDULE},
 	/* whose messages Nats-Schedule-Next removes */
-	{"Nats-Scheduler", NULL, NP_HEADER_WRITES_SUBJECT},
-	{"Nats-Rollup", NULL, NP_HEADER_REMOVES},
-	{"Nats-Schedule-Rollup", NULL, NP_HEADER_REMOVES}
+	{"Nats-Scheduler", NULL, NP_HEADER_WRITES_SUBJECT, NP_FEATURE_SCHEDULE}
 };
 
 /* ---- Encoding and checking --------------------------------------------- */
@@ -207,6 +215,15 @@ np_message_header_power(NpSpan name)
 	return known != NULL ? known->power : NP_HEADER_OF_MESSAGE;
 }
 
+/* In any case, as the server takes it. */
+static bool
+is_any_of(NpSpan value, const char *one, const char *other)
+{
+	char	   *text = pnstrdup(value.data, value.length);
+
+	return pg_strcasecmp(text, one) == 0 || pg_strcasecmp(text, other) == 0;
+}
+
 /* What holds for the headers of the server alone. */
 static void
 check_known_value(const KnownHeader *known, NpSpan value)
@@ -221,6 +238,10 @@ check_known_value(const KnownHeader *known, NpSpan value)
 		(np_subject_check(value, &position) != NP_TEXT_OK ||
 		 np_subject_is_reserved(value, (NpSpan) {np_inbox_prefix, strlen(np_inbox_prefix)})))
 		np_raise_input("header \"%s\" does not name a subject that can be published to", known->name);
+	if (known->power == NP_HEADER_READS_SUBJECTS && np_pattern_problem(value) != NULL)
+		np_raise_input("header \"%s\" does not name a subject: %s", known->name, np_pattern_problem(value));
+	if (known->power == NP_HEADER_REMOVES && !is_any_of(value, "sub", "all"))
+		np_raise_input("header \"%s\" is neither \"sub\" nor \"all\"", known->name);
 }
 
 static void
@@ -240,9 +261,9 @@ append_header(HeaderBlock *block, const char *name, NpSpan value)
 }
 
 static bool
-argument_is_given(const NpMessageOptions *options, const KnownHeader *known)
+argument_is_given(const NpMessageOptions *options, int header)
 {
-	switch (known - known_headers)
+	switch (header)
 	{
 		case HEADER_ID:
 			return options->msg_id.data != NULL;
@@ -252,8 +273,19 @@ argument_is_given(const NpMessageOptions *options, const KnownHeader *known)
 			return options->has_expect_last_seq;
 		case HEADER_EXPECT_LAST_SUBJECT_SEQ:
 			return options->has_expect_last_subject_seq;
+		case HEADER_EXPECT_SUBJECT:
+			return options->expect_subject.data != NULL;
 		case HEADER_TTL:
-			return options->ttl != NULL;
+			return options->ttl != NULL && !options->has_deliver_at;
+		case HEADER_ROLLUP:
+			return options->rollup.data != NULL;
+		case HEADER_INCREMENT:
+			return options->increment != NULL;
+		case HEADER_SCHEDULE:
+		case HEADER_SCHEDULE_TARGET:
+			return options->has_deliver_at;
+		case HEADER_SCHEDULE_TTL:
+			return options->ttl != NULL && options->has_deliver_at;
 		default:
 			return false;
 	}
@@ -271,7 +303,7 @@ check_header_name(HeaderBlock *block, const char *name, size_t length)
 	known = find_known_header((NpSpan) {name, length});
 	if (known == NULL)
 		np_raise_input("header \"%s\" is reserved", name);
-	if (argument_is_given(block->options, known))
+	if (argument_is_given(block->options, known - known_headers))
 		np_raise_input("header \"%s\" and the argument %s are both given", name, known->argument);
 	if (block->seen[known - known_headers])
 		np_raise_input("header \"%s\" is given twice", name);
@@ -363,61 +395,82 @@ append_json_headers(HeaderBlock *block, Rank rank)
 	np_headers_each(headers, append_of_rank, block);
 }
 
+/* One that is known, with the value of its argument. */
 static void
-append_sequence(HeaderBlock *block, const char *name, const char *argument, int64 value)
+append_known(HeaderBlock *block, int header, NpSpan value)
 {
-	char		number[32];
-
-	if (value < 0)
-		np_raise_input("%s must not be negative", argument);
-	snprintf(number, sizeof(number), INT64_FORMAT, value);
-	append_header(block, name, (NpSpan) {number, strlen(number)});
-}
-
-/*
- * The server takes whole seconds, or "never".  A fraction is rounded up, so
- * that nothing expires early; months and days are as in EXTRACT(epoch).
- */
-static void
-append_ttl(HeaderBlock *block, const Interval *ttl)
-{
-	char		number[32] = "never";
-	double		seconds;
-
-	if (!np_compat_interval_is_endless(ttl))
-	{
-		seconds = ttl->time / (double) USECS_PER_SEC +
-			ttl->day * (double) SECS_PER_DAY +
-			(ttl->month / MONTHS_PER_YEAR) * (double) (DAYS_PER_YEAR * SECS_PER_DAY) +
-			(ttl->month % MONTHS_PER_YEAR) * (double) (DAYS_PER_MONTH * SECS_PER_DAY);
-		if (seconds < 1)
-			np_raise_input("ttl must be at least one second");
-		if (seconds > 1e9)
-			np_raise_input("ttl is too long");
-		snprintf(number, sizeof(number), INT64_FORMAT, (int64) ceil(seconds));
-	}
-	append_header(block, "Nats-TTL", (NpSpan) {number, strlen(number)});
+	append_header(block, known_headers[header].name, value);
 }
 
 static void
-append_arguments(HeaderBlock *block)
+append_expectations(HeaderBlock *block)
 {
 	const NpMessageOptions *options = block->options;
 
+	if (options->expect_stream.data != NULL && options->expect_stream.length == 0)
+		np_raise_input("expect_stream is empty");
 	if (options->expect_stream.data != NULL)
-	{
-		if (options->expect_stream.length == 0)
-			np_raise_input("expect_stream is empty");
-		append_header(block, STREAM_HEADER, options->expect_stream);
-	}
+		append_known(block, HEADER_EXPECT_STREAM, options->expect_stream);
 	if (options->has_expect_last_seq)
-		append_sequence(block, "Nats-Expected-Last-Sequence", "expect_last_seq",
-						options->expect_last_seq);
+		append_known(block, HEADER_EXPECT_LAST_SEQ, np_argument_sequence("expect_last_seq", options->expect_last_seq));
 	if (options->has_expect_last_subject_seq)
-		append_sequence(block, "Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq",
-						options->expect_last_subject_seq);
+		append_known(block, HEADER_EXPECT_LAST_SUBJECT_SEQ,
+					 np_argument_sequence("expect_last_subject_seq", options->expect_last_subject_seq));
+	if (options->expect_subject.data != NULL && !options->has_expect_last_subject_seq)
+		np_raise_input("expect_last_subject_seq_subject is given without expect_last_subject_seq");
+	if (options->expect_subject.data != NULL)
+		append_known(block, HEADER_EXPECT_SUBJECT, options->expect_subject);
+}
+
+/* The time to live is that of the message, not of the one that waits in its place. */
+static void
+append_schedule(HeaderBlock *block, NpSpan target)
+{
+	const NpMessageOptions *options = block->options;
+
+	if (options->has_deliver_at)
+	{
+		append_known(block, HEADER_SCHEDULE, np_argument_schedule(options->deliver_at));
+		append_known(block, HEADER_SCHEDULE_TARGET, target);
+	}
 	if (options->ttl != NULL)
-		append_ttl(block, options->ttl);
+		append_known(block, options->has_deliver_at ? HEADER_SCHEDULE_TTL : HEADER_TTL, np_argument_ttl(options->ttl));
+}
+
+static void
+append_arguments(HeaderBlock *block, NpSpan subject)
+{
+	const NpMessageOptions *options = block->options;
+
+	append_expectations(block);
+	append_schedule(block, subject);
+	if (options->rollup.data != NULL)
+		append_known(block, HEADER_ROLLUP, np_argument_rollup(options->rollup));
+	if (options->increment != NULL)
+		append_known(block, HEADER_INCREMENT, np_argument_increment(options->increment));
+}
+
+static void
+exclude(const HeaderBlock *block, int header, const int *others, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (block->seen[others[i]])
+			np_raise_input("%s and %s exclude each other", known_headers[header].argument, known_headers[others[i]].argument);
+}
+
+/* What the server would refuse as a bad number, or ask of the wrong subject. */
+static void
+check_together(const HeaderBlock *block, NpSpan payload)
+{
+	static const int not_counted[] = {HEADER_EXPECT_STREAM, HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP, HEADER_SCHEDULE};
+	static const int not_later[] = {HEADER_EXPECT_LAST_SEQ, HEADER_EXPECT_LAST_SUBJECT_SEQ, HEADER_EXPECT_SUBJECT, HEADER_ROLLUP};
+
+	if (block->options->increment != NULL && payload.length > 0)
+		np_raise_input("a message with increment must have no payload");
+	if (block->options->increment != NULL)
+		exclude(block, HEADER_INCREMENT, not_counted, lengthof(not_counted));
+	if (block->options->has_deliver_at)
+		exclude(block, HEADER_SCHEDULE, not_later, lengthof(not_later));
 }
 
 /* The block of a message without headers of its own: an automatic id or nothing. */
@@ -503,7 +556,7 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 
 	initStringInfo(&block.text);
 	appendStringInfoString(&block.text, HEADER_VERSION);
-	append_arguments(&block);
+	append_arguments(&block, message->subject);
 	append_json_headers(&block, RANK_OF_SERVER);
 	append_id(&block, message);
 	append_json_headers(&block, RANK_OF_USER);
@@ -515,14 +568,19 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 		return;					/* an empty object, and no id */
 	appendStringInfoString(&block.text, "\r\n");
 
+	check_together(&block, message->payload);
 	message->headers = (NpSpan) {block.text.data, block.text.len};
 	if (block.seen[HEADER_ID])
 		message->id = np_message_header(message->headers, ID_HEADER);
 	if (block.seen[HEADER_EXPECT_STREAM])
 		message->expect_stream = np_message_header(message->headers, STREAM_HEADER);
-	message->has_ttl = block.seen[HEADER_TTL];
 	for (int i = 0; i < lengthof(known_headers); i++)
-		message->has_power |= block.seen[i] && known_headers[i].power != NP_HEADER_OF_MESSAGE;
+	{
+		if (!block.seen[i])
+			continue;
+		message->has_power |= known_headers[i].power != NP_HEADER_OF_MESSAGE;
+		message->needs = Max(message->needs, known_headers[i].needs);
+	}
 	if (block.text.len > NP_MAX_HEADERS_LENGTH)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_SIZE, "headers are %d bytes long, the limit is %d",
@@ -535,9 +593,10 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 static bool
 options_are_empty(const NpMessageOptions *options)
 {
+	for (int i = 0; i < HEADERS_OF_ARGUMENTS; i++)
+		if (argument_is_given(options, i))
+			return false;
 	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
-		options->msg_id.data == NULL && options->expect_stream.data == NULL &&
-		!options->has_expect_last_seq && !options->has_expect_last_subject_seq && options->ttl == NULL &&
 		!(options->is_annotated && np_annotations_current() != NULL);
 }
 
@@ -545,6 +604,7 @@ options_are_empty(const NpMessageOptions *options)
  * Build a message.  The subject (absent for SQL's NULL) is in UTF-8, and so is
  * the payload if it is text; it is absent for NULL.
  *
+ * One that is to be delivered later is a message to the subject where it waits.
  * Raises 22004 for a NULL subject, 22023 for whatever must not go out, 54000
  * for too many headers.
  */
@@ -566,6 +626,11 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 		build_automatic_headers(message);
 	else
 		build_headers(message, options);
+	if (options->has_deliver_at)
+	{
+		message->subject = np_schedule_subject(subject, message->id.data != NULL ? message->id : np_message_next_id());
+		np_message_check_subject(message->subject);
+	}
 }
 
 static void

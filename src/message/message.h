@@ -12,6 +12,7 @@
 #include "utils/jsonb.h"
 
 #include "base/types.h"
+#include "message/feature.h"
 
 /* nats-server keeps the length of a header block in 16 bits (10097) */
 #define NP_MAX_HEADERS_LENGTH	65535
@@ -20,7 +21,8 @@
 typedef enum NpHeaderPower
 {
 	NP_HEADER_OF_MESSAGE,		/* it is about the message, or means nothing to the server */
-	NP_HEADER_READS_SUBJECT,	/* it names a subject, or a pattern of some */
+	NP_HEADER_READS_SUBJECT,	/* it names a subject */
+	NP_HEADER_READS_SUBJECTS,	/* it names a subject, or a pattern of some */
 	NP_HEADER_WRITES_SUBJECT,	/* it names a subject that is published to, or purged */
 	NP_HEADER_REMOVES			/* "sub": what else its subject has; "all": what the stream has */
 } NpHeaderPower;
@@ -38,6 +40,11 @@ typedef struct NpMessageOptions
 	bool		has_expect_last_subject_seq;
 	int64		expect_last_subject_seq;
 	Interval   *ttl;
+	NpSpan		rollup;
+	Numeric		increment;
+	bool		has_deliver_at;
+	TimestampTz deliver_at;
+	NpSpan		expect_subject; /* whose last sequence is expected, or a pattern */
 	bool		is_annotated;	/* it has the annotations of the transaction, too */
 } NpMessageOptions;
 
@@ -53,7 +60,7 @@ typedef struct NpMessage
 	NpSpan		id;				/* inside headers, or absent */
 	NpSpan		expect_stream;	/* inside headers, or absent */
 	bool		has_automatic_id;	/* nobody else has ever used it */
-	bool		has_ttl;		/* needs nats-server 2.11 */
+	NpFeature	needs;			/* the newest of what its headers need */
 	bool		has_power;		/* a header of it can do more than NP_HEADER_OF_MESSAGE */
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;

@@ -531,7 +531,7 @@ take_sequence(NpSpan *rest, uint64_t *value)
 
 /*
  * Parse a PubAck in the form that servers write it (jetstream.md §1.3):
- *	{"stream":"S",["domain":"D",]"seq":1[,"duplicate":true]}
+ *	{"stream":"S",["domain":"D",]"seq":1[,"duplicate":true|,"val":"8"]}
  * with or without blanks.
  *
  * False: it has another form (an error, more fields, escapes), which the
@@ -555,12 +555,11 @@ np_puback_parse(NpSpan json, NpPubAck *ack)
 	if (!take_literal(&rest, "\"seq\"") || !take_literal(&rest, ":") ||
 		!take_sequence(&rest, &ack->sequence))
 		return false;
-	if (take_literal(&rest, ","))
-	{
-		if (!take_literal(&rest, "\"duplicate\"") || !take_literal(&rest, ":") ||
-			!take_literal(&rest, "true"))
-			return false;
-		ack->duplicate = true;
-	}
-	return take_literal(&rest, "}") && rest.length == 0;
+	if (!take_literal(&rest, ","))
+		return take_literal(&rest, "}") && rest.length == 0;
+	if (take_literal(&rest, "\"val\""))
+		return take_literal(&rest, ":") && take_plain_string(&rest, &ack->value) && take_literal(&rest, "}") && rest.length == 0;
+	ack->duplicate = true;
+	return take_literal(&rest, "\"duplicate\"") && take_literal(&rest, ":") && take_literal(&rest, "true") &&
+		take_literal(&rest, "}") && rest.length == 0;
 }

@@ -63,6 +63,7 @@ typedef struct NpPubAck
 	NpSpan		domain;			/* absent: none */
 	uint64_t	sequence;
 	bool		duplicate;
+	NpSpan		value;			/* of a counter, its digits; absent: none */
 } NpPubAck;
 
 extern size_t np_token_encode(uint64_t token, char *text);

@@ -25,6 +25,9 @@
 /* No stream and no domain has a longer name, but one byte; so what is cut to that is none's. */
 #define MAX_NAME		256
 
+/* Before the point of PostgreSQL's numeric. */
+#define MAX_DIGITS		131072
+
 /* The fields of an answer, as far as we know them. */
 typedef struct Answer
 {
@@ -42,6 +45,7 @@ typedef struct Answer
 	uint64		sequence;
 	bool		has_sequence;
 	bool		duplicate;
+	char	   *value;
 	char	   *batch;
 	uint64		count;
 } Answer;
@@ -102,6 +106,8 @@ take_scalar(Answer *answer, char *value, JsonTokenType type)
 		answer->sequence = strtoll(value, &end, 10);
 		answer->has_sequence = errno == 0 && *end == '\0' && value[0] != '-';
 	}
+	else if (strcmp(answer->field, "val") == 0 && type == JSON_TOKEN_STRING)
+		answer->value = value;
 	else if (strcmp(answer->field, "batch") == 0 && type == JSON_TOKEN_STRING)
 		answer->batch = value;
 	else if (strcmp(answer->field, "count") == 0 && type == JSON_TOKEN_NUMBER)
@@ -185,6 +191,21 @@ cut_name(NpSpan *name)
 		name->length = pg_encoding_mbcliplen(PG_UTF8, name->data, name->length, MAX_NAME);
 }
 
+/* What is no number, or too long for PostgreSQL's, is none of a counter: headers, of whose numbers it is the sum, are shorter. */
+static void
+keep_number(NpSpan *value)
+{
+	NpSpan		digits = *value;
+
+	if (digits.length > 0 && digits.data[0] == '-')
+		digits.data++, digits.length--;
+	for (size_t i = 0; i < digits.length; i++)
+		if (digits.data[i] < '0' || digits.data[i] > '9')
+			digits.length = 0;
+	if (digits.length == 0 || digits.length > MAX_DIGITS)
+		*value = (NpSpan) {NULL, 0};
+}
+
 static NpSpan
 span_of(const char *text)
 {
@@ -253,6 +274,7 @@ parse_unusual(NpSpan json, NpReply *reply)
 	reply->batch_count = answer.count;
 	reply->ack.sequence = answer.sequence;
 	reply->ack.duplicate = answer.duplicate;
+	reply->ack.value = span_of(answer.value);
 }
 
 /*
@@ -283,6 +305,7 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 	cut_name(&reply->ack.stream);
 	cut_name(&reply->ack.domain);
 	cut_name(&reply->stream);
+	keep_number(&reply->ack.value);
 	if (reply->kind == NP_REPLY_ACK && reply->ack.sequence == 0)
 	{
 		/* servers before 2.11: the first copy is not stored yet (jetstream.md §0.5) */

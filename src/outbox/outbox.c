@@ -17,8 +17,10 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "base/encoding.h"
+#include "base/report.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "outbox/statement.h"
@@ -30,6 +32,7 @@ enum
 	INSERT_PAYLOAD,
 	INSERT_HEADERS,
 	INSERT_MSG_ID,
+	INSERT_TIME,
 	INSERT_ARGUMENTS
 };
 
@@ -38,9 +41,9 @@ enum
 static bool inserting;			/* a message that has been checked */
 
 static NpStatement insert_message = {
-	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id) VALUES ($1, $2, $3, $4) RETURNING id",
+	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, next_attempt_at) VALUES ($1, $2, $3, $4, $5) RETURNING id",
 	.argument_count = INSERT_ARGUMENTS,
-	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID}
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TIMESTAMPTZOID}
 };
 
 static Datum
@@ -73,15 +76,18 @@ make_headers(const NpMessage *message, char *isnull)
 }
 
 static bool
-execute_insert(Oid schema, const NpMessage *message, int64 *id_of_row)
+execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id_of_row)
 {
 	NpSpan		id = message->id.data != NULL ? message->id : np_message_next_id();
 	Datum		values[INSERT_ARGUMENTS];
-	char		nulls[INSERT_ARGUMENTS] = {' ', ' ', ' ', ' '};
+	char		nulls[INSERT_ARGUMENTS] = {' ', ' ', ' ', ' ', ' '};
 	bool		isnull;
 
 	values[INSERT_SUBJECT] = CStringGetTextDatum(np_from_utf8(message->subject));
 	values[INSERT_MSG_ID] = CStringGetTextDatum(np_from_utf8(id));
+	values[INSERT_TIME] = TimestampTzGetDatum(deliver_at);
+	if (deliver_at <= GetCurrentTimestamp())
+		nulls[INSERT_TIME] = 'n';
 	values[INSERT_HEADERS] = make_headers(message, &nulls[INSERT_HEADERS]);
 	if (message->payload.data != NULL)
 		values[INSERT_PAYLOAD] = make_bytea(message->payload);
@@ -98,22 +104,25 @@ execute_insert(Oid schema, const NpMessage *message, int64 *id_of_row)
 
 /*
  * Put a message into the outbox of the extension in that schema.  One without
- * an id gets one.  False: a trigger of the administrator keeps the row out;
+ * an id gets one.  The relay leaves it there until deliver_at.  False: a trigger of the administrator keeps the row out;
  * else *id is the row's.
  *
- * Raises what an INSERT raises: 25006 in a read-only transaction.
+ * Raises 22023 for a time that never comes, and what an INSERT raises: 25006
+ * in a read-only transaction.
  */
 bool
-np_outbox_insert(Oid schema, const NpMessage *message, int64 *id)
+np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
 {
 	NpStatementCaller caller;
 	volatile bool inserted = false;
 
+	if (TIMESTAMP_IS_NOEND(deliver_at))
+		np_raise_input("deliver_at is infinity");
 	np_statements_begin(&caller, schema, "nats_outbox");
 	PG_TRY();
 	{
 		inserting = true;
-		inserted = execute_insert(schema, message, id);
+		inserted = execute_insert(schema, message, deliver_at, id);
 	}
 	PG_FINALLY();
 	{
@@ -140,6 +149,7 @@ np_outbox_row_is_checked(void)
 enum
 {
 	CONTENT_WAITING = 1,
+	CONTENT_SCHEDULED,
 	CONTENT_OLDEST,
 	CONTENT_LATE,
 	CONTENT_RETRYING,
@@ -149,16 +159,21 @@ enum
 	CONTENT_PAUSED
 };
 
-/* A commit wakes the relay: what has waited for a minute has a reason. */
+/* It waits for its time, and has not failed; likewise in the view nats_relay. */
+#define SCHEDULED	"(last_error IS NULL AND attempts OPERATOR(pg_catalog.=) 0 AND next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.now())"
+
+/* A commit wakes the relay, and so does a time: what has waited for a minute has a reason. */
 static NpStatement read_content = {
-	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox),"
+	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " SCHEDULED " IS NOT TRUE),"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " SCHEDULED "),"
 	" pg_catalog.date_trunc('second', oldest.age), oldest.age OPERATOR(pg_catalog.>) '1 minute'::pg_catalog.interval,"
-	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL), retried.subject, retried.last_error,"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") "), retried.subject, retried.last_error,"
 	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
 	" (SELECT pg_catalog.bool_or(paused) FROM %1$s.nats_control)"
-	" FROM (VALUES (1)) AS one LEFT JOIN (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) created_at"
-	" FROM %1$s.nats_outbox ORDER BY id LIMIT 1) AS oldest (age) ON true"
-	" LEFT JOIN (SELECT subject, last_error FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY id LIMIT 1) AS retried ON true"
+	" FROM (VALUES (1)) AS one LEFT JOIN (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)"
+	" CASE WHEN last_error IS NULL AND next_attempt_at OPERATOR(pg_catalog.>) created_at THEN next_attempt_at ELSE created_at END"
+	" FROM %1$s.nats_outbox WHERE " SCHEDULED " IS NOT TRUE ORDER BY id LIMIT 1) AS oldest (age) ON true"
+	" LEFT JOIN (SELECT subject, last_error FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY id LIMIT 1) AS retried ON true"
 };
 
 /* In the memory of the caller, which SPI's is not. */
@@ -184,6 +199,7 @@ execute_content(Oid schema, MemoryContext caller)
 	row = SPI_tuptable->vals[0];
 	columns = SPI_tuptable->tupdesc;
 	content.waiting = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_WAITING, &isnull));
+	content.scheduled = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_SCHEDULED, &isnull));
 	content.oldest = copy_value(caller, CONTENT_OLDEST);
 	content.is_late = DatumGetBool(SPI_getbinval(row, columns, CONTENT_LATE, &isnull)) && !isnull;
 	content.retrying = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_RETRYING, &isnull));

@@ -10,10 +10,22 @@
 
 #include "message/message.h"
 
+/* Of a message that does not wait for a time. */
+#define NP_AT_ONCE		DT_NOBEGIN
+
+/*
+ * A row, of this alias with its dot, that has failed and is tried again; what
+ * was not tried yet waits for its time, and holds up nobody.  Indexes have
+ * these words.
+ */
+#define NP_OUTBOX_FAILED(alias) \
+	alias "next_attempt_at IS NOT NULL AND (" alias "last_error IS NOT NULL OR " alias "attempts OPERATOR(pg_catalog.>) 0)"
+
 /* What is in the tables, as anybody may see it. */
 typedef struct NpOutboxContent
 {
-	int64		waiting;		/* rows of nats_outbox */
+	int64		waiting;		/* rows of nats_outbox, but for ... */
+	int64		scheduled;		/* ... those whose time has not come */
 	char	   *oldest;			/* how long the oldest has waited, as an interval; NULL: there is none */
 	bool		is_late;		/* that was long */
 	int64		retrying;		/* of them, rows that have failed and are tried again */
@@ -24,7 +36,7 @@ typedef struct NpOutboxContent
 } NpOutboxContent;
 
 extern NpOutboxContent np_outbox_content(Oid schema);
-extern bool np_outbox_insert(Oid schema, const NpMessage *message, int64 *id);
+extern bool np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id);
 extern bool np_outbox_row_is_checked(void);
 
 #endif							/* NP_OUTBOX_H */

@@ -139,6 +139,7 @@ keep_watched(const NpResult *result)
 	watch.result.id = copy_span(result->id, watch_context);
 	watch.result.ack.stream = copy_span(result->ack.stream, watch_context);
 	watch.result.ack.domain = copy_span(result->ack.domain, watch_context);
+	watch.result.ack.value = copy_span(result->ack.value, watch_context);
 	if (!result->acked)
 		watch.result.failure = np_failure_copy(&result->failure, watch_context);
 	watch.done = true;
@@ -551,12 +552,9 @@ was_sent(const NpPending *message, uint64 sent)
 	return message->position < sent && (message->retry_at == 0 || message->refused);
 }
 
-/*
- * On a new connection to a server that does not know TTLs: what has one is
- * not sent to it.
- */
+/* On a new connection: what needs more than its server knows is not sent to it. */
 void
-np_delivery_fail_with_ttl(NpSession *session)
+np_delivery_fail_newer(NpSession *session, NpFeature known)
 {
 	uint64		sent = np_connection_sent_before_loss(session->connection);
 	NpPending  *message;
@@ -564,11 +562,11 @@ np_delivery_fail_with_ttl(NpSession *session)
 
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		if (!message->has_ttl)
+		if (message->needs <= known)
 			continue;
 		message->in_doubt |= was_sent(message, sent);
-		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE,
-													  "the connection was lost, and the next server does not know ttl"));
+		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the connection was lost, and the next server does not know %s",
+													  np_feature_origin(message->needs)->name));
 	}
 }
 

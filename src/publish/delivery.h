@@ -10,6 +10,7 @@
 
 #include "base/server.h"
 #include "ledger/futures.h"
+#include "message/feature.h"
 #include "message/puback.h"
 #include "publish/window.h"
 #include "wire/connection.h"
@@ -145,7 +146,7 @@ extern NpFailure np_delivery_untaken(const NpSession *session);
 extern NpFailure np_delivery_unanswered(const NpSession *session);
 
 extern void np_delivery_send_due(NpSession *session, NpTime now);
-extern void np_delivery_fail_with_ttl(NpSession *session);
+extern void np_delivery_fail_newer(NpSession *session, NpFeature known);
 extern int	np_delivery_resend_time(void);
 extern void np_delivery_resend(NpSession *session);
 extern NpTime np_jittered(NpTime delay);

@@ -54,6 +54,7 @@ np_policy_is_bounded(void)
 	return np_allowed_subjects[0] != '\0';
 }
 
+/* A subject, or all that a pattern stands for. */
 static bool
 is_allowed(NpSpan subject)
 {
@@ -84,13 +85,13 @@ np_policy_check_subject(NpSpan subject)
 		raise_denied("subject", subject);
 }
 
-/* A pattern that a header names is not compared with ours: it must be one subject. */
+/* Most headers must name one subject, not a pattern. */
 static bool
-names_allowed_subject(NpSpan value)
+names_what_is_allowed(NpHeaderPower power, NpSpan value)
 {
 	size_t		position;
 
-	return np_subject_check(value, &position) == NP_TEXT_OK && is_allowed(value);
+	return (power == NP_HEADER_READS_SUBJECTS || np_subject_check(value, &position) == NP_TEXT_OK) && is_allowed(value);
 }
 
 /* Of a bounded session: what a header names or removes must be within its bounds, too. */
@@ -105,9 +106,10 @@ check_headers(NpSpan headers)
 		{
 			case NP_HEADER_OF_MESSAGE:
 				break;
+			case NP_HEADER_READS_SUBJECTS:
 			case NP_HEADER_READS_SUBJECT:
 			case NP_HEADER_WRITES_SUBJECT:
-				if (!names_allowed_subject(value))
+				if (!names_what_is_allowed(np_message_header_power(name), value))
 					raise_denied("the subject of header", name);
 				break;
 			case NP_HEADER_REMOVES:

@@ -207,9 +207,9 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 		pending->has_own_id = !message->has_automatic_id;
 	}
 	pending->expects_stream = message->expect_stream.data != NULL;
-	pending->has_ttl = message->has_ttl;
-	if (message->has_ttl)
-		session->window.with_ttl++;
+	pending->needs = message->needs;
+	if (pending->needs > 0)
+		session->window.needing++;
 	np_stats_of(np_stats_mode)->published++;
 	np_stats_of(np_stats_mode)->bytes += message->payload.length;
 }
@@ -281,8 +281,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 			np_raise_message(&failure, np_from_utf8(message->subject));
 		np_raise(&failure);
 	}
-	if (message->has_ttl)
-		np_session_require(session, 2, 11, "ttl");
+	np_session_require(session, message->needs);
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
@@ -296,8 +295,8 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	}
 
 	/* a wait may have changed the connection, but not the inbox */
-	if (message->has_ttl && np_session_is_open(session))
-		np_session_require(session, 2, 11, "ttl");
+	if (np_session_is_open(session))
+		np_session_require(session, message->needs);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_levels_enter(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);

@@ -68,10 +68,13 @@ handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
 }
 
 static void
-handle_ack(NpSession *session, NpPending *message, const NpPubAck *ack)
+handle_ack(NpSession *session, NpPending *message, NpPubAck *ack)
 {
 	NpSpan		expected = {NULL, 0};
 
+	/* it is kept for each message, and only that of a counter has one */
+	if (message->needs < NP_FEATURE_COUNTER)
+		ack->value = (NpSpan) {NULL, 0};
 	if (message->expects_stream)
 		expected = np_message_header((NpSpan) {message->bytes, message->length},
 									 "Nats-Expected-Stream");

@@ -137,6 +137,18 @@ learn_version(NpSession *session, NpFailure *failure)
 	return false;
 }
 
+/* Of a server whose version is known. */
+static NpFeature
+newest_known(NpConnection *connection)
+{
+	int			feature = NP_FEATURE_NEWEST;
+
+	while (feature > NP_FEATURE_NONE &&
+		   !np_server_is_at_least(connection, np_feature_origin(feature)->major, np_feature_origin(feature)->minor))
+		feature--;
+	return feature;
+}
+
 /*
  * On a new connection, send what is pending again.  False: it could not be
  * found out whether the server knows what is asked of it, and the connection
@@ -149,9 +161,9 @@ resend(NpSession *session, NpFailure *failure)
 
 	PG_TRY();
 	{
-		knows_enough = session->window.with_ttl == 0 || learn_version(session, failure);
-		if (knows_enough && session->window.with_ttl > 0 && !np_server_is_at_least(session->connection, 2, 11))
-			np_delivery_fail_with_ttl(session);
+		knows_enough = session->window.needing == 0 || learn_version(session, failure);
+		if (knows_enough && session->window.needing > 0)
+			np_delivery_fail_newer(session, newest_known(session->connection));
 		if (knows_enough)
 			np_delivery_resend(session);
 	}
@@ -567,10 +579,22 @@ np_session_know_version(NpSession *session)
 	np_raise(&unknown);
 }
 
-/* The same; raises 0A000 when the server is older than the version that a feature needs. */
-void
-np_session_require(NpSession *session, int major, int minor, const char *feature)
+/* The same; does the server know a feature? */
+bool
+np_session_knows(NpSession *session, NpFeature feature)
 {
 	np_session_know_version(session);
-	np_server_require(session->connection, major, minor, feature);
+	return newest_known(session->connection) >= feature;
+}
+
+/* The same, for a message that needs a feature; raises 0A000 when the server is too old for it. */
+void
+np_session_require(NpSession *session, NpFeature feature)
+{
+	const NpFeatureOrigin *origin = np_feature_origin(feature);
+
+	if (feature == NP_FEATURE_NONE)
+		return;
+	np_session_know_version(session);
+	np_server_require(session->connection, origin->major, origin->minor, origin->name, origin->hint);
 }

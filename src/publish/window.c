@@ -139,8 +139,8 @@ np_window_remove(NpWindow *window, NpPending *pending)
 		window->critical--;
 	if (pending->mode == NP_UNCRITICAL)
 		window->uncritical--;
-	if (pending->has_ttl)
-		window->with_ttl--;
+	if (pending->needs > 0)
+		window->needing--;
 	if (pending->denied)
 		window->denied--;
 	if (pending->cause != NULL)

@@ -44,7 +44,7 @@ typedef struct NpPending
 	uint8		counted_as;		/* NpStatsMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
-	bool		has_ttl;		/* must not go to a server that would ignore it */
+	uint8		needs;			/* NpFeature: must not go to a server that would ignore it */
 	bool		has_own_id;		/* the user has given it, so that he can give it again */
 	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
 	bool		refused;		/* by another stream than the expected one, which may answer until retry_at */
@@ -61,7 +61,7 @@ typedef struct NpWindow
 	int			count;			/* of used slots */
 	int			critical;		/* of these, those that the transaction waits for, ... */
 	int			uncritical;		/* ... those that nobody waits for ... */
-	int			with_ttl;		/* ... those with a TTL ... */
+	int			needing;		/* ... those that not every server may get ... */
 	int			denied;			/* ... and those that are marked so */
 	uint64		last_denied;	/* that was marked */
 	uint64		first;			/* no used slot is before this token ... */

@@ -92,7 +92,7 @@ take_probe(NpRow *row)
  * What no stream takes, and is not tried soon: the first rows, from a subject
  * on, or before another one.
  */
-#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at > now() + interval '30 s'" \
+#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '30 s'" \
 	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
 #define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
 #define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"

@@ -34,6 +34,7 @@ enum
 	READ_ATTEMPTS,
 	READ_IN_DOUBT,
 	READ_IS_SUSPECT,
+	READ_HAS_FAILED,
 	READ_IS_HELD
 };
 
@@ -131,6 +132,7 @@ fill_row(TupleTableSlot *from, const NpReading *reading, NpRow *row)
 	row->attempts = DatumGetInt32(get(from, READ_ATTEMPTS));
 	row->in_doubt = DatumGetBool(get(from, READ_IN_DOUBT));
 	row->is_suspect = DatumGetBool(get(from, READ_IS_SUSPECT));
+	row->has_failed = DatumGetBool(get(from, READ_HAS_FAILED));
 	row->is_unread = length_of(from, READ_PAYLOAD) > reading->largest;
 	if (row->is_unread)
 		row->length = length_of(from, READ_PAYLOAD);

@@ -8,17 +8,18 @@
 #ifndef NP_OUTBOX_READ_H
 #define NP_OUTBOX_READ_H
 
+#include "outbox/outbox.h"
 #include "outbox/statement.h"
 #include "relay/relay_row.h"
 
 /* The columns that are read, of the table o; held: does the row wait for another one? */
 #define NP_ROW_COLUMNS(held) \
 	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), " held
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define NP_ROW_WAITS_FOR(which) \
-	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE w.next_attempt_at IS NOT NULL" \
+	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE " NP_OUTBOX_FAILED("w.") \
 	" AND left(w.subject, 500) COLLATE \"C\" = left(o.subject, 500) COLLATE \"C\" AND w.subject = o.subject AND w.id < o.id" which ")"
 
 /* One look. */
@@ -35,7 +36,7 @@ typedef struct NpReading
 typedef struct NpWay
 {
 	NpStatement statements[2];
-	bool		is_due;			/* its rows have failed before */
+	bool		is_due;			/* its rows have waited for their time */
 	void		(*seen) (const NpReading *reading, int64 id);	/* each row; may be NULL */
 	void		(*taken) (NpRow *row);	/* those that are not in hand already; may be NULL */
 } NpWay;

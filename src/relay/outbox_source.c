@@ -6,8 +6,9 @@
  * New rows are read in the order of their ids, from a position on that only
  * grows, so that the rows that were deleted are not walked again.  Rows with
  * lower ids that appear later, when their transactions commit, are read from
- * the gaps that they have left.  Rows that have failed come from an index on
- * next_attempt_at; they have a share of each look, and new rows the rest.
+ * the gaps that they have left.  Rows that have failed, and those that were
+ * not to go before a time, come from an index on next_attempt_at; they have a
+ * share of each look, and new rows the rest.
  *
  * In order, a new row behind one that has failed is passed by (lanes.c), and
  * read again when nothing holds it up any more.  And each relay_poll_interval,
@@ -25,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "base/settings.h"
+#include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
@@ -43,20 +45,20 @@ static NpStatement read_control = {
 	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1)"
 };
 
-/* If there is a first row that is due: when the next one is, and when the last one is. */
+/* If any row waits for its time: when the next one is due, and when the last one is that has failed. */
 static NpStatement read_times = {
 	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at DESC, id DESC LIMIT 1)"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)"
 };
 
-/* Nothing is put off for so long, but by a clock that was wrong. */
+/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
 };
 
 static NpStatement count_waiting = {
-	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL"
+	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("")
 };
 
 static Oid	table_of_all;		/* that the rest is about */
@@ -250,32 +252,41 @@ get_time(int column, bool *isnull)
 	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
 }
 
-/* Rows wait to be tried again, from the first time on. */
+/* What has failed: the last of it is tried again at this time. */
 static void
-read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
+read_failed(NpOutboxLook *look, NpReading *reading, TimestampTz last, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTransactionStartTimestamp();
-	TimestampTz next;
-	TimestampTz last;
-	bool		isnull;
-	bool		none;
-
-	np_outbox_execute(&read_times, NULL, true);
-	next = get_time(1, &isnull);
-	last = get_time(2, &none);
-	if (!isnull && !TIMESTAMP_NOT_FINITE(next))
-		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 	if (last > now + USECS_PER_DAY)
 	{
 		np_outbox_execute(&mend_times, NULL, false);
 		look->next_due = 0;
 	}
-	if (first <= now)
-		look->has_more |= !read_due(reading);
 	if (last > now + NP_LONG_DELAY)
 		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
 	else
 		np_probes_none();
+}
+
+/* What waits for its time, the first at this one; false: nothing of it has failed. */
+static bool
+read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz next;
+	TimestampTz last;
+	bool		none_comes;
+	bool		none_failed;
+
+	np_outbox_execute(&read_times, NULL, true);
+	next = get_time(1, &none_comes);
+	last = get_time(2, &none_failed);
+	if (!none_comes && !TIMESTAMP_NOT_FINITE(next))
+		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+	if (first <= now)
+		look->has_more |= !read_due(reading);
+	if (!none_failed)
+		read_failed(look, reading, last, now);
+	return !none_failed;
 }
 
 /* About how many they are, now and then. */
@@ -291,10 +302,10 @@ update_waiting(void)
 }
 
 static void
-read_rows(NpOutboxLook *look, NpReading *reading, bool is_any_waiting)
+read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 {
 	/* a new row that nothing can hold up needs no look for what does */
-	bool		in_order = look->ordered && is_any_waiting;
+	bool		in_order = look->ordered && any_failed;
 
 	if (gaps_are_due)
 		gaps_are_due = !read_gaps(reading, in_order);
@@ -307,7 +318,7 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool is_any_waiting)
 	look->has_more |= gaps_are_due || !is_at_end;
 }
 
-/* Also when the first row is due that waits to be tried again.  True: the relay is paused. */
+/* Also when the first row is due that waits for its time.  True: the relay is paused. */
 static bool
 look_at_control(TimestampTz *first, bool *is_none)
 {
@@ -346,6 +357,7 @@ look_inside(NpOutboxLook *look)
 	NpReading	reading = {.largest = look->largest,.ordered = look->ordered,.room = look->room};
 	TimestampTz first;
 	bool		is_none;
+	bool		any_failed;
 
 	look->session = np_outbox_session();
 	reading.settled = settle_ids();
@@ -356,17 +368,15 @@ look_inside(NpOutboxLook *look)
 	}
 	look->state = NP_OUTBOX_THERE;
 	choose_position(np_now());
-	if (is_none)
+	any_failed = !is_none && read_waiting(look, &reading, first);
+	if (any_failed)
+		update_waiting();
+	else
 	{
 		np_probes_none();
 		np_outbox_set_waiting(0);
 	}
-	else
-	{
-		read_waiting(look, &reading, first);
-		update_waiting();
-	}
-	read_rows(look, &reading, !is_none);
+	read_rows(look, &reading, any_failed);
 }
 
 /*

@@ -33,7 +33,8 @@ typedef struct NpRow
 	int64		id;
 	const char *msg_id;			/* as the table has it */
 	int			attempts;		/* before this one */
-	bool		is_due;			/* it has failed before, and is tried again */
+	bool		is_due;			/* its time has come: to be tried again, or of delivery */
+	bool		has_failed;		/* before */
 	bool		is_probe;		/* no stream has taken it for long */
 	bool		is_suspect;		/* connections were lost with it before */
 	bool		is_unread;		/* its payload is larger than the server takes, and was left where it is */

@@ -229,9 +229,9 @@ execute_for(NpStatement *statement, const Rows *rows)
 static void
 count_waiting(const NpRow *row)
 {
-	if (row->state == NP_ROW_FAILED && !row->is_due)
+	if (row->state == NP_ROW_FAILED && !row->has_failed)
 		np_outbox_set_waiting(np_outbox_waiting() + 1);
-	else if (row->state != NP_ROW_FAILED && row->is_due)
+	else if (row->state != NP_ROW_FAILED && row->has_failed)
 		np_outbox_set_waiting(Max(np_outbox_waiting() - 1, 0));
 }
 

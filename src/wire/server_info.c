@@ -268,13 +268,14 @@ np_server_is_at_least(NpConnection *connection, int major, int minor)
 }
 
 /*
- * Raise 0A000 when the connected server is older than a version.
+ * Raise 0A000, with a hint or NULL, when the connected server is older than a
+ * version.
  *
  * Older servers ignore what they do not know and store the message without
  * it, so this comes before sending.
  */
 void
-np_server_require(NpConnection *connection, int major, int minor, const char *feature)
+np_server_require(NpConnection *connection, int major, int minor, const char *feature, const char *hint)
 {
 	NpFailure	failure;
 
@@ -284,6 +285,7 @@ np_server_require(NpConnection *connection, int major, int minor, const char *fe
 						 "%s needs nats-server %d.%d, the connected one is %d.%d",
 						 feature, major, minor, np_connection_version(connection)->major,
 						 np_connection_version(connection)->minor);
+	failure.hint = hint;
 	np_raise(&failure);
 }
 

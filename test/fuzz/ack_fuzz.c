@@ -93,6 +93,9 @@ check_reply(const NpReply *reply, int status, NpSpan payload)
 	FUZZ_CHECK(reply->ack.stream.data != NULL && reply->ack.sequence > 0);
 	/* it becomes a bigint */
 	FUZZ_CHECK(reply->ack.sequence <= PG_INT64_MAX);
+	/* and that a numeric */
+	FUZZ_CHECK(reply->ack.value.data == NULL ||
+			   (reply->ack.value.length > 0 && strspn(reply->ack.value.data, "-0123456789") >= reply->ack.value.length));
 	if (fuzz_count(payload, '\\') == 0)
 		FUZZ_CHECK(has_field(payload, "stream", "\"") && has_field(payload, "seq", "123456789"));
 }
@@ -105,7 +108,7 @@ check_both_parsers(NpSpan payload, const NpPubAck *ack)
 	FuzzText	text = {room, 0, sizeof(room)};
 	NpReply		reply;
 
-	FUZZ_CHECK(fuzz_is_inside(ack->stream, payload) && fuzz_is_inside(ack->domain, payload));
+	FUZZ_CHECK(fuzz_is_inside(ack->stream, payload) && fuzz_is_inside(ack->domain, payload) && fuzz_is_inside(ack->value, payload));
 	if (!pg_verify_mbstr(PG_UTF8, payload.data, payload.length, true))
 		return;
 	fuzz_append(&text, payload);

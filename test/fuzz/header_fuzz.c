@@ -236,6 +236,15 @@ take_argument(NpSpan field, NpMessageOptions *options, NpSpan *subject)
 			options->ttl->time = number;
 			options->ttl->day = (int32) (number % 7);
 			break;
+		case 'r':
+			options->rollup = value;
+			break;
+		case 'n':
+			options->increment = (Numeric) pnstrdup(value.data, value.length);
+			break;
+		case 'x':
+			options->expect_subject = value;
+			break;
 		case 's':
 			*subject = value;
 			break;
@@ -396,7 +405,8 @@ count_headers(NpSpan block)
 static int
 count_arguments(const NpMessageOptions *options)
 {
-	return (options->expect_stream.data != NULL) + options->has_expect_last_seq + options->has_expect_last_subject_seq + (options->ttl != NULL);
+	return (options->expect_stream.data != NULL) + options->has_expect_last_seq + options->has_expect_last_subject_seq + (options->ttl != NULL) +
+		(options->increment != NULL) + (options->rollup.data != NULL) + (options->expect_subject.data != NULL);
 }
 
 static void
@@ -409,7 +419,7 @@ check_message(const NpMessage *message, const NpMessageOptions *options)
 	FUZZ_CHECK(fuzz_is_inside(message->id, block) && fuzz_is_inside(message->expect_stream, block));
 	FUZZ_CHECK(fuzz_equal(message->id, np_message_header(block, "Nats-Msg-Id")));
 	FUZZ_CHECK(fuzz_equal(message->expect_stream, np_message_header(block, "Nats-Expected-Stream")));
-	FUZZ_CHECK(message->has_ttl == (np_message_header(block, "Nats-TTL").data != NULL));
+	FUZZ_CHECK(message->needs >= NP_FEATURE_TTL || np_message_header(block, "Nats-TTL").data == NULL);
 	if (block.data == NULL)
 		return;
 	FUZZ_CHECK(block.length <= NP_MAX_HEADERS_LENGTH && fuzz_begins(block, "NATS/1.0\r\n"));

@@ -13,7 +13,7 @@ BEGIN
     on_commit := left(error_of(format('SELECT nats_publish_on_commit(%L, %L)', subject, 'on_commit')), 5);
     outbox := left(error_of(format('SELECT nats_publish_outbox(%L, %L)', subject, 'outbox')), 5);
     "insert" := left(error_of(format('INSERT INTO nats_outbox (subject, payload) VALUES (%L, %L)', subject, 'insert')), 5);
-    retried := left(error_of(format('INSERT INTO nats_outbox (subject, payload, next_attempt_at) VALUES (%L, %L, now())', subject, 'retried')), 5);
+    retried := left(error_of(format('INSERT INTO nats_outbox (subject, payload, next_attempt_at, last_error) VALUES (%L, %L, now(), ''x'')', subject, 'retried')), 5);
 END
 $$;
 
@@ -144,7 +144,7 @@ DROP VIEW written;
 TRUNCATE nats_outbox RESTART IDENTITY;
 INSERT INTO nats_outbox_dead (id, subject, msg_id, created_at, attempts) VALUES (11, 'other.dead', 'a', now(), 10), (12, 'allowed.dead', 'b', now(), 10);
 SET nats_publish.allowed_subjects = '';
-INSERT INTO nats_outbox (subject, next_attempt_at) VALUES ('other.waiting', '2100-01-01'), ('allowed.waiting', '2100-01-01');
+INSERT INTO nats_outbox (subject, next_attempt_at, last_error) VALUES ('other.waiting', '2100-01-01', 'x'), ('allowed.waiting', '2100-01-01', 'x');
 SELECT id, subject FROM nats_outbox ORDER BY id;
 SET nats_publish.allowed_subjects = 'allowed.>';
 GRANT EXECUTE ON FUNCTION nats_outbox_retry(bigint), nats_outbox_retry_all() TO regress_nats_allowed;

@@ -56,13 +56,13 @@ RESET ROLE;
 
 -- ... until it is granted, and then no more than that.
 SELECT nats_create_stream('INSTALL', '{install.>}', '{"storage": "memory"}') -> 'config' ->> 'name' AS stream;
-GRANT EXECUTE ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) TO regress_nats_nobody;
+GRANT EXECUTE ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) TO regress_nats_nobody;
 SET ROLE regress_nats_nobody;
 SELECT * FROM nats_publish('install.a', 'x'::text);
 SELECT * FROM nats_publish('install.a', 'x'::bytea);
 SELECT nats_jetstream('STREAM.DELETE.INSTALL');
 RESET ROLE;
-REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) FROM regress_nats_nobody;
+REVOKE ALL ON FUNCTION nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM regress_nats_nobody;
 DROP ROLE regress_nats_nobody;
 SELECT nats_jetstream('STREAM.DELETE.INSTALL') ->> 'success' AS deleted;
 

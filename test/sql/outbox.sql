@@ -165,7 +165,7 @@ SELECT error_of(format('SELECT %s', call))
 FROM unnest('{nats_outbox_retry(1),nats_outbox_retry_all(),nats_relay_pause(),nats_relay_resume(),nats_relay_status()}'::text[]) AS call;
 SELECT error_of(format('SELECT FROM %s', name)) FROM unnest('{nats_outbox,nats_outbox_dead,nats_control,nats_relay}'::text[]) AS name;
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION nats_publish_outbox(text, text, jsonb, text) TO regress_nats_caller;
+GRANT EXECUTE ON FUNCTION nats_publish_outbox(text, text, jsonb, text, timestamptz) TO regress_nats_caller;
 SET ROLE regress_nats_caller;
 SELECT nats_publish_outbox('outbox.caller', current_user::text, '{"A": "x"}', 'caller');
 SELECT error_of($$SELECT nats_publish_outbox('outbox.caller', 'x'::bytea)$$);
@@ -501,7 +501,7 @@ SELECT id, subject, convert_from(payload, 'UTF8') AS payload, length(payload), h
 DROP DATABASE regress_nats_outbox;
 
 TRUNCATE nats_outbox, nats_outbox_dead, nats_control RESTART IDENTITY;
-REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text), nats_outbox_retry(bigint), nats_outbox_retry_all(), nats_relay_pause(),
+REVOKE ALL ON FUNCTION nats_publish_outbox(text, text, jsonb, text, timestamptz), nats_outbox_retry(bigint), nats_outbox_retry_all(), nats_relay_pause(),
     nats_relay_resume(), nats_relay_status() FROM regress_nats_caller;
 REVOKE ALL ON nats_relay FROM regress_nats_caller;
 DROP ROLE regress_nats_caller;

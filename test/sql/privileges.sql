@@ -69,7 +69,7 @@ SELECT object, left(error_of(command), 5) AS error FROM (VALUES
 
 -- The settings are the administrator's, however they are set; others are everybody's. They are there when the library is.
 \c - :superuser
-GRANT EXECUTE ON FUNCTION nats_session_stats(), nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) TO regress_nats_restricted;
+GRANT EXECUTE ON FUNCTION nats_session_stats(), nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) TO regress_nats_restricted;
 GRANT CREATE ON SCHEMA public TO regress_nats_restricted;
 SELECT create_stream('PRIVILEGES', 'privileges.>');
 CREATE TABLE privileges_settings (name text, value text);
@@ -201,7 +201,7 @@ SELECT delete_stream('PRIVILEGES');
 DROP TABLE privileges_settings;
 DROP FUNCTION publish_both, privileges_definer(text), privileges_own(text);
 REVOKE ALL ON SCHEMA public FROM regress_nats_restricted;
-REVOKE ALL ON FUNCTION nats_session_stats(), nats_publish(text, text, jsonb, text, text, bigint, bigint, interval) FROM regress_nats_restricted;
+REVOKE ALL ON FUNCTION nats_session_stats(), nats_publish(text, text, jsonb, text, text, bigint, bigint, interval, text, text, numeric, timestamptz) FROM regress_nats_restricted;
 DROP ROLE regress_nats_restricted, regress_nats_group;
 
 -- One call gives a role all that it needs to publish, or to publish its tables.

@@ -576,7 +576,7 @@ check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HIN
 check_batch('only consequences, once', '', qr/^$/, [ ($incomplete) x 3, '', '', $batch_ack ]);
 
 # A server of a JetStream domain
-is(session_to(fake(replies('{"stream":"T","domain":"hub","seq":7}')))->value(q(SELECT * FROM nats_publish('t.a', 'x'))), 'T|7|f|hub', 'a domain');
+is(session_to(fake(replies('{"stream":"T","domain":"hub","seq":7}')))->value(q(SELECT * FROM nats_publish('t.a', 'x'))), 'T|7|f|hub|', 'a domain');
 
 # Requests
 {

@@ -20,7 +20,7 @@ use RelayTest;
 plan skip_all => 'NATS_SERVER_NEW does not name a newer nats-server' unless $ENV{NATS_SERVER_NEW};
 
 my @GENERAL = qw(connection server jetstream round_trip permissions);
-my @OF_SUBJECT = qw(subject stream storage replicas retention no_ack discard duplicate_window persist_mode limits);
+my @OF_SUBJECT = qw(subject stream storage replicas retention no_ack discard duplicate_window persist_mode features limits);
 my @LOCAL = qw(relay changes settings);
 
 # A silent server costs two timeouts, on a loaded machine.
@@ -542,6 +542,13 @@ finds(of_fake({ config => ',"duplicate_window":0' }), 'duplicate_window', 'warni
 
 finds(of_stream('asynchronous', ['persist_mode'], server => $new, persist_mode => 'async'), 'persist_mode', 'warning', qr/^async: messages are acknowledged before they are written/, 'asynchronous');
 
+finds(of_stream('plain', []), 'features', 'ok', qr/^It does not allow rollup, ttl, increment, deliver_at, atomic commits, batches of fast ingest\. What has deliver_at can wait in nats_outbox only\.$/,
+	'plain');
+finds(of_stream('counting', [], server => $new, allow_msg_counter => \1), 'features', 'ok', qr/^The stream allows increment\. .*takes no message without increment/, 'counting');
+finds(of_stream('later', ['features'], server => $new, allow_msg_schedules => \1), 'features', 'warning',
+	qr/allows rollup, deliver_at\. .* have no place to wait: give the stream a subject that takes "schedule\.[^"]*\.x"/, 'later');
+finds(of_stream('batches', [], server => $new, allow_atomic => \1, allow_batched => \1), 'features', 'ok', qr/^The stream allows atomic commits, batches of fast ingest\./, 'batches');
+
 sub filled
 {
 	my ($count) = @_;
@@ -669,7 +676,7 @@ foreach my $nonsense (@nonsense)
 	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $nonsense); return; });
 	my $session = session(url => $fake->url, ack_timeout => '2s');
 	my $result = $session->run(q(BEGIN; SELECT count(*) FROM nats_check('s.a', true); SELECT count(*) FROM nats_check(); SELECT count(*) > 5 FROM nats_explain('s.a', 'x'); COMMIT; SELECT 1));
-	is($result->{output}, "18\n8\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
+	is($result->{output}, "19\n8\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
 }
 
 # One that falls silent between two checks
@@ -716,7 +723,7 @@ foreach my $nonsense (@nonsense)
 		SELECT count(*), count(*) FILTER (WHERE status <> 'failed') FROM nats_futures();
 		COMMIT));
 	is($result->{error}, '', 'a transaction with futures commits');
-	is($result->{output}, "18\n18\n18\n1000|1000", 'and knows of them');
+	is($result->{output}, "19\n19\n19\n1000|1000", 'and knows of them');
 	is($stored->() - $before, 1001, 'all messages are stored, and no others');
 	is($session->value('SELECT published, acked, failed FROM nats_session_stats()'), '1001|1001|0', 'nothing else is counted');
 	is($session->sqlstate(q(BEGIN READ ONLY; SELECT count(*) FROM nats_check('t.a', true) \g /dev/null

@@ -375,10 +375,11 @@ foreach my $name ('Nats-Schedule-Target', 'NATS-schedule-TARGET', 'Nats-Schedule
 	is(ways($bounded, 't.a', qq({"$name": "$_"})), '42501', "$name: $_") foreach 'secret.x', 'orders.b', 'T.x', 't';
 	like($first_error, qr/permission denied for the subject of header "\Q$name\E"/i, 'is denied');
 }
-foreach my $name ('Nats-Schedule-Source', 'Nats-Expected-Last-Subject-Sequence-Subject')
-{
-	is(ways($bounded, 't.a', qq({"$name": "$_"})), '42501', "$name: $_, which is no subject") foreach 't.>', 't.*', '>', '*.x', 't..x', 't. x';
-}
+is(ways($bounded, 't.a', qq({"Nats-Schedule-Source": "$_"})), '42501', "Nats-Schedule-Source: $_, which is no subject") foreach 't.>', 't.*', '>', '*.x', 't..x', 't. x';
+# That can be a pattern, all of which must be allowed.
+my $pattern = sub { return qq({"Nats-Expected-Last-Subject-Sequence": 0, "Nats-Expected-Last-Subject-Sequence-Subject": "$_[0]"}) };
+is(ways($bounded, 't.a', $pattern->($_)), '42501', "the last sequence of $_") foreach '>', '*.x', '*.>', 'orders.*', 'orders.>', 'orders.b';
+is(ways($bounded, 't.a', $pattern->($_)), '22023', "the last sequence of $_") foreach 't..x', 't. x', 't.>.x', '';
 foreach my $name ('Nats-Schedule-Target', 'Nats-Scheduler')
 {
 	like(ways($bounded, 't.a', qq({"$name": "$_"})), qr/^22023$/, "$name: $_, which cannot be published to")
@@ -388,7 +389,8 @@ foreach my $name ('Nats-Schedule-Target', 'Nats-Scheduler')
 is(ways($bounded, 't.a', $_), '22023', "twice: $_")
 	foreach '{"Nats-Schedule-Target": ["t.x", "secret.x"]}', '{"Nats-Schedule-Target": "t.x", "nats-schedule-target": "secret.x"}', '{"nats-rollup": "sub", "Nats-Rollup": "all"}',
 	'{"Nats-Rollup": ["sub", "all"]}';
-is(ways($bounded, 't.a', qq({"Nats-Rollup": "$_"})), '42501', "Nats-Rollup: $_") foreach 'all', 'ALL', 'All', 'x', 'subject', 'sub,all';
+is(ways($bounded, 't.a', qq({"Nats-Rollup": "$_"})), '42501', "Nats-Rollup: $_") foreach 'all', 'ALL', 'All';
+is(ways($bounded, 't.a', qq({"Nats-Rollup": "$_"})), '22023', "Nats-Rollup: $_") foreach 'x', 'subject', 'sub,all';
 is(ways($bounded, 't.a', q({"Nats-Schedule-Rollup": "all"})), '42501', 'Nats-Schedule-Rollup: all');
 is(ways($bounded, 'secret.x', q({"A": "x"})), '42501', 'a subject, with headers');
 is($bounded->value(q(SELECT value FROM nats_explain('t.a', 'x', headers => '{"Nats-Rollup": "all"}') WHERE item = 'allowed')),

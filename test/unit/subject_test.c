@@ -488,6 +488,18 @@ static const struct
 	{"x.*, a.*.c,z", "a.b.c", true},
 	{"x.*, a.*.c,z", "z", true},
 	{"x.*, a.*.c,z", "zz", false},
+	/* all that another pattern stands for */
+	{">", ">", true},
+	{">", "*", true},
+	{"*", "*", true},
+	{"*", ">", false},
+	{"a.*", "a.>", false},
+	{"a.>", "a.>", true},
+	{"a.>", "a.*", true},
+	{"a.>", ">", false},
+	{"a.*.c", "a.*.c", true},
+	{"a.b", "a.*", false},
+	{"a.b,a.*", "a.*", true},
 };
 
 static void

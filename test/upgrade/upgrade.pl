@@ -31,7 +31,7 @@ my $EXTENSION = <<'END';
 CREATE SCHEMA IF NOT EXISTS @schema@;
 CREATE EXTENSION nats_publish SCHEMA @schema@;
 GRANT USAGE ON SCHEMA @schema@ TO app;
-GRANT EXECUTE ON FUNCTION @schema@.nats_publish_outbox(text, text, jsonb, text), @schema@.nats_server_info() TO app;
+GRANT EXECUTE ON FUNCTION @schema@.nats_publish_outbox(text, text, jsonb, text, timestamptz), @schema@.nats_server_info() TO app;
 GRANT INSERT (subject, payload), SELECT (id) ON @schema@.nats_outbox TO app WITH GRANT OPTION;
 GRANT USAGE ON FOREIGN DATA WRAPPER nats TO app;
 REVOKE SELECT ON @schema@.nats_relay FROM pg_monitor;
