@@ -44,10 +44,17 @@ int			np_relay_batch_size = 1000;
 int			np_relay_poll_interval = 1000;
 int			np_relay_ordering = NP_RELAY_STRICT;
 int			np_relay_max_attempts = 10;
+int			np_wal_origin = NP_WAL_ORIGIN_ANY;
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
 	{"error", NP_ON_FULL_ERROR, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry wal_origin_options[] = {
+	{"any", NP_WAL_ORIGIN_ANY, false},
+	{"none", NP_WAL_ORIGIN_NONE, false},
 	{NULL, 0, false}
 };
 
@@ -207,6 +214,12 @@ define_relay_settings(void)
 							   &np_relay_databases, "",
 							   PGC_SIGHUP, 0,
 							   check_relay_databases, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.wal_origin",
+							 "Which changes of rows are published from the WAL.",
+							 "any: all; none: those that were not replicated from elsewhere, and so have no origin.",
+							 &np_wal_origin, NP_WAL_ORIGIN_ANY, wal_origin_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("nats_publish.relay_ordering",
 							 "Whether the relay keeps the order of the messages of a subject.",
 							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",

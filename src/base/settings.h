@@ -23,6 +23,12 @@ typedef enum NpRelayOrdering
 	NP_RELAY_RELAXED
 } NpRelayOrdering;
 
+typedef enum NpWalOrigin
+{
+	NP_WAL_ORIGIN_ANY,
+	NP_WAL_ORIGIN_NONE			/* what was replicated from elsewhere is not published */
+} NpWalOrigin;
+
 extern char *np_server_setting; /* name of a foreign server; empty: none */
 extern int	np_connect_timeout; /* ms, for each server */
 extern int	np_ack_timeout;		/* ms without an ack, in a call */
@@ -36,6 +42,7 @@ extern char *np_relay_databases;	/* a list of identifiers */
 extern int	np_relay_batch_size;	/* rows */
 extern int	np_relay_poll_interval; /* ms */
 extern int	np_relay_ordering;
+extern int	np_wal_origin;
 extern int	np_relay_max_attempts;
 
 extern List *np_misspelt_names; /* that somebody has set, and that are no settings */

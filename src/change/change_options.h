@@ -20,7 +20,8 @@ typedef enum NpDelivery
 	NP_DELIVER_ON_COMMIT,
 	NP_DELIVER_ASYNC,
 	NP_DELIVER_SYNC,
-	NP_DELIVER_OUTBOX
+	NP_DELIVER_OUTBOX,
+	NP_DELIVER_WAL				/* not by the session, but by who reads the WAL */
 } NpDelivery;
 
 typedef enum NpChangeFormat
@@ -49,6 +50,7 @@ typedef struct NpChangeOptions
 } NpChangeOptions;
 
 extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);
+extern bool np_change_is_from_wal(int count, char **arguments);
 extern NpDelivery np_delivery_parse(const char *name);
 extern const char *np_delivery_name(NpDelivery delivery);
 extern const char *np_change_format_name(NpChangeFormat format);
