@@ -24,6 +24,7 @@
 #include "utils/syscache.h"
 
 #include "change/change_cache.h"
+#include "change/change_wal.h"
 
 typedef struct Entry
 {
@@ -203,7 +204,7 @@ static NpChangePlan *
 make_plan(Relation relation, const Reading *reading, Oid published)
 {
 	Relation	table = open_published(relation, published);
-	NpChangePlan *plan = np_change_plan_make(relation, table, &reading->options, &reading->facts);
+	NpChangePlan *plan = np_change_plan_of(relation, table, &reading->options, &reading->facts);
 
 	close_published(relation, table);
 	return plan;

@@ -648,11 +648,13 @@ np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpCh
 	np_message_build(message, subject, payload, &options);
 }
 
+/* Are the columns that are marked known of the row that a change is about? */
 static bool
-is_known(const NpChange *change, const bool *marked, int count)
+row_has(const NpChangePlan *plan, const NpChange *change, const bool *marked)
 {
-	for (int i = 0; i < count && change->unchanged != NULL; i++)
-		if (marked[i] && change->unchanged[i])
+	for (int i = 0; i < plan->column_count; i++)
+		if (marked[i] && (change->new == NULL ? !plan->wal->in_old[plan->places[i]] :
+						  change->unchanged != NULL && change->unchanged[i]))
 			return false;
 	return true;
 }
@@ -676,22 +678,23 @@ plain_subject(const NpChangePlan *plan, const NpChange *change)
 
 /*
  * Build a message about a change of which there is none, for who looks for it:
- * its operation, table and transaction, and with its row, as far as that is
+ * its operation, table and transaction, and if wanted, as far as its row is
  * known, its subject and key.
  *
- * Raises what np_change_message_build raises; without the row, only what no
- * message could go without.
+ * Raises what np_change_message_build raises; without subject and key, only
+ * what no message could go without.
  */
 void
-np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change, bool with_row)
+np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change,
+						   bool with_subject, bool with_key)
 {
 	NpMessageOptions options = {.lines = plan->lines[change->op],.msg_id = change->id};
-	bool		has_subject = with_row && is_known(change, plan->wal->needed, plan->column_count);
+	bool		has_subject = with_subject && row_has(plan, change, plan->needed);
 	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "%s,\"key\":", plan->beginnings[change->op]);
-	if (with_row && plan->key_count > 0 && current_row(change) != NULL && is_known(change, plan->is_key, plan->column_count))
+	if (with_key && plan->key_count > 0 && current_row(change) != NULL && row_has(plan, change, plan->is_key))
 		append_key(&json, plan, current_row(change));
 	else
 		appendStringInfoString(&json, "null");

@@ -41,7 +41,8 @@ typedef struct NpChange
 #define NP_MAX_CHANGE_MESSAGES	2
 
 extern int	np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *messages);
-extern void np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change, bool with_row);
+extern void np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change,
+									   bool with_subject, bool with_key);
 extern void np_change_message_fix_output(void);
 extern void np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change);
 

@@ -17,6 +17,13 @@
 #include "base/report.h"
 #include "change/change_options.h"
 
+static const char *const op_names[] = {
+	[NP_INSERT] = "insert",
+	[NP_UPDATE] = "update",
+	[NP_DELETE] = "delete",
+	[NP_TRUNCATE] = "truncate",
+};
+
 static const char *const delivery_names[] = {
 	[NP_DELIVER_ON_COMMIT] = "on_commit",
 	[NP_DELIVER_ASYNC] = "async",
@@ -30,6 +37,12 @@ static const char *const format_names[] = {
 	[NP_FORMAT_CLOUDEVENTS] = "cloudevents",
 	[NP_FORMAT_DEBEZIUM] = "debezium",
 };
+
+const char *
+np_change_op_name(NpChangeOp op)
+{
+	return op_names[op];
+}
 
 const char *
 np_delivery_name(NpDelivery delivery)

@@ -31,25 +31,12 @@
 #include "base/percent.h"
 #include "base/report.h"
 #include "base/subject.h"
+#include "change/change_identity.h"
 #include "change/change_plan.h"
 #include "change/change_types.h"
-#include "change/change_wal.h"
 #include "change/template.h"
 #include "message/header.h"
 #include "message/message.h"
-
-static const char *const op_names[] = {
-	[NP_INSERT] = "insert",
-	[NP_UPDATE] = "update",
-	[NP_DELETE] = "delete",
-	[NP_TRUNCATE] = "truncate",
-};
-
-const char *
-np_change_op_name(NpChangeOp op)
-{
-	return op_names[op];
-}
 
 /* What a plan is made from.  Columns are those of the published table, by their number from 0. */
 typedef struct Source
@@ -584,7 +571,7 @@ quoted_name(const Source *source)
 const char *
 np_change_beginning(NpChangeOp op, const char *schema, const char *table)
 {
-	return psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], json_string(schema), json_string(table));
+	return psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", np_change_op_name(op), json_string(schema), json_string(table));
 }
 
 static void
@@ -604,11 +591,11 @@ write_constants(const Source *source, NpChangePlan *plan)
 		StringInfoData lines;
 
 		initStringInfo(&lines);
-		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", op_names[op]);
+		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", np_change_op_name(op));
 		append_encoded(&lines, np_encode_header, name);
 		appendStringInfoString(&lines, "\r\n");
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
-			np_change_append_cloudevent(&lines, op_names[op], source->schema, source->table);
+			np_change_append_cloudevent(&lines, np_change_op_name(op), source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
 		plan->beginnings[op] = np_change_beginning(op, source->schema, source->table);
 	}
@@ -663,11 +650,12 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 		.table = RelationGetRelationName(published),
 		.options = options,
 		.trigger = trigger,
-		.needed = palloc0(sizeof(bool) * RelationGetDescr(published)->natts),
+		.needed = palloc0(sizeof(bool) * RelationGetDescr(published)->natts)
 	};
 
 	find_places(&source, RelationGetDescr(relation));
 	plan->places = source.places;
+	plan->needed = source.needed;
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;
@@ -694,7 +682,5 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 	if (options->headers != NULL)
 		compile_headers(&source, plan);
 	write_constants(&source, plan);
-	if (plan->delivery == NP_DELIVER_WAL)
-		np_change_wal_plan(plan, relation, published, options, trigger, source.needed);
 	return plan;
 }

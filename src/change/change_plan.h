@@ -18,15 +18,6 @@
 #include "change/change_options.h"
 #include "change/change_values.h"
 
-typedef enum NpChangeOp
-{
-	NP_INSERT,
-	NP_UPDATE,
-	NP_DELETE,
-	NP_TRUNCATE,
-	NP_CHANGE_OPS
-} NpChangeOp;
-
 /* Columns that are written as one JSON object. */
 typedef struct NpRowShape
 {
@@ -103,7 +94,6 @@ typedef struct NpChangeWal
 	bool		old_is_whole;	/* REPLICA IDENTITY FULL */
 	bool	   *in_old;			/* by a column's place in a slot: an old row has it */
 	NpValueCoder *coders;		/* of the published columns, for new rows without some */
-	bool	   *needed;			/* by its number: a template or payload is made of the column */
 	TupleTableSlot *old;		/* to put rows into */
 	TupleTableSlot *new;
 	bool		has_others_code;	/* messages are made by functions that are not PostgreSQL's own */
@@ -145,6 +135,7 @@ typedef struct NpChangePlan
 	bool	   *is_published;
 	bool	   *is_key;
 	bool	   *matters;		/* its change is one */
+	bool	   *needed;			/* a template or the payload is made of it */
 	const char **json_names;	/* with quotes, in the database's encoding */
 
 	/* what is the same in all messages */
@@ -156,7 +147,6 @@ typedef struct NpChangePlan
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;
 
-extern const char *np_change_op_name(NpChangeOp op);
 extern const char *np_change_beginning(NpChangeOp op, const char *schema, const char *table);
 extern NpSpan np_change_template_example(const NpPlanTemplate *template, char value);
 extern void np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table);

@@ -33,6 +33,7 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_wal.h"
 #include "change/change_wal_table.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
@@ -447,7 +448,7 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	NpChangePlan *plan;
 
 	parse_options(&options, arguments);
-	plan = np_change_plan_make(relation, relation, &options, &facts);
+	plan = np_change_plan_of(relation, relation, &options, &facts);
 	if (plan->wal != NULL)
 		np_change_wal_admit(relation, plan, &options, &facts);
 	warn_of_children(relation, get_is_row_level(fcinfo));

@@ -16,17 +16,15 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/sysattr.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/syscache.h"
 
 #include "change/change_filter.h"
+#include "change/change_identity.h"
 #include "change/change_types.h"
 #include "change/change_wal.h"
 
@@ -40,31 +38,6 @@ typedef struct Look
 } Look;
 
 /* ---- The replica identity -------------------------------------------------------- */
-
-/*
- * The columns of an index that is the replica identity, as members of a bitmap
- * of PostgreSQL's kind.  Unlike PostgreSQL's own function it takes no lock on
- * the index, for which who reads the WAL must not wait.
- */
-Bitmapset *
-np_change_identity(Relation relation)
-{
-	Oid			index = RelationGetReplicaIndex(relation);
-	Bitmapset  *columns = NULL;
-	HeapTuple	tuple;
-	Form_pg_index form;
-
-	if (!OidIsValid(index))
-		return NULL;
-	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for index %u", index);
-	form = (Form_pg_index) GETSTRUCT(tuple);
-	for (int i = 0; i < form->indnkeyatts; i++)
-		columns = bms_add_member(columns, form->indkey.values[i] - FirstLowInvalidHeapAttributeNumber);
-	ReleaseSysCache(tuple);
-	return columns;
-}
 
 /* A partitioned table has no rows: what its partitions have is theirs. */
 static void
@@ -120,7 +93,7 @@ published_needs(const NpChangePlan *plan, TupleDesc columns)
 	int			needs = 0;
 
 	for (int i = 0; i < plan->column_count; i++)
-		if (plan->is_published[i] || plan->is_key[i] || plan->wal->needed[i])
+		if (plan->is_published[i] || plan->is_key[i] || plan->needed[i])
 			needs |= np_type_needs(TupleDescAttr(columns, plan->places[i])->atttypid);
 	return needs;
 }
@@ -180,7 +153,7 @@ find_problems_of_identity(const Look *look)
 		find_problem(look, op, plan->old && !is_whole, hint,
 					 psprintf("option old needs the whole old row, which the replica identity of table %s does not have", name));
 		find_problem(look, op, !old_row_has(plan, plan->is_key), hint, key);
-		find_problem(look, op, (op == NP_DELETE || plan->format == NP_FORMAT_DEBEZIUM) && !old_row_has(plan, plan->wal->needed),
+		find_problem(look, op, (op == NP_DELETE || plan->format == NP_FORMAT_DEBEZIUM) && !old_row_has(plan, plan->needed),
 					 hint, template);
 	}
 	find_problem(look, NP_UPDATE, look->options->ignore != NIL && !is_whole, hint,
@@ -207,26 +180,35 @@ find_problems_of_filter(const Look *look)
 
 /* ---- Plans ------------------------------------------------------------------------- */
 
-/* Add what a plan of delivery wal has besides; needed are the columns, by number, of which its templates are made. */
-void
-np_change_wal_plan(NpChangePlan *plan, Relation relation, Relation published,
-				   const NpChangeOptions *options, const NpTriggerFacts *trigger, bool *needed)
+static void
+add_wal(const Look *look, Relation published)
 {
-	Look		look = {plan, relation, options, trigger};
-	TupleDesc	columns = CreateTupleDescCopyConstr(RelationGetDescr(relation));
+	NpChangePlan *plan = look->plan;
+	TupleDesc	columns = CreateTupleDescCopyConstr(RelationGetDescr(look->relation));
 
 	plan->wal = palloc0(sizeof(NpChangeWal));
-	plan->wal->needed = needed;
 	plan->wal->coders = plan->row.coders != NULL ? plan->row.coders : np_value_coders_make(plan->row.columns);
 	plan->wal->old = MakeSingleTupleTableSlot(columns, &TTSOpsHeapTuple);
 	plan->wal->new = MakeSingleTupleTableSlot(columns, &TTSOpsHeapTuple);
 	plan->wal->owner = published->rd_rel->relowner;
 	plan->wal->has_others_code = published_needs(plan, columns) & NP_NEEDS_OTHERS_CODE;
-	find_old_columns(&look);
-	find_problems_of_table(&look);
-	find_problems_of_trigger(&look);
-	find_problems_of_identity(&look);
-	find_problems_of_filter(&look);
+	find_old_columns(look);
+	find_problems_of_table(look);
+	find_problems_of_trigger(look);
+	find_problems_of_identity(look);
+	find_problems_of_filter(look);
+}
+
+/* np_change_plan_make, and what the plan of delivery wal has besides. */
+NpChangePlan *
+np_change_plan_of(Relation relation, Relation published, const NpChangeOptions *options, const NpTriggerFacts *trigger)
+{
+	NpChangePlan *plan = np_change_plan_make(relation, published, options, trigger);
+	Look		look = {plan, relation, options, trigger};
+
+	if (plan->delivery == NP_DELIVER_WAL)
+		add_wal(&look, published);
+	return plan;
 }
 
 /* Raises 0A000 if changes by such an operation can't be published. */

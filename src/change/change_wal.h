@@ -8,14 +8,11 @@
 #ifndef NP_CHANGE_WAL_H
 #define NP_CHANGE_WAL_H
 
-#include "nodes/bitmapset.h"
-
 #include "base/report.h"
 #include "change/change_plan.h"
 
-extern Bitmapset *np_change_identity(Relation relation);
-extern void np_change_wal_plan(NpChangePlan *plan, Relation relation, Relation published,
-							   const NpChangeOptions *options, const NpTriggerFacts *trigger, bool *needed);
+extern NpChangePlan *np_change_plan_of(Relation relation, Relation published, const NpChangeOptions *options,
+									   const NpTriggerFacts *trigger);
 extern void np_change_wal_check(const NpChangePlan *plan, int16 trigger_type);
 extern void np_change_wal_check_op(const NpChangePlan *plan, NpChangeOp op);
 

@@ -81,7 +81,7 @@ np_change_wal_admit(Relation relation, const NpChangePlan *plan, const NpChangeO
 	{
 		Relation	part = table_open(lfirst_oid(cell), NoLock);
 
-		np_change_wal_check(np_change_plan_make(part, relation, options, trigger), trigger->type);
+		np_change_wal_check(np_change_plan_of(part, relation, options, trigger), trigger->type);
 		table_close(part, NoLock);
 	}
 }
@@ -124,6 +124,6 @@ np_change_wal_look(Oid relation, const NpChangePlan *plan, const NpTriggerFacts 
 	if (TRIGGER_FOR_ROW(trigger->type))
 		foreach(cell, find_all_inheritors(relation, NoLock, NULL))
 			if (lfirst_oid(cell) != relation)
-				look_at_part(lfirst_oid(cell), trigger->name);
+			look_at_part(lfirst_oid(cell), trigger->name);
 	require_slot();
 }

@@ -84,7 +84,8 @@ typedef struct Work
 	NpChangedTable *table;
 	int64		group_count;
 	int64		table_count;
-	bool		with_row;		/* for a description */
+	bool		with_subject;	/* for a description */
+	bool		with_key;
 	int			count;
 	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
 } Work;
@@ -288,7 +289,7 @@ check_rows(const NpChangePlan *plan, const NpChange *change)
 	{
 		NpFailure	failure;
 
-		if (!change->unchanged[i] || !(plan->is_key[i] || wal->needed[i] ||
+		if (!change->unchanged[i] || !(plan->is_key[i] || plan->needed[i] ||
 									   (wal->filter != NULL && np_change_filter_needs(wal->filter, plan->places[i]))))
 			continue;
 		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL, as it is out of line and was not changed",
@@ -315,7 +316,7 @@ static NpSpan
 make_id(const NpDecodedChanges *changes, int place)
 {
 	char	   *id = place == 0 ? psprintf("%s-" UINT64_FORMAT, changes->id, changes->number) :
-		psprintf("%s-" UINT64_FORMAT ".%d", changes->id, changes->number, place);
+	psprintf("%s-" UINT64_FORMAT ".%d", changes->id, changes->number, place);
 
 	return (NpSpan) {id, strlen(id)};
 }
@@ -411,7 +412,21 @@ describe_change(void *argument)
 	Work	   *work = argument;
 
 	work->change.id = make_id(work->changes, work->messages_before);
-	np_change_message_describe(&work->messages[0], work->plan, &work->change, work->with_row);
+	np_change_message_describe(&work->messages[0], work->plan, &work->change, work->with_subject, work->with_key);
+}
+
+/* With as much of its row as nothing is wrong with. */
+static void
+describe_somehow(Work *work)
+{
+	work->with_subject = work->with_key = true;
+	if (attempt(describe_change, work) == NULL)
+		return;
+	work->with_subject = false;
+	if (attempt(describe_change, work) == NULL)
+		return;
+	work->with_key = false;
+	describe_change(work);
 }
 
 /* Of a table for which there is no plan. */
@@ -442,16 +457,13 @@ take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 		work->group->count = work->group_count;
 		work->table->count = work->table_count;
 	}
-	work->with_row = work->plan != NULL;
 	if (work->plan == NULL)
 		describe_table(work);
-	else if (attempt(describe_change, work) != NULL)
+	else
 	{
-		work->with_row = false;
-		describe_change(work);
-	}
-	if (work->plan != NULL)
+		describe_somehow(work);
 		clear_rows(work->plan->wal);
+	}
 	take(argument, &work->messages[0], &failure);
 }
 
