@@ -192,6 +192,36 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_settings(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
 #endif
 
+/* Has a slot (ReplicationSlotPersistentData *) lost WAL that it needs, or is otherwise not to be used any more? */
+#if PG_VERSION_NUM >= 160000
+#define np_compat_slot_is_lost(slot)	((slot)->invalidated != RS_INVAL_NONE)
+#else
+#define np_compat_slot_is_lost(slot)	(!XLogRecPtrIsInvalid((slot)->invalidated_at))
+#endif
+
+/* Slots can be kept up to date on standbys since 17. */
+#if PG_VERSION_NUM >= 170000
+#define NP_COMPAT_HAS_FAILOVER				true
+#define np_compat_slot_has_failover(slot)	((slot)->failover)
+#else
+#define NP_COMPAT_HAS_FAILOVER				false
+#define np_compat_slot_has_failover(slot)	((void) (slot), false)
+#endif
+
+/* Have a slot be ours; ERROR if another process has it. */
+#if PG_VERSION_NUM >= 180000
+#define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true, true)
+#else
+#define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true)
+#endif
+
+/* Write a message of the transaction into the WAL. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true, false)
+#else
+#define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true)
+#endif
+
 #endif							/* PG_VERSION_NUM */
 
 #endif							/* NP_COMPAT_H */
