@@ -156,11 +156,13 @@ create_contexts(void)
 static void
 create_decoding_context(void)
 {
-	decoding = CreateDecodingContext(InvalidXLogRecPtr, options_of_plugin(), false,
-									 XL_ROUTINE(.page_read = read_local_xlog_page_no_wait,
-												.segment_open = wal_segment_open,
-												.segment_close = wal_segment_close),
-									 NULL, NULL, NULL);
+	XLogReaderRoutine routine = {
+		.page_read = read_local_xlog_page_no_wait,
+		.segment_open = wal_segment_open,
+		.segment_close = wal_segment_close
+	};
+
+	decoding = CreateDecodingContext(InvalidXLogRecPtr, options_of_plugin(), false, &routine, NULL, NULL, NULL);
 	decoding->reader->private_data = &reading;
 	decoding->callbacks.begin_cb = on_begin;
 	decoding->callbacks.change_cb = on_change;
