@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/varlena.h"
@@ -45,6 +47,9 @@ int			np_relay_poll_interval = 1000;
 int			np_relay_ordering = NP_RELAY_STRICT;
 int			np_relay_max_attempts = 10;
 int			np_wal_origin = NP_WAL_ORIGIN_ANY;
+int			np_outbox_storage = NP_STORAGE_TABLE;
+int			np_wal_divert_after = 300 * 1000;
+int			np_wal_divert_size = 1024;
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
@@ -61,6 +66,12 @@ static const struct config_enum_entry wal_origin_options[] = {
 static const struct config_enum_entry relay_ordering_options[] = {
 	{"strict", NP_RELAY_STRICT, false},
 	{"relaxed", NP_RELAY_RELAXED, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry outbox_storage_options[] = {
+	{"table", NP_STORAGE_TABLE, false},
+	{"wal", NP_STORAGE_WAL, false},
 	{NULL, 0, false}
 };
 
@@ -246,6 +257,29 @@ define_relay_settings(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_wal_settings(void)
+{
+	DefineCustomEnumVariable("nats_publish.outbox_storage",
+							 "Where messages of the outbox wait for the relay.",
+							 "table: in nats_outbox; wal: in the WAL, for which nats_wal_enable() has been called.",
+							 &np_outbox_storage, NP_STORAGE_TABLE, outbox_storage_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.wal_divert_after",
+							"Longest time for which WAL is kept because nothing can be published.",
+							"After it, what comes from the WAL is moved to nats_outbox.",
+							&np_wal_divert_after, 300 * 1000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.wal_divert_size",
+							"Most WAL that is kept because it is not published.",
+							"Beyond it, what comes from the WAL is moved to nats_outbox.",
+							&np_wal_divert_size, 1024, 16, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+}
+
 void
 np_settings_define(void)
 {
@@ -258,6 +292,7 @@ np_settings_define(void)
 	define_tls_settings();
 	define_publishing_settings();
 	define_relay_settings();
+	define_wal_settings();
 	previous = MemoryContextSwitchTo(TopMemoryContext);
 	np_misspelt_names = np_misspelt_settings();
 	MemoryContextSwitchTo(previous);

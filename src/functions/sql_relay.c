@@ -154,6 +154,9 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	if (!is_outbox_row(fcinfo))
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
+	/* it was checked when it was written into the WAL */
+	if (np_outbox_is_diverting())
+		return PointerGetDatum(row);
 	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
 	if (is_null(row, RelationGetDescr(data->tg_relation), "next_attempt_at"))
 		check_size(row, RelationGetDescr(data->tg_relation));

@@ -1,0 +1,665 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_relay.c
+ *	  The background worker that publishes the WAL of its database.
+ *
+ *	  read WAL, transaction by transaction (decoder.c)
+ *	  ──► messages of the outbox, and of changed rows (wal_change.c)
+ *	  ──► wait for their turn (wal_queue.c)
+ *	  ──► publish them, as the relay of the table does (flight.c, lanes.c)
+ *	  ──► or move them to nats_outbox (wal_divert.c)
+ *	  ──► confirm, up to where all have come to their end (wal_position.c)
+ *
+ * It is a process of its own, beside the relay of the table: what is in the
+ * caches while WAL is decoded is of the past, and a large transaction keeps
+ * it busy for long.
+ *
+ * What is between publishing and the position that was saved when the worker
+ * dies is published again, under the same ids.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/settings.h"
+#include "base/wait.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_pause.h"
+#include "outbox/wal_message.h"
+#include "outbox/wal_slot.h"
+#include "publish/session.h"
+#include "relay/flight.h"
+#include "relay/lanes.h"
+#include "relay/outbox_table.h"
+#include "relay/relay_worker.h"
+#include "stats/shared_stats.h"
+#include "stats/stats.h"
+#include "wal/decoder.h"
+#include "wal/wal_divert.h"
+#include "wal/wal_queue.h"
+
+PGDLLEXPORT void np_wal_relay_main(Datum argument);
+
+/* So often the position is written down. */
+#define SAVE_INTERVAL		NP_MILLISECONDS(1000)
+
+/* For so long after it has read WAL, it does not ask to be woken: so it works in batches when there is much. */
+#define QUIET_TIME			NP_MILLISECONDS(1)
+
+/* When there is WAL that is not flushed yet (synchronous_commit = off). */
+#define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
+
+/* Reading goes on for so long before something else is done. */
+#define READ_TIME			NP_MILLISECONDS(5)
+
+/* How often the tables are looked into unasked. */
+#define LOOK_INTERVAL		NP_MILLISECONDS(5000)
+#define DIVERTED_INTERVAL	NP_MILLISECONDS(1000)
+
+/* While a large transaction is decoded: after so many messages it is looked what has been answered, ... */
+#define PUMP_MESSAGES		64
+
+/* ... and so long it is waited, so that what comes need not go into a file. */
+#define PUMP_WAIT			NP_MILLISECONDS(20)
+
+/* More is not to be moved at a time, while it can't be. */
+#define MAX_DIVERTED		1000
+
+/* A relay is a process, and this is its state. */
+static NpSession *session;		/* on which messages go out; NULL: none yet */
+static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
+static NpWalSecret secret;
+static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
+static NpTime next_look;		/* into the tables */
+static bool must_look;
+static bool may_have_more;		/* there may be WAL that was not read */
+static NpTime quiet_until;		/* it does not ask to be woken before */
+static uint32 wakes_seen;
+static bool is_listening;
+static XLogRecPtr confirmed;
+static XLogRecPtr saved;
+static NpTime next_save;
+static NpWalProgress progress;
+static int64 published;			/* since that was last counted */
+static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
+static bool has_failed;			/* some of these were not stored */
+static MemoryContext round_context; /* of what a round needs */
+
+/* All messages before it, by commit and number, are in the queue, or have been. */
+static XLogRecPtr queued_commit;
+static int64 queued_messages;
+
+static bool
+may_publish(void)
+{
+	return stopped_as == NP_RELAY_PUBLISHING;
+}
+
+/* ---- What becomes of messages ---------------------------------------------------------- */
+
+/* Who has sent a row may still look at it. */
+static void
+end_row(NpRow *row)
+{
+	dlist_push_tail(&ended, &row->node);
+	has_failed |= row->state != NP_ROW_STORED;
+	if (row->state == NP_ROW_FAILED)
+		/* those behind it follow it */
+		np_lanes_leave(row);
+}
+
+static void
+settle_row(NpRow *row)
+{
+	switch (row->state)
+	{
+		case NP_ROW_STORED:
+			published++;
+			np_wal_queue_end(row->source);
+			np_row_free(row);
+			break;
+		case NP_ROW_FAILED:
+		case NP_ROW_DEAD:
+			np_divert_later(row);
+			break;
+		case NP_ROW_DOUBTED:
+		case NP_ROW_UNSENT:
+		case NP_ROW_SENT:
+			/* it is published again */
+			np_row_free(row);
+			break;
+	}
+}
+
+/* What has ended is written down, or is to be. */
+static void
+settle(void)
+{
+	while (!dlist_is_empty(&ended))
+		settle_row(dlist_container(NpRow, node, dlist_pop_head_node(&ended)));
+	has_failed = false;
+}
+
+static bool
+admit_row(NpRow *row)
+{
+	if (!np_divert_holds(row->message.subject))
+		return true;
+	row->state = NP_ROW_FAILED;
+	return false;
+}
+
+static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row};
+
+/* Nothing is on its way any more, and what is not known to be stored is published again. */
+static void
+begin_again(void)
+{
+	(void) np_flight_abort();
+	settle();
+	np_wal_queue_return_all();
+}
+
+static void
+report_problem(const char *problem)
+{
+	np_worker_report_problem(session, problem);
+	begin_again();
+}
+
+/* ---- Sending ---------------------------------------------------------------------------- */
+
+static void
+enter_record(NpWalRecord *record)
+{
+	NpMessage	message = np_wal_record_message(record);
+	NpRow	   *row = np_row_create(np_wal_record_number(record), "", message.subject);
+	NpSpan		subject = row->message.subject;
+	NpWalError	error;
+
+	row->source = record;
+	row->length = message.headers.length + message.payload.length;
+	row->message = message;
+	row->message.subject = subject;
+	if (np_wal_record_error(record, &error))
+	{
+		np_row_refuse(row, error.sqlstate, error.text);
+		row->state = NP_ROW_DEAD;
+	}
+	(void) np_lanes_enter(row, np_relay_ordering == NP_RELAY_STRICT);
+}
+
+static bool
+may_take(void)
+{
+	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED;
+}
+
+static void
+take_messages(void)
+{
+	NpWalRecord *record;
+
+	settle();
+	while (may_take() && (record = np_wal_queue_peek()) != NULL)
+	{
+		np_wal_queue_take();
+		enter_record(record);
+	}
+}
+
+/* False: there is a problem, and it is reported. */
+static bool
+send_messages(void)
+{
+	const char *problem;
+
+	if (wanted != session && np_flight_count() > 0)
+		return true;
+	take_messages();
+	if (np_lanes_first() == NULL)
+		return true;
+	np_flight_begin(wanted);
+	session = wanted;
+	if (np_worker_shown_state() != NP_RELAY_PUBLISHING)
+		pgstat_report_activity(STATE_RUNNING, "publishing the WAL");
+	np_worker_show_state(NP_RELAY_PUBLISHING);
+	if (np_flight_send(&problem))
+		return true;
+	report_problem(problem);
+	return false;
+}
+
+/* ---- Decoding --------------------------------------------------------------------------- */
+
+static bool
+has_room(NpSession *of_flight, void *unused)
+{
+	return np_flight_has_room() || np_flight_count() == 0;
+}
+
+/*
+ * Send and receive while a large transaction is decoded, without a wait for
+ * what does not answer, and without a look into tables.
+ */
+static void
+pump(void)
+{
+	const char *problem;
+
+	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_waiting() >= MAX_DIVERTED)
+		return;
+	take_messages();
+	if (np_lanes_first() != NULL && !np_flight_send(&problem))
+		return;
+	if (!np_worker_is_connected(session))
+		return;
+	np_connection_receive(session->connection);
+	if (np_wal_queue_is_full() && np_flight_count() > 0)
+		(void) np_session_wait(session, NP_WAIT_ACK, has_room, NULL, np_ack_timeout, np_now() + PUMP_WAIT);
+}
+
+/* A message that was decoded.  Decoded again, those that are known are left out. */
+static void
+take(void *argument, const NpMessage *message, const NpWalError *error)
+{
+	NpDecodedTransaction *transaction = argument;
+	int64		number = transaction->messages++;
+
+	progress.decoded = transaction->messages;
+	if (transaction->commit_lsn < queued_commit ||
+		(transaction->commit_lsn == queued_commit && number < queued_messages))
+		return;
+	np_wal_queue_add(np_position_begin(transaction->commit_lsn, transaction->end_lsn), message, error);
+	queued_commit = transaction->commit_lsn;
+	queued_messages = number + 1;
+	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
+		pump();
+}
+
+static void
+on_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change)
+{
+	np_wal_change(transaction, relation, change, take, transaction);
+}
+
+static void
+on_truncate(NpDecodedTransaction *transaction, int count, Relation *relations, ReorderBufferChange *change)
+{
+	np_wal_truncate(transaction, count, relations, change, take, transaction);
+}
+
+static void
+on_message(NpDecodedTransaction *transaction, const char *prefix, const char *data, size_t length)
+{
+	NpMessage	message;
+
+	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
+		return;
+	if (np_wal_read(&secret, (TransactionId) transaction->xid, data, length, &message))
+		take(transaction, &message, NULL);
+	else
+		progress.forged++;
+}
+
+static void
+on_commit(NpDecodedTransaction *transaction)
+{
+	np_wal_change_end(transaction, take, transaction);
+	np_position_complete(transaction->commit_lsn);
+	progress.decoded = 0;
+}
+
+static const NpDecoderEvents decoder_events = {
+	.change = on_change,
+	.truncate = on_truncate,
+	.message = on_message,
+	.commit = on_commit
+};
+
+static void
+open_decoder(void)
+{
+	char		name[NAMEDATALEN];
+
+	np_wal_slot_name(MyDatabaseId, name);
+	np_decoder_open(name, &decoder_events);
+	may_have_more = true;
+}
+
+static bool
+may_read(void)
+{
+	return may_have_more && !np_wal_queue_is_full() && np_divert_waiting() < MAX_DIVERTED;
+}
+
+static void
+read_wal(void)
+{
+	NpTime		begun = np_now();
+
+	for (int i = 0; may_read(); i++)
+	{
+		if (!np_decoder_step())
+		{
+			may_have_more = false;
+			quiet_until = np_now() + QUIET_TIME;
+		}
+		if (i % 256 == 255 && np_now() - begun > READ_TIME)
+			break;
+	}
+}
+
+/* ---- The tables ------------------------------------------------------------------------- */
+
+static NpStatement read_paused = {.text = "SELECT EXISTS (SELECT FROM %s.nats_control WHERE paused)"};
+
+static bool
+is_paused(void)
+{
+	bool		isnull;
+
+	np_outbox_execute(&read_paused, NULL, true);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) || np_pause_is_marked();
+}
+
+static void
+look_inside(void)
+{
+	wanted = np_outbox_session();
+	secret = np_wal_secret(get_rel_namespace(np_outbox_table()));
+	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
+	np_divert_look();
+}
+
+static void
+look(void)
+{
+	MemoryContext caller;
+
+	must_look = true;
+	np_decoder_leave();
+	if (np_outbox_begin(&caller))
+		look_inside();
+	else
+		stopped_as = NP_RELAY_NO_EXTENSION;
+	np_outbox_commit(caller);
+	must_look = false;
+	next_look = np_now() + (np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
+}
+
+static void
+divert(void)
+{
+	NpDiverted	diverted;
+
+	np_decoder_leave();
+	np_divert_write(&diverted);
+	progress.diverted += diverted.moved;
+	np_relay_slot_count(np_worker_slot(), 0, diverted.moved, diverted.dead);
+	if (diverted.error != NULL)
+		np_relay_slot_set_error(np_worker_slot(), diverted.error);
+}
+
+/* ---- The position ----------------------------------------------------------------------- */
+
+static void
+save_position(void)
+{
+	if (saved == confirmed)
+		return;
+	np_decoder_save();
+	saved = confirmed;
+}
+
+static void
+confirm(void)
+{
+	XLogRecPtr	position = np_position_of(np_decoder_position());
+
+	if (position > confirmed)
+	{
+		np_decoder_confirm(position);
+		confirmed = position;
+	}
+	if (np_now() < next_save)
+		return;
+	save_position();
+	next_save = np_now() + SAVE_INTERVAL;
+}
+
+static void
+show_progress(void)
+{
+	progress.read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
+	progress.confirmed = confirmed;
+	progress.queued = np_wal_queue_count();
+	progress.queued_bytes = np_wal_queue_bytes();
+	np_relay_slot_set_progress(np_worker_slot(), &progress);
+	if (published > 0)
+	{
+		np_relay_slot_count(np_worker_slot(), published, 0, 0);
+		np_worker_report_success(session);
+	}
+	published = 0;
+}
+
+/* ---- Waiting ---------------------------------------------------------------------------- */
+
+/* Has somebody committed, or is it time to look whether somebody has? */
+static bool
+is_asked_to_read(void)
+{
+	if (!may_have_more && is_listening && np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
+		may_have_more = true;
+	return may_read();
+}
+
+/* To be called before it waits, when it knows of no more WAL: when is it to look unasked? */
+static NpTime
+listen_for_wal(void)
+{
+	is_listening = false;
+	if (np_now() < quiet_until)
+		return quiet_until;
+	wakes_seen = np_relay_slot_listen(np_worker_slot());
+	is_listening = true;
+	may_have_more = GetFlushRecPtr(NULL) > np_decoder_position();
+	if (may_have_more)
+		return 0;
+	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
+}
+
+static bool
+can_go_on(NpSession *of_flight, void *unused)
+{
+	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
+		(wanted == session && np_flight_has_room()) || (may_take() && np_wal_queue_peek() != NULL) || is_asked_to_read();
+}
+
+/* What is on its way is answered, or something else is to be done. */
+static void
+wait_for_answers(void)
+{
+	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
+	NpTime		next_read = NP_FOREVER;
+
+	if (np_worker_is_connected(session))
+	{
+		/* there may be no wait */
+		np_connection_receive(session->connection);
+		next_read = may_have_more ? NP_FOREVER : listen_for_wal();
+	}
+	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
+	may_have_more |= np_now() >= next_read;
+}
+
+/* False: there is a problem, and it is reported. */
+static bool
+receive_answers(void)
+{
+	const char *problem;
+
+	wait_for_answers();
+	if (np_flight_has_culprit())
+		np_flight_convict();
+	if (np_flight_give_up_unanswered(&problem))
+		return true;
+	report_problem(problem);
+	return false;
+}
+
+/* ---- One round -------------------------------------------------------------------------- */
+
+static bool
+is_time_to_look(void)
+{
+	must_look |= np_relay_slot_is_told(np_worker_slot());
+	return must_look || np_now() >= next_look;
+}
+
+/* Do what there is to do; returns until when there is nothing else. */
+static NpTime
+run_round(void)
+{
+	const char *problem;
+
+	if (is_time_to_look())
+		look();
+	if (!np_decoder_is_open())
+		open_decoder();
+	read_wal();
+	if (may_publish() && !send_messages())
+		return 0;
+	if (np_flight_count() > 0 && !receive_answers())
+		return 0;
+	settle();
+	if (np_divert_waiting() > 0)
+		divert();
+	confirm();
+	if (np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 || (may_publish() && np_wal_queue_count() > 0))
+		return 0;
+	if (!may_publish())
+		np_worker_show_state(stopped_as);
+	else if (!np_worker_keep_connection(session, &problem))
+	{
+		report_problem(problem);
+		return 0;
+	}
+	else
+	{
+		np_worker_end_pause();
+		np_worker_show_state(NP_RELAY_IDLE);
+	}
+	return Min(Min(next_look, next_save), may_have_more ? NP_FOREVER : listen_for_wal());
+}
+
+/* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
+static NpTime
+try_round(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	NpTime		until = 0;
+
+	/* what has come between two rounds has nothing to cancel */
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
+	PG_TRY();
+	{
+		until = run_round();
+		HOLD_CANCEL_INTERRUPTS();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_CANCEL_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		np_outbox_set_diverting(false);
+		np_decoder_abort();
+		report_problem(error->message);
+		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			np_worker_show_state(NP_RELAY_NO_RIGHTS);
+	}
+	PG_END_TRY();
+	return until;
+}
+
+/* ---- The process ------------------------------------------------------------------------ */
+
+static void
+reload_settings(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	must_look = true;
+}
+
+static void
+rest(NpTime until)
+{
+	if (np_worker_pause() > 0)
+		np_worker_rest(np_worker_pause());
+	else if (np_now() < until && !np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
+	{
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		np_sleep(NP_WAIT_RELAY, until);
+	}
+	if (until > 0)
+		may_have_more = true;
+}
+
+static void
+save_at_exit(int code, Datum argument)
+{
+	if (np_decoder_is_open())
+		save_position();
+}
+
+/* The worker of the slot `argument`; its database is in bgw_extra. */
+void
+np_wal_relay_main(Datum argument)
+{
+	np_worker_start(DatumGetInt32(argument), MyBgworkerEntry->bgw_extra);
+	before_shmem_exit(save_at_exit, (Datum) 0);
+	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish WAL relay", ALLOCSET_DEFAULT_SIZES);
+	stopped_as = NP_RELAY_STARTING;
+	np_wal_change_init();
+	np_flight_of(&flight_owner);
+	must_look = true;
+	HOLD_CANCEL_INTERRUPTS();
+	for (;;)
+	{
+		NpTime		until;
+
+		CHECK_FOR_INTERRUPTS();
+		reload_settings();
+		MemoryContextSwitchTo(round_context);
+		until = try_round();
+		show_progress();
+		MemoryContextReset(round_context);
+		if (session != NULL)
+			np_outbound_trim(np_session_outbound(session));
+		np_session_show_rest();
+		np_shared_stats_flush();
+		rest(until);
+	}
+}
