@@ -57,6 +57,9 @@
 /* How long it may take until a role's other allowed_subjects count. */
 #define SUBJECTS_AGE	NP_MILLISECONDS(10000)
 
+/* So often a change is tried that meets errors of the server. */
+#define MAX_TRIES		3
+
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
 {
@@ -118,6 +121,24 @@ is_catchable(int sqlstate)
 	return !is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
 }
 
+/*
+ * Errors of the server are temporary, and decoding begins again; but others'
+ * code can raise any, each time.
+ */
+static bool
+was_tried_enough(const NpDecodedChanges *changes)
+{
+	static XLogRecPtr commit;
+	static uint64 number;
+	static int	tries;
+
+	if (commit != changes->transaction.commit_lsn || number != changes->number)
+		tries = 0;
+	commit = changes->transaction.commit_lsn;
+	number = changes->number;
+	return ++tries >= MAX_TRIES;
+}
+
 static void
 do_as_owner(void (*function) (void *), Work *work)
 {
@@ -156,7 +177,7 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	if (error != NULL && is_of_server(error->sqlerrcode))
+	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work->changes))
 		ReThrowError(error);
 	return error;
 }
