@@ -742,6 +742,8 @@ drop_slot(void)
 static NpTime
 run_round(void)
 {
+	bool		is_well;
+
 	if (is_time_to_look())
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
@@ -749,11 +751,10 @@ run_round(void)
 	if (!np_decoder_is_open() && !open_decoder())
 		return next_look;
 	read_wal();
-	if (!publish())
-		return 0;
+	is_well = publish();
 	divert_what_must_be();
 	confirm();
-	if (has_work())
+	if (!is_well || has_work())
 		return 0;
 	if (is_diverting)
 		try_to_publish();
