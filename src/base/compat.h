@@ -215,6 +215,22 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_slot_has_failover(slot)	((void) (slot), false)
 #endif
 
+/* Have all standbys of synchronized_standby_slots the WAL up to a position?  Since 17. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_standby_slots_have(position)	StandbySlotsHaveCaughtup((position), DEBUG1)
+#else
+#define np_compat_standby_slots_have(position)	((void) (position), true)
+#endif
+
+/* Can WAL be decoded with this wal_level?  Since 19 it is raised when there is a slot. */
+#if PG_VERSION_NUM >= 190000
+#define NP_COMPAT_WAL_LEVEL		WAL_LEVEL_REPLICA
+#define NP_COMPAT_WAL_LEVEL_NAME	"replica"
+#else
+#define NP_COMPAT_WAL_LEVEL		WAL_LEVEL_LOGICAL
+#define NP_COMPAT_WAL_LEVEL_NAME	"logical"
+#endif
+
 /* Have a slot be ours; ERROR if another process has it. */
 #if PG_VERSION_NUM >= 180000
 #define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true, true)

@@ -32,6 +32,7 @@ typedef struct Slot
 								 * the relay of the WAL hears them only while it sleeps */
 	pg_atomic_uint32 wakes;		/* only grows */
 	volatile bool is_told;		/* somebody has something to tell, in the tables */
+	volatile NpWalOrder order;
 } Slot;
 
 typedef struct Shared
@@ -55,6 +56,7 @@ static const char *const state_names[] = {
 	[NP_RELAY_CLOSED] = "database closed",
 	[NP_RELAY_NO_RIGHTS] = "no rights",
 	[NP_RELAY_BLOCKED] = "blocked",
+	[NP_RELAY_DIVERTING] = "diverting",
 	[NP_RELAY_NO_SLOT] = "no slot",
 	[NP_RELAY_STOPPED] = "stopped",
 };
@@ -193,6 +195,38 @@ np_relay_wake_for_wal(Oid database)
 	}
 }
 
+/* The slot of the table's relay of a database; -1: it has none. */
+int
+np_relay_find(Oid database)
+{
+	int			found = -1;
+
+	for (int i = 0; shared != NULL && i < NP_MAX_RELAYS && found < 0; i++)
+	{
+		NpRelayStatus status = np_relay_status(i);
+
+		if (status.name[0] != '\0' && status.database == database)
+			found = i;
+	}
+	return found;
+}
+
+/* Tell the relay of the WAL, and the launcher, what is to become of it. */
+void
+np_relay_order(int slot, NpWalOrder order)
+{
+	shared->slots[slot].order = order;
+	shared->slots[slot].is_told = true;
+	wake(&shared->slots[slot]);
+	np_launcher_wake();
+}
+
+NpWalOrder
+np_relay_ordered(int slot)
+{
+	return shared->slots[slot].order;
+}
+
 /* There are other slots of WAL: have the launcher look. */
 void
 np_launcher_wake(void)
@@ -247,13 +281,23 @@ np_relay_slot_free(int slot)
 	LWLockRelease(shared->lock);
 }
 
-/* Have a slot of the WAL's relay be a database's. */
-void
+/* Have a slot of the WAL's relay be a database's.  False: that of another one has not left it yet. */
+bool
 np_relay_slot_name(int slot, const char *name)
 {
+	NpRelayStatus *status = &shared->slots[slot].status;
+	bool		is_its;
+
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	strlcpy(shared->slots[slot].status.name, name, NAMEDATALEN);
+	is_its = strcmp(status->name, name) == 0;
+	if (!is_its && status->pid == 0)
+	{
+		memset(status, 0, sizeof(*status));
+		strlcpy(status->name, name, NAMEDATALEN);
+		is_its = true;
+	}
 	LWLockRelease(shared->lock);
+	return is_its;
 }
 
 void

@@ -34,6 +34,7 @@ typedef enum NpRelayState
 	NP_RELAY_CLOSED,			/* the database does not accept connections */
 	NP_RELAY_NO_RIGHTS,			/* on the tables of the outbox, or on what their triggers use */
 	NP_RELAY_BLOCKED,			/* by a lock; not in shared memory, see np_relay_blocked_by() */
+	NP_RELAY_DIVERTING,			/* the WAL to nats_outbox, for it can't be published */
 	NP_RELAY_NO_SLOT,			/* that of the WAL was dropped, or has lost WAL */
 	NP_RELAY_STOPPED			/* and to be started again */
 } NpRelayState;
@@ -45,6 +46,14 @@ typedef enum NpRelayWake
 	NP_WAKE_TO_PUBLISH,			/* a relay that may publish */
 	NP_WAKE_TO_LOOK				/* any: it may have been told to go on */
 } NpRelayWake;
+
+/* What the relay of the WAL is told by who switches it off. */
+typedef enum NpWalOrder
+{
+	NP_WAL_GO_ON,
+	NP_WAL_FINISH,				/* with all that is committed, and divert what can't be published at once */
+	NP_WAL_LEAVE				/* the slot is about to be dropped */
+} NpWalOrder;
 
 /* Where the relay of the WAL is. */
 typedef struct NpWalProgress
@@ -84,12 +93,15 @@ extern NpRelayStatus np_relay_status(int slot);
 extern struct ArrayType *np_relay_blocked_by(NpRelayStatus *status);
 extern void np_relay_wake(Oid database, NpRelayWake whom);
 extern void np_relay_wake_for_wal(Oid database);
+extern int	np_relay_find(Oid database);
+extern void np_relay_order(int slot, NpWalOrder order);
+extern NpWalOrder np_relay_ordered(int slot);
 extern void np_launcher_wake(void);
 extern void np_launcher_set(void);
 
 extern int	np_relay_slot_for(const char *name);
 extern void np_relay_slot_free(int slot);
-extern void np_relay_slot_name(int slot, const char *name);
+extern bool np_relay_slot_name(int slot, const char *name);
 extern void np_relay_slot_set(int slot, NpRelayState state);
 extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
 extern void np_relay_slot_leave(int slot);

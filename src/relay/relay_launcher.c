@@ -222,8 +222,8 @@ mark_wanted_for_wal(void)
 		Relay	   *relay = &relays[np_relay_wal_slot(i)];
 
 		relay->wanted = relays[i].wanted && OidIsValid(status.database) &&
-			np_wal_slot(status.database).state != NP_WAL_SLOT_MISSING;
-		if (relay->wanted)
+			np_relay_ordered(np_relay_wal_slot(i)) != NP_WAL_LEAVE &&
+			np_wal_slot(status.database).state != NP_WAL_SLOT_MISSING &&
 			np_relay_slot_name(np_relay_wal_slot(i), status.name);
 	}
 }

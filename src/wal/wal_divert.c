@@ -35,31 +35,41 @@
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
+/* So many subjects are known; when there are more, all are taken to have messages there. */
+#define MAX_SUBJECTS	10000
+
+#define ALL		0
+
 /* A subject of which the table has messages. */
 typedef struct Subject
 {
-	uint64		hash;
+	uint64		hash;			/* 0: of all */
 	int64		last_id;		/* of the last one */
+	bool		is_untried;		/* nothing is wrong with it: it will soon have left */
 } Subject;
 
 static HTAB *subjects;			/* NULL: never were any */
 static dlist_head rows = DLIST_STATIC_INIT(rows);
 static int	waiting;
+static int	untried;			/* of the subjects, those that are */
+
+/* Arguments of both. */
+#define ARGUMENTS	6
 
 /* The error is empty for a message that only follows others, or has not been tried. */
 static NpStatement insert_row = {
 	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, last_error, attempts, next_attempt_at)"
-	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), ($5 <> '')::int4, CASE WHEN $5 <> '' THEN now() + interval '1 second' END)"
+	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, CASE WHEN $5 <> '' THEN now() + interval '1 second' END)"
 	" RETURNING id",
-	.argument_count = 5,
-	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID}
+	.argument_count = ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
 };
 
 static NpStatement bury_row = {
 	.text = "INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-	" VALUES (nextval('%1$s.nats_outbox_id_seq'), $1, $2, nullif($3, '{}'), $4, now(), 1, $5) RETURNING id",
-	.argument_count = 5,
-	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID}
+	" VALUES (nextval('%1$s.nats_outbox_id_seq'), $1, $2, nullif($3, '{}'), $4, now(), $6, $5) RETURNING id",
+	.argument_count = ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
 };
 
 static NpStatement find_left = {
@@ -77,44 +87,80 @@ hash_of(NpSpan subject)
 }
 
 static Subject *
-enter_subject(NpSpan subject)
+find_subject(uint64 hash)
+{
+	return subjects == NULL ? NULL : hash_search(subjects, &hash, HASH_FIND, NULL);
+}
+
+/* By which it is known, or all are. */
+static Subject *
+known_as(NpSpan subject)
+{
+	Subject    *all = find_subject(ALL);
+
+	return all != NULL ? all : find_subject(hash_of(subject));
+}
+
+static void
+enter_subject(NpSpan subject, bool is_untried)
 {
 	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Subject),.hcxt = TopMemoryContext};
 	uint64		hash = hash_of(subject);
 	Subject    *entry;
-	bool		found;
 
 	if (subjects == NULL)
 		subjects = hash_create("nats_publish diverted subjects", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	entry = hash_search(subjects, &hash, HASH_ENTER, &found);
-	if (!found)
-		entry->last_id = 0;
-	return entry;
+	if (known_as(subject) != NULL)
+		return;
+	if (hash_get_num_entries(subjects) >= MAX_SUBJECTS)
+		hash = ALL;
+	entry = hash_search(subjects, &hash, HASH_ENTER, NULL);
+	entry->last_id = 0;
+	entry->is_untried = is_untried;
+	untried += is_untried ? 1 : 0;
 }
 
 /* Have earlier messages of the subject been moved, so that later ones have to follow? */
 bool
 np_divert_holds(NpSpan subject)
 {
-	uint64		hash;
+	return !np_divert_is_empty() && known_as(subject) != NULL;
+}
 
-	if (subjects == NULL || hash_get_num_entries(subjects) == 0)
-		return false;
-	hash = hash_of(subject);
-	return hash_search(subjects, &hash, HASH_FIND, NULL) != NULL;
+/*
+ * Have messages been moved of which nothing was wrong, so that it is better to
+ * wait until they have left the table than to have all others follow them?
+ */
+bool
+np_divert_holds_untried(void)
+{
+	return untried > 0;
 }
 
 /* ---- Writing ---------------------------------------------------------------------------- */
 
-/* A row is to be moved, in the order of these calls; its record is put aside. */
-void
-np_divert_later(NpRow *row)
+static void
+add_row(NpRow *row, bool is_untried)
 {
 	np_wal_queue_put_aside(row->source);
 	if (np_relay_ordering == NP_RELAY_STRICT && row->state != NP_ROW_DEAD)
-		(void) enter_subject(row->message.subject);
+		enter_subject(row->message.subject, is_untried);
 	dlist_push_tail(&rows, &row->node);
 	waiting++;
+}
+
+/* A row that has failed, or follows one, is to be moved, in the order of these calls; its record is put aside. */
+void
+np_divert_later(NpRow *row)
+{
+	add_row(row, false);
+}
+
+/* The same for a row with which nothing is wrong. */
+void
+np_divert_untried(NpRow *row)
+{
+	add_row(row, true);
 }
 
 /* How many rows are to be moved. */
@@ -138,7 +184,7 @@ static int64
 execute(NpStatement *statement, const NpRow *row)
 {
 	NpMessage	message = np_wal_record_message(row->source);
-	Datum		values[5];
+	Datum		values[ARGUMENTS];
 	bool		isnull;
 
 	values[0] = CStringGetTextDatum(np_from_utf8(message.subject));
@@ -148,6 +194,7 @@ execute(NpStatement *statement, const NpRow *row)
 		values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	values[3] = CStringGetTextDatum(np_from_utf8(message.id));
 	values[4] = make_error(row);
+	values[5] = Int32GetDatum(row->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
 	np_outbox_execute(statement, values, false);
 	if (SPI_processed != 1)
 		return 0;				/* a trigger of the administrator keeps it out */
@@ -190,13 +237,14 @@ try_execute(NpStatement *statement, const NpRow *row, int64 *id, char **error)
 static void
 write_row(NpRow *row, NpDiverted *diverted)
 {
+	Subject    *subject = known_as(row->message.subject);
 	char	   *error = NULL;
 	int64		id;
 
 	if (row->state != NP_ROW_DEAD && try_execute(&insert_row, row, &id, &error))
 	{
-		if (id != 0 && np_divert_holds(row->message.subject))
-			enter_subject(row->message.subject)->last_id = id;
+		if (id != 0 && subject != NULL)
+			subject->last_id = id;
 		return;
 	}
 	if (error != NULL)
@@ -291,15 +339,33 @@ all_last_ids(void)
 	return PointerGetDatum(construct_array(ids, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-static bool
-was_found(int64 id)
+static int
+compare(const void *a, const void *b)
 {
+	int64		first = *(const int64 *) a;
+	int64		second = *(const int64 *) b;
+
+	return first < second ? -1 : first > second;
+}
+
+/* The ids that the last statement has found, in order. */
+static int64 *
+found_ids(void)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(SPI_processed, 1));
 	bool		isnull;
 
 	for (uint64 i = 0; i < SPI_processed; i++)
-		if (DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)) == id)
-			return true;
-	return false;
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	qsort(ids, SPI_processed, sizeof(int64), compare);
+	return ids;
+}
+
+static void
+forget(const Subject *subject)
+{
+	untried -= subject->is_untried ? 1 : 0;
+	(void) hash_search(subjects, &subject->hash, HASH_REMOVE, NULL);
 }
 
 /* Look, in a transaction of the outbox, of which subjects the table has nothing any more; all are written. */
@@ -308,14 +374,16 @@ np_divert_look(void)
 {
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
-	Datum		ids;
+	Datum		argument;
+	int64	   *found;
 
 	if (np_divert_is_empty() || waiting > 0)
 		return;
-	ids = all_last_ids();
-	np_outbox_execute(&find_left, &ids, true);
+	argument = all_last_ids();
+	np_outbox_execute(&find_left, &argument, true);
+	found = found_ids();
 	hash_seq_init(&scan, subjects);
 	while ((subject = hash_seq_search(&scan)) != NULL)
-		if (!was_found(subject->last_id))
-			(void) hash_search(subjects, &subject->hash, HASH_REMOVE, NULL);
+		if (bsearch(&subject->last_id, found, SPI_processed, sizeof(int64), compare) == NULL)
+			forget(subject);
 }

@@ -19,10 +19,12 @@ typedef struct NpDiverted
 } NpDiverted;
 
 extern void np_divert_later(NpRow *row);
+extern void np_divert_untried(NpRow *row);
 extern int	np_divert_waiting(void);
 extern void np_divert_write(NpDiverted *diverted);
 extern bool np_divert_holds(NpSpan subject);
 extern bool np_divert_is_empty(void);
+extern bool np_divert_holds_untried(void);
 extern void np_divert_look(void);
 
 #endif							/* NP_WAL_DIVERT_H */

@@ -27,6 +27,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/slot.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -48,6 +49,7 @@
 #include "wal/decoder.h"
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
+#include "wal/wal_standby.h"
 
 PGDLLEXPORT void np_wal_relay_main(Datum argument);
 
@@ -66,6 +68,10 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often the tables are looked into unasked. */
 #define LOOK_INTERVAL		NP_MILLISECONDS(5000)
 #define DIVERTED_INTERVAL	NP_MILLISECONDS(1000)
+#define HELD_INTERVAL		NP_MILLISECONDS(20)
+
+/* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
+#define STANDBY_INTERVAL	NP_MILLISECONDS(5)
 
 /* While a large transaction is decoded: after so many messages it is looked what has been answered, ... */
 #define PUMP_MESSAGES		64
@@ -91,6 +97,10 @@ static XLogRecPtr confirmed;
 static XLogRecPtr saved;
 static NpTime next_save;
 static NpWalProgress progress;
+static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
+static bool is_before_standbys; /* what comes next is not on all standbys */
+static bool slot_is_missed;		/* that was logged */
+static NpTime last_progress;	/* when something was published, or there was nothing to be */
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
@@ -180,8 +190,8 @@ report_problem(const char *problem)
 
 /* ---- Sending ---------------------------------------------------------------------------- */
 
-static void
-enter_record(NpWalRecord *record)
+static NpRow *
+make_row(NpWalRecord *record)
 {
 	NpMessage	message = np_wal_record_message(record);
 	NpRow	   *row = np_row_create(np_wal_record_number(record), "", message.subject);
@@ -197,13 +207,37 @@ enter_record(NpWalRecord *record)
 		np_row_refuse(row, error.sqlstate, error.text);
 		row->state = NP_ROW_DEAD;
 	}
-	(void) np_lanes_enter(row, np_relay_ordering == NP_RELAY_STRICT);
+	return row;
+}
+
+/* In order, what was moved to the table though nothing was wrong with it goes first: it will soon be gone. */
+static bool
+is_held(void)
+{
+	return np_relay_ordering == NP_RELAY_STRICT && np_divert_holds_untried();
 }
 
 static bool
 may_take(void)
 {
-	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED;
+	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED && !is_held();
+}
+
+/* The next message of those that a failover does not take back. */
+static NpWalRecord *
+peek(void)
+{
+	NpWalRecord *record = np_wal_queue_peek();
+
+	is_before_standbys = record != NULL && !np_standbys_have(np_wal_record_transaction(record)->end_lsn);
+	return is_before_standbys ? NULL : record;
+}
+
+/* The next message that may go; NULL: there is none now. */
+static NpWalRecord *
+next_record(void)
+{
+	return may_take() ? peek() : NULL;
 }
 
 static void
@@ -212,10 +246,10 @@ take_messages(void)
 	NpWalRecord *record;
 
 	settle();
-	while (may_take() && (record = np_wal_queue_peek()) != NULL)
+	while ((record = next_record()) != NULL)
 	{
 		np_wal_queue_take();
-		enter_record(record);
+		(void) np_lanes_enter(make_row(record), np_relay_ordering == NP_RELAY_STRICT);
 	}
 }
 
@@ -328,14 +362,42 @@ static const NpDecoderEvents decoder_events = {
 	.commit = on_commit
 };
 
-static void
+/* False: it can't be read. */
+static bool
+slot_is_usable(const NpWalSlot *slot)
+{
+	const char *problem;
+
+	if (slot->state == NP_WAL_SLOT_USABLE)
+		return true;
+	problem = slot->state == NP_WAL_SLOT_MISSING ? "there is no replication slot \"%s\"" :
+		slot->state == NP_WAL_SLOT_LOST ? "replication slot \"%s\" has lost WAL that was not published" :
+		"replication slot \"%s\" is not one of nats_publish";
+	problem = psprintf(problem, slot->name);
+	np_relay_slot_set_error(np_worker_slot(), problem);
+	np_worker_show_state(NP_RELAY_NO_SLOT);
+	if (!slot_is_missed)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay has nothing to read: %s", problem),
+				 errdetail("What was committed after %X/%X and was not published will not be.", LSN_FORMAT_ARGS(slot->confirmed)),
+				 errhint("Call nats_wal_enable() to begin anew.")));
+	slot_is_missed = true;
+	return false;
+}
+
+/* False: there is nothing to be read. */
+static bool
 open_decoder(void)
 {
-	char		name[NAMEDATALEN];
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
 
-	np_wal_slot_name(MyDatabaseId, name);
-	np_decoder_open(name, &decoder_events);
+	if (!slot_is_usable(&slot))
+		return false;
+	np_decoder_open(slot.name, &decoder_events);
+	slot_is_missed = false;
+	confirmed = saved = slot.confirmed;
 	may_have_more = true;
+	return true;
 }
 
 static bool
@@ -396,7 +458,7 @@ look(void)
 		stopped_as = NP_RELAY_NO_EXTENSION;
 	np_outbox_commit(caller);
 	must_look = false;
-	next_look = np_now() + (np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
+	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
 }
 
 static void
@@ -410,6 +472,74 @@ divert(void)
 	np_relay_slot_count(np_worker_slot(), 0, diverted.moved, diverted.dead);
 	if (diverted.error != NULL)
 		np_relay_slot_set_error(np_worker_slot(), diverted.error);
+}
+
+/* How much WAL there is behind a transaction that waits to be published. */
+static int64
+wal_behind(void)
+{
+	const NpWalTransaction *oldest = np_position_oldest();
+
+	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
+}
+
+static bool
+is_time_to_divert(void)
+{
+	NpTime		waited = np_now() - last_progress;
+
+	if (np_wal_queue_count() == 0 || is_before_standbys)
+		return false;
+	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
+		return !may_publish() || waited > NP_MILLISECONDS(np_ack_timeout);
+	return waited > NP_MILLISECONDS(np_wal_divert_after) || wal_behind() > (int64) np_wal_divert_size * 1024 * 1024;
+}
+
+static void
+begin_to_divert(void)
+{
+	is_diverting = true;
+	begin_again();
+	ereport(LOG,
+			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
+			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
+}
+
+/* Move a batch of all that is there. */
+static void
+divert_all(void)
+{
+	NpWalRecord *record;
+
+	while (np_divert_waiting() < MAX_DIVERTED && (record = peek()) != NULL)
+	{
+		NpRow	   *row;
+
+		np_wal_queue_take();
+		row = make_row(record);
+		if (row->state == NP_ROW_UNSENT)
+			row->state = NP_ROW_FAILED;
+		np_divert_untried(row);
+	}
+}
+
+/* All is moved: is NATS there again? */
+static void
+try_to_publish(void)
+{
+	const char *problem;
+
+	if (!may_publish())
+		return;
+	if (!np_flight_connect(wanted, &problem))
+	{
+		report_problem(problem);
+		return;
+	}
+	is_diverting = false;
+	last_progress = np_now();
+	must_look = true;
+	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
 }
 
 /* ---- The position ----------------------------------------------------------------------- */
@@ -452,6 +582,8 @@ show_progress(void)
 		np_relay_slot_count(np_worker_slot(), published, 0, 0);
 		np_worker_report_success(session);
 	}
+	if (published > 0 || progress.queued == 0 || is_before_standbys)
+		last_progress = np_now();
 	published = 0;
 }
 
@@ -485,7 +617,7 @@ static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
-		(wanted == session && np_flight_has_room()) || (may_take() && np_wal_queue_peek() != NULL) || is_asked_to_read();
+		(wanted == session && np_flight_has_room()) || next_record() != NULL || is_asked_to_read();
 }
 
 /* What is on its way is answered, or something else is to be done. */
@@ -529,40 +661,105 @@ is_time_to_look(void)
 	return must_look || np_now() >= next_look;
 }
 
-/* Do what there is to do; returns until when there is nothing else. */
-static NpTime
-run_round(void)
+/* What is on its way, and what is next. */
+static bool
+publish(void)
+{
+	if (may_publish() && !is_diverting && !send_messages())
+		return false;
+	if (np_flight_count() > 0 && !receive_answers())
+		return false;
+	settle();
+	return true;
+}
+
+static void
+divert_what_must_be(void)
+{
+	if (!is_diverting && is_time_to_divert())
+		begin_to_divert();
+	if (is_diverting)
+		divert_all();
+	if (np_divert_waiting() > 0)
+		divert();
+}
+
+static bool
+has_work(void)
+{
+	return np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 ||
+		(is_diverting ? np_wal_queue_count() > 0 && !is_before_standbys :
+		 may_publish() && (np_lanes_first() != NULL || next_record() != NULL));
+}
+
+static void
+show_rest(void)
 {
 	const char *problem;
 
-	if (is_time_to_look())
-		look();
-	if (!np_decoder_is_open())
-		open_decoder();
-	read_wal();
-	if (may_publish() && !send_messages())
-		return 0;
-	if (np_flight_count() > 0 && !receive_answers())
-		return 0;
-	settle();
-	if (np_divert_waiting() > 0)
-		divert();
-	confirm();
-	if (np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 || (may_publish() && np_wal_queue_count() > 0))
-		return 0;
-	if (!may_publish())
+	if (is_diverting)
+		np_worker_show_state(NP_RELAY_DIVERTING);
+	else if (!may_publish())
 		np_worker_show_state(stopped_as);
 	else if (!np_worker_keep_connection(session, &problem))
-	{
 		report_problem(problem);
-		return 0;
-	}
 	else
 	{
 		np_worker_end_pause();
 		np_worker_show_state(NP_RELAY_IDLE);
 	}
-	return Min(Min(next_look, next_save), may_have_more ? NP_FOREVER : listen_for_wal());
+}
+
+/* When there may be something to do, though nobody says so. */
+static NpTime
+next_round(void)
+{
+	NpTime		next = Min(next_look, next_save);
+
+	if (!may_have_more)
+		next = Min(next, listen_for_wal());
+	if (is_before_standbys)
+		next = Min(next, np_now() + STANDBY_INTERVAL);
+	return next;
+}
+
+/* The extension was dropped, and with it all that could be published: its slot only keeps WAL. */
+static void
+drop_slot(void)
+{
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+
+	np_decoder_close();
+	if (slot.state == NP_WAL_SLOT_USABLE || slot.state == NP_WAL_SLOT_LOST)
+	{
+		ReplicationSlotDrop(slot.name, true);
+		ereport(LOG, (errmsg("nats_publish WAL relay has dropped replication slot \"%s\": there is no extension any more", slot.name)));
+	}
+	proc_exit(0);
+}
+
+/* Do what there is to do; returns until when there is nothing else. */
+static NpTime
+run_round(void)
+{
+	bool		is_well;
+
+	if (is_time_to_look())
+		look();
+	if (stopped_as == NP_RELAY_NO_EXTENSION)
+		drop_slot();
+	if (!np_decoder_is_open() && !open_decoder())
+		return next_look;
+	read_wal();
+	is_well = publish();
+	divert_what_must_be();
+	confirm();
+	if (!is_well || has_work())
+		return 0;
+	if (is_diverting)
+		try_to_publish();
+	show_rest();
+	return next_round();
 }
 
 /* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
@@ -645,12 +842,15 @@ np_wal_relay_main(Datum argument)
 	np_wal_change_init();
 	np_flight_of(&flight_owner);
 	must_look = true;
+	last_progress = np_now();
 	HOLD_CANCEL_INTERRUPTS();
 	for (;;)
 	{
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
+		if (np_relay_ordered(np_worker_slot()) == NP_WAL_LEAVE)
+			proc_exit(0);
 		reload_settings();
 		MemoryContextSwitchTo(round_context);
 		until = try_round();
