@@ -40,13 +40,13 @@ PG_FUNCTION_INFO_V1(nats_wal_disable);
 
 /* ---- Statements --------------------------------------------------------------------- */
 
-/* The lost part is NULL when nothing is known to be. */
+/* Where what was lost begins is NULL when that is not known. */
 static NpStatement set_enabled = {
 	.text = "UPDATE %s.nats_wal SET slot = $1, enabled_at = pg_catalog.clock_timestamp(),"
-	" lost_from = coalesce($2, lost_from), lost_to = CASE WHEN $2 IS NULL THEN lost_to ELSE $3 END,"
-	" lost_at = CASE WHEN $2 IS NULL THEN lost_at ELSE pg_catalog.clock_timestamp() END",
-	.argument_count = 3,
-	.types = {NAMEOID, PG_LSNOID, PG_LSNOID}
+	" lost_from = CASE WHEN $2 THEN $3 ELSE lost_from END, lost_to = CASE WHEN $2 THEN $4 ELSE lost_to END,"
+	" lost_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() ELSE lost_at END",
+	.argument_count = 4,
+	.types = {NAMEOID, BOOLOID, PG_LSNOID, PG_LSNOID}
 };
 
 static NpStatement set_disabled = {.text = "UPDATE %s.nats_wal SET slot = NULL, enabled_at = NULL"};
@@ -113,17 +113,17 @@ create_slot(const char *name)
 
 /* It is made, and nobody would know of it. */
 static void
-enable_or_drop(Oid schema, const char *name, XLogRecPtr lost_from)
+enable_or_drop(Oid schema, const char *name, bool is_missed, XLogRecPtr lost_from)
 {
-	XLogRecPtr	begin = np_wal_slot(MyDatabaseId).confirmed;
-	Datum		values[3];
+	Datum		values[4];
 
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(name));
-	values[1] = LSNGetDatum(lost_from);
-	values[2] = LSNGetDatum(begin);
+	values[1] = BoolGetDatum(is_missed);
+	values[2] = LSNGetDatum(lost_from);
+	values[3] = LSNGetDatum(np_wal_slot(MyDatabaseId).confirmed);
 	PG_TRY();
 	{
-		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? " nn" : "   ", false);
+		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "  n " : "    ", false);
 	}
 	PG_CATCH();
 	{
@@ -176,7 +176,7 @@ enable(Oid schema, const NpWalSlot *old)
 	if (old->state == NP_WAL_SLOT_LOST)
 		ReplicationSlotDrop(old->name, false);
 	create_slot(old->name);
-	enable_or_drop(schema, old->name, lost_from);
+	enable_or_drop(schema, old->name, is_missed, lost_from);
 	if (is_missed)
 		warn_of_loss(lost_from, np_wal_slot(MyDatabaseId).confirmed);
 	warn_of_failover();
