@@ -632,7 +632,8 @@ make_payload(const NpChangePlan *plan, const NpChange *change)
 void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
-	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),.msg_id = change->id};
+	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),
+		.annotations = change->transaction->annotations,.msg_id = change->id};
 	NpSpan		subject;
 	NpSpan		payload;
 	int			nest_level = begin_output_settings(plan->needs);

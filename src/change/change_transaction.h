@@ -12,11 +12,13 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "utils/datetime.h"
+#include "utils/jsonb.h"
 
 typedef struct NpChangeTransaction
 {
 	FullTransactionId id;
 	TimestampTz at;				/* its start; of one that is read from the WAL, its commit */
+	Jsonb	   *annotations;	/* of one that is read from the WAL, where it was read so far; or NULL */
 	XLogRecPtr	commit_lsn;		/* of one that is read from the WAL; else invalid */
 	char		id_text[24];
 	char		time[MAXDATELEN + 1];	/* in UTC, without the offset */

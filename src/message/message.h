@@ -39,6 +39,7 @@ typedef struct NpMessageOptions
 	int64		expect_last_subject_seq;
 	Interval   *ttl;
 	bool		is_annotated;	/* it has the annotations of the transaction, too */
+	Jsonb	   *annotations;	/* it has these; NULL: none */
 } NpMessageOptions;
 
 /*

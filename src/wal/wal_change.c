@@ -50,6 +50,7 @@
 #include "change/change_counts.h"
 #include "change/change_filter.h"
 #include "change/change_wal.h"
+#include "message/annotations.h"
 #include "publish/policy.h"
 #include "publish/role_subjects.h"
 #include "wal/wal_change.h"
@@ -641,6 +642,33 @@ np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relation
 		if (is_published(transaction, relations[i]))
 			publish_by_triggers(&work, take, argument);
 	}
+}
+
+typedef struct Annotations
+{
+	const char *text;
+	Jsonb	   *parsed;
+} Annotations;
+
+static void
+parse_annotations(void *argument)
+{
+	Annotations *annotations = argument;
+
+	annotations->parsed = np_annotations_parse(annotations->text);
+}
+
+/* The changes from here on have these annotations, instead of those before; what can't be some is none. */
+void
+np_wal_change_annotate(NpDecodedTransaction *transaction, const char *text, size_t length)
+{
+	NpDecodedChanges *changes = changes_of(transaction);
+	MemoryContext previous = MemoryContextSwitchTo(GetMemoryChunkContext(changes));
+	Annotations annotations = {.text = pnstrdup(text, length)};
+
+	(void) np_catch(parse_annotations, &annotations, is_catchable);
+	changes->transaction.annotations = annotations.parsed;
+	MemoryContextSwitchTo(previous);
 }
 
 /* All changes of a transaction that has any were decoded: the messages that end it. */

@@ -43,6 +43,7 @@ extern void np_wal_change(NpDecodedTransaction *transaction, Relation relation, 
 						  NpWalTake take, void *argument);
 extern void np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relations,
 							ReorderBufferChange *change, NpWalTake take, void *argument);
+extern void np_wal_change_annotate(NpDecodedTransaction *transaction, const char *text, size_t length);
 extern void np_wal_change_end(NpDecodedTransaction *transaction, NpWalTake take, void *argument);
 
 #endif							/* NP_WAL_CHANGE_H */

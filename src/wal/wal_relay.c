@@ -37,6 +37,7 @@
 #include "base/wait.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
+#include "outbox/wal_annotations.h"
 #include "outbox/wal_message.h"
 #include "outbox/wal_slot.h"
 #include "publish/session.h"
@@ -339,6 +340,8 @@ on_message(NpDecodedTransaction *transaction, const char *prefix, const char *da
 {
 	NpMessage	message;
 
+	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
+		np_wal_change_annotate(transaction, data, length);
 	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
 		return;
 	if (np_wal_read(&secret, (TransactionId) transaction->xid, data, length, &message))

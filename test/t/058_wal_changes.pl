@@ -330,6 +330,16 @@ is(scalar @messages, 4 + 1500, 'and so with subtransactions');
 my %ids = map { $_->{headers}{'Nats-Msg-Id'}[0] => 1 } @messages;
 is(scalar keys %ids, scalar @messages, 'each message has its id');
 
+# Annotations
+
+run(q(BEGIN; SELECT nats_annotate('{"Actor": "ann"}'); INSERT INTO r VALUES (31); SAVEPOINT a; SELECT nats_annotate('{"Actor": "bob"}'); INSERT INTO r VALUES (32);
+	ROLLBACK TO a; INSERT INTO r VALUES (33); SELECT nats_annotate('{"Request": 7}'); INSERT INTO r VALUES (34); SELECT nats_annotate(NULL); INSERT INTO r VALUES (35); COMMIT));
+run(q(INSERT INTO r VALUES (36)));
+run(qq(BEGIN; SELECT pg_logical_emit_message(true, 'nats_publish.annotations', '$_'); INSERT INTO r VALUES (37); DELETE FROM r WHERE id = 37; COMMIT))
+	foreach '{"Pg-Op": "x"}', 'no object', '{"A": "x\ny"}', '{';
+is(join(' ', map { join '/', $_->{subject}, map { $_ ? @$_ : '' } @{ $_->{headers} }{ 'Actor', 'Request' } } from_wal()),
+	join(' ', 'w.31/ann/', 'w.33/ann/', 'w.34/ann/7', 'w.35//', 'w.36//', ('w.37//') x 8), 'messages have the annotations that were made before them');
+
 # The table is not what it was
 
 run(<<'END');
