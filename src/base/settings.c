@@ -269,7 +269,7 @@ define_wal_settings(void)
 	DefineCustomIntVariable("nats_publish.wal_divert_after",
 							"Longest time for which WAL is kept because nothing can be published.",
 							"After it, what comes from the WAL is moved to nats_outbox.",
-							&np_wal_divert_after, 300 * 1000, 0, INT_MAX,
+							&np_wal_divert_after, 300 * 1000, 100, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("nats_publish.wal_divert_size",

@@ -167,14 +167,49 @@ warn_of_failover(void)
 }
 
 static void
-enable(Oid schema, const NpWalSlot *old)
+drop_slot(int place, const char *name)
 {
-	Datum		name = DirectFunctionCall1(namein, CStringGetDatum(old->name));
-	bool		is_missed = old->state == NP_WAL_SLOT_LOST || execute(&is_expected, schema, &name, NULL, true) > 0;
+	if (place >= 0)
+		np_relay_order(place, NP_WAL_LEAVE);
+	/* waits for the relay to leave it */
+	ReplicationSlotDrop(name, false);
+}
+
+static void
+take_order_back(int code, Datum place)
+{
+	if (DatumGetInt32(place) >= 0)
+		np_relay_order(DatumGetInt32(place), NP_WAL_GO_ON);
+}
+
+/* One that has lost WAL, or is of an extension that was dropped since, or of a call that was rolled back. */
+static void
+drop_old_slot(const char *name)
+{
+	Datum		place = Int32GetDatum(np_relay_wal_slot(np_relay_find(MyDatabaseId)));
+
+	PG_ENSURE_ERROR_CLEANUP(take_order_back, place);
+	{
+		drop_slot(DatumGetInt32(place), name);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, place);
+}
+
+static bool
+slot_is_expected(Oid schema, const NpWalSlot *slot)
+{
+	Datum		name = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
+
+	return execute(&is_expected, schema, &name, NULL, true) > 0;
+}
+
+static void
+enable(Oid schema, const NpWalSlot *old, bool is_missed)
+{
 	XLogRecPtr	lost_from = is_missed ? last_known(old) : InvalidXLogRecPtr;
 
-	if (old->state == NP_WAL_SLOT_LOST)
-		ReplicationSlotDrop(old->name, false);
+	if (old->state != NP_WAL_SLOT_MISSING)
+		drop_old_slot(old->name);
 	create_slot(old->name);
 	enable_or_drop(schema, old->name, is_missed, lost_from);
 	if (is_missed)
@@ -188,6 +223,7 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 {
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	NpWalSlot	slot;
+	bool		is_expected_here;
 
 	PreventCommandDuringRecovery("nats_wal_enable()");
 	CheckSlotPermissions();
@@ -199,22 +235,16 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("replication slot \"%s\" is not one of nats_publish", slot.name),
 				 errhint("Drop it.")));
-	if (slot.state == NP_WAL_SLOT_USABLE)
+	is_expected_here = slot_is_expected(schema, &slot);
+	if (slot.state == NP_WAL_SLOT_USABLE && is_expected_here)
 		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
 	else
-		enable(schema, &slot);
+		enable(schema, &slot, is_expected_here);
 	np_relay_order(np_relay_wal_slot(np_relay_find(MyDatabaseId)), NP_WAL_GO_ON);
 	PG_RETURN_LSN(np_wal_slot(MyDatabaseId).confirmed);
 }
 
 /* ---- Off ------------------------------------------------------------------------------ */
-
-static void
-take_order_back(int code, Datum place)
-{
-	if (DatumGetInt32(place) >= 0)
-		np_relay_order(DatumGetInt32(place), NP_WAL_GO_ON);
-}
 
 static void
 raise_without_relay(void)
@@ -251,15 +281,6 @@ warn_of_discarded(void)
 
 	ereport(NOTICE,
 			(errmsg("what was committed after %X/%X and is not published yet is not published", LSN_FORMAT_ARGS(slot.confirmed))));
-}
-
-static void
-drop_slot(int place, const char *name)
-{
-	if (place >= 0)
-		np_relay_order(place, NP_WAL_LEAVE);
-	/* waits for the relay to leave it */
-	ReplicationSlotDrop(name, false);
 }
 
 /* Writers are waited for, and new ones are refused once the slot is gone. */

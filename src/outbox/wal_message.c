@@ -48,26 +48,39 @@ typedef uint64 Seal;
 
 /* ---- The secret ------------------------------------------------------------------------ */
 
-static NpStatement read_secret = {.text = "SELECT secret FROM %s.nats_wal"};
+static NpStatement read_secret = {.text = "SELECT secret, slot FROM %s.nats_wal"};
 
-static NpWalSecret
-read_from_table(Oid schema)
+/* What is in the table nats_wal, that is known. */
+typedef struct Known
 {
+	Oid			table;			/* InvalidOid: none is */
 	NpWalSecret secret;
+	NameData	slot;			/* empty: it is switched off */
+} Known;
+
+static void
+read_table(Oid schema, Known *known)
+{
 	NpStatementCaller caller;
+	HeapTuple	row;
+	TupleDesc	columns;
 	bool		isnull;
-	bytea	   *value;
+	bytea	   *secret;
+	Datum		slot;
 
 	np_statements_begin(&caller, schema, "nats_wal");
 	if (SPI_execute_plan(np_statement_prepare(&read_secret, quote_identifier(get_namespace_name(schema))), NULL, NULL, true,
 						 1) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "there is no row in nats_wal");
-	value = DatumGetByteaPP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	if (isnull || VARSIZE_ANY_EXHDR(value) != sizeof(secret.key))
+	row = SPI_tuptable->vals[0];
+	columns = SPI_tuptable->tupdesc;
+	secret = DatumGetByteaPP(SPI_getbinval(row, columns, 1, &isnull));
+	if (isnull || VARSIZE_ANY_EXHDR(secret) != sizeof(known->secret.key))
 		elog(ERROR, "the secret in nats_wal is not one");
-	memcpy(secret.key, VARDATA_ANY(value), sizeof(secret.key));
+	memcpy(known->secret.key, VARDATA_ANY(secret), sizeof(known->secret.key));
+	slot = SPI_getbinval(row, columns, 2, &isnull);
+	namestrcpy(&known->slot, isnull ? "" : NameStr(*DatumGetName(slot)));
 	np_statements_end(&caller);
-	return secret;
 }
 
 /*
@@ -77,17 +90,10 @@ read_from_table(Oid schema)
 NpWalSecret
 np_wal_secret(Oid schema)
 {
-	static NpWalSecret known;
-	static Oid	known_table = InvalidOid;
-	Oid			table = get_relname_relid("nats_wal", schema);
+	Known		known;
 
-	if (table != known_table || !OidIsValid(table))
-	{
-		known_table = InvalidOid;
-		known = read_from_table(schema);
-		known_table = table;
-	}
-	return known;
+	read_table(schema, &known);
+	return known.secret;
 }
 
 static Seal
@@ -103,7 +109,7 @@ raise_unusable(const NpWalSlot *slot)
 {
 	const char *why = slot->state == NP_WAL_SLOT_MISSING ? "There is no replication slot \"%s\"." :
 	slot->state == NP_WAL_SLOT_LOST ? "The replication slot \"%s\" has lost WAL that it needs." :
-	"The replication slot \"%s\" is not one of nats_publish.";
+	"The replication slot \"%s\" was not made by nats_wal_enable().";
 
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -113,18 +119,32 @@ raise_unusable(const NpWalSlot *slot)
 }
 
 /*
- * A message that nobody would read is lost.  The lock, which lasts as long as
- * the transaction, is what nats_wal_disable() waits for.
+ * The secret to write with.  A message that nobody would read is lost; so there
+ * must be a slot, and it must be the one of this extension, whose secret its
+ * relay knows.  The lock, which lasts as long as the transaction, is what
+ * nats_wal_disable() waits for.
  */
-static void
+static const NpWalSecret *
 require_slot(Oid schema)
 {
+	static Known known;
+	Oid			table = get_relname_relid("nats_wal", schema);
 	NpWalSlot	slot;
 
-	LockRelationOid(get_relname_relid("nats_wal", schema), RowExclusiveLock);
+	LockRelationOid(table, RowExclusiveLock);
 	slot = np_wal_slot(MyDatabaseId);
 	if (slot.state != NP_WAL_SLOT_USABLE)
 		raise_unusable(&slot);
+	if (known.table == table)
+		return &known.secret;
+	read_table(schema, &known);
+	if (strcmp(NameStr(known.slot), slot.name) != 0)
+	{
+		slot.state = NP_WAL_SLOT_FOREIGN;
+		raise_unusable(&slot);
+	}
+	known.table = table;
+	return &known.secret;
 }
 
 /* A message without an id gets one, before its other headers. */
@@ -175,7 +195,7 @@ void
 np_wal_write(Oid schema, const NpMessage *message)
 {
 	NpMessage	written = *message;
-	NpWalSecret secret;
+	const NpWalSecret *secret;
 	Head		head = {.version = VERSION};
 	Seal		seal;
 	size_t		length;
@@ -183,8 +203,7 @@ np_wal_write(Oid schema, const NpMessage *message)
 
 	PreventCommandIfReadOnly("nats_publish_outbox()");
 	check_length(message);
-	require_slot(schema);
-	secret = np_wal_secret(schema);
+	secret = require_slot(schema);
 	if (written.id.data == NULL)
 		give_id(&written);
 	head.xid = GetTopTransactionId();
@@ -192,7 +211,7 @@ np_wal_write(Oid schema, const NpMessage *message)
 	data = palloc(length + sizeof(seal));
 	memcpy(data, &head, sizeof(head));
 	np_packed_write(&written, data + sizeof(head));
-	seal = seal_of(&secret, data, length);
+	seal = seal_of(secret, data, length);
 	memcpy(data + length, &seal, sizeof(seal));
 	(void) np_compat_log_message(NP_WAL_PREFIX, data, length + sizeof(seal));
 	pfree(data);

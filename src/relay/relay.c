@@ -36,6 +36,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/missed_slot.h"
 #include "relay/outbox_source.h"
 #include "relay/relay_worker.h"
 #include "relay/settling.h"
@@ -319,7 +320,10 @@ run_round(void)
 		must_look = false;
 	}
 	else if (may_look() && is_asked_to_look())
+	{
 		read_more();
+		np_missed_slot_look();
+	}
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	if (np_flight_count() > 0 && !receive_answers())

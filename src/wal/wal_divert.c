@@ -32,6 +32,9 @@
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 
+/* Of a message that may be stored, as the relay of the table has it. */
+#define IN_DOUBT	"58030"
+
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
@@ -174,9 +177,9 @@ static Datum
 make_error(const NpRow *row)
 {
 	if (row->error == NULL)
-		return CStringGetTextDatum("");
-	if (row->in_doubt && strcmp(row->sqlstate, "58030") != 0)
-		return CStringGetTextDatum(psprintf("58030: %s; an earlier attempt may have stored it", row->error));
+		return CStringGetTextDatum(row->in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
+	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
+		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", row->error));
 	return CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
 }
 

@@ -53,6 +53,7 @@ struct NpWalRecord
 	NpWalTransaction *transaction;
 	int64		number;			/* from 1 on, over all */
 	bool		is_aside;		/* it has ended, or somebody else sees to that */
+	bool		in_doubt;		/* it may be stored */
 	char		sqlstate[6];
 };
 
@@ -321,6 +322,19 @@ np_wal_record_message(const NpWalRecord *record)
 
 	np_packed_read(&message, (const char *) (record + 1) + record->error_length);
 	return message;
+}
+
+/* It may be stored, though nothing more will be heard of that. */
+void
+np_wal_record_doubt(NpWalRecord *record)
+{
+	record->in_doubt = true;
+}
+
+bool
+np_wal_record_is_doubted(const NpWalRecord *record)
+{
+	return record->in_doubt;
 }
 
 /* False: it can be sent. */

@@ -25,6 +25,8 @@ extern void np_wal_queue_end(NpWalRecord *record);
 extern NpWalTransaction *np_wal_record_transaction(const NpWalRecord *record);
 extern int64 np_wal_record_number(const NpWalRecord *record);
 extern NpMessage np_wal_record_message(const NpWalRecord *record);
+extern void np_wal_record_doubt(NpWalRecord *record);
+extern bool np_wal_record_is_doubted(const NpWalRecord *record);
 extern bool np_wal_record_error(const NpWalRecord *record, NpWalError *error);
 
 extern int64 np_wal_queue_count(void);

@@ -23,6 +23,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -145,6 +146,9 @@ settle_row(NpRow *row)
 			np_divert_later(row);
 			break;
 		case NP_ROW_DOUBTED:
+			np_wal_record_doubt(row->source);
+			np_row_free(row);
+			break;
 		case NP_ROW_UNSENT:
 		case NP_ROW_SENT:
 			/* it is published again */
@@ -200,6 +204,7 @@ make_row(NpWalRecord *record)
 	NpWalError	error;
 
 	row->source = record;
+	row->in_doubt = np_wal_record_is_doubted(record);
 	row->length = message.headers.length + message.payload.length;
 	row->message = message;
 	row->message.subject = subject;
@@ -414,6 +419,8 @@ read_wal(void)
 {
 	NpTime		begun = np_now();
 
+	if (np_wal_queue_count() == 0)
+		last_progress = begun;
 	for (int i = 0; may_read(); i++)
 	{
 		if (!np_decoder_step())
@@ -613,7 +620,8 @@ listen_for_wal(void)
 	may_have_more = GetFlushRecPtr(NULL) > np_decoder_position();
 	if (may_have_more)
 		return 0;
-	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
+	/* where the next record will be can be behind the header of a page that is not there yet */
+	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
 }
 
 static bool

@@ -265,7 +265,10 @@ sub enable_again
 	stop_relays();
 	$session->value(q(SELECT nats_publish_outbox('k.lost', '{}'::jsonb)));
 	$session->value(q(SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots));
+	my $offset = log_length($node);
 	start_relays();
+	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish relay misses the WAL: replication slot "\w+" was dropped/) });
+	pass('that the slot is missed is in the log');
 	like($session->error(q(SELECT nats_publish_outbox('k.x', 'x'))), qr/55000: .*There is no replication slot/s, 'without its slot, a message is an error');
 	enable_again('dropped', qr{committed (between [0-9A-F/]+ and|before) [0-9A-F]+/[0-9A-F]+});
 }
