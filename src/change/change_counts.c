@@ -140,7 +140,7 @@ void
 np_change_group_build_end(NpMessage *message, const NpChangeGroup *group, const NpChangeTransaction *transaction, NpSpan id)
 {
 	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(transaction),
-		.annotations = transaction->annotations,.msg_id = id};
+	.annotations = transaction->annotations,.msg_id = id};
 	StringInfoData json;
 	StringInfoData lines;
 

@@ -633,7 +633,7 @@ void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
 	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),
-		.annotations = change->transaction->annotations,.msg_id = change->id};
+	.annotations = change->transaction->annotations,.msg_id = change->id};
 	NpSpan		subject;
 	NpSpan		payload;
 	int			nest_level = begin_output_settings(plan->needs);
