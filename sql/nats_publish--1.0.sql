@@ -221,6 +221,23 @@ SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
 
+-- The other place where messages wait. It is not dumped: a slot is of one cluster, and so is this.
+CREATE TABLE nats_wal (
+    secret bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()),
+    slot name,
+    enabled_at timestamptz,
+    lost_from pg_lsn,
+    lost_to pg_lsn,
+    lost_at timestamptz
+);
+CREATE UNIQUE INDEX nats_wal_one ON nats_wal ((true));
+INSERT INTO nats_wal DEFAULT VALUES;
+COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; always one row';
+COMMENT ON COLUMN nats_wal.secret IS 'by which messages in the WAL are known to be written by the functions that publish; never changes';
+COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: none, or nats_wal_disable() was called since';
+COMMENT ON COLUMN nats_wal.lost_from IS 'what was last committed before lost_to and not published before was not published at all';
+COMMENT ON INDEX nats_wal_one IS 'there is one row';
+
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -322,6 +339,18 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$UPDATE @extschema@.nats_control SET paused = false WHERE paused$$;
 COMMENT ON FUNCTION nats_relay_resume()
 IS 'let the relay of this database publish again';
+
+CREATE FUNCTION nats_wal_enable()
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_wal_enable()
+IS 'have the relay of this database publish what is in the WAL from now on: make its replication slot; returns where it begins';
+
+CREATE FUNCTION nats_wal_disable(discard boolean DEFAULT false)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_wal_disable(boolean)
+IS 'wait until the WAL of this database is published, and drop its replication slot; discard => true does not wait';
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
@@ -730,6 +759,8 @@ REVOKE ALL ON FUNCTION nats_outbox_retry(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_outbox_retry_all() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_relay_pause() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_relay_resume() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_wal_enable() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_wal_disable(boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_relay_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;

@@ -134,6 +134,13 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define NP_JSON_ACTION_RETURN	return
 #endif
 
+/* A row of a decoded change (ReorderBufferChange), or NULL; 17 has no buffer around it any more. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_decoded_row(row)	(row)
+#else
+#define np_compat_decoded_row(row)	((row) == NULL ? NULL : &(row)->tuple)
+#endif
+
 /* Before a declaration. */
 #if PG_VERSION_NUM >= 180000
 #define NP_NORETURN pg_noreturn
@@ -190,6 +197,52 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_settings(count) get_guc_variables(count)
 #else
 #define np_compat_settings(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
+#endif
+
+/* Has a slot (ReplicationSlotPersistentData *) lost WAL that it needs, or is otherwise not to be used any more? */
+#if PG_VERSION_NUM >= 160000
+#define np_compat_slot_is_lost(slot)	((slot)->invalidated != RS_INVAL_NONE)
+#else
+#define np_compat_slot_is_lost(slot)	(!XLogRecPtrIsInvalid((slot)->invalidated_at))
+#endif
+
+/* Slots can be kept up to date on standbys since 17. */
+#if PG_VERSION_NUM >= 170000
+#define NP_COMPAT_HAS_FAILOVER				true
+#define np_compat_slot_has_failover(slot)	((slot)->failover)
+#else
+#define NP_COMPAT_HAS_FAILOVER				false
+#define np_compat_slot_has_failover(slot)	((void) (slot), false)
+#endif
+
+/* Have all standbys of synchronized_standby_slots the WAL up to a position?  Since 17. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_standby_slots_have(position)	StandbySlotsHaveCaughtup((position), DEBUG1)
+#else
+#define np_compat_standby_slots_have(position)	((void) (position), true)
+#endif
+
+/* Can WAL be decoded with this wal_level?  Since 19 it is raised when there is a slot. */
+#if PG_VERSION_NUM >= 190000
+#define NP_COMPAT_WAL_LEVEL		WAL_LEVEL_REPLICA
+#define NP_COMPAT_WAL_LEVEL_NAME	"replica"
+#else
+#define NP_COMPAT_WAL_LEVEL		WAL_LEVEL_LOGICAL
+#define NP_COMPAT_WAL_LEVEL_NAME	"logical"
+#endif
+
+/* Have a slot be ours; ERROR if another process has it. */
+#if PG_VERSION_NUM >= 180000
+#define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true, true)
+#else
+#define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true)
+#endif
+
+/* Write a message of the transaction into the WAL. */
+#if PG_VERSION_NUM >= 170000
+#define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true, false)
+#else
+#define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true)
 #endif
 
 #endif							/* PG_VERSION_NUM */

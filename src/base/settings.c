@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/varlena.h"
@@ -46,6 +48,10 @@ int			np_relay_batch_size = 1000;
 int			np_relay_poll_interval = 1000;
 int			np_relay_ordering = NP_RELAY_STRICT;
 int			np_relay_max_attempts = 10;
+int			np_wal_origin = NP_WAL_ORIGIN_ANY;
+int			np_outbox_storage = NP_STORAGE_TABLE;
+int			np_wal_divert_after = 300 * 1000;
+int			np_wal_divert_size = 1024;
 
 static const struct config_enum_entry on_full_options[] = {
 	{"wait", NP_ON_FULL_WAIT, false},
@@ -53,9 +59,21 @@ static const struct config_enum_entry on_full_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry wal_origin_options[] = {
+	{"any", NP_WAL_ORIGIN_ANY, false},
+	{"none", NP_WAL_ORIGIN_NONE, false},
+	{NULL, 0, false}
+};
+
 static const struct config_enum_entry relay_ordering_options[] = {
 	{"strict", NP_RELAY_STRICT, false},
 	{"relaxed", NP_RELAY_RELAXED, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry outbox_storage_options[] = {
+	{"table", NP_STORAGE_TABLE, false},
+	{"wal", NP_STORAGE_WAL, false},
 	{NULL, 0, false}
 };
 
@@ -225,6 +243,12 @@ define_relay_settings(void)
 							   &np_relay_databases, "",
 							   PGC_SIGHUP, 0,
 							   check_relay_databases, NULL, NULL);
+	DefineCustomEnumVariable("nats_publish.wal_origin",
+							 "Which changes of rows are published from the WAL.",
+							 "any: all; none: those that were not replicated from elsewhere, and so have no origin.",
+							 &np_wal_origin, NP_WAL_ORIGIN_ANY, wal_origin_options,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("nats_publish.relay_ordering",
 							 "Whether the relay keeps the order of the messages of a subject.",
 							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",
@@ -251,6 +275,29 @@ define_relay_settings(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_wal_settings(void)
+{
+	DefineCustomEnumVariable("nats_publish.outbox_storage",
+							 "Where messages of the outbox wait for the relay.",
+							 "table: in nats_outbox; wal: in the WAL, for which nats_wal_enable() has been called.",
+							 &np_outbox_storage, NP_STORAGE_TABLE, outbox_storage_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.wal_divert_after",
+							"Longest time for which WAL is kept because nothing can be published.",
+							"After it, what comes from the WAL is moved to nats_outbox.",
+							&np_wal_divert_after, 300 * 1000, 100, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("nats_publish.wal_divert_size",
+							"Most WAL that is kept because it is not published.",
+							"Beyond it, what comes from the WAL is moved to nats_outbox.",
+							&np_wal_divert_size, 1024, 16, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+}
+
 void
 np_settings_define(void)
 {
@@ -263,6 +310,7 @@ np_settings_define(void)
 	define_tls_settings();
 	define_publishing_settings();
 	define_relay_settings();
+	define_wal_settings();
 	previous = MemoryContextSwitchTo(TopMemoryContext);
 	np_misspelt_names = np_misspelt_settings();
 	MemoryContextSwitchTo(previous);

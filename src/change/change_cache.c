@@ -20,9 +20,11 @@
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "change/change_cache.h"
+#include "change/change_wal.h"
 
 typedef struct Entry
 {
@@ -107,9 +109,41 @@ initialize(void)
 
 /* ---- Making ---------------------------------------------------------------------- */
 
+/* What a trigger says; a look at the catalog can free the trigger itself. */
+typedef struct Reading
+{
+	Oid			trigger;
+	bool		is_clone;
+	NpTriggerFacts facts;
+	NpChangeOptions options;
+} Reading;
+
+/* palloc'd */
+NpTriggerFacts
+np_trigger_facts(const Trigger *trigger)
+{
+	NpTriggerFacts facts = {
+		.name = pstrdup(trigger->tgname),
+		.type = trigger->tgtype,
+		.has_columns = trigger->tgnattr > 0,
+		.condition = trigger->tgqual == NULL ? NULL : pstrdup(trigger->tgqual)
+	};
+
+	return facts;
+}
+
+static void
+read_trigger(Reading *reading, const Trigger *trigger)
+{
+	reading->trigger = trigger->tgoid;
+	reading->is_clone = trigger->tgisclone;
+	reading->facts = np_trigger_facts(trigger);
+	np_change_options_parse(&reading->options, trigger->tgnargs, trigger->tgargs);
+}
+
 /* The table of a trigger, and the trigger from which it was cloned. */
 static Oid
-read_trigger(Relation triggers, Oid trigger, Oid *parent)
+find_table(Relation triggers, Oid trigger, Oid *parent)
 {
 	HeapTuple	tuple = get_catalog_object_by_oid(triggers, Anum_pg_trigger_oid, trigger);
 
@@ -121,33 +155,58 @@ read_trigger(Relation triggers, Oid trigger, Oid *parent)
 
 /* The table on which a trigger was created, of which this may be a partition. */
 static Oid
-find_published(Relation relation, const Trigger *trigger)
+find_published(Relation relation, const Reading *reading)
 {
 	Oid			published = RelationGetRelid(relation);
-	Oid			next = trigger->tgoid;
+	Oid			next = reading->trigger;
 	Relation	triggers;
 
-	if (!trigger->tgisclone)
+	if (!reading->is_clone)
 		return published;
 	triggers = table_open(TriggerRelationId, AccessShareLock);
 	while (OidIsValid(next))
-		published = read_trigger(triggers, next, &next);
+		published = find_table(triggers, next, &next);
 	table_close(triggers, AccessShareLock);
 	return published;
 }
 
-/* As PostgreSQL does for a partition's bounds, the table above is locked as for reading. */
-static NpChangePlan *
-make_plan(Relation relation, const Trigger *trigger, Oid published)
+/*
+ * As PostgreSQL does for a partition's bounds, the table above is locked as for
+ * reading; but not by who decodes the WAL, for whom it is as it was.
+ */
+static Relation
+open_published(Relation relation, Oid published)
 {
-	Relation	table = published == RelationGetRelid(relation) ? relation : table_open(published, AccessShareLock);
-	NpChangeOptions options;
-	NpChangePlan *plan;
+	Relation	table;
 
-	np_change_options_parse(&options, trigger->tgnargs, trigger->tgargs);
-	plan = np_change_plan_make(relation, table, &options, trigger->tgtype, trigger->tgname);
-	if (table != relation)
+	if (published == RelationGetRelid(relation))
+		return relation;
+	if (!HistoricSnapshotActive())
+		return table_open(published, AccessShareLock);
+	table = RelationIdGetRelation(published);
+	if (!RelationIsValid(table))
+		elog(ERROR, "could not open relation with OID %u", published);
+	return table;
+}
+
+static void
+close_published(Relation relation, Relation table)
+{
+	if (table == relation)
+		return;
+	if (HistoricSnapshotActive())
+		RelationClose(table);
+	else
 		table_close(table, AccessShareLock);
+}
+
+static NpChangePlan *
+make_plan(Relation relation, const Reading *reading, Oid published)
+{
+	Relation	table = open_published(relation, published);
+	NpChangePlan *plan = np_change_plan_of(relation, table, &reading->options, &reading->facts);
+
+	close_published(relation, table);
 	return plan;
 }
 
@@ -159,22 +218,29 @@ make_plan(Relation relation, const Trigger *trigger, Oid published)
 NpChangePlan *
 np_change_cache_make(Relation relation, const Trigger *trigger)
 {
-	return make_plan(relation, trigger, find_published(relation, trigger));
+	Reading		reading;
+
+	read_trigger(&reading, trigger);
+	return make_plan(relation, &reading, find_published(relation, &reading));
 }
 
 static Entry *
-add_entry(Relation relation, Trigger *trigger)
+add_entry(Relation relation, const Trigger *trigger)
 {
 	uint64		changes_before = changes;
-	Oid			published = find_published(relation, trigger);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish change plan",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext previous = MemoryContextSwitchTo(context);
-	NpChangePlan *plan = make_plan(relation, trigger, published);
+	Reading		reading;
+	Oid			published;
+	NpChangePlan *plan;
 	Entry	   *entry;
 
+	read_trigger(&reading, trigger);
+	published = find_published(relation, &reading);
+	plan = make_plan(relation, &reading, published);
 	MemoryContextSwitchTo(previous);
-	entry = hash_search(entries, &trigger->tgoid, HASH_ENTER, NULL);
+	entry = hash_search(entries, &reading.trigger, HASH_ENTER, NULL);
 	entry->relation = RelationGetRelid(relation);
 	entry->published = published;
 	entry->is_stale = changes != changes_before;
@@ -192,7 +258,7 @@ add_entry(Relation relation, Trigger *trigger)
  * Raises what np_change_cache_make raises.
  */
 NpChangePlan *
-np_change_cache_find(Relation relation, Trigger *trigger)
+np_change_cache_find(Relation relation, const Trigger *trigger)
 {
 	Entry	   *entry;
 

@@ -10,7 +10,8 @@
 
 #include "change/change_plan.h"
 
-extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
+extern NpChangePlan *np_change_cache_find(Relation relation, const Trigger *trigger);
+extern NpTriggerFacts np_trigger_facts(const Trigger *trigger);
 extern NpChangePlan *np_change_cache_make(Relation relation, const Trigger *trigger);
 extern void np_change_cache_release(NpChangePlan *plan);
 

@@ -202,11 +202,12 @@ nats_publish_command(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* nats_check_ddl(subject, delivery): raises 22023 for what the event trigger could not use */
+/* nats_check_ddl(subject, delivery): raises 22023 and 0A000 for what the event trigger could not use */
 Datum
 nats_check_ddl(PG_FUNCTION_ARGS)
 {
-	(void) np_delivery_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (np_delivery_parse(text_to_cstring(PG_GETARG_TEXT_PP(1))) == NP_DELIVER_WAL)
+		np_raise_fault(NP_FAULT_FEATURE, "Take the delivery \"outbox\".", "commands cannot be published from the WAL");
 	np_message_check_subject(render_subject(text_to_cstring(PG_GETARG_TEXT_PP(0)), "CREATE TABLE"));
 	PG_RETURN_BOOL(true);
 }

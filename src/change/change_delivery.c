@@ -45,5 +45,9 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 			break;
 		case NP_DELIVER_OUTBOX:
 			(void) np_outbox_insert(schema, message, NP_AT_ONCE, &id);
+			break;
+		case NP_DELIVER_WAL:
+			/* by who reads the WAL: it does not come here */
+			break;
 	}
 }

@@ -12,8 +12,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
@@ -35,7 +33,7 @@
 #include "base/percent.h"
 #include "base/settings.h"
 #include "change/change_message.h"
-#include "change/change_transaction.h"
+#include "change/change_types.h"
 
 /* ---- Values ----------------------------------------------------------------------- */
 
@@ -81,6 +79,19 @@ begin_output_settings(int needs)
 		want_setting(!quote_all_identifiers, "quote_all_identifiers", "off", &nest_level);
 	}
 	return nest_level;
+}
+
+/* For a process that does nothing else: messages need not set it each for itself.  To be called outside of a transaction. */
+void
+np_change_message_fix_output(void)
+{
+	static const char *const settings[][2] = {
+		{"bytea_output", "hex"}, {"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "1"},
+		{"timezone", "UTC"}, {"lc_monetary", "C"}, {"quote_all_identifiers", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 static void
@@ -199,12 +210,19 @@ values_differ(Form_pg_attribute column, Datum old, bool old_isnull, Datum new, b
 	return !datum_image_eq(old, new, column->attbyval, column->attlen);
 }
 
-/* What is not what it was; false: nothing that matters. */
+/*
+ * What is not what it was; false: nothing that matters.  An old row from the WAL
+ * can have a part of the columns, which is all that can be said of it then.
+ */
 static bool
 compare_rows(const NpChangePlan *plan, NpChange *change)
 {
 	bool	   *changed = palloc0(sizeof(bool) * plan->column_count);
-	bool		matters = false;
+	bool		is_whole = plan->wal == NULL || plan->wal->old_is_whole;
+	bool		matters = !is_whole;
+
+	if (change->old == NULL)
+		return true;
 
 	slot_getallattrs(change->old);
 	slot_getallattrs(change->new);
@@ -212,7 +230,7 @@ compare_rows(const NpChangePlan *plan, NpChange *change)
 	{
 		int			place = plan->places[i];
 
-		if (!(plan->is_published[i] || plan->is_key[i]) ||
+		if (!(plan->is_published[i] || plan->is_key[i]) || !(is_whole || plan->wal->in_old[place]) ||
 			!values_differ(TupleDescAttr(change->new->tts_tupleDescriptor, place),
 						   change->old->tts_values[place], change->old->tts_isnull[place],
 						   change->new->tts_values[place], change->new->tts_isnull[place]))
@@ -221,7 +239,8 @@ compare_rows(const NpChangePlan *plan, NpChange *change)
 		matters |= plan->matters[i];
 		change->key_changed |= plan->is_key[i];
 	}
-	change->changed = changed;
+	if (is_whole)
+		change->changed = changed;
 	return matters;
 }
 
@@ -241,8 +260,12 @@ np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *m
 		return 0;
 	if (plan->format != NP_FORMAT_DEBEZIUM || !messages[0].key_changed || plan->key_is_row)
 		return 1;
-	messages[0] = (NpChange) {.op = NP_DELETE,.old = change->old};
-	messages[1] = (NpChange) {.op = NP_INSERT,.new = change->new};
+	messages[1] = messages[0];
+	messages[0].op = NP_DELETE;
+	messages[1].op = NP_INSERT;
+	messages[0].new = messages[1].old = NULL;
+	messages[0].changed = messages[1].changed = NULL;
+	messages[0].unchanged = NULL;
 	return 2;
 }
 
@@ -282,7 +305,13 @@ append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, c
 				appendStringInfoString(out, np_change_op_name(change->op));
 				break;
 			case NP_PLAN_XID:
-				appendStringInfoString(out, np_change_transaction()->id_text);
+				appendStringInfoString(out, change->transaction->id_text);
+				break;
+			case NP_PLAN_LSN:
+				appendStringInfo(out, "%X/%X", LSN_FORMAT_ARGS(change->transaction->commit_lsn));
+				break;
+			case NP_PLAN_COMMIT_TS:
+				appendStringInfo(out, "%s+00:00", change->transaction->time);
 				break;
 			case NP_PLAN_COLUMN:
 				if (current_row(change) != NULL)
@@ -328,7 +357,7 @@ append_cloudevents(StringInfo lines, const NpChangePlan *plan, const NpChange *c
 {
 	StringInfoData subject;
 
-	appendStringInfo(lines, "ce-time: %sZ\r\n", np_change_transaction()->time);
+	appendStringInfo(lines, "ce-time: %sZ\r\n", change->transaction->time);
 	if (plan->key_count == 0 || change->op == NP_TRUNCATE)
 		return;
 	initStringInfo(&subject);
@@ -350,10 +379,10 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 
 	initStringInfo(&lines);
 	appendBinaryStringInfo(&lines, plan->lines[change->op].data, plan->lines[change->op].length);
-	appendStringInfo(&lines, "Pg-Xid: %s\r\n", np_change_transaction()->id_text);
+	appendStringInfo(&lines, "Pg-Xid: %s\r\n", change->transaction->id_text);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		append_cloudevents(&lines, plan, change);
-	if (np_traceparent[0] != '\0')
+	if (np_traceparent[0] != '\0' && !np_change_is_decoded(change->transaction))
 		appendStringInfo(&lines, "traceparent: %s\r\n", np_traceparent);
 	for (int i = 0; i < plan->header_count; i++)
 		append_header_template(&lines, &plan->headers[i], change);
@@ -396,6 +425,60 @@ append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
 	appendStringInfoChar(json, '}');
 }
 
+/* What Debezium has for a value that is not in the WAL; of bytes, encoded as they are. */
+static void
+append_placeholder(StringInfo json, const NpChangePlan *plan, const NpValueCoder *coder)
+{
+	bool		is_base64 = plan->row.coders != NULL && coder->base_type == BYTEAOID;
+
+	appendStringInfo(json, "%s:\"%s\"", coder->name,
+					 is_base64 ? "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==" : "__debezium_unavailable_value");
+}
+
+/* The new row without the columns of which the value is not known. */
+static void
+append_known_row(StringInfo json, const NpChangePlan *plan, const NpChange *change)
+{
+	NpValueCoder *coder = plan->wal->coders;
+	const char *separator = "{";
+
+	for (int i = 0; i < plan->column_count; i++)
+	{
+		bool		isnull;
+		Datum		value;
+
+		if (!plan->is_published[i])
+			continue;
+		if (!change->unchanged[i])
+		{
+			value = slot_getattr(change->new, plan->places[i] + 1, &isnull);
+			appendStringInfo(json, "%s%s:", separator, coder->name);
+			if (plan->row.coders != NULL)
+				np_value_coder_append(json, coder, value, isnull);
+			else
+				np_value_coder_append_json(json, coder, value, isnull);
+			separator = ",";
+		}
+		else if (plan->format == NP_FORMAT_DEBEZIUM)
+		{
+			appendStringInfoString(json, separator);
+			append_placeholder(json, plan, coder);
+			separator = ",";
+		}
+		coder++;
+	}
+	appendStringInfoString(json, separator[0] == '{' ? "{}" : "}");
+}
+
+static void
+append_new(StringInfo json, const NpChangePlan *plan, const NpChange *change)
+{
+	if (change->unchanged != NULL)
+		append_known_row(json, plan, change);
+	else
+		append_row(json, &plan->row, change->new);
+}
+
 /* Whole or its key, as the shape is. */
 static void
 append_old(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
@@ -406,15 +489,16 @@ append_old(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, T
 		append_row(json, shape, slot);
 }
 
+/* The names of those published columns that are marked. */
 static void
-append_changed(StringInfo json, const NpChangePlan *plan, const bool *changed)
+append_names(StringInfo json, const NpChangePlan *plan, const char *name, const bool *marked)
 {
 	const char *separator = "";
 
-	appendStringInfoString(json, ",\"changed\":[");
+	appendStringInfo(json, ",\"%s\":[", name);
 	for (int i = 0; i < plan->column_count; i++)
 	{
-		if (!changed[i] || !plan->is_published[i])
+		if (!marked[i] || !plan->is_published[i])
 			continue;
 		appendStringInfoString(json, separator);
 		appendStringInfoString(json, plan->json_names[i]);
@@ -453,7 +537,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	if (change->new != NULL)
 	{
 		appendStringInfoString(json, ",\"new\":");
-		append_row(json, &plan->row, change->new);
+		append_new(json, plan, change);
 	}
 	/* the key of a deleted row is there already */
 	if (old != NULL && (plan->old || change->op != NP_DELETE))
@@ -462,10 +546,12 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 		append_old(json, plan, old, change->old);
 	}
 	if (change->changed != NULL)
-		append_changed(json, plan, change->changed);
+		append_names(json, plan, "changed", change->changed);
+	if (change->unchanged != NULL)
+		append_names(json, plan, "unchanged", change->unchanged);
 	if (plan->has_position)
 		appendStringInfo(json, ",\"tx\":{\"n\":" INT64_FORMAT "}", change->position.number);
-	appendStringInfoString(json, np_change_transaction()->json);
+	appendStringInfoString(json, change->transaction->json);
 }
 
 static void
@@ -481,12 +567,12 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 		appendStringInfoString(json, "null");
 	appendStringInfoString(json, ",\"after\":");
 	if (change->new != NULL)
-		append_row(json, &plan->row, change->new);
+		append_new(json, plan, change);
 	else
 		appendStringInfoString(json, "null");
 	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
-					 plan->source, np_change_milliseconds(np_change_transaction()->start),
-					 np_change_transaction()->id_text, GetXLogInsertRecPtr());
+					 plan->source, np_change_milliseconds(change->transaction->at),
+					 change->transaction->id_text, change->lsn);
 	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":",
 					 ops[change->op], np_change_milliseconds(GetCurrentTimestamp()));
 	if (plan->has_position)
@@ -546,7 +632,8 @@ make_payload(const NpChangePlan *plan, const NpChange *change)
 void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
-	NpMessageOptions options = {.is_annotated = true};
+	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),
+	.annotations = change->transaction->annotations,.msg_id = change->id};
 	NpSpan		subject;
 	NpSpan		payload;
 	int			nest_level = begin_output_settings(plan->needs);
@@ -560,4 +647,59 @@ np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpCh
 	payload = make_payload(plan, change);
 	end_output_settings(nest_level);
 	np_message_build(message, subject, payload, &options);
+}
+
+/* Are the columns that are marked known of the row that a change is about? */
+static bool
+row_has(const NpChangePlan *plan, const NpChange *change, const bool *marked)
+{
+	for (int i = 0; i < plan->column_count; i++)
+		if (marked[i] && (change->new == NULL ? !plan->wal->in_old[plan->places[i]] :
+						  change->unchanged != NULL && change->unchanged[i]))
+			return false;
+	return true;
+}
+
+/* The subject that a change would have by default. */
+static NpSpan
+plain_subject(const NpChangePlan *plan, const NpChange *change)
+{
+	const char *names[] = {plan->schema, plan->table, np_change_op_name(change->op)};
+	StringInfoData subject;
+
+	initStringInfo(&subject);
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (i > 0)
+			appendStringInfoChar(&subject, '.');
+		append_encoded(&subject, np_encode_token, np_to_utf8(names[i], strlen(names[i])));
+	}
+	return (NpSpan) {subject.data, subject.len};
+}
+
+/*
+ * Build a message about a change of which there is none, for who looks for it:
+ * its operation, table and transaction, and if wanted, as far as its row is
+ * known, its subject and key.
+ *
+ * Raises what np_change_message_build raises; without subject and key, only
+ * what no message could go without.
+ */
+void
+np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change,
+						   bool with_subject, bool with_key)
+{
+	NpMessageOptions options = {.lines = plan->lines[change->op],.msg_id = change->id};
+	bool		has_subject = with_subject && row_has(plan, change, plan->needed);
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "%s,\"key\":", plan->beginnings[change->op]);
+	if (with_key && plan->key_count > 0 && current_row(change) != NULL && row_has(plan, change, plan->is_key))
+		append_key(&json, plan, current_row(change));
+	else
+		appendStringInfoString(&json, "null");
+	appendStringInfoString(&json, change->transaction->json);
+	np_message_build(message, has_subject ? render_template(&plan->subject, change) : plain_subject(plan, change),
+					 np_utf8_mend(np_to_utf8(json.data, json.len)), &options);
 }

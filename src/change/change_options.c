@@ -17,11 +17,19 @@
 #include "base/report.h"
 #include "change/change_options.h"
 
+static const char *const op_names[] = {
+	[NP_INSERT] = "insert",
+	[NP_UPDATE] = "update",
+	[NP_DELETE] = "delete",
+	[NP_TRUNCATE] = "truncate",
+};
+
 static const char *const delivery_names[] = {
 	[NP_DELIVER_ON_COMMIT] = "on_commit",
 	[NP_DELIVER_ASYNC] = "async",
 	[NP_DELIVER_SYNC] = "sync",
 	[NP_DELIVER_OUTBOX] = "outbox",
+	[NP_DELIVER_WAL] = "wal",
 };
 
 static const char *const format_names[] = {
@@ -29,6 +37,12 @@ static const char *const format_names[] = {
 	[NP_FORMAT_CLOUDEVENTS] = "cloudevents",
 	[NP_FORMAT_DEBEZIUM] = "debezium",
 };
+
+const char *
+np_change_op_name(NpChangeOp op)
+{
+	return op_names[op];
+}
 
 const char *
 np_delivery_name(NpDelivery delivery)
@@ -181,6 +195,16 @@ find_option(const char *argument)
 				   pnstrdup(argument, equals - argument));
 }
 
+/* Have the arguments of a trigger this delivery?  It costs little, and raises nothing. */
+bool
+np_change_is_from_wal(int count, char **arguments)
+{
+	for (int i = 0; i < count; i++)
+		if (strcmp(arguments[i], "delivery=wal") == 0)
+			return true;
+	return false;
+}
+
 /* Places are known of what is held until the transaction ends, and only a message of ours can have one. */
 static void
 check_transaction(const NpChangeOptions *options)
@@ -189,8 +213,8 @@ check_transaction(const NpChangeOptions *options)
 		np_raise_input("option transaction_end needs the option transaction");
 	if (!options->transaction)
 		return;
-	if (options->delivery != NP_DELIVER_ON_COMMIT && options->delivery != NP_DELIVER_OUTBOX)
-		np_raise_input("option transaction needs the delivery \"on_commit\" or \"outbox\"");
+	if (options->delivery == NP_DELIVER_ASYNC || options->delivery == NP_DELIVER_SYNC)
+		np_raise_input("option transaction needs the delivery \"on_commit\", \"outbox\" or \"wal\"");
 	if (options->payload != NULL)
 		np_raise_input("options payload and transaction are both given");
 }

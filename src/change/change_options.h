@@ -15,12 +15,22 @@
 
 #define NP_DEFAULT_SUBJECT	"{schema}.{table}.{op}"
 
+typedef enum NpChangeOp
+{
+	NP_INSERT,
+	NP_UPDATE,
+	NP_DELETE,
+	NP_TRUNCATE,
+	NP_CHANGE_OPS
+} NpChangeOp;
+
 typedef enum NpDelivery
 {
 	NP_DELIVER_ON_COMMIT,
 	NP_DELIVER_ASYNC,
 	NP_DELIVER_SYNC,
-	NP_DELIVER_OUTBOX
+	NP_DELIVER_OUTBOX,
+	NP_DELIVER_WAL				/* not by the session, but by who reads the WAL */
 } NpDelivery;
 
 typedef enum NpChangeFormat
@@ -49,8 +59,10 @@ typedef struct NpChangeOptions
 } NpChangeOptions;
 
 extern void np_change_options_parse(NpChangeOptions *options, int count, char **arguments);
+extern bool np_change_is_from_wal(int count, char **arguments);
 extern NpDelivery np_delivery_parse(const char *name);
 extern const char *np_delivery_name(NpDelivery delivery);
+extern const char *np_change_op_name(NpChangeOp op);
 extern const char *np_change_format_name(NpChangeFormat format);
 
 #endif							/* NP_CHANGE_OPTIONS_H */

@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
-#include "access/transam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
@@ -26,30 +25,18 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
-#include "utils/typcache.h"
 
 #include "base/compat.h"
 #include "base/encoding.h"
 #include "base/percent.h"
 #include "base/report.h"
 #include "base/subject.h"
+#include "change/change_identity.h"
 #include "change/change_plan.h"
+#include "change/change_types.h"
 #include "change/template.h"
 #include "message/header.h"
 #include "message/message.h"
-
-static const char *const op_names[] = {
-	[NP_INSERT] = "insert",
-	[NP_UPDATE] = "update",
-	[NP_DELETE] = "delete",
-	[NP_TRUNCATE] = "truncate",
-};
-
-const char *
-np_change_op_name(NpChangeOp op)
-{
-	return op_names[op];
-}
 
 /* What a plan is made from.  Columns are those of the published table, by their number from 0. */
 typedef struct Source
@@ -61,16 +48,17 @@ typedef struct Source
 	const char *schema;
 	const char *table;
 	const NpChangeOptions *options;
-	const char *trigger;		/* its name; NULL: it is yet to be created */
+	const NpTriggerFacts *trigger;
+	bool	   *needed;			/* where it is marked which columns templates are made of */
 } Source;
 
 /* Raise why the options do not fit the table; of a trigger that is there, what to do about it. */
 NP_NORETURN static void
 raise_misfit(const Source *source, NpFailure failure)
 {
-	if (failure.hint == NULL && source->trigger != NULL)
+	if (failure.hint == NULL && source->trigger->name != NULL)
 		failure.hint = psprintf("Trigger \"%s\" does not fit the table: call nats_publish_table() again, or drop the trigger.",
-								source->trigger);
+								source->trigger->name);
 	np_raise(&failure);
 }
 
@@ -123,7 +111,9 @@ make_shape(const Source *source, const bool *marked, NpRowShape *shape)
 		if (marked[i])
 			numbers[shape->count++] = i;
 	}
-	shape->whole = source->is_aligned && shape->count == there && !source->options->debezium_values;
+	/* to read its own row type, a table is locked, for which who reads the WAL must not wait */
+	shape->whole = source->is_aligned && shape->count == there && !source->options->debezium_values &&
+		source->options->delivery != NP_DELIVER_WAL;
 	if (shape->whole)
 		return;
 	shape->indexes = palloc(sizeof(int) * shape->count);
@@ -162,74 +152,6 @@ text_kind(Oid base_type)
 	}
 }
 
-static int	type_needs(Oid type);
-
-static int
-row_needs(TupleDesc columns)
-{
-	int			needs = 0;
-
-	for (int i = 0; i < columns->natts; i++)
-		if (!TupleDescAttr(columns, i)->attisdropped)
-			needs |= type_needs(TupleDescAttr(columns, i)->atttypid);
-	return needs;
-}
-
-static int
-composite_needs(Oid type)
-{
-	TupleDesc	columns = lookup_rowtype_tupdesc(type, -1);
-	int			needs = row_needs(columns);
-
-	ReleaseTupleDesc(columns);
-	return needs;
-}
-
-/* Of a type that is made of others: theirs. */
-static int
-part_needs(Oid type)
-{
-	switch (get_typtype(type))
-	{
-		case TYPTYPE_COMPOSITE:
-			return composite_needs(type);
-		case TYPTYPE_RANGE:
-			return type_needs(get_range_subtype(type));
-		case TYPTYPE_MULTIRANGE:
-			return type_needs(get_multirange_range(type));
-		default:
-			return OidIsValid(get_element_type(type)) ? type_needs(get_element_type(type)) : 0;
-	}
-}
-
-/* NpTextNeeds of a type; what another extension's cast to JSON shows may be a time. */
-static int
-type_needs(Oid type)
-{
-	Oid			base_type = getBaseType(type);
-
-	check_stack_depth();
-	switch (base_type)
-	{
-		case TIMESTAMPTZOID:
-			return NP_NEEDS_TIME_ZONE;
-		case MONEYOID:
-			return NP_NEEDS_CURRENCY;
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGTYPEOID:
-		case REGCOLLATIONOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-			return NP_NEEDS_SEARCH_PATH;
-		default:
-			return part_needs(base_type) | (base_type >= FirstNormalObjectId ? NP_NEEDS_TIME_ZONE : 0);
-	}
-}
-
 static void
 prepare_column(const Source *source, int number, NpColumn *column)
 {
@@ -249,6 +171,16 @@ prepare_column(const Source *source, int number, NpColumn *column)
 	marked = palloc0(sizeof(bool) * source->columns->natts);
 	marked[number] = true;
 	make_shape(source, marked, &column->row);
+}
+
+/* The column of that name, which messages can't do without. */
+static void
+prepare_needed(const Source *source, const char *option, const char *name, NpColumn *column)
+{
+	int			number = find_column(source, option, name);
+
+	source->needed[number] = true;
+	prepare_column(source, number, column);
 }
 
 static void
@@ -287,8 +219,7 @@ mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
 			marked[i] = column_is_there(source, i) && !ignored[i];
 	}
 	else if (identity == REPLICA_IDENTITY_INDEX)
-		mark_bitmap(source, RelationGetIndexAttrBitmap(source->published, INDEX_ATTR_BITMAP_IDENTITY_KEY),
-					marked);
+		mark_bitmap(source, np_change_identity(source->published), marked);
 }
 
 /* The columns of the key: the option, the primary key, or the replica identity. */
@@ -327,8 +258,9 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 }
 
 static void
-require_key(const Source *source, const NpChangePlan *plan, int16 trigger_type)
+require_key(const Source *source, const NpChangePlan *plan)
 {
+	int16		trigger_type = source->trigger->type;
 	NpFailure	failure;
 
 	if (plan->key_count > 0 || plan->old ||
@@ -360,8 +292,9 @@ refuse_statement_trigger(const Source *source, const char *changes, const char *
  * seen in 15 to 18).
  */
 static void
-require_true_rows(const Source *source, int16 trigger_type)
+require_true_rows(const Source *source)
 {
+	int16		trigger_type = source->trigger->type;
 	const TupleConstr *constraints = source->columns->constr;
 
 	if (source->published->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
@@ -450,6 +383,10 @@ resolve_name(const Source *source, const char *option, NpTemplatePart found, NpE
 		part->kind = NP_PLAN_OP;
 	else if (!quoted && strcmp(name, "xid") == 0)
 		part->kind = NP_PLAN_XID;
+	else if (!quoted && strcmp(name, "lsn") == 0 && source->options->delivery == NP_DELIVER_WAL)
+		part->kind = NP_PLAN_LSN;
+	else if (!quoted && strcmp(name, "commit_ts") == 0 && source->options->delivery == NP_DELIVER_WAL)
+		part->kind = NP_PLAN_COMMIT_TS;
 	else if (!quoted && strcmp(name, "schema") == 0)
 		part->text = encode(encoder, source->schema);
 	else if (!quoted && strcmp(name, "table") == 0)
@@ -457,7 +394,7 @@ resolve_name(const Source *source, const char *option, NpTemplatePart found, NpE
 	else
 	{
 		part->kind = NP_PLAN_COLUMN;
-		prepare_column(source, find_column(source, option, name), &part->column);
+		prepare_needed(source, option, name, &part->column);
 	}
 }
 
@@ -494,21 +431,21 @@ compile_template(const Source *source, const char *option, const char *text, NpE
 	}
 }
 
-/* With any values, which cannot break a subject. */
-static void
-check_subject(const NpPlanTemplate *subject)
+/* What a template comes to where each value is this character; palloc'd. */
+NpSpan
+np_change_template_example(const NpPlanTemplate *template, char value)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
-	for (int i = 0; i < subject->count; i++)
+	for (int i = 0; i < template->count; i++)
 	{
-		if (subject->parts[i].kind == NP_PLAN_TEXT)
-			appendBinaryStringInfo(&text, subject->parts[i].text.data, subject->parts[i].text.length);
+		if (template->parts[i].kind == NP_PLAN_TEXT)
+			appendBinaryStringInfo(&text, template->parts[i].text.data, template->parts[i].text.length);
 		else
-			appendStringInfoChar(&text, 'x');
+			appendStringInfoChar(&text, value);
 	}
-	np_message_check_subject((NpSpan) {text.data, text.len});
+	return (NpSpan) {text.data, text.len};
 }
 
 /* ---- Headers ------------------------------------------------------------------ */
@@ -630,6 +567,13 @@ quoted_name(const Source *source)
 	return name;
 }
 
+/* How the JSON of a change begins, in the database's encoding, palloc'd. */
+const char *
+np_change_beginning(NpChangeOp op, const char *schema, const char *table)
+{
+	return psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", np_change_op_name(op), json_string(schema), json_string(table));
+}
+
 static void
 write_constants(const Source *source, NpChangePlan *plan)
 {
@@ -647,13 +591,13 @@ write_constants(const Source *source, NpChangePlan *plan)
 		StringInfoData lines;
 
 		initStringInfo(&lines);
-		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", op_names[op]);
+		appendStringInfo(&lines, "Pg-Op: %s\r\nPg-Table: ", np_change_op_name(op));
 		append_encoded(&lines, np_encode_header, name);
 		appendStringInfoString(&lines, "\r\n");
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
-			np_change_append_cloudevent(&lines, op_names[op], source->schema, source->table);
+			np_change_append_cloudevent(&lines, np_change_op_name(op), source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
-		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
+		plan->beginnings[op] = np_change_beginning(op, source->schema, source->table);
 	}
 }
 
@@ -696,8 +640,7 @@ find_places(Source *source, TupleDesc rows)
  * 22023 for other options that do not fit.
  */
 NpChangePlan *
-np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options, int16 trigger_type,
-					const char *trigger)
+np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options, const NpTriggerFacts *trigger)
 {
 	NpChangePlan *plan = palloc0(sizeof(NpChangePlan));
 	Source		source = {
@@ -707,10 +650,12 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 		.table = RelationGetRelationName(published),
 		.options = options,
 		.trigger = trigger,
+		.needed = palloc0(sizeof(bool) * RelationGetDescr(published)->natts)
 	};
 
 	find_places(&source, RelationGetDescr(relation));
 	plan->places = source.places;
+	plan->needed = source.needed;
 	plan->delivery = options->delivery;
 	plan->format = options->format;
 	plan->old = options->old;
@@ -720,17 +665,18 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 		np_message_check_subject(np_to_utf8(options->transaction_end, strlen(options->transaction_end)));
 		plan->transaction_end = pstrdup(options->transaction_end);
 	}
-	plan->needs = row_needs(source.columns);
+	plan->needs = np_row_needs(source.columns);
 	find_columns(&source, plan);
 	if (options->payload != NULL)
 	{
 		plan->has_payload = true;
-		prepare_column(&source, find_column(&source, "payload", options->payload), &plan->payload);
+		prepare_needed(&source, "payload", options->payload, &plan->payload);
 	}
-	require_key(&source, plan, trigger_type);
-	require_true_rows(&source, trigger_type);
+	require_key(&source, plan);
+	require_true_rows(&source);
 	compile_template(&source, "subject", options->subject, np_encode_token, &plan->subject);
-	check_subject(&plan->subject);
+	/* with any values, which cannot break a subject */
+	np_message_check_subject(np_change_template_example(&plan->subject, 'x'));
 	if (options->msg_id != NULL)
 		compile_template(&source, "msg_id", options->msg_id, np_encode_token, &plan->msg_id);
 	if (options->headers != NULL)

@@ -9,21 +9,14 @@
 #define NP_CHANGE_PLAN_H
 
 #include "access/tupdesc.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/rel.h"
 
+#include "base/wait.h"
 #include "change/change_options.h"
 #include "change/change_values.h"
-
-typedef enum NpChangeOp
-{
-	NP_INSERT,
-	NP_UPDATE,
-	NP_DELETE,
-	NP_TRUNCATE,
-	NP_CHANGE_OPS
-} NpChangeOp;
 
 /* Columns that are written as one JSON object. */
 typedef struct NpRowShape
@@ -56,19 +49,13 @@ typedef struct NpColumn
 	NpRowShape	row;			/* of NP_TEXT_JSON */
 } NpColumn;
 
-/* What else than its value the text of a type depends on; to be or-ed. */
-typedef enum NpTextNeeds
-{
-	NP_NEEDS_TIME_ZONE = 1,
-	NP_NEEDS_SEARCH_PATH = 2,	/* it has names of objects */
-	NP_NEEDS_CURRENCY = 4
-} NpTextNeeds;
-
 typedef enum NpPartKind
 {
 	NP_PLAN_TEXT,
 	NP_PLAN_OP,
 	NP_PLAN_XID,
+	NP_PLAN_LSN,
+	NP_PLAN_COMMIT_TS,
 	NP_PLAN_COLUMN
 } NpPartKind;
 
@@ -91,6 +78,32 @@ typedef struct NpPlanHeader
 	NpSpan		name;			/* UTF-8 */
 	NpPlanTemplate value;
 } NpPlanHeader;
+
+/* What is to be known of a trigger; no more than that outlives a look at the catalog. */
+typedef struct NpTriggerFacts
+{
+	const char *name;			/* NULL: it is yet to be created */
+	int16		type;
+	bool		has_columns;	/* UPDATE OF */
+	const char *condition;		/* of WHEN, as it is in pg_trigger; or NULL */
+} NpTriggerFacts;
+
+/* Of a table that is published from the WAL: what is there, and what is not. */
+typedef struct NpChangeWal
+{
+	bool		old_is_whole;	/* REPLICA IDENTITY FULL */
+	bool	   *in_old;			/* by a column's place in a slot: an old row has it */
+	NpValueCoder *coders;		/* of the published columns, for new rows without some */
+	TupleTableSlot *old;		/* to put rows into */
+	TupleTableSlot *new;
+	bool		has_others_code;	/* messages are made by functions that are not PostgreSQL's own */
+	Oid			owner;			/* of the published table */
+	char	   *subjects;		/* to which that may publish; NULL: not read yet */
+	NpTime		subjects_read_at;
+	struct NpChangeFilter *filter;	/* WHEN; NULL: none */
+	const char *problems[NP_CHANGE_OPS];	/* why changes can't be published; NULL: they can */
+	const char *hints[NP_CHANGE_OPS];
+} NpChangeWal;
 
 typedef struct NpChangePlan
 {
@@ -122,6 +135,7 @@ typedef struct NpChangePlan
 	bool	   *is_published;
 	bool	   *is_key;
 	bool	   *matters;		/* its change is one */
+	bool	   *needed;			/* a template or the payload is made of it */
 	const char **json_names;	/* with quotes, in the database's encoding */
 
 	/* what is the same in all messages */
@@ -129,12 +143,14 @@ typedef struct NpChangePlan
 	const char *table;
 	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
 	const char *source;			/* of Debezium's, its beginning */
+	NpChangeWal *wal;			/* NULL: another delivery */
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;
 
-extern const char *np_change_op_name(NpChangeOp op);
+extern const char *np_change_beginning(NpChangeOp op, const char *schema, const char *table);
+extern NpSpan np_change_template_example(const NpPlanTemplate *template, char value);
 extern void np_change_append_cloudevent(StringInfo lines, const char *type, const char *schema, const char *table);
 extern NpChangePlan *np_change_plan_make(Relation relation, Relation published, const NpChangeOptions *options,
-										 int16 trigger_type, const char *trigger);
+										 const NpTriggerFacts *trigger);
 
 #endif							/* NP_CHANGE_PLAN_H */

@@ -33,6 +33,8 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_wal.h"
+#include "change/change_wal_table.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
 PG_FUNCTION_INFO_V1(nats_unpublish_table);
@@ -378,7 +380,7 @@ make_create_command(const TriggerKind *kind, int16 events, const char *relation,
 }
 
 static List *
-make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *arguments)
+make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *arguments, bool disabled)
 {
 	List	   *commands = NIL;
 	bool		row_level = get_is_row_level(fcinfo);
@@ -390,8 +392,11 @@ make_create_commands(FunctionCallInfo fcinfo, const char *relation, List *argume
 		const TriggerKind *kind = &trigger_kinds[i];
 		int16		events = kind->events & wanted;
 
-		if (events != 0 && (kind->row == row_level || kind->events == TRIGGER_TYPE_TRUNCATE))
-			commands = lappend(commands, make_create_command(kind, events, relation, function, arguments));
+		if (events == 0 || (kind->row != row_level && kind->events != TRIGGER_TYPE_TRUNCATE))
+			continue;
+		commands = lappend(commands, make_create_command(kind, events, relation, function, arguments));
+		if (disabled)
+			commands = lappend(commands, psprintf("ALTER TABLE %s DISABLE TRIGGER %s", relation, kind->name));
 	}
 	return commands;
 }
@@ -439,13 +444,16 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	List	   *arguments = make_trigger_arguments(fcinfo);
 	List	   *commands;
 	NpChangeOptions options;
+	NpTriggerFacts facts = {.type = get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0)};
+	NpChangePlan *plan;
 
 	parse_options(&options, arguments);
-	(void) np_change_plan_make(relation, relation, &options,
-							   get_events(fcinfo) | (get_is_row_level(fcinfo) ? TRIGGER_TYPE_ROW : 0), NULL);
+	plan = np_change_plan_of(relation, relation, &options, &facts);
+	if (plan->wal != NULL)
+		np_change_wal_admit(relation, plan, &options, &facts);
 	warn_of_children(relation, get_is_row_level(fcinfo));
 	commands = list_concat(make_drop_commands(fcinfo, relation),
-						   make_create_commands(fcinfo, qualified_name(relation), arguments));
+						   make_create_commands(fcinfo, qualified_name(relation), arguments, plan->wal != NULL));
 	/* a table that is open here would be in use; the lock stays */
 	relation_close(relation, NoLock);
 	execute(commands);
@@ -500,6 +508,16 @@ read_trigger(Look *look)
 	return HeapTupleIsValid(tuple);
 }
 
+static void
+look_at_trigger(Relation relation, const Trigger *trigger)
+{
+	NpTriggerFacts facts = np_trigger_facts(trigger);
+	NpChangePlan *plan = np_change_cache_make(relation, trigger);
+
+	if (plan->wal != NULL)
+		np_change_wal_look(RelationGetRelid(relation), plan, &facts);
+}
+
 /* Do the options fit the table?  Who looks does not wait for who alters it: then that is not known. */
 static void
 look_at_table(const Look *look)
@@ -512,7 +530,7 @@ look_at_table(const Look *look)
 	for (int i = 0; relation != NULL && relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
 		if (relation->trigdesc->triggers[i].tgoid == look->trigger)
 		{
-			(void) np_change_cache_make(relation, &relation->trigdesc->triggers[i]);
+			look_at_trigger(relation, &relation->trigdesc->triggers[i]);
 			break;
 		}
 	if (relation != NULL)

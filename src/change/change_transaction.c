@@ -14,22 +14,37 @@
 
 #include "change/change_transaction.h"
 
+void
+np_change_transaction_fill(NpChangeTransaction *transaction, FullTransactionId id, TimestampTz at, XLogRecPtr commit_lsn)
+{
+	const int	utc = 0;
+
+	transaction->id = id;
+	transaction->at = at;
+	transaction->commit_lsn = commit_lsn;
+	snprintf(transaction->id_text, sizeof(transaction->id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
+	JsonEncodeDateTime(transaction->time, TimestampTzGetDatum(at), TIMESTAMPTZOID, &utc);
+	transaction->time[strlen(transaction->time) - strlen("+00:00")] = '\0';
+	snprintf(transaction->json, sizeof(transaction->json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", transaction->id_text,
+			 transaction->time);
+}
+
+/* Is it one that is read from the WAL, and not the current one? */
+bool
+np_change_is_decoded(const NpChangeTransaction *transaction)
+{
+	return !XLogRecPtrIsInvalid(transaction->commit_lsn);
+}
+
 /* The current one, of which it is found out once; it has an id then. */
 const NpChangeTransaction *
 np_change_transaction(void)
 {
 	static NpChangeTransaction current;
 	FullTransactionId id = GetTopFullTransactionId();
-	const int	utc = 0;
 
-	if (FullTransactionIdEquals(id, current.id))
-		return &current;
-	current.id = id;
-	current.start = GetCurrentTransactionStartTimestamp();
-	snprintf(current.id_text, sizeof(current.id_text), UINT64_FORMAT, U64FromFullTransactionId(id));
-	JsonEncodeDateTime(current.time, TimestampTzGetDatum(current.start), TIMESTAMPTZOID, &utc);
-	current.time[strlen(current.time) - strlen("+00:00")] = '\0';
-	snprintf(current.json, sizeof(current.json), ",\"xid\":%s,\"ts\":\"%s+00:00\"}", current.id_text, current.time);
+	if (!FullTransactionIdEquals(id, current.id))
+		np_change_transaction_fill(&current, id, GetCurrentTransactionStartTimestamp(), InvalidXLogRecPtr);
 	return &current;
 }
 

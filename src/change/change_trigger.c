@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/tuptable.h"
@@ -21,6 +22,7 @@
 #include "change/change_cache.h"
 #include "change/change_delivery.h"
 #include "change/change_message.h"
+#include "change/change_position.h"
 #include "commit/transaction.h"
 #include "publish/policy.h"
 
@@ -30,7 +32,7 @@ static void
 publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
 {
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
-	NpChange	change = {.op = op,.old = old,.new = new};
+	NpChange	change = {.op = op,.transaction = np_change_transaction(),.old = old,.new = new};
 	NpChange	messages[NP_MAX_CHANGE_MESSAGES];
 	int			count = np_change_messages(plan, &change, messages);
 
@@ -40,6 +42,8 @@ publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op,
 
 		if (plan->has_position)
 			messages[i].position = np_change_position_next(plan, schema);
+		if (plan->format == NP_FORMAT_DEBEZIUM)
+			messages[i].lsn = GetXLogInsertRecPtr();
 		np_change_message_build(&message, plan, &messages[i]);
 		np_change_deliver(schema, plan->delivery, &message);
 	}
@@ -201,6 +205,9 @@ nats_publish_change(PG_FUNCTION_ARGS)
 	NpChangePlan *plan;
 
 	check_call(fcinfo);
+	/* somebody has enabled it: the change is published all the same, and once */
+	if (np_change_is_from_wal(data->tg_trigger->tgnargs, data->tg_trigger->tgargs))
+		return PointerGetDatum(NULL);
 	np_transaction_join();
 	/* of which delivery it is, is not worth finding out */
 	if (np_policy_skips_calls(NP_STATS_ON_COMMIT))

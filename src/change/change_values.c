@@ -151,11 +151,10 @@ append_base64(StringInfo json, Datum bytes)
 	appendStringInfoChar(json, '"');
 }
 
-/* As row_to_json has it, which makes {"name":value} of it alone. */
-static void
-append_as_json(StringInfo json, const NpValueCoder *coder, Datum value)
+/* Append a value as row_to_json has it, which makes {"name":value} of it alone. */
+void
+np_value_coder_append_json(StringInfo json, const NpValueCoder *coder, Datum value, bool isnull)
 {
-	bool		isnull = false;
 	HeapTuple	row = heap_form_tuple(coder->alone, &value, &isnull);
 	text	   *object = DatumGetTextPP(DirectFunctionCall1(row_to_json, HeapTupleGetDatum(row)));
 	int			before = 1 + strlen(coder->name) + 1;
@@ -204,6 +203,6 @@ np_value_coder_append(StringInfo json, NpValueCoder *coder, Datum value, bool is
 			appendStringInfoString(json, OutputFunctionCall(&coder->output, value));
 			break;
 		default:
-			append_as_json(json, coder, value);
+			np_value_coder_append_json(json, coder, value, false);
 	}
 }

@@ -23,6 +23,7 @@ typedef struct NpValueCoder
 } NpValueCoder;
 
 extern NpValueCoder *np_value_coders_make(TupleDesc columns);
+extern void np_value_coder_append_json(StringInfo json, const NpValueCoder *coder, Datum value, bool isnull);
 extern void np_value_coder_append(StringInfo json, NpValueCoder *coder, Datum value, bool isnull);
 
 #endif							/* NP_CHANGE_VALUES_H */

@@ -21,12 +21,13 @@ enum
 {
 	TRIGGER_TABLE = 1,
 	TRIGGER_NAME,
-	TRIGGER_ERROR
+	TRIGGER_ERROR,
+	TRIGGER_IS_OF_WAL
 };
 
 static NpStatement read_triggers = {
-	.text = "SELECT relation::pg_catalog.text, trigger_name::pg_catalog.text, error FROM %1$s.nats_published_tables"
-	" WHERE enabled OPERATOR(pg_catalog.<>) 'disabled' ORDER BY error IS NULL, 1, 2"
+	.text = "SELECT relation::pg_catalog.text, trigger_name::pg_catalog.text, error, CASE WHEN delivery OPERATOR(pg_catalog.=) 'wal' THEN '' END FROM %1$s.nats_published_tables"
+	" WHERE enabled OPERATOR(pg_catalog.<>) 'disabled' OR delivery OPERATOR(pg_catalog.=) 'wal' ORDER BY error IS NULL, 1, 2"
 };
 
 static void
@@ -41,7 +42,8 @@ find_errors(NpFinding *finding)
 		char	   *error = SPI_getvalue(row, columns, TRIGGER_ERROR);
 
 		if (error != NULL && broken++ < MAX_NAMED)
-			np_find(finding, NP_CHECK_FAILED, "Writes to %s fail, by trigger \"%s\": %s.",
+			np_find(finding, NP_CHECK_FAILED, SPI_getvalue(row, columns, TRIGGER_IS_OF_WAL) == NULL ?
+					"Writes to %s fail, by trigger \"%s\": %s." : "Changes of %s are not all published, by trigger \"%s\": %s.",
 					SPI_getvalue(row, columns, TRIGGER_TABLE), SPI_getvalue(row, columns, TRIGGER_NAME), error);
 	}
 	if (broken > MAX_NAMED)

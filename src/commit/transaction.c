@@ -165,6 +165,8 @@ on_transaction_event(XactEvent event, void *argument)
 			if (joined && !ending)
 				np_commit_warn_unasked();
 			np_relay_wake(MyDatabaseId, wake);
+			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+				np_relay_wake_for_wal(MyDatabaseId);
 			reset();
 			break;
 		case XACT_EVENT_PREPARE:

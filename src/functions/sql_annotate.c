@@ -13,6 +13,7 @@
 
 #include "base/report.h"
 #include "message/annotations.h"
+#include "outbox/wal_annotations.h"
 
 PG_FUNCTION_INFO_V1(nats_annotate);
 
@@ -39,5 +40,6 @@ nats_annotate(PG_FUNCTION_ARGS)
 	}
 	np_annotations_check(text);
 	(void) set_config_option(NP_ANNOTATIONS_SETTING, text, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	np_wal_annotate(text);
 	PG_RETURN_VOID();
 }

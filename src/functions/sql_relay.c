@@ -167,6 +167,9 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	if (!is_outbox_row(fcinfo))
 		raise_call("nats_outbox_check() is the trigger of nats_outbox, and of no other table");
 	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
+	/* it was checked when it was written into the WAL */
+	if (np_outbox_is_diverting())
+		return PointerGetDatum(row);
 	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
 	if (!claims_to_have_failed(row, RelationGetDescr(data->tg_relation)))
 		check_size(row, RelationGetDescr(data->tg_relation));

@@ -18,22 +18,7 @@
 
 #include "ledger/log.h"
 #include "ledger/queue.h"
-
-/* Before the bytes of each message in the log: subject, headers, payload. */
-typedef struct Record
-{
-	uint32		subject_length;
-	uint32		headers_length;
-	uint32		payload_length;
-	uint32		id_offset;		/* in the headers */
-	uint32		id_length;		/* 0: none */
-	uint32		stream_offset;	/* likewise, the expected stream */
-	uint32		stream_length;
-	uint8		session;
-	bool		has_headers;
-	bool		has_automatic_id;
-	uint8		needs;			/* NpFeature */
-} Record;
+#include "message/packed.h"
 
 /* Of the current transaction; a backend has one. */
 static NpQueueSummary summary;
@@ -42,14 +27,6 @@ static uint64 reading;			/* where np_queue_next does */
 
 /* ---- Adding ---------------------------------------------------------------- */
 
-static char *
-put(char *to, NpSpan span)
-{
-	if (span.length > 0)
-		memcpy(to, span.data, span.length);
-	return to + span.length;
-}
-
 /*
  * Hold a copy of the message, to go out on the session of this number; the
  * subtransaction has a level.  ERROR when out of memory or of disk.
@@ -57,32 +34,12 @@ put(char *to, NpSpan span)
 void
 np_queue_add(const NpMessage *message, int session)
 {
-	Record		record = {
-		.subject_length = message->subject.length,
-		.headers_length = message->headers.length,
-		.payload_length = message->payload.length,
-		.id_length = message->id.length,
-		.stream_length = message->expect_stream.length,
-		.session = session,
-		.has_headers = message->headers.data != NULL,
-		.has_automatic_id = message->has_automatic_id,
-		.needs = message->needs
-	};
-	size_t		content = message->headers.length + message->payload.length;
-	char	   *to;
+	NpMessage	held = *message;
 
-	if (message->id.data != NULL)
-		record.id_offset = message->id.data - message->headers.data;
-	if (message->expect_stream.data != NULL)
-		record.stream_offset = message->expect_stream.data - message->headers.data;
-
-	to = np_log_append(&messages, sizeof(record) + message->subject.length + content);
-	memcpy(to, &record, sizeof(record));
-	to = put(to + sizeof(record), message->subject);
-	to = put(to, message->headers);
-	put(to, message->payload);
+	held.session = session;
+	np_packed_write(&held, np_log_append(&messages, np_packed_size(&held)));
 	summary.count++;
-	summary.largest = Max(summary.largest, content);
+	summary.largest = Max(summary.largest, message->headers.length + message->payload.length);
 	summary.needs = Max(summary.needs, message->needs);
 	summary.sessions |= UINT64CONST(1) << session;
 }
@@ -111,12 +68,6 @@ np_queue_only_session(const NpQueueSummary *held, int *session)
 
 /* ---- Reading ---------------------------------------------------------------- */
 
-static size_t
-body_length(const Record *record)
-{
-	return (size_t) record->subject_length + record->headers_length + record->payload_length;
-}
-
 /* Start over with the first message. */
 void
 np_queue_rewind(void)
@@ -131,29 +82,13 @@ np_queue_rewind(void)
 bool
 np_queue_next(NpMessage *message)
 {
-	Record		record;
-	const char *body;
+	NpPackedHead head;
 
 	if (reading >= np_log_length(&messages))
 		return false;
-	memcpy(&record, np_log_read(&messages, reading, sizeof(record)), sizeof(record));
-	body = np_log_read(&messages, reading, sizeof(record) + body_length(&record)) + sizeof(record);
-	reading += sizeof(record) + body_length(&record);
-
-	memset(message, 0, sizeof(*message));
-	message->subject = (NpSpan) {body, record.subject_length};
-	body += record.subject_length;
-	if (record.has_headers)
-		message->headers = (NpSpan) {body, record.headers_length};
-	if (record.id_length > 0)
-		message->id = (NpSpan) {body + record.id_offset, record.id_length};
-	if (record.stream_length > 0)
-		message->expect_stream = (NpSpan) {body + record.stream_offset, record.stream_length};
-	body += record.headers_length;
-	message->payload = (NpSpan) {body, record.payload_length};
-	message->session = record.session;
-	message->has_automatic_id = record.has_automatic_id;
-	message->needs = record.needs;
+	memcpy(&head, np_log_read(&messages, reading, sizeof(head)), sizeof(head));
+	np_packed_read(message, np_log_read(&messages, reading, np_packed_length(&head)));
+	reading += np_packed_length(&head);
 	return true;
 }
 

@@ -69,14 +69,20 @@ parse(const char *text)
 	return object;
 }
 
-/* Raises 22023 for what can't be annotations, or what jsonb_in raises. */
-void
-np_annotations_check(const char *text)
+/* NULL: none.  Raises 22023 for what can't be annotations, or what jsonb_in raises. */
+Jsonb *
+np_annotations_parse(const char *text)
 {
 	if (strlen(text) > MAX_LENGTH)
 		np_raise_input("annotations have more than %d bytes", MAX_LENGTH);
-	if (text[0] != '\0')
-		(void) parse(text);
+	return text[0] == '\0' ? NULL : parse(text);
+}
+
+/* The same, of which nothing but the errors is wanted. */
+void
+np_annotations_check(const char *text)
+{
+	(void) np_annotations_parse(text);
 }
 
 static void

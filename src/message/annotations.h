@@ -14,6 +14,7 @@
 
 extern void np_annotations_define(void);
 extern void np_annotations_check(const char *text);
+extern Jsonb *np_annotations_parse(const char *text);
 extern Jsonb *np_annotations_current(void);
 
 #endif							/* NP_ANNOTATIONS_H */

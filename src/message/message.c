@@ -553,6 +553,7 @@ static void
 build_headers(NpMessage *message, const NpMessageOptions *options)
 {
 	HeaderBlock block = {.options = options};
+	Jsonb	   *annotations = options->is_annotated ? np_annotations_current() : options->annotations;
 
 	initStringInfo(&block.text);
 	appendStringInfoString(&block.text, HEADER_VERSION);
@@ -561,8 +562,8 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 	append_id(&block, message);
 	append_json_headers(&block, RANK_OF_USER);
 	appendBinaryStringInfo(&block.text, options->lines.data, options->lines.length);
-	if (options->is_annotated && np_annotations_current() != NULL)
-		np_headers_each(np_annotations_current(), append_annotation, &block);
+	if (annotations != NULL)
+		np_headers_each(annotations, append_annotation, &block);
 	append_id_header(&block);
 	if (block.text.len == sizeof(HEADER_VERSION) - 1)
 		return;					/* an empty object, and no id */
@@ -597,7 +598,7 @@ options_are_empty(const NpMessageOptions *options)
 		if (argument_is_given(options, i))
 			return false;
 	return options->headers == NULL && options->lines.data == NULL && options->id_header == NULL &&
-		!(options->is_annotated && np_annotations_current() != NULL);
+		options->annotations == NULL && !(options->is_annotated && np_annotations_current() != NULL);
 }
 
 /*

@@ -46,6 +46,7 @@ typedef struct NpMessageOptions
 	TimestampTz deliver_at;
 	NpSpan		expect_subject; /* whose last sequence is expected, or a pattern */
 	bool		is_annotated;	/* it has the annotations of the transaction, too */
+	Jsonb	   *annotations;	/* it has these; NULL: none */
 } NpMessageOptions;
 
 /*

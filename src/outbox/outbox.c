@@ -21,9 +21,11 @@
 
 #include "base/encoding.h"
 #include "base/report.h"
+#include "base/settings.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "outbox/statement.h"
+#include "outbox/wal_message.h"
 
 /* Arguments of the INSERT. */
 enum
@@ -39,6 +41,7 @@ enum
 /* ---- Writing ------------------------------------------------------------------------- */
 
 static bool inserting;			/* a message that has been checked */
+static bool diverting;			/* the relay of the WAL moves messages here */
 
 static NpStatement insert_message = {
 	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, next_attempt_at) VALUES ($1, $2, $3, $4, $5) RETURNING id",
@@ -46,23 +49,25 @@ static NpStatement insert_message = {
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TIMESTAMPTZOID}
 };
 
-static Datum
-make_bytea(NpSpan bytes)
+/* A payload as the table has it. */
+Datum
+np_outbox_make_payload(NpSpan bytes)
 {
 	bytea	   *value = palloc(VARHDRSZ + bytes.length);
 
 	SET_VARSIZE(value, VARHDRSZ + bytes.length);
-	memcpy(VARDATA(value), bytes.data, bytes.length);
+	if (bytes.length > 0)
+		memcpy(VARDATA(value), bytes.data, bytes.length);
 	return PointerGetDatum(value);
 }
 
 /* All headers but the id, which has a column; NULL: there are no others. */
-static Datum
-make_headers(const NpMessage *message, char *isnull)
+Datum
+np_outbox_make_headers(const NpMessage *message, bool *isnull)
 {
 	Jsonb	   *headers;
 
-	*isnull = 'n';
+	*isnull = true;
 	if (message->headers.data == NULL)
 		return (Datum) 0;
 	headers = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
@@ -71,7 +76,7 @@ make_headers(const NpMessage *message, char *isnull)
 												 CStringGetTextDatum("Nats-Msg-Id")));
 	if (JB_ROOT_COUNT(headers) == 0)
 		return (Datum) 0;
-	*isnull = ' ';
+	*isnull = false;
 	return JsonbPGetDatum(headers);
 }
 
@@ -88,9 +93,11 @@ execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int
 	values[INSERT_TIME] = TimestampTzGetDatum(deliver_at);
 	if (deliver_at <= GetCurrentTimestamp())
 		nulls[INSERT_TIME] = 'n';
-	values[INSERT_HEADERS] = make_headers(message, &nulls[INSERT_HEADERS]);
+	values[INSERT_HEADERS] = np_outbox_make_headers(message, &isnull);
+	if (isnull)
+		nulls[INSERT_HEADERS] = 'n';
 	if (message->payload.data != NULL)
-		values[INSERT_PAYLOAD] = make_bytea(message->payload);
+		values[INSERT_PAYLOAD] = np_outbox_make_payload(message->payload);
 	else
 		nulls[INSERT_PAYLOAD] = 'n';
 	if (SPI_execute_plan(np_statement_prepare(&insert_message, quote_identifier(get_namespace_name(schema))), values, nulls,
@@ -103,12 +110,14 @@ execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int
 }
 
 /*
- * Put a message into the outbox of the extension in that schema.  One without
- * an id gets one.  The relay leaves it there until deliver_at.  False: a trigger of the administrator keeps the row out;
- * else *id is the row's.
+ * Put a message into the outbox of the extension in that schema, which is
+ * where the setting says; one that is for later waits in the table.  One
+ * without an id gets one.  The relay leaves it there until deliver_at.  False:
+ * there is no row of it, as a trigger of the administrator keeps it out, or as
+ * the outbox is in the WAL; else *id is the row's.
  *
- * Raises 22023 for a time that never comes, and what an INSERT raises: 25006
- * in a read-only transaction.
+ * Raises 22023 for a time that never comes, what an INSERT raises: 25006 in a
+ * read-only transaction; and what np_wal_write does.
  */
 bool
 np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
@@ -118,6 +127,11 @@ np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, i
 
 	if (TIMESTAMP_IS_NOEND(deliver_at))
 		np_raise_input("deliver_at is infinity");
+	if (np_outbox_storage == NP_STORAGE_WAL && deliver_at <= GetCurrentTimestamp())
+	{
+		np_wal_write(schema, message);
+		return false;
+	}
 	np_statements_begin(&caller, schema, "nats_outbox");
 	PG_TRY();
 	{
@@ -141,6 +155,22 @@ np_outbox_row_is_checked(void)
 
 	inserting = false;
 	return result;
+}
+
+/*
+ * The relay of the WAL begins to move messages here, or has ended that, also
+ * by an error.  It wakes the other relay itself.
+ */
+void
+np_outbox_set_diverting(bool is_diverting)
+{
+	diverting = is_diverting;
+}
+
+bool
+np_outbox_is_diverting(void)
+{
+	return diverting;
 }
 
 /* ---- Looking ----------------------------------------------------------------------------- */

@@ -38,5 +38,9 @@ typedef struct NpOutboxContent
 extern NpOutboxContent np_outbox_content(Oid schema);
 extern bool np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id);
 extern bool np_outbox_row_is_checked(void);
+extern void np_outbox_set_diverting(bool is_diverting);
+extern bool np_outbox_is_diverting(void);
+extern Datum np_outbox_make_payload(NpSpan bytes);
+extern Datum np_outbox_make_headers(const NpMessage *message, bool *isnull);
 
 #endif							/* NP_OUTBOX_H */

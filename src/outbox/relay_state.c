@@ -28,14 +28,18 @@ typedef struct Slot
 {
 	NpRelayStatus status;
 	Latch	   *volatile latch; /* of the worker, of whatever process it is now; NULL: none */
-	volatile bool is_deaf;		/* to messages: they can't be published, and are looked for when they can */
+	volatile bool is_deaf;		/* to messages: they can't be published, and are looked for when they can;
+								 * the relay of the WAL hears them only while it sleeps */
 	pg_atomic_uint32 wakes;		/* only grows */
+	volatile bool is_told;		/* somebody has something to tell, in the tables */
+	volatile NpWalOrder order;
 } Slot;
 
 typedef struct Shared
 {
 	LWLock	   *lock;			/* of all that is not read without it */
-	Slot		slots[NP_MAX_RELAYS];
+	Latch	   *volatile launcher;	/* its latch; NULL: it has not started */
+	Slot		slots[NP_MAX_SLOTS];
 } Shared;
 
 static Shared *shared;			/* NULL: not preloaded */
@@ -52,6 +56,8 @@ static const char *const state_names[] = {
 	[NP_RELAY_CLOSED] = "database closed",
 	[NP_RELAY_NO_RIGHTS] = "no rights",
 	[NP_RELAY_BLOCKED] = "blocked",
+	[NP_RELAY_DIVERTING] = "diverting",
+	[NP_RELAY_NO_SLOT] = "no slot",
 	[NP_RELAY_STOPPED] = "stopped",
 };
 
@@ -76,7 +82,7 @@ initialize(void *memory)
 
 	memset(fresh, 0, sizeof(Shared));
 	fresh->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
-	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	for (int i = 0; i < NP_MAX_SLOTS; i++)
 		pg_atomic_init_u32(&fresh->slots[i].wakes, 0);
 }
 
@@ -127,29 +133,118 @@ np_relay_blocked_by(NpRelayStatus *status)
 	return blockers;
 }
 
+/* Called after commit: takes no lock and never throws. */
+static void
+wake(Slot *slot)
+{
+	Latch	   *latch = slot->latch;
+
+	if (latch == NULL)
+		return;
+	(void) pg_atomic_fetch_add_u32(&slot->wakes, 1);
+	SetLatch(latch);
+}
+
 /*
- * Wake the relay of a database, if it has one.  Called after commit: takes no
+ * Wake the relays of a database, if it has any.  Called after commit: takes no
  * lock and never throws.  A latch that is another process's by now is a
  * spurious wake-up to that one.
  */
 void
-np_relay_wake(Oid database, NpRelayWake wake)
+np_relay_wake(Oid database, NpRelayWake whom)
 {
-	if (shared == NULL || wake == NP_WAKE_NOT)
+	if (shared == NULL || whom == NP_WAKE_NOT)
 		return;
-	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	for (int i = 0; i < NP_MAX_SLOTS; i++)
 	{
 		Slot	   *slot = &shared->slots[i];
-		Latch	   *latch = slot->latch;
 
-		if (latch == NULL || slot->status.database != database || (slot->is_deaf && wake == NP_WAKE_TO_PUBLISH))
+		if (slot->latch == NULL || slot->status.database != database)
 			continue;
-		(void) pg_atomic_fetch_add_u32(&slot->wakes, 1);
-		SetLatch(latch);
+		if (whom == NP_WAKE_TO_LOOK)
+			slot->is_told = true;
+		if (whom == NP_WAKE_TO_LOOK || (!slot->is_deaf && !np_relay_is_of_wal(i)))
+			wake(slot);
 	}
 }
 
+/*
+ * There is more WAL of a database: wake its relay, if that sleeps.  Called
+ * after commit: takes no lock and never throws.  What sleeps is woken by one
+ * of those who commit meanwhile.
+ */
+void
+np_relay_wake_for_wal(Oid database)
+{
+	if (shared == NULL)
+		return;
+	for (int i = NP_MAX_RELAYS; i < NP_MAX_SLOTS; i++)
+	{
+		Slot	   *slot = &shared->slots[i];
+
+		if (slot->latch == NULL || slot->status.database != database)
+			continue;
+		/* the commit record is there before it is looked whether somebody waits for it */
+		pg_memory_barrier();
+		if (!slot->is_deaf)
+		{
+			slot->is_deaf = true;
+			wake(slot);
+		}
+		return;
+	}
+}
+
+/* The slot of the table's relay of a database; -1: it has none. */
+int
+np_relay_find(Oid database)
+{
+	int			found = -1;
+
+	for (int i = 0; shared != NULL && i < NP_MAX_RELAYS && found < 0; i++)
+	{
+		NpRelayStatus status = np_relay_status(i);
+
+		if (status.name[0] != '\0' && status.database == database)
+			found = i;
+	}
+	return found;
+}
+
+/* Tell the relay of the WAL, and the launcher, what is to become of it. */
+void
+np_relay_order(int slot, NpWalOrder order)
+{
+	shared->slots[slot].order = order;
+	shared->slots[slot].is_told = true;
+	wake(&shared->slots[slot]);
+	np_launcher_wake();
+}
+
+NpWalOrder
+np_relay_ordered(int slot)
+{
+	return shared->slots[slot].order;
+}
+
+/* There are other slots of WAL: have the launcher look. */
+void
+np_launcher_wake(void)
+{
+	Latch	   *latch = shared == NULL ? NULL : shared->launcher;
+
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
 /* ---- The launcher ------------------------------------------------------------------- */
+
+/* It is this process. */
+void
+np_launcher_set(void)
+{
+	shared->launcher = MyLatch;
+}
 
 /* The slot of a database, a new one if need be; -1: all are used. */
 int
@@ -186,6 +281,25 @@ np_relay_slot_free(int slot)
 	LWLockRelease(shared->lock);
 }
 
+/* Have a slot of the WAL's relay be a database's.  False: that of another one has not left it yet. */
+bool
+np_relay_slot_name(int slot, const char *name)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+	bool		is_its;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	is_its = strcmp(status->name, name) == 0;
+	if (!is_its && status->pid == 0)
+	{
+		memset(status, 0, sizeof(*status));
+		strlcpy(status->name, name, NAMEDATALEN);
+		is_its = true;
+	}
+	LWLockRelease(shared->lock);
+	return is_its;
+}
+
 void
 np_relay_slot_set(int slot, NpRelayState state)
 {
@@ -213,6 +327,7 @@ np_relay_slot_claim(int slot, const char *name, Oid database)
 		status->pid = MyProcPid;
 		status->database = database;
 		status->published = status->failed = status->dead = 0;
+		memset(&status->wal, 0, sizeof(status->wal));
 		status->url[0] = '\0';
 		shared->slots[slot].latch = MyLatch;
 	}
@@ -263,6 +378,16 @@ np_relay_slot_was_woken(int slot, uint32 wakes)
 	return pg_atomic_read_u32(&shared->slots[slot].wakes) != wakes;
 }
 
+/* Is it to look into the tables, since this was asked? */
+bool
+np_relay_slot_is_told(int slot)
+{
+	bool		result = shared->slots[slot].is_told;
+
+	shared->slots[slot].is_told = false;
+	return result;
+}
+
 /* Where it is connected to, without credentials; "": nowhere. */
 void
 np_relay_slot_set_url(int slot, const char *url)
@@ -298,5 +423,14 @@ np_relay_slot_set_error(int slot, const char *error)
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	memcpy(status->last_error, text, sizeof(text));
 	status->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(shared->lock);
+}
+
+/* How far the relay of the WAL is. */
+void
+np_relay_slot_set_progress(int slot, const NpWalProgress *progress)
+{
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	shared->slots[slot].status.wal = *progress;
 	LWLockRelease(shared->lock);
 }

@@ -15,7 +15,7 @@ typedef struct NpStatement
 {
 	const char *text;			/* the schema where it has %s, at most twice, or %1$s */
 	int			argument_count;
-	Oid			types[5];
+	Oid			types[6];
 	SPIPlanPtr	plan;			/* NULL: not prepared yet */
 	char	   *schema;			/* for which it is */
 } NpStatement;

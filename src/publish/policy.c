@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "base/encoding.h"
@@ -54,9 +55,9 @@ np_policy_is_bounded(void)
 	return np_allowed_subjects[0] != '\0';
 }
 
-/* A subject, or all that a pattern stands for. */
-static bool
-is_allowed(NpSpan subject)
+/* May this session publish to a subject, or to all that a pattern stands for? */
+bool
+np_policy_allows(NpSpan subject)
 {
 	const char *patterns;
 
@@ -81,8 +82,29 @@ raise_denied(const char *what, NpSpan name)
 void
 np_policy_check_subject(NpSpan subject)
 {
-	if (!is_allowed(subject))
+	if (!np_policy_allows(subject))
 		raise_denied("subject", subject);
+}
+
+/*
+ * Raises 42501 for a subject that is not among these patterns, which are a
+ * role's (np_role_subjects); "": it is not bounded.  A bad one allows nothing.
+ */
+void
+np_policy_check_as(NpSpan subject, const char *patterns, Oid role)
+{
+	NpFailure	failure;
+	int			position;
+
+	if (patterns[0] == '\0')
+		return;
+	patterns = np_to_utf8(patterns, strlen(patterns)).data;
+	if (np_pattern_list_problem(patterns, &position) == NULL && np_pattern_list_matches(patterns, subject))
+		return;
+	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for subject \"%s\"", np_from_utf8(subject));
+	failure.hint = psprintf("The setting nats_publish.allowed_subjects of the role \"%s\" says to which subjects changes of its tables may be published.",
+							GetUserNameFromId(role, false));
+	np_raise(&failure);
 }
 
 /* Most headers must name one subject, not a pattern. */
@@ -91,7 +113,7 @@ names_what_is_allowed(NpHeaderPower power, NpSpan value)
 {
 	size_t		position;
 
-	return (power == NP_HEADER_READS_SUBJECTS || np_subject_check(value, &position) == NP_TEXT_OK) && is_allowed(value);
+	return (power == NP_HEADER_READS_SUBJECTS || np_subject_check(value, &position) == NP_TEXT_OK) && np_policy_allows(value);
 }
 
 /* Of a bounded session: what a header names or removes must be within its bounds, too. */

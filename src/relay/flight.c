@@ -24,8 +24,6 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
-#include "relay/outbox_probes.h"
-#include "relay/settling.h"
 #include "stats/stats.h"
 
 /* nats-server's. */
@@ -44,6 +42,7 @@ typedef struct Sent
 } Sent;
 
 static NpSession *session;		/* NULL: none yet */
+static const NpFlightOwner *owner;
 static HTAB *sent_rows;			/* by their tokens */
 static int	in_flight;
 static bool giving_up;			/* what is not answered, though the server is there */
@@ -110,9 +109,7 @@ end(NpRow *row)
 {
 	if (row->state != NP_ROW_FAILED)
 		np_lanes_leave(row);
-	if (row->is_probe)
-		np_probes_ended(row);
-	np_settle_later(row);
+	owner->ended(row);
 }
 
 static bool
@@ -157,6 +154,13 @@ on_result(void *owner, const NpResult *result)
 }
 
 /* ---- Sending ----------------------------------------------------------------------------- */
+
+/* Whose rows all are that go out in this process. */
+void
+np_flight_of(const NpFlightOwner *the_owner)
+{
+	owner = the_owner;
+}
 
 /* Rows go out on this session from now on; nothing is on its way on another one. */
 void
@@ -307,9 +311,9 @@ np_flight_send(const char **problem)
 
 	while ((row = np_lanes_first()) != NULL)
 	{
-		if (row->state != NP_ROW_UNSENT)
+		if (row->state != NP_ROW_UNSENT || !owner->admits(row))
 		{
-			/* it could not even become a message */
+			/* it could not even become a message, or is not to be sent any more */
 			np_lanes_take(row);
 			end(row);
 			continue;
@@ -431,7 +435,7 @@ abort_row(NpRow *row, const NpPending *pending)
 	np_lanes_forget(row);
 	row->state = NP_ROW_UNSENT;
 	if ((pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN) && np_row_doubt(row, &failure))
-		np_settle_later(row);
+		owner->ended(row);
 	else
 		np_row_free(row);
 }

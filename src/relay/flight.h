@@ -11,6 +11,15 @@
 #include "publish/delivery.h"
 #include "relay/relay_row.h"
 
+/* Whose rows they are. */
+typedef struct NpFlightOwner
+{
+	void		(*ended) (NpRow *row);	/* it has come to its end, and is the owner's from then on */
+	bool		(*admits) (NpRow *row); /* may it go, now that it is its turn?  Else it has ended, as it is
+										 * then */
+} NpFlightOwner;
+
+extern void np_flight_of(const NpFlightOwner *the_owner);
 extern void np_flight_begin(NpSession *session);
 extern int	np_flight_count(void);
 extern NpTime np_flight_oldest(void);

@@ -37,8 +37,9 @@
 #include "relay/flight.h"
 #include "relay/lanes.h"
 #include "relay/outbox_probes.h"
+#include "relay/missed_slot.h"
 #include "relay/outbox_source.h"
-#include "relay/relay_process.h"
+#include "relay/relay_worker.h"
 #include "relay/settling.h"
 #include "stats/activity.h"
 #include "stats/shared_stats.h"
@@ -47,16 +48,8 @@
 
 PGDLLEXPORT void np_relay_main(Datum argument);
 
-/* After an error that is not a row's: grows from the first to the last, which is a shorter one while NATS is away. */
-#define FIRST_PAUSE			NP_MILLISECONDS(250)
-#define LAST_PAUSE			NP_MILLISECONDS(30000)
-#define LAST_PAUSE_OFFLINE	NP_MILLISECONDS(4000)
-
 /* Between looks for an extension that is not there. */
 #define ABSENT_PAUSE		NP_MILLISECONDS(5000)
-
-/* A lock that others hold for longer is not waited for. */
-#define LOCK_TIMEOUT		"200ms"
 
 /* The longest time that what has ended is not written down while more is expected. */
 #define SETTLE_DELAY		NP_MILLISECONDS(10)
@@ -72,12 +65,8 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 #define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
 /* A relay is a process, and this is its state. */
-static int	slot;
-static NpRelayState shown_state;	/* in its slot */
 static NpSession *session;		/* on which rows go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
-static bool is_failing;			/* that was logged, and not yet that it is over */
-static NpTime pause_after_error;	/* 0: all is well */
 static bool must_settle;		/* before anything is read */
 static bool must_look;			/* as soon as there is room */
 static uint32 wakes_seen;		/* when it was looked last */
@@ -90,28 +79,7 @@ static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: i
 
 static MemoryContext round_context; /* of what a round needs */
 
-static bool
-is_connected(void)
-{
-	return session != NULL && np_connection_is_open(session->connection);
-}
-
 /* ---- One round ------------------------------------------------------------------------ */
-
-/* A lost connection is in the log already, and will be when it is there again. */
-static bool
-problem_is_known(void)
-{
-	return is_failing || (session != NULL && np_connection_was_lost(session->connection));
-}
-
-static void
-show_state(NpRelayState state)
-{
-	if (state != shown_state)
-		np_relay_slot_set(slot, state);
-	shown_state = state;
-}
 
 /* Nothing is on its way any more, and what is not known to be stored is read again. */
 static void
@@ -127,29 +95,8 @@ begin_again(void)
 static void
 report_problem(const char *problem)
 {
-	np_relay_slot_set_error(slot, problem);
-	show_state(NP_RELAY_WAITING);
-	if (!is_connected())
-		np_relay_slot_set_url(slot, "");
-	if (!problem_is_known())
-	{
-		is_failing = true;
-		ereport(LOG,
-				(errmsg("nats_publish relay cannot publish: %s", problem),
-				 errdetail("It tries again until it can.")));
-	}
-	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected() ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+	np_worker_report_problem(session, problem);
 	begin_again();
-}
-
-static void
-report_success(void)
-{
-	if (is_failing)
-		ereport(LOG, (errmsg("nats_publish relay publishes again")));
-	is_failing = false;
-	pause_after_error = 0;
-	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
 /* Nothing is sent for now; what is on its way comes to its end. */
@@ -163,6 +110,23 @@ stop(NpRelayState state)
 	stopped_as = state;
 }
 
+/* A row has come to its end. */
+static void
+end_row(NpRow *row)
+{
+	if (row->is_probe && row->state != NP_ROW_DOUBTED)
+		np_probes_ended(row);
+	np_settle_later(row);
+}
+
+static bool
+admit_row(NpRow *row)
+{
+	return true;
+}
+
+static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row};
+
 /* ---- Writing down ------------------------------------------------------------------- */
 
 /* Write down what has become of rows. */
@@ -175,17 +139,17 @@ settle(void)
 	np_settle(&settled, locked_too);
 	must_settle = false;
 	first_ended = 0;
-	np_relay_slot_count(slot, settled.published, settled.failed, settled.dead);
+	np_relay_slot_count(np_worker_slot(), settled.published, settled.failed, settled.dead);
 	if (settled.error != NULL)
-		np_relay_slot_set_error(slot, settled.error);
+		np_relay_slot_set_error(np_worker_slot(), settled.error);
 	if (settled.is_changed)
 		np_source_look_again();
 	must_look |= settled.is_changed;
 	if (settled.is_locked || locked_too)
 		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
 	/* not before it is written down: what fails each time is to be tried less and less often */
-	if (settled.published + settled.failed + settled.dead > 0 && is_connected())
-		report_success();
+	if (settled.published + settled.failed + settled.dead > 0 && np_worker_is_connected(session))
+		np_worker_report_success(session);
 	pgstat_report_stat(false);
 }
 
@@ -205,7 +169,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_probes_have_released() || np_source_has_passed() || np_relay_slot_was_woken(slot, wakes_seen) ||
+	return must_look || np_probes_have_released() || np_source_has_passed() || np_relay_slot_was_woken(np_worker_slot(), wakes_seen) ||
 		np_now() >= next_look;
 }
 
@@ -222,12 +186,12 @@ look_into_outbox(void)
 	NpTime		begun = np_now();
 	NpOutboxLook look = {
 		.room = np_relay_batch_size - np_lanes_unsent(),
-		.largest = is_connected() ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
+		.largest = np_worker_is_connected(session) ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
 		.ordered = np_relay_ordering == NP_RELAY_STRICT
 	};
 
 	/* before it looks: what comes meanwhile is another time's */
-	wakes_seen = np_relay_slot_listen(slot);
+	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	must_look = true;
 	np_source_read(&look);
 	must_look = look.has_more;
@@ -286,9 +250,9 @@ make_room(void)
 static void
 show_publishing(void)
 {
-	if (shown_state != NP_RELAY_PUBLISHING)
+	if (np_worker_shown_state() != NP_RELAY_PUBLISHING)
 		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
-	show_state(NP_RELAY_PUBLISHING);
+	np_worker_show_state(NP_RELAY_PUBLISHING);
 }
 
 /* False: there is a problem, and it is reported. */
@@ -304,7 +268,7 @@ send_rows(void)
 	np_flight_begin(wanted);
 	session = wanted;
 	/* it waits for NATS until it is connected again */
-	if (shown_state != NP_RELAY_WAITING)
+	if (np_worker_shown_state() != NP_RELAY_WAITING)
 		show_publishing();
 	if (np_flight_send(&problem))
 	{
@@ -330,7 +294,7 @@ wait_for_answers(void)
 	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
 
 	/* a connection is not made in less */
-	if (is_connected())
+	if (np_worker_is_connected(session))
 	{
 		/* there may be no wait */
 		np_connection_receive(session->connection);
@@ -364,23 +328,14 @@ receive_answers(void)
 	return true;
 }
 
-/*
- * Answer the server's PINGs while there is nothing to publish, and see whether
- * it is still there.  False: it is not, and can't be reached.
- */
+/* False: there is a problem, and it is reported. */
 static bool
 keep_connection(void)
 {
 	const char *problem;
 
-	if (session == NULL || !(is_connected() || np_connection_was_lost(session->connection)))
+	if (np_worker_keep_connection(session, &problem))
 		return true;
-	if (np_flight_connect(session, &problem))
-	{
-		np_connection_send(session->connection);
-		np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
-		return true;
-	}
 	report_problem(problem);
 	return false;
 }
@@ -405,11 +360,14 @@ run_round(void)
 	{
 		stop(NP_RELAY_OFF);
 		next_look = np_now() + NP_MILLISECONDS(np_relay_poll_interval);
-		wakes_seen = np_relay_slot_listen(slot);
+		wakes_seen = np_relay_slot_listen(np_worker_slot());
 		must_look = false;
 	}
 	else if (may_look() && is_asked_to_look())
+	{
 		read_more();
+		np_missed_slot_look();
+	}
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	make_room();
@@ -419,13 +377,13 @@ run_round(void)
 		return 0;
 	if (stopped_as != NP_RELAY_PUBLISHING)
 	{
-		show_state(stopped_as);
+		np_worker_show_state(stopped_as);
 		return next_look;
 	}
 	if (!keep_connection())
 		return 0;
-	pause_after_error = 0;
-	show_state(NP_RELAY_IDLE);
+	np_worker_end_pause();
+	np_worker_show_state(NP_RELAY_IDLE);
 	return Min(next_look, next_unlock);
 }
 
@@ -457,7 +415,7 @@ try_round(void)
 		np_source_look_again();
 		report_problem(error->message);
 		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-			show_state(NP_RELAY_NO_RIGHTS);
+			np_worker_show_state(NP_RELAY_NO_RIGHTS);
 	}
 	PG_END_TRY();
 	return until;
@@ -483,16 +441,14 @@ reload_settings(void)
 static void
 rest(NpTime until)
 {
-	if (pause_after_error > 0 || shown_state == NP_RELAY_PAUSED || shown_state == NP_RELAY_OFF)
-		np_relay_slot_ignore_messages(slot);
-	if (pause_after_error > 0)
-	{
-		until = np_now() + np_jittered(pause_after_error);
-		pgstat_report_activity(STATE_IDLE, "waiting for NATS");
-		while (np_now() < until && !ConfigReloadPending)
-			np_sleep(NP_WAIT_RELAY, until);
-	}
-	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes_seen))
+	NpRelayState shown = np_worker_shown_state();
+	NpTime		pause = np_worker_pause();
+
+	if (pause > 0 || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
+		np_relay_slot_ignore_messages(np_worker_slot());
+	if (pause > 0)
+		np_worker_rest(pause);
+	else if (np_now() < until && !np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
 	{
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -500,58 +456,14 @@ rest(NpTime until)
 	}
 }
 
-static void
-leave_slot(int code, Datum argument)
-{
-	np_shared_stats_flush();
-	np_relay_slot_leave(slot);
-}
-
-static void
-start(const char *database)
-{
-	np_relay_process_start(database);
-	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
-		proc_exit(0);
-	before_shmem_exit(leave_slot, (Datum) 0);
-	StartTransactionCommand();
-	(void) np_shared_stats_attach();
-	(void) np_activity_attach();
-	/* outside of a transaction, text can be converted to and from this one only (mbutils.c) */
-	SetConfigOption("client_encoding", "UTF8", PGC_USERSET, PGC_S_OVERRIDE);
-	CommitTransactionCommand();
-	np_stats_mode = NP_STATS_OUTBOX;
-	np_connection_log_to(LOG);
-	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_OVERRIDE);
-	/* what is locked is left for later, while others go on */
-	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_OVERRIDE);
-	np_compat_no_transaction_timeout();
-	/* the statistics of a queue are never right: always by the index, in its order */
-	SetConfigOption("enable_seqscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("enable_bitmapscan", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("enable_sort", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("enable_hashjoin", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("enable_mergejoin", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_OVERRIDE);
-	/* its messages have been admitted by those who wrote them */
-	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);
-	/* a full window is no reason to put off a message */
-	SetConfigOption("nats_publish.on_full", "wait", PGC_USERSET, PGC_S_OVERRIDE);
-}
-
 /* The worker of the slot `argument`; its database is in bgw_extra. */
 void
 np_relay_main(Datum argument)
 {
-	slot = DatumGetInt32(argument);
-	start(MyBgworkerEntry->bgw_extra);
+	np_worker_start(DatumGetInt32(argument), MyBgworkerEntry->bgw_extra);
 	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
-	shown_state = NP_RELAY_STARTING;
 	stopped_as = NP_RELAY_PUBLISHING;
+	np_flight_of(&flight_owner);
 	next_unlock = NP_FOREVER;
 	must_look = true;
 	HOLD_CANCEL_INTERRUPTS();

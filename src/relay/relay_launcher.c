@@ -34,6 +34,7 @@
 #include "base/settings.h"
 #include "base/wait.h"
 #include "outbox/relay_state.h"
+#include "outbox/wal_slot.h"
 #include "relay/relay_launcher.h"
 #include "relay/relay_process.h"
 
@@ -59,7 +60,7 @@ typedef struct Relay
 	NpTime		delay;
 } Relay;
 
-static Relay relays[NP_MAX_RELAYS];
+static Relay relays[NP_MAX_SLOTS];
 
 /* ---- Starting and stopping ---------------------------------------------------------- */
 
@@ -118,23 +119,34 @@ is_starting(const Relay *relay)
 	return relay->handle != NULL && GetBackgroundWorkerPid(relay->handle, &pid) != BGWH_STOPPED;
 }
 
+/* What differs between the relays of the table and of the WAL. */
+static const struct
+{
+	const char *type;
+	const char *function;
+}			kinds[] = {
+	{"nats_publish relay", "np_relay_main"},
+	{"nats_publish WAL relay", "np_wal_relay_main"}
+};
+
 static void
 register_worker(int slot, const char *database)
 {
+	int			kind = np_relay_is_of_wal(slot) ? 1 : 0;
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
 		.bgw_start_time = BgWorkerStart_RecoveryFinished,
 		.bgw_restart_time = BGW_NEVER_RESTART,
 		.bgw_library_name = "nats_publish",
-		.bgw_function_name = "np_relay_main",
-		.bgw_type = "nats_publish relay",
 		.bgw_main_arg = Int32GetDatum(slot),
 		.bgw_notify_pid = MyProcPid
 	};
 	MemoryContext previous = MemoryContextSwitchTo(TopMemoryContext);
 	bool		registered;
 
-	snprintf(worker.bgw_name, BGW_MAXLEN, "nats_publish relay for %s", database);
+	strlcpy(worker.bgw_function_name, kinds[kind].function, BGW_MAXLEN);
+	strlcpy(worker.bgw_type, kinds[kind].type, BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "%s for %s", kinds[kind].type, database);
 	strlcpy(worker.bgw_extra, database, BGW_EXTRALEN);
 	reset_worker(&relays[slot]);
 	registered = RegisterDynamicBackgroundWorker(&worker, &relays[slot].handle);
@@ -144,7 +156,7 @@ register_worker(int slot, const char *database)
 	np_relay_slot_set(slot, NP_RELAY_STOPPED);
 	np_relay_slot_set_error(slot, "no background worker slot is free");
 	ereport(LOG,
-			(errmsg("could not start the nats_publish relay for database \"%s\": no background worker slot is free", database),
+			(errmsg("could not start the %s for database \"%s\": no background worker slot is free", kinds[kind].type, database),
 			 errhint("Raise max_worker_processes.")));
 }
 
@@ -200,6 +212,22 @@ mark_wanted(bool is_new_list)
 	}
 }
 
+/* The relay of the WAL is wanted where that of the table is, and there is a slot for it; it is the launcher's alone that it is named. */
+static void
+mark_wanted_for_wal(void)
+{
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	{
+		NpRelayStatus status = np_relay_status(i);
+		Relay	   *relay = &relays[np_relay_wal_slot(i)];
+
+		relay->wanted = relays[i].wanted && OidIsValid(status.database) &&
+			np_relay_ordered(np_relay_wal_slot(i)) != NP_WAL_LEAVE &&
+			np_wal_slot(status.database).state != NP_WAL_SLOT_MISSING &&
+			np_relay_slot_name(np_relay_wal_slot(i), status.name);
+	}
+}
+
 /* Start what is due and stop what is not wanted; returns when to look again. */
 static NpTime
 keep_workers(void)
@@ -207,7 +235,7 @@ keep_workers(void)
 	NpTime		now = np_now();
 	NpTime		next = now + LONGEST_SLEEP;
 
-	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	for (int i = 0; i < NP_MAX_SLOTS; i++)
 	{
 		NpRelayStatus status = np_relay_status(i);
 		Relay	   *relay = &relays[i];
@@ -255,6 +283,7 @@ np_launcher_main(Datum argument)
 	np_relay_process_start(NULL);
 	/* there is nothing that pg_cancel_backend() could end, but us */
 	HOLD_CANCEL_INTERRUPTS();
+	np_launcher_set();
 	MemoryContextSwitchTo(context);
 	for (;;)
 	{
@@ -265,6 +294,7 @@ np_launcher_main(Datum argument)
 			is_new_list = true;
 		}
 		mark_wanted(is_new_list);
+		mark_wanted_for_wal();
 		is_new_list = false;
 		np_sleep(NP_WAIT_RELAY, keep_workers());
 		MemoryContextSwitchTo(context);

@@ -42,6 +42,7 @@ typedef struct NpRow
 	NpMessage	message;		/* headers and payload only until it is sent */
 	char	   *content;		/* these two; NULL: none */
 	struct NpLane *lane;		/* NULL: none */
+	void	   *source;			/* of the WAL's relay: its place in the queue */
 
 	NpRowState	state;
 	NpTime		sent_at;

@@ -21,8 +21,15 @@ srand $SEED;
 note("SEED=$SEED");
 
 my ($nats, $client) = nats_with_stream('C', ['c.>']);
+my @wal_databases = ('wal_1', 'wal_2');
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
+	# of the one that is published from the WAL
+	'shared_preload_libraries' => 'nats_publish',
+	'nats_publish.relay_databases' => join(', ', @wal_databases),
+	# strict is the order of each subject, where one message waits for another; a row that gets another key changes its subject
+	'nats_publish.relay_ordering' => 'relaxed',
+	'wal_level' => 'logical',
 	'log_statement' => 'none',
 	# who can roll back may deadlock, and needn't wait for it
 	'deadlock_timeout' => '20ms');
@@ -234,15 +241,23 @@ my $OUTBOX = q(CREATE TABLE message AS SELECT id AS seq, subject, convert_from(p
 sub replay
 {
 	my ($what, %case) = @_;
-	my $db = publishing_database($node, 'replay_' . ++$number);
+	my $is_from_wal = $case{delivery} eq 'wal';
+	my $db = publishing_database($node, $is_from_wal ? shift @wal_databases : 'replay_' . ++$number);
 	my $sql = sub { return $node->safe_psql($db, $_[0]); };
 	my ($format, $old) = ($case{format} // 'json', $case{old} // 'false');
 	$client->purge('C');
+	if ($is_from_wal)
+	{
+		# its relay may not have seen yet that it is there
+		$sql->('SELECT nats_relay_resume()');
+		wait_for('the relay', sub { $sql->(q(SELECT state FROM nats_relay WHERE datname = current_database())) eq 'idle' });
+		$sql->('SELECT nats_wal_enable()');
+	}
 	$sql->(($case{table} // $TABLE) . '; ' . ($AUDIT =~ s/FORMAT/'$format'/r) . ";
 		SELECT nats_publish_table('c', subject => 'c.row.{id}', level => '$case{level}', delivery => '$case{delivery}',
 			format => '$format', old => $old, headers => '{\"Key\": \"{id}\", \"At\": \"{at}\"}')");
 
-	my $rollbacks = $case{delivery} eq 'on_commit' || $case{delivery} eq 'outbox';
+	my $rollbacks = $case{delivery} ne 'async' && $case{delivery} ne 'sync';
 	@new_keys = ();
 	my @scripts = map { script($CHANGES / @SETTINGS, $rollbacks, $_ == 1) } 0 .. $#SETTINGS;
 	my @sessions = map { PsqlSession->new($node, dbname => $db, settings => $_) } @SETTINGS;
@@ -261,6 +276,11 @@ sub replay
 	my $allowed = $rollbacks ? qr/^(23505|40P01|40001|25P02|3B001)$/ : qr/^$/;
 	is(join(' ', grep { $_ !~ $allowed } sort keys %errors), '', "$what: no error but those of the changes") or diag(substr $said, 0, 5000);
 
+	if ($is_from_wal)
+	{
+		my $position = $sql->('SELECT pg_current_wal_insert_lsn()');
+		wait_for("the WAL up to $position", sub { $sql->("SELECT confirmed_flush_lsn >= '$position' FROM pg_replication_slots WHERE database = current_database()") eq 't' });
+	}
 	if ($case{delivery} eq 'outbox') { $sql->($OUTBOX); }
 	else { stream_to_table($client, 'C', $node, $db, 'message'); }
 	$sql->("CREATE VIEW change AS $CHANGE{ $format eq 'debezium' ? 'debezium' : 'json' };
@@ -304,6 +324,10 @@ replay('statements, one round trip each', level => 'statement', delivery => 'syn
 replay('rows, through the outbox', level => 'row', delivery => 'outbox', format => 'cloudevents');
 replay('rows of partitions', level => 'row', delivery => 'on_commit', table => $PARTITIONED, old => 'true');
 replay('rows of partitions with other keys', level => 'row', delivery => 'on_commit', table => $OTHER_KEYS, format => 'debezium');
+# without a whole old row an update that changes nothing is published, too, and a large value that was not changed is not
+replay('from the WAL', level => 'row', delivery => 'wal', table => "$TABLE; ALTER TABLE c REPLICA IDENTITY FULL", old => 'true');
+replay('partitions, from the WAL', level => 'row', delivery => 'wal', format => 'debezium',
+	table => join(';', $PARTITIONED, map { "ALTER TABLE $_ REPLICA IDENTITY FULL" } 'c_1', 'c_2', 'c_3'));
 
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|leak/, 'nothing else has happened');
 

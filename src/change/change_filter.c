@@ -1,0 +1,185 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_filter.c
+ *	  WHEN of a trigger whose changes are read from the WAL.
+ *
+ * It means what it means to the trigger: the change of a row is published if
+ * the condition is true of its old and new row.  It is evaluated later, when
+ * tables can't be looked into, and as somebody else; so it may have nothing in
+ * it but columns, constants and what PostgreSQL itself computes from them, as a
+ * publication's row filter (check_simple_rowfilter_expr).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "access/transam.h"
+#include "catalog/pg_proc.h"
+#include "executor/executor.h"
+#include "nodes/bitmapset.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/primnodes.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/prs2lock.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/lsyscache.h"
+
+#include "change/change_filter.h"
+
+struct NpChangeFilter
+{
+	EState	   *estate;			/* in the plan's context, with all of this */
+	ExprState  *condition;
+	Bitmapset  *old_columns;	/* by place */
+	Bitmapset  *new_columns;
+};
+
+/* ---- Checking ----------------------------------------------------------------------- */
+
+typedef struct Walk
+{
+	NpChangeFilter *filter;
+	const char *problem;
+} Walk;
+
+static bool
+is_unfit(Walk *walk, const char *problem)
+{
+	walk->problem = problem;
+	return true;
+}
+
+static bool
+function_is_unfit(Oid function, void *unused)
+{
+	return function >= FirstNormalObjectId || func_volatile(function) != PROVOLATILE_IMMUTABLE;
+}
+
+static bool
+column_is_unfit(Walk *walk, const Var *column)
+{
+	NpChangeFilter *filter = walk->filter;
+
+	if (column->varattno <= 0)
+		return is_unfit(walk, "WHEN has a whole row or a system column in it");
+	if (column->varno == PRS2_OLD_VARNO)
+		filter->old_columns = bms_add_member(filter->old_columns, column->varattno - 1);
+	else
+		filter->new_columns = bms_add_member(filter->new_columns, column->varattno - 1);
+	return false;
+}
+
+static bool
+kind_is_known(const Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_Const:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+		case T_ScalarArrayOpExpr:
+		case T_BoolExpr:
+		case T_NullTest:
+		case T_BooleanTest:
+		case T_RelabelType:
+		case T_CollateExpr:
+		case T_CaseExpr:
+		case T_CaseWhen:
+		case T_CaseTestExpr:
+		case T_ArrayExpr:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_List:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+has_type(const Node *node)
+{
+	return !IsA(node, List) && !IsA(node, CaseWhen);
+}
+
+static bool
+find_unfit(Node *node, void *argument)
+{
+	Walk	   *walk = argument;
+
+	if (node == NULL)
+		return false;
+	if (!kind_is_known(node))
+		return is_unfit(walk, "WHEN has something in it that is more than a simple expression");
+	if (has_type(node) && exprType(node) >= FirstNormalObjectId)
+		return is_unfit(walk, "WHEN has a type in it that is not PostgreSQL's own");
+	if (check_functions_in_node(node, function_is_unfit, NULL))
+		return is_unfit(walk, "WHEN has a function or operator in it that is not immutable, or not PostgreSQL's own");
+	if (IsA(node, Var))
+		return column_is_unfit(walk, (Var *) node);
+	return expression_tree_walker(node, find_unfit, argument);
+}
+
+/*
+ * The condition of a trigger on a table of these columns, palloc'd in the
+ * current context.  NULL: it has a problem, a clause.
+ */
+NpChangeFilter *
+np_change_filter_make(const char *condition, TupleDesc columns, const char **problem)
+{
+	NpChangeFilter *filter = palloc0(sizeof(NpChangeFilter));
+	Node	   *node = stringToNode(condition);
+	Walk		walk = {filter, NULL};
+
+	if (find_unfit(node, &walk))
+	{
+		*problem = walk.problem;
+		return NULL;
+	}
+	/* as TriggerEnabled does */
+	ChangeVarNodes(node, PRS2_OLD_VARNO, INNER_VAR, 0);
+	ChangeVarNodes(node, PRS2_NEW_VARNO, OUTER_VAR, 0);
+	filter->estate = CreateExecutorState();
+	filter->condition = ExecPrepareQual(make_ands_implicit((Expr *) node), filter->estate);
+	return filter;
+}
+
+/* ---- Asking --------------------------------------------------------------------------- */
+
+/* Are all columns of the old row that it is about among these, by place? */
+bool
+np_change_filter_knows(const NpChangeFilter *filter, const bool *in_old)
+{
+	int			place = -1;
+
+	while ((place = bms_next_member(filter->old_columns, place)) >= 0)
+		if (!in_old[place])
+			return false;
+	return true;
+}
+
+/* Is it about this column of the new row? */
+bool
+np_change_filter_needs(const NpChangeFilter *filter, int place)
+{
+	return bms_is_member(place, filter->new_columns);
+}
+
+/* Is a change to be published?  A row that is not there is NULL.  Raises what the condition raises. */
+bool
+np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableSlot *new)
+{
+	ExprContext *context = GetPerTupleExprContext(filter->estate);
+	bool		result;
+
+	context->ecxt_innertuple = old;
+	context->ecxt_outertuple = new;
+	result = ExecQual(filter->condition, context);
+	ResetExprContext(context);
+	return result;
+}

@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql_wal.c
+ *	  The SQL functions that switch the publishing of the WAL on and off.
+ *
+ * What they do to a replication slot is not undone by a rollback, so the slot
+ * is made first, and dropped last.  That it should be there is in nats_wal: so
+ * a slot that was dropped behind our back is missed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+
+#include "base/compat.h"
+#include "base/report.h"
+#include "base/wait.h"
+#include "outbox/relay_state.h"
+#include "outbox/statement.h"
+#include "outbox/wal_slot.h"
+
+PG_FUNCTION_INFO_V1(nats_wal_enable);
+PG_FUNCTION_INFO_V1(nats_wal_disable);
+
+/* How often it is looked whether all is published, and for how long a relay may be away meanwhile. */
+#define FINISH_INTERVAL		NP_MILLISECONDS(20)
+#define RELAY_MAY_BE_AWAY	NP_MILLISECONDS(10000)
+
+/* ---- Statements --------------------------------------------------------------------- */
+
+/* Where what was lost begins is NULL when that is not known. */
+static NpStatement set_enabled = {
+	.text = "UPDATE %s.nats_wal SET slot = $1, enabled_at = pg_catalog.clock_timestamp(),"
+	" lost_from = CASE WHEN $2 THEN $3 ELSE lost_from END, lost_to = CASE WHEN $2 THEN $4 ELSE lost_to END,"
+	" lost_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() ELSE lost_at END",
+	.argument_count = 4,
+	.types = {NAMEOID, BOOLOID, PG_LSNOID, PG_LSNOID}
+};
+
+static NpStatement set_disabled = {.text = "UPDATE %s.nats_wal SET slot = NULL, enabled_at = NULL"};
+
+static NpStatement is_expected = {
+	.text = "SELECT FROM %s.nats_wal WHERE slot OPERATOR(pg_catalog.=) $1",
+	.argument_count = 1,
+	.types = {NAMEOID}
+};
+
+/* As the owner of nats_wal; returns how many rows it has found. */
+static uint64
+execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls, bool read_only)
+{
+	NpStatementCaller caller;
+	uint64		found;
+
+	np_statements_begin(&caller, schema, "nats_wal");
+	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), values, nulls,
+						 read_only, 0) < 0)
+		elog(ERROR, "\"%s\" failed", statement->text);
+	found = SPI_processed;
+	np_statements_end(&caller);
+	return found;
+}
+
+/* As the caller, who must be able to use slots. */
+static void
+execute_text(const char *text)
+{
+	SPI_connect();
+	if (SPI_execute(text, false, 0) < 0)
+		elog(ERROR, "\"%s\" failed", text);
+	SPI_finish();
+}
+
+/* ---- On ------------------------------------------------------------------------------- */
+
+static void
+require_relay(void)
+{
+	if (!np_relay_state_is_there())
+		np_raise_fault(NP_FAULT_NOT_LOADED, "Add nats_publish to shared_preload_libraries, and restart the server.",
+					   "the WAL is published by a relay, for which the library was not loaded when the server started");
+	if (np_relay_find(MyDatabaseId) < 0)
+		np_raise_fault(NP_FAULT_NOT_LOADED, "Add it to nats_publish.relay_databases, and reload the configuration.",
+					   "the WAL is published by a relay, and this database has none");
+}
+
+static void
+require_wal_level(void)
+{
+	if (wal_level < NP_COMPAT_WAL_LEVEL)
+		np_raise_fault(NP_FAULT_NOT_LOADED, "Set wal_level to \"" NP_COMPAT_WAL_LEVEL_NAME "\", and restart the server.",
+					   "what is in the WAL can't be published with this wal_level");
+}
+
+static void
+create_slot(const char *name)
+{
+	execute_text(psprintf("SELECT pg_catalog.pg_create_logical_replication_slot('%s', '" NP_WAL_PLUGIN "', false, false%s)", name,
+						  NP_COMPAT_HAS_FAILOVER ? ", true" : ""));
+}
+
+/* It is made, and nobody would know of it. */
+static void
+enable_or_drop(Oid schema, const char *name, bool is_missed, XLogRecPtr lost_from)
+{
+	Datum		values[4];
+
+	values[0] = DirectFunctionCall1(namein, CStringGetDatum(name));
+	values[1] = BoolGetDatum(is_missed);
+	values[2] = LSNGetDatum(lost_from);
+	values[3] = LSNGetDatum(np_wal_slot(MyDatabaseId).confirmed);
+	PG_TRY();
+	{
+		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "  n " : "    ", false);
+	}
+	PG_CATCH();
+	{
+		ReplicationSlotDrop(name, true);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* Where the slot was last known to be that is not there any more, or can't be used. */
+static XLogRecPtr
+last_known(const NpWalSlot *slot)
+{
+	NpRelayStatus status = np_relay_status(np_relay_wal_slot(np_relay_find(MyDatabaseId)));
+
+	if (!XLogRecPtrIsInvalid(slot->confirmed))
+		return slot->confirmed;
+	return status.database == MyDatabaseId ? status.wal.confirmed : InvalidXLogRecPtr;
+}
+
+static void
+warn_of_loss(XLogRecPtr from, XLogRecPtr to)
+{
+	ereport(WARNING,
+			(errmsg("changes and messages in the WAL were lost"),
+			 XLogRecPtrIsInvalid(from) ?
+			 errdetail("The replication slot was gone. What was committed before %X/%X and had not been published is not published.",
+					   LSN_FORMAT_ARGS(to)) :
+			 errdetail("The replication slot was gone, or had lost WAL. What was committed between %X/%X and %X/%X is not published.",
+					   LSN_FORMAT_ARGS(from), LSN_FORMAT_ARGS(to))));
+}
+
+static void
+warn_of_failover(void)
+{
+	if (!NP_COMPAT_HAS_FAILOVER)
+		ereport(WARNING,
+				(errmsg("a standby that is promoted does not have the replication slot"),
+				 errdetail("What was committed and not published before is not published then. PostgreSQL 17 and later keep slots on standbys."),
+				 errhint("Call nats_wal_enable() there once it is promoted.")));
+}
+
+static void
+drop_slot(int place, const char *name)
+{
+	if (place >= 0)
+		np_relay_order(place, NP_WAL_LEAVE);
+	/* waits for the relay to leave it */
+	ReplicationSlotDrop(name, false);
+}
+
+static void
+take_order_back(int code, Datum place)
+{
+	if (DatumGetInt32(place) >= 0)
+		np_relay_order(DatumGetInt32(place), NP_WAL_GO_ON);
+}
+
+/* One that has lost WAL, or is of an extension that was dropped since, or of a call that was rolled back. */
+static void
+drop_old_slot(const char *name)
+{
+	Datum		place = Int32GetDatum(np_relay_wal_slot(np_relay_find(MyDatabaseId)));
+
+	PG_ENSURE_ERROR_CLEANUP(take_order_back, place);
+	{
+		drop_slot(DatumGetInt32(place), name);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, place);
+}
+
+static bool
+slot_is_expected(Oid schema, const NpWalSlot *slot)
+{
+	Datum		name = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
+
+	return execute(&is_expected, schema, &name, NULL, true) > 0;
+}
+
+static void
+enable(Oid schema, const NpWalSlot *old, bool is_missed)
+{
+	XLogRecPtr	lost_from = is_missed ? last_known(old) : InvalidXLogRecPtr;
+
+	if (old->state != NP_WAL_SLOT_MISSING)
+		drop_old_slot(old->name);
+	create_slot(old->name);
+	enable_or_drop(schema, old->name, is_missed, lost_from);
+	if (is_missed)
+		warn_of_loss(lost_from, np_wal_slot(MyDatabaseId).confirmed);
+	warn_of_failover();
+}
+
+/* nats_wal_enable(): from where on it publishes */
+Datum
+nats_wal_enable(PG_FUNCTION_ARGS)
+{
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	NpWalSlot	slot;
+	bool		is_expected_here;
+
+	PreventCommandDuringRecovery("nats_wal_enable()");
+	CheckSlotPermissions();
+	require_wal_level();
+	require_relay();
+	slot = np_wal_slot(MyDatabaseId);
+	if (slot.state == NP_WAL_SLOT_FOREIGN)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("replication slot \"%s\" is not one of nats_publish", slot.name),
+				 errhint("Drop it.")));
+	is_expected_here = slot_is_expected(schema, &slot);
+	if (slot.state == NP_WAL_SLOT_USABLE && is_expected_here)
+		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
+	else
+		enable(schema, &slot, is_expected_here);
+	np_relay_order(np_relay_wal_slot(np_relay_find(MyDatabaseId)), NP_WAL_GO_ON);
+	PG_RETURN_LSN(np_wal_slot(MyDatabaseId).confirmed);
+}
+
+/* ---- Off ------------------------------------------------------------------------------ */
+
+static void
+raise_without_relay(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the relay that publishes the WAL is not running"),
+			 errhint("See nats_relay; or call nats_wal_disable(discard => true), which leaves out what is not published yet.")));
+}
+
+/* Wait until all that is committed by now is published, or in nats_outbox. */
+static void
+wait_until_published(int place)
+{
+	XLogRecPtr	target = GetXLogInsertRecPtr();
+	NpTime		last_seen = np_now();
+
+	XLogFlush(target);
+	np_relay_order(place, NP_WAL_FINISH);
+	while (np_wal_slot(MyDatabaseId).confirmed < target)
+	{
+		if (np_relay_status(place).pid != 0)
+			last_seen = np_now();
+		if (np_now() > last_seen + RELAY_MAY_BE_AWAY)
+			raise_without_relay();
+		np_sleep(NP_WAIT_RELAY, np_now() + FINISH_INTERVAL);
+	}
+}
+
+static void
+warn_of_discarded(void)
+{
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+
+	ereport(NOTICE,
+			(errmsg("what was committed after %X/%X and is not published yet is not published", LSN_FORMAT_ARGS(slot.confirmed))));
+}
+
+/* Writers are waited for, and new ones are refused once the slot is gone. */
+static void
+disable(Oid schema, const NpWalSlot *slot, bool discard)
+{
+	int			place = np_relay_find(MyDatabaseId);
+
+	place = place < 0 ? -1 : np_relay_wal_slot(place);
+	if (!discard && (place < 0 || slot->state != NP_WAL_SLOT_USABLE))
+		raise_without_relay();
+	LockRelationOid(get_relname_relid("nats_wal", schema), ShareRowExclusiveLock);
+	if (discard)
+		warn_of_discarded();
+	PG_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
+	{
+		if (!discard)
+			wait_until_published(place);
+		(void) execute(&set_disabled, schema, NULL, NULL, false);
+		drop_slot(place, slot->name);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
+	take_order_back(0, Int32GetDatum(place));
+}
+
+/* nats_wal_disable(discard): up to where it has published; NULL: it was off */
+Datum
+nats_wal_disable(PG_FUNCTION_ARGS)
+{
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+	bool		discard = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
+
+	PreventCommandDuringRecovery("nats_wal_disable()");
+	CheckSlotPermissions();
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("nats_wal_disable() cannot be called in a transaction that has written something"),
+				 errhint("Call it in a transaction of its own.")));
+	if (slot.state == NP_WAL_SLOT_MISSING || slot.state == NP_WAL_SLOT_FOREIGN)
+	{
+		(void) execute(&set_disabled, schema, NULL, NULL, false);
+		PG_RETURN_NULL();
+	}
+	disable(schema, &slot, discard);
+	PG_RETURN_LSN(slot.confirmed);
+}

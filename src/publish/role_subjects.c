@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * role_subjects.c
+ *	  To which subjects a role may publish that has no session.
+ *
+ * For changes that are read from the WAL: who made them has gone, and who
+ * reads them is not bounded.  What counts is what a session of the table's
+ * owner would begin with (ALTER ROLE … SET nats_publish.allowed_subjects).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_db_role_setting.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+
+#include "base/settings.h"
+#include "publish/role_subjects.h"
+
+#define SETTING	"nats_publish.allowed_subjects="
+
+/* The setting among those of a row, palloc'd; NULL: it is not there. */
+static char *
+find_setting(HeapTuple row, TupleDesc columns)
+{
+	bool		isnull;
+	Datum		list = heap_getattr(row, Anum_pg_db_role_setting_setconfig, columns, &isnull);
+	Datum	   *settings;
+	int			count;
+
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(list), TEXTOID, -1, false, TYPALIGN_INT, &settings, NULL, &count);
+	for (int i = 0; i < count; i++)
+	{
+		char	   *setting = TextDatumGetCString(settings[i]);
+
+		if (pg_strncasecmp(setting, SETTING, strlen(SETTING)) == 0)
+			return setting + strlen(SETTING);
+	}
+	return NULL;
+}
+
+static char *
+read_setting(Relation table, Oid database, Oid role)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	row;
+	char	   *setting;
+
+	ScanKeyInit(&keys[0], Anum_pg_db_role_setting_setdatabase, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(database));
+	ScanKeyInit(&keys[1], Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(role));
+	scan = systable_beginscan(table, DbRoleSettingDatidRolidIndexId, true, NULL, lengthof(keys), keys);
+	row = systable_getnext(scan);
+	setting = HeapTupleIsValid(row) ? find_setting(row, RelationGetDescr(table)) : NULL;
+	systable_endscan(scan);
+	return setting;
+}
+
+/* The value of allowed_subjects with which a session of a role begins in this database, palloc'd. */
+char *
+np_role_subjects(Oid role)
+{
+	Relation	table = table_open(DbRoleSettingRelationId, AccessShareLock);
+	char	   *setting = read_setting(table, MyDatabaseId, role);
+
+	if (setting == NULL)
+		setting = read_setting(table, InvalidOid, role);
+	table_close(table, AccessShareLock);
+	return setting != NULL ? setting : pstrdup(np_allowed_subjects);
+}

@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * missed_slot.c
+ *	  A replication slot that should be there.
+ *
+ * Without it there is no relay of the WAL that could say so: the relay of the
+ * table does, in the log and in the other one's slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "base/wait.h"
+#include "outbox/relay_state.h"
+#include "outbox/wal_slot.h"
+#include "relay/missed_slot.h"
+#include "relay/outbox_table.h"
+#include "relay/relay_worker.h"
+
+#define LOOK_INTERVAL	NP_MILLISECONDS(10000)
+
+static NpStatement is_expected = {
+	.text = "SELECT FROM %s.nats_wal WHERE slot = $1::name",
+	.argument_count = 1,
+	.types = {TEXTOID}
+};
+
+static bool was_missed;			/* that was logged */
+
+static void
+report(const NpWalSlot *slot)
+{
+	int			place = np_relay_wal_slot(np_worker_slot());
+	const char *problem = psprintf("replication slot \"%s\" was dropped", slot->name);
+
+	if (np_relay_slot_name(place, np_relay_status(np_worker_slot()).name))
+	{
+		np_relay_slot_set_error(place, problem);
+		np_relay_slot_set(place, NP_RELAY_NO_SLOT);
+	}
+	if (!was_missed)
+		ereport(LOG,
+				(errmsg("nats_publish relay misses the WAL: %s", problem),
+				 errdetail("What was committed and not published before is not published."),
+				 errhint("Call nats_wal_enable() to begin anew, or nats_wal_disable().")));
+	was_missed = true;
+}
+
+/*
+ * Look, now and then, for a slot that nats_wal_enable() has made and that is
+ * not there any more, in a transaction of its own.  Raises what that raises.
+ */
+void
+np_missed_slot_look(void)
+{
+	static NpTime next_look = 0;
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+	MemoryContext caller;
+	Datum		name = CStringGetTextDatum(slot.name);
+	bool		is_missed = false;
+
+	if (slot.state != NP_WAL_SLOT_MISSING)
+		was_missed = false;
+	if (slot.state != NP_WAL_SLOT_MISSING || np_now() < next_look)
+		return;
+	next_look = np_now() + LOOK_INTERVAL;
+	if (np_outbox_begin(&caller))
+	{
+		np_outbox_execute(&is_expected, &name, true);
+		is_missed = SPI_processed > 0;
+	}
+	np_outbox_commit(caller);
+	if (is_missed)
+		report(&slot);
+}

@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_worker.c
+ *	  What the relays of a database, of its table and of its WAL, have in common.
+ *
+ * Their slots and settings as processes, and what is said, to whom, while they
+ * can't publish.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+
+#include "base/wait.h"
+#include "publish/session.h"
+#include "relay/flight.h"
+#include "relay/relay_process.h"
+#include "relay/relay_worker.h"
+#include "stats/activity.h"
+#include "stats/shared_stats.h"
+#include "stats/stats.h"
+#include "wire/connection.h"
+
+/* After an error that is not a row's: grows from the first to the last, which is a shorter one while NATS is away. */
+#define FIRST_PAUSE			NP_MILLISECONDS(250)
+#define LAST_PAUSE			NP_MILLISECONDS(30000)
+#define LAST_PAUSE_OFFLINE	NP_MILLISECONDS(4000)
+
+/* A lock that others hold for longer is not waited for. */
+#define LOCK_TIMEOUT		"200ms"
+
+/* A worker is a process, and this is its state. */
+static int	slot;
+static NpRelayState shown_state;	/* in its slot */
+static bool is_failing;			/* that was logged, and not yet that it is over */
+static NpTime pause_after_error;	/* 0: all is well */
+
+/* ---- State ----------------------------------------------------------------------------- */
+
+int
+np_worker_slot(void)
+{
+	return slot;
+}
+
+void
+np_worker_show_state(NpRelayState state)
+{
+	if (state != shown_state)
+		np_relay_slot_set(slot, state);
+	shown_state = state;
+}
+
+NpRelayState
+np_worker_shown_state(void)
+{
+	return shown_state;
+}
+
+/* With NULL, it is not. */
+bool
+np_worker_is_connected(const NpSession *session)
+{
+	return session != NULL && np_connection_is_open(session->connection);
+}
+
+/* ---- Problems --------------------------------------------------------------------------- */
+
+/* A lost connection is in the log already, and will be when it is there again. */
+static bool
+problem_is_known(const NpSession *session)
+{
+	return is_failing || (session != NULL && np_connection_was_lost(session->connection));
+}
+
+/* Nothing can be published; session can be NULL. */
+void
+np_worker_report_problem(const NpSession *session, const char *problem)
+{
+	bool		is_connected = np_worker_is_connected(session);
+
+	np_relay_slot_set_error(slot, problem);
+	np_worker_show_state(NP_RELAY_WAITING);
+	if (!is_connected)
+		np_relay_slot_set_url(slot, "");
+	if (!problem_is_known(session))
+	{
+		is_failing = true;
+		ereport(LOG,
+				(errmsg("nats_publish relay cannot publish: %s", problem),
+				 errdetail("It tries again until it can.")));
+	}
+	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+}
+
+/* Something was published. */
+void
+np_worker_report_success(const NpSession *session)
+{
+	if (is_failing)
+		ereport(LOG, (errmsg("nats_publish relay publishes again")));
+	is_failing = false;
+	pause_after_error = 0;
+	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
+}
+
+/*
+ * Answer the server's PINGs while there is nothing to publish, and see whether
+ * it is still there.  False: it is not, and can't be reached, as *problem says.
+ */
+bool
+np_worker_keep_connection(NpSession *session, const char **problem)
+{
+	if (session == NULL || !(np_worker_is_connected(session) || np_connection_was_lost(session->connection)))
+		return true;
+	if (!np_flight_connect(session, problem))
+		return false;
+	np_connection_send(session->connection);
+	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
+	return true;
+}
+
+/* How long it is to rest after an error; 0: it is not. */
+NpTime
+np_worker_pause(void)
+{
+	return pause_after_error;
+}
+
+void
+np_worker_end_pause(void)
+{
+	pause_after_error = 0;
+}
+
+/* Rest after an error: nothing but a reload comes before the time. */
+void
+np_worker_rest(NpTime pause)
+{
+	NpTime		until = np_now() + np_jittered(pause);
+
+	pgstat_report_activity(STATE_IDLE, "waiting for NATS");
+	while (np_now() < until && !ConfigReloadPending)
+		np_sleep(NP_WAIT_RELAY, until);
+}
+
+/* ---- The process ------------------------------------------------------------------------ */
+
+static void
+leave_slot(int code, Datum argument)
+{
+	np_shared_stats_flush();
+	np_relay_slot_leave(slot);
+}
+
+static void
+set(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+static void
+set_settings(void)
+{
+	/* outside of a transaction, text can be converted to and from this one only (mbutils.c) */
+	set("client_encoding", "UTF8");
+	set("role", "none");
+	set("search_path", "pg_catalog");
+	set("synchronous_commit", "local");
+	set("default_transaction_read_only", "off");
+	set("default_transaction_isolation", "read committed");
+	/* what is locked is left for later, while others go on */
+	set("lock_timeout", LOCK_TIMEOUT);
+	np_compat_no_transaction_timeout();
+	/* the statistics of a queue are never right: always by the index, in its order */
+	set("enable_seqscan", "off");
+	set("enable_bitmapscan", "off");
+	set("enable_sort", "off");
+	set("enable_hashjoin", "off");
+	set("enable_mergejoin", "off");
+	set("jit", "off");
+	/* its messages have been admitted by those who wrote them */
+	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);
+	/* a full window is no reason to put off a message */
+	set("nats_publish.on_full", "wait");
+}
+
+/* Become the worker of a slot; ends the process if there is one. */
+void
+np_worker_start(int the_slot, const char *database)
+{
+	slot = the_slot;
+	shown_state = NP_RELAY_STARTING;
+	np_relay_process_start(database);
+	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
+		proc_exit(0);
+	before_shmem_exit(leave_slot, (Datum) 0);
+	StartTransactionCommand();
+	(void) np_shared_stats_attach();
+	(void) np_activity_attach();
+	set_settings();
+	CommitTransactionCommand();
+	np_stats_mode = NP_STATS_OUTBOX;
+	np_connection_log_to(LOG);
+}

@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay_worker.h
+ *	  What the relays of a database, of its table and of its WAL, have in common.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_RELAY_WORKER_H
+#define NP_RELAY_WORKER_H
+
+#include "outbox/relay_state.h"
+#include "publish/delivery.h"
+
+extern void np_worker_start(int slot, const char *database);
+extern int	np_worker_slot(void);
+extern void np_worker_show_state(NpRelayState state);
+extern NpRelayState np_worker_shown_state(void);
+extern bool np_worker_is_connected(const NpSession *session);
+extern void np_worker_report_problem(const NpSession *session, const char *problem);
+extern void np_worker_report_success(const NpSession *session);
+extern bool np_worker_keep_connection(NpSession *session, const char **problem);
+extern NpTime np_worker_pause(void);
+extern void np_worker_end_pause(void);
+extern void np_worker_rest(NpTime pause);
+
+#endif							/* NP_RELAY_WORKER_H */

@@ -1,0 +1,694 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_change.c
+ *	  Messages of the changes that are decoded from the WAL.
+ *
+ * A trigger of nats_publish_change with delivery=wal publishes nothing when it
+ * fires, and nats_publish_table() has it disabled: it is the configuration.
+ * Decoding finds it where the relation's triggers are, as they were when the
+ * change was made, and so does it find columns, types and names; what a change
+ * becomes is then what the trigger would have made of it (change/).
+ *
+ * A message that can't be made must neither stop the slot nor be lost: it is
+ * taken with its error.  What makes messages is PostgreSQL's own code and ours,
+ * which leave nothing behind but memory; so the error is caught without a
+ * subtransaction, which would be dear.  With one, as the table's owner in a
+ * restricted operation, is done what somebody else's code has a part in (a
+ * type's output, a cast to json), and all in a transaction in which an error
+ * was met, or was too severe to be caught: that stops decoding, which begins
+ * again and then comes here knowing better.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "replication/origin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/catch.h"
+#include "base/compat.h"
+#include "base/encoding.h"
+#include "base/report.h"
+#include "base/settings.h"
+#include "base/wait.h"
+#include "change/change_cache.h"
+#include "change/change_counts.h"
+#include "change/change_filter.h"
+#include "change/change_wal.h"
+#include "message/annotations.h"
+#include "publish/policy.h"
+#include "publish/role_subjects.h"
+#include "wal/wal_change.h"
+
+/* How long it may take until a role's other allowed_subjects count. */
+#define SUBJECTS_AGE	NP_MILLISECONDS(10000)
+
+/* So often a change is tried that meets errors of the server. */
+#define MAX_TRIES		3
+
+/* The changes of the transaction that is being decoded. */
+typedef struct NpDecodedChanges
+{
+	NpChangeTransaction transaction;
+	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
+	uint64		number;			/* of the change, whatever its table: the same when it is decoded again */
+	NpChangeCounts counts;
+	bool		is_careful;		/* nothing is done without a subtransaction */
+} NpDecodedChanges;
+
+/* One change, of which one trigger makes messages. */
+typedef struct Work
+{
+	NpDecodedChanges *changes;
+	Relation	relation;
+	Trigger    *trigger;
+	NpChange	change;
+	HeapTuple	old;
+	HeapTuple	new;
+	int			messages_before;	/* of other triggers, for the same change */
+	bool		is_protected;	/* others' code may be called */
+	bool		needs_protection;
+	NpChangePlan *plan;			/* NULL: not found yet */
+	NpChangeGroup *group;		/* where it is counted, and how many were before; NULL: nowhere */
+	NpChangedTable *table;
+	int64		group_count;
+	int64		table_count;
+	bool		with_subject;	/* for a description */
+	bool		with_key;
+	int			count;
+	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
+} Work;
+
+static XLogRecPtr careful_commit;	/* the transaction in which a severe error was met */
+
+/* To be called before decoding, outside of a transaction. */
+void
+np_wal_change_init(void)
+{
+	np_change_message_fix_output();
+}
+
+/* ---- Errors --------------------------------------------------------------------------- */
+
+/* It is about the server, and not about the change; or is it raised at our end? */
+static bool
+is_of_server(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_SYSTEM_ERROR;
+}
+
+/* Without a subtransaction: internal errors can come from anywhere. */
+static bool
+is_catchable(int sqlstate)
+{
+	return !is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
+}
+
+/*
+ * Errors of the server are temporary, and decoding begins again; but others'
+ * code can raise any, each time.
+ */
+static bool
+was_tried_enough(const NpDecodedChanges *changes)
+{
+	static XLogRecPtr commit;
+	static uint64 number;
+	static int	tries;
+
+	if (commit != changes->transaction.commit_lsn || number != changes->number)
+		tries = 0;
+	commit = changes->transaction.commit_lsn;
+	number = changes->number;
+	return ++tries >= MAX_TRIES;
+}
+
+static void
+do_as_owner(void (*function) (void *), Work *work)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	function(work);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, context);
+}
+
+static ErrorData *
+attempt_in_subtransaction(void (*function) (void *), Work *work)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		do_as_owner(function, work);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work->changes))
+		ReThrowError(error);
+	return error;
+}
+
+/* Without a subtransaction: the error, if it could be caught so. */
+static ErrorData *
+attempt_alone(void (*function) (void *), Work *work)
+{
+	XLogRecPtr	commit = careful_commit;
+	ErrorData  *error;
+
+	careful_commit = work->changes->transaction.commit_lsn;
+	error = np_catch(function, work, is_catchable);
+	careful_commit = commit;
+	return error;
+}
+
+/* Do something that may raise; NULL: it did not. */
+static ErrorData *
+attempt(void (*function) (void *), Work *work)
+{
+	ErrorData  *error;
+
+	work->is_protected = work->changes->is_careful || work->needs_protection;
+	error = work->is_protected ? attempt_in_subtransaction(function, work) : attempt_alone(function, work);
+	work->changes->is_careful |= error != NULL;
+	return error;
+}
+
+/* ---- Rows ------------------------------------------------------------------------------ */
+
+/* An old row that is not there is as the new one, as far as it would be. */
+static void
+put_same_row(const NpChangeWal *wal)
+{
+	TupleTableSlot *old = wal->old;
+
+	ExecClearTuple(old);
+	for (int i = 0; i < old->tts_tupleDescriptor->natts; i++)
+	{
+		old->tts_values[i] = wal->new->tts_values[i];
+		old->tts_isnull[i] = !wal->in_old[i] || wal->new->tts_isnull[i];
+	}
+	ExecStoreVirtualTuple(old);
+}
+
+static bool
+is_out_of_line(const TupleTableSlot *slot, int place)
+{
+	return TupleDescAttr(slot->tts_tupleDescriptor, place)->attlen == -1 && !slot->tts_isnull[place] &&
+		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(slot->tts_values[place]));
+}
+
+/*
+ * What is still out of line after decoding was not touched: it is taken from
+ * the old row, or it is not known.  It is never fetched: it may be gone.
+ */
+static const bool *
+complete_new_row(const NpChangePlan *plan, const NpChange *change)
+{
+	TupleTableSlot *new = change->new;
+	bool	   *unchanged = NULL;
+
+	for (int i = 0; i < plan->column_count; i++)
+	{
+		int			place = plan->places[i];
+
+		if (!is_out_of_line(new, place))
+			continue;
+		if (change->old != NULL && plan->wal->in_old[place] && !change->old->tts_isnull[place])
+			new->tts_values[place] = change->old->tts_values[place];
+		else
+		{
+			unchanged = unchanged != NULL ? unchanged : palloc0(sizeof(bool) * plan->column_count);
+			unchanged[i] = true;
+		}
+	}
+	return unchanged;
+}
+
+static TupleTableSlot *
+put_row(TupleTableSlot *slot, HeapTuple row)
+{
+	if (row == NULL)
+		return NULL;
+	ExecStoreHeapTuple(row, slot, false);
+	slot_getallattrs(slot);
+	return slot;
+}
+
+static void
+put_rows(Work *work)
+{
+	const NpChangeWal *wal = work->plan->wal;
+	NpChange   *change = &work->change;
+
+	change->unchanged = NULL;
+	change->old = put_row(wal->old, work->old);
+	change->new = put_row(wal->new, work->new);
+	if (change->new == NULL)
+		return;
+	if (change->op == NP_UPDATE && change->old == NULL && wal->filter != NULL)
+	{
+		put_same_row(wal);
+		change->old = wal->old;
+	}
+	if (HeapTupleHasExternal(work->new))
+		change->unchanged = complete_new_row(work->plan, change);
+}
+
+/* Slots point into what is the decoder's. */
+static void
+clear_rows(const NpChangeWal *wal)
+{
+	ExecClearTuple(wal->old);
+	ExecClearTuple(wal->new);
+}
+
+/* Raises 0A000 when there is not what the message is to be made of. */
+static void
+check_rows(const NpChangePlan *plan, const NpChange *change)
+{
+	const NpChangeWal *wal = plan->wal;
+
+	np_change_wal_check_op(plan, change->op);
+	if ((change->op != NP_DELETE && change->op != NP_TRUNCATE && change->new == NULL) ||
+		(change->op == NP_DELETE && change->old == NULL))
+		np_raise_fault(NP_FAULT_FEATURE, NULL, "the row is not in the WAL");
+	for (int i = 0; change->unchanged != NULL && i < plan->column_count; i++)
+	{
+		NpFailure	failure;
+
+		if (!change->unchanged[i] || !(plan->is_key[i] || plan->needed[i] ||
+									   (wal->filter != NULL && np_change_filter_needs(wal->filter, plan->places[i]))))
+			continue;
+		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL, as it is out of line and was not changed",
+							 plan->json_names[i]);
+		failure.hint = "REPLICA IDENTITY FULL has it written to the WAL.";
+		np_raise(&failure);
+	}
+}
+
+/* ---- Messages --------------------------------------------------------------------------- */
+
+/* Of a transaction, unlike its place in the WAL, even if that is written twice: after a restore, or a failover that lost some. */
+static void
+write_id(NpDecodedChanges *changes, const NpDecodedTransaction *decoded)
+{
+	uint64		facts[] = {GetSystemIdentifier(), decoded->commit_lsn, decoded->commit_time};
+
+	snprintf(changes->id, sizeof(changes->id), "%016llx%016llx",
+			 (unsigned long long) hash_bytes_extended((unsigned char *) facts, sizeof(facts), 1),
+			 (unsigned long long) hash_bytes_extended((unsigned char *) facts, sizeof(facts), 2));
+}
+
+static NpSpan
+make_id(const NpDecodedChanges *changes, int place)
+{
+	char	   *id = place == 0 ? psprintf("%s-" UINT64_FORMAT, changes->id, changes->number) :
+	psprintf("%s-" UINT64_FORMAT ".%d", changes->id, changes->number, place);
+
+	return (NpSpan) {id, strlen(id)};
+}
+
+/* May the owner of the table publish to this subject, in UTF-8?  Raises 42501. */
+static void
+check_policy(NpChangeWal *wal, NpSpan subject)
+{
+	NpTime		now = np_now();
+
+	if (wal->subjects == NULL || now - wal->subjects_read_at > SUBJECTS_AGE)
+	{
+		char	   *subjects = np_role_subjects(wal->owner);
+
+		if (wal->subjects != NULL)
+			pfree(wal->subjects);
+		wal->subjects = NULL;
+		wal->subjects = MemoryContextStrdup(GetMemoryChunkContext(wal), subjects);
+		wal->subjects_read_at = now;
+	}
+	np_policy_check_as(subject, wal->subjects, wal->owner);
+}
+
+/* In the memory of the transaction. */
+static void
+find_group(Work *work)
+{
+	const char *end = work->plan->transaction_end;
+	MemoryContext previous;
+
+	if (end != NULL)
+		check_policy(work->plan->wal, np_to_utf8(end, strlen(end)));
+	previous = MemoryContextSwitchTo(GetMemoryChunkContext(work->changes));
+	work->group = np_change_counts_find(&work->changes->counts, work->plan, &work->table);
+	if (work->group->id == NULL)
+		work->group->id = psprintf("%s:" UINT64_FORMAT, work->changes->transaction.id_text, work->changes->transaction.commit_lsn);
+	MemoryContextSwitchTo(previous);
+	work->group_count = work->group->count;
+	work->table_count = work->table->count;
+}
+
+static void
+make_message(Work *work, NpChange *change)
+{
+	NpMessage  *message = &work->messages[work->count];
+
+	if (work->plan->has_position)
+	{
+		if (work->group == NULL)
+			find_group(work);
+		change->position = np_change_counts_add(work->group, work->table);
+	}
+	change->id = make_id(work->changes, work->messages_before + work->count);
+	np_change_message_build(message, work->plan, change);
+	check_policy(work->plan->wal, message->subject);
+	work->count++;
+}
+
+static bool
+is_wanted(NpChangePlan *plan, const NpChange *change)
+{
+	return plan->wal->filter == NULL || change->op == NP_TRUNCATE ||
+		np_change_filter_admits(plan->wal->filter, change->old, change->new);
+}
+
+/* Make the messages of a change; with others' code only if that is protected. */
+static void
+make_messages(void *argument)
+{
+	Work	   *work = argument;
+	NpChange	changes[NP_MAX_CHANGE_MESSAGES];
+	int			count;
+
+	work->plan = np_change_cache_find(work->relation, work->trigger);
+	work->needs_protection = work->plan->wal->has_others_code;
+	if (!work->needs_protection || work->is_protected)
+	{
+		put_rows(work);
+		check_rows(work->plan, &work->change);
+		count = is_wanted(work->plan, &work->change) ? np_change_messages(work->plan, &work->change, changes) : 0;
+		for (int i = 0; i < count; i++)
+			make_message(work, &changes[i]);
+		clear_rows(work->plan->wal);
+	}
+	np_change_cache_release(work->plan);
+}
+
+/* ---- Messages that can't be made ---------------------------------------------------------- */
+
+static void
+describe_change(void *argument)
+{
+	Work	   *work = argument;
+
+	work->change.id = make_id(work->changes, work->messages_before);
+	np_change_message_describe(&work->messages[0], work->plan, &work->change, work->with_subject, work->with_key);
+}
+
+/* With as much of its row as nothing is wrong with. */
+static void
+describe_somehow(Work *work)
+{
+	work->with_subject = work->with_key = true;
+	if (attempt(describe_change, work) == NULL)
+		return;
+	work->with_subject = false;
+	if (attempt(describe_change, work) == NULL)
+		return;
+	work->with_key = false;
+	describe_change(work);
+}
+
+/* Of a table for which there is no plan. */
+static void
+describe_table(void *argument)
+{
+	Work	   *work = argument;
+	NpChangePlan plan = {
+		.schema = get_namespace_name(RelationGetNamespace(work->relation)),
+		.table = RelationGetRelationName(work->relation),
+	};
+
+	work->plan = &plan;
+	plan.beginnings[work->change.op] = np_change_beginning(work->change.op, plan.schema, plan.table);
+	describe_change(work);
+	work->plan = NULL;
+}
+
+/* It is not counted, and has none of what was made of it. */
+static void
+take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
+{
+	NpWalError	failure = {.text = error->message};
+
+	strlcpy(failure.sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure.sqlstate));
+	if (work->group != NULL)
+	{
+		work->group->count = work->group_count;
+		work->table->count = work->table_count;
+	}
+	if (work->plan == NULL)
+		describe_table(work);
+	else
+	{
+		describe_somehow(work);
+		clear_rows(work->plan->wal);
+	}
+	take(argument, &work->messages[0], &failure);
+}
+
+/* ---- Changes ------------------------------------------------------------------------------- */
+
+/* What one trigger makes of a change is taken; returns how many messages that is. */
+static int
+publish(Work *work, NpWalTake take, void *argument)
+{
+	ErrorData  *error = attempt(make_messages, work);
+
+	if (error == NULL && work->needs_protection && !work->is_protected)
+		error = attempt(make_messages, work);
+	if (error != NULL)
+	{
+		take_failure(work, error, take, argument);
+		return 1;
+	}
+	for (int i = 0; i < work->count; i++)
+		take(argument, &work->messages[i], NULL);
+	return work->count;
+}
+
+/* Is it our trigger function, in whatever schema?  Nobody but a superuser could make another one look so. */
+static bool
+is_our_function(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc form;
+	bool		isnull;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	result = form->prolang == ClanguageId &&
+		strcmp(TextDatumGetCString(SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull)), "nats_publish_change") == 0;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+static bool
+is_for(const Trigger *trigger, NpChangeOp op)
+{
+	switch (op)
+	{
+		case NP_INSERT:
+			return TRIGGER_FOR_INSERT(trigger->tgtype);
+		case NP_UPDATE:
+			return TRIGGER_FOR_UPDATE(trigger->tgtype);
+		case NP_DELETE:
+			return TRIGGER_FOR_DELETE(trigger->tgtype);
+		default:
+			return TRIGGER_FOR_TRUNCATE(trigger->tgtype);
+	}
+}
+
+/* Enabled or not: when it fires, it does nothing. */
+static bool
+publishes(const Trigger *trigger, NpChangeOp op)
+{
+	return is_for(trigger, op) && np_change_is_from_wal(trigger->tgnargs, trigger->tgargs) && is_our_function(trigger->tgfoid);
+}
+
+/* A look at the catalog can make the relation's triggers anew, which are then the same in the same order. */
+static void
+publish_by_triggers(const Work *work, NpWalTake take, void *argument)
+{
+	static MemoryContext row_context;
+	MemoryContext previous;
+	int			count = 0;
+
+	if (row_context == NULL)
+		row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish decoded row", ALLOCSET_DEFAULT_SIZES);
+	previous = MemoryContextSwitchTo(row_context);
+	for (int i = 0; work->relation->trigdesc != NULL && i < work->relation->trigdesc->numtriggers; i++)
+	{
+		Work		one = *work;
+
+		one.trigger = &work->relation->trigdesc->triggers[i];
+		one.messages_before = count;
+		if (publishes(one.trigger, work->change.op))
+			count += publish(&one, take, argument);
+	}
+	MemoryContextSwitchTo(previous);
+	MemoryContextReset(row_context);
+}
+
+/* ---- Transactions ---------------------------------------------------------------------------- */
+
+static NpDecodedChanges *
+changes_of(NpDecodedTransaction *decoded)
+{
+	NpDecodedChanges *changes = decoded->changes;
+
+	if (changes != NULL)
+		return changes;
+	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
+	changes->is_careful = decoded->commit_lsn == careful_commit;
+	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
+							   decoded->commit_lsn);
+	write_id(changes, decoded);
+	decoded->changes = changes;
+	return changes;
+}
+
+static bool
+is_published(const NpDecodedTransaction *decoded, Relation relation)
+{
+	return relation->trigdesc != NULL && (np_wal_origin == NP_WAL_ORIGIN_ANY || decoded->origin == InvalidRepOriginId);
+}
+
+static NpChangeOp
+change_op(const ReorderBufferChange *change)
+{
+	switch (change->action)
+	{
+		case REORDER_BUFFER_CHANGE_INSERT:
+			return NP_INSERT;
+		case REORDER_BUFFER_CHANGE_UPDATE:
+			return NP_UPDATE;
+		default:
+			return NP_DELETE;
+	}
+}
+
+/* A row of a table has changed.  Raises what is about the server, and not about the change. */
+void
+np_wal_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change,
+			  NpWalTake take, void *argument)
+{
+	Work		work = {.changes = changes_of(transaction),.relation = relation};
+
+	work.changes->number++;
+	if (!is_published(transaction, relation))
+		return;
+	work.change = (NpChange) {.op = change_op(change),.transaction = &work.changes->transaction,.lsn = change->lsn};
+	work.old = np_compat_decoded_row(change->data.tp.oldtuple);
+	work.new = np_compat_decoded_row(change->data.tp.newtuple);
+	publish_by_triggers(&work, take, argument);
+}
+
+/* Tables were truncated. */
+void
+np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relations,
+				ReorderBufferChange *change, NpWalTake take, void *argument)
+{
+	for (int i = 0; i < count; i++)
+	{
+		Work		work = {.changes = changes_of(transaction),.relation = relations[i]};
+
+		work.changes->number++;
+		work.change = (NpChange) {.op = NP_TRUNCATE,.transaction = &work.changes->transaction,.lsn = change->lsn};
+		if (is_published(transaction, relations[i]))
+			publish_by_triggers(&work, take, argument);
+	}
+}
+
+typedef struct Annotations
+{
+	const char *text;
+	Jsonb	   *parsed;
+} Annotations;
+
+static void
+parse_annotations(void *argument)
+{
+	Annotations *annotations = argument;
+
+	annotations->parsed = np_annotations_parse(annotations->text);
+}
+
+/* The changes from here on have these annotations, instead of those before; what can't be some is none. */
+void
+np_wal_change_annotate(NpDecodedTransaction *transaction, const char *text, size_t length)
+{
+	NpDecodedChanges *changes = changes_of(transaction);
+	MemoryContext previous = MemoryContextSwitchTo(GetMemoryChunkContext(changes));
+	Annotations annotations = {.text = pnstrdup(text, length)};
+
+	(void) np_catch(parse_annotations, &annotations, is_catchable);
+	changes->transaction.annotations = annotations.parsed;
+	MemoryContextSwitchTo(previous);
+}
+
+/* All changes of a transaction that has any were decoded: the messages that end it. */
+void
+np_wal_change_end(NpDecodedTransaction *transaction, NpWalTake take, void *argument)
+{
+	NpDecodedChanges *changes = transaction->changes;
+	ListCell   *cell;
+
+	if (changes == NULL)
+		return;
+	foreach(cell, changes->counts.groups)
+	{
+		const NpChangeGroup *group = lfirst(cell);
+		NpMessage	message;
+
+		changes->number++;
+		if (!np_change_group_has_end(group))
+			continue;
+		np_change_group_build_end(&message, group, &changes->transaction, make_id(changes, 0));
+		take(argument, &message, NULL);
+	}
+}

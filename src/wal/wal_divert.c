@@ -1,0 +1,392 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_divert.c
+ *	  Moving messages of the WAL to nats_outbox.
+ *
+ * WAL is never kept for NATS' sake.  What can't be published now is moved to
+ * nats_outbox, where it has the rules of that table: it is tried again, or is
+ * dead; what can never be published goes to nats_outbox_dead at once.
+ *
+ * In order, later messages of a subject follow those that were moved, until
+ * the last of these has left the table: it leaves as the last one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "base/encoding.h"
+#include "base/settings.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_state.h"
+#include "relay/outbox_table.h"
+#include "wal/wal_divert.h"
+#include "wal/wal_queue.h"
+
+/* Of a message that may be stored, as the relay of the table has it. */
+#define IN_DOUBT	"58030"
+
+/* So many rows are written in a transaction. */
+#define BATCH	1000
+
+/* So many subjects are known; when there are more, all are taken to have messages there. */
+#define MAX_SUBJECTS	10000
+
+#define ALL		0
+
+/* A subject of which the table has messages. */
+typedef struct Subject
+{
+	uint64		hash;			/* 0: of all */
+	int64		last_id;		/* of the last one */
+	bool		is_untried;		/* nothing is wrong with it: it will soon have left */
+} Subject;
+
+static HTAB *subjects;			/* NULL: never were any */
+static dlist_head rows = DLIST_STATIC_INIT(rows);
+static int	waiting;
+static int	untried;			/* of the subjects, those that are */
+
+/* Arguments of both. */
+#define ARGUMENTS	6
+
+/* The error is empty for a message that only follows others, or has not been tried. */
+static NpStatement insert_row = {
+	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, last_error, attempts, next_attempt_at)"
+	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, CASE WHEN $5 <> '' THEN now() + interval '1 second' END)"
+	" RETURNING id",
+	.argument_count = ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
+};
+
+static NpStatement bury_row = {
+	.text = "INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
+	" VALUES (nextval('%1$s.nats_outbox_id_seq'), $1, $2, nullif($3, '{}'), $4, now(), $6, $5) RETURNING id",
+	.argument_count = ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
+};
+
+static NpStatement find_left = {
+	.text = "SELECT id FROM %s.nats_outbox WHERE id = ANY ($1)",
+	.argument_count = 1,
+	.types = {INT8ARRAYOID}
+};
+
+/* ---- Subjects --------------------------------------------------------------------------- */
+
+static uint64
+hash_of(NpSpan subject)
+{
+	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
+}
+
+static Subject *
+find_subject(uint64 hash)
+{
+	return subjects == NULL ? NULL : hash_search(subjects, &hash, HASH_FIND, NULL);
+}
+
+/* By which it is known, or all are. */
+static Subject *
+known_as(NpSpan subject)
+{
+	Subject    *all = find_subject(ALL);
+
+	return all != NULL ? all : find_subject(hash_of(subject));
+}
+
+static void
+enter_subject(NpSpan subject, bool is_untried)
+{
+	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Subject),.hcxt = TopMemoryContext};
+	uint64		hash = hash_of(subject);
+	Subject    *entry;
+
+	if (subjects == NULL)
+		subjects = hash_create("nats_publish diverted subjects", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (known_as(subject) != NULL)
+		return;
+	if (hash_get_num_entries(subjects) >= MAX_SUBJECTS)
+		hash = ALL;
+	entry = hash_search(subjects, &hash, HASH_ENTER, NULL);
+	entry->last_id = 0;
+	entry->is_untried = is_untried;
+	untried += is_untried ? 1 : 0;
+}
+
+/* Have earlier messages of the subject been moved, so that later ones have to follow? */
+bool
+np_divert_holds(NpSpan subject)
+{
+	return !np_divert_is_empty() && known_as(subject) != NULL;
+}
+
+/*
+ * Have messages been moved of which nothing was wrong, so that it is better to
+ * wait until they have left the table than to have all others follow them?
+ */
+bool
+np_divert_holds_untried(void)
+{
+	return untried > 0;
+}
+
+/* ---- Writing ---------------------------------------------------------------------------- */
+
+static void
+add_row(NpRow *row, bool is_untried)
+{
+	np_wal_queue_put_aside(row->source);
+	if (np_relay_ordering == NP_RELAY_STRICT && row->state != NP_ROW_DEAD)
+		enter_subject(row->message.subject, is_untried);
+	dlist_push_tail(&rows, &row->node);
+	waiting++;
+}
+
+/* A row that has failed, or follows one, is to be moved, in the order of these calls; its record is put aside. */
+void
+np_divert_later(NpRow *row)
+{
+	add_row(row, false);
+}
+
+/* The same for a row with which nothing is wrong. */
+void
+np_divert_untried(NpRow *row)
+{
+	add_row(row, true);
+}
+
+/* How many rows are to be moved. */
+int
+np_divert_waiting(void)
+{
+	return waiting;
+}
+
+static Datum
+make_error(const NpRow *row)
+{
+	if (row->error == NULL)
+		return CStringGetTextDatum(row->in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
+	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
+		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", row->error));
+	return CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
+}
+
+static int64
+execute(NpStatement *statement, const NpRow *row)
+{
+	NpMessage	message = np_wal_record_message(row->source);
+	Datum		values[ARGUMENTS];
+	bool		isnull;
+
+	values[0] = CStringGetTextDatum(np_from_utf8(message.subject));
+	values[1] = np_outbox_make_payload(message.payload);
+	values[2] = np_outbox_make_headers(&message, &isnull);
+	if (isnull)
+		values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	values[3] = CStringGetTextDatum(np_from_utf8(message.id));
+	values[4] = make_error(row);
+	values[5] = Int32GetDatum(row->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
+	np_outbox_execute(statement, values, false);
+	if (SPI_processed != 1)
+		return 0;				/* a trigger of the administrator keeps it out */
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* In a subtransaction, for what is wrong with one is not the others' affair.  False: *error (palloc'd) says what is. */
+static bool
+try_execute(NpStatement *statement, const NpRow *row, int64 *id, char **error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*id = execute(statement, row);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *data;
+
+		MemoryContextSwitchTo(context);
+		data = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/* One that the table does not take is dead, with the reason. */
+static void
+write_row(NpRow *row, NpDiverted *diverted)
+{
+	Subject    *subject = known_as(row->message.subject);
+	char	   *error = NULL;
+	int64		id;
+
+	if (row->state != NP_ROW_DEAD && try_execute(&insert_row, row, &id, &error))
+	{
+		if (id != 0 && subject != NULL)
+			subject->last_id = id;
+		return;
+	}
+	if (error != NULL)
+	{
+		row->state = NP_ROW_DEAD;
+		np_row_fail(row, "22000", error);
+	}
+	(void) execute(&bury_row, row);
+	diverted->dead++;
+}
+
+static NpRow *
+first_row(void)
+{
+	return dlist_head_element(NpRow, node, &rows);
+}
+
+static int
+write_rows(NpDiverted *diverted, MemoryContext caller)
+{
+	dlist_iter	iter;
+	int			written = 0;
+
+	dlist_foreach(iter, &rows)
+	{
+		NpRow	   *row = dlist_container(NpRow, node, iter.cur);
+
+		if (written >= BATCH)
+			break;
+		write_row(row, diverted);
+		if (row->error != NULL && diverted->error == NULL)
+			diverted->error = MemoryContextStrdup(caller, row->error);
+		written++;
+	}
+	return written;
+}
+
+static void
+finish_first(void)
+{
+	NpRow	   *row = first_row();
+
+	dlist_delete(&row->node);
+	waiting--;
+	np_wal_queue_end(row->source);
+	np_row_free(row);
+}
+
+/*
+ * Move what is to be moved, a batch of it, in a transaction.  Nothing is done
+ * when there is no outbox.  Raises what that raises; the transaction is then
+ * the caller's to abort.
+ */
+void
+np_divert_write(NpDiverted *diverted)
+{
+	MemoryContext caller;
+	int			written = 0;
+
+	memset(diverted, 0, sizeof(*diverted));
+	np_outbox_set_diverting(true);
+	if (np_outbox_begin(&caller))
+		written = write_rows(diverted, caller);
+	np_outbox_commit(caller);
+	np_outbox_set_diverting(false);
+	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);
+	diverted->moved = written;
+	for (; written > 0; written--)
+		finish_first();
+}
+
+/* ---- When subjects are free again --------------------------------------------------------- */
+
+/* Has the table nothing that later messages have to wait for? */
+bool
+np_divert_is_empty(void)
+{
+	return subjects == NULL || hash_get_num_entries(subjects) == 0;
+}
+
+static Datum
+all_last_ids(void)
+{
+	HASH_SEQ_STATUS scan;
+	Subject    *subject;
+	Datum	   *ids = palloc(sizeof(Datum) * hash_get_num_entries(subjects));
+	int			count = 0;
+
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		ids[count++] = Int64GetDatum(subject->last_id);
+	return PointerGetDatum(construct_array(ids, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+static int
+compare(const void *a, const void *b)
+{
+	int64		first = *(const int64 *) a;
+	int64		second = *(const int64 *) b;
+
+	return first < second ? -1 : first > second;
+}
+
+/* The ids that the last statement has found, in order. */
+static int64 *
+found_ids(void)
+{
+	int64	   *ids = palloc(sizeof(int64) * Max(SPI_processed, 1));
+	bool		isnull;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	qsort(ids, SPI_processed, sizeof(int64), compare);
+	return ids;
+}
+
+static void
+forget(const Subject *subject)
+{
+	untried -= subject->is_untried ? 1 : 0;
+	(void) hash_search(subjects, &subject->hash, HASH_REMOVE, NULL);
+}
+
+/* Look, in a transaction of the outbox, of which subjects the table has nothing any more; all are written. */
+void
+np_divert_look(void)
+{
+	HASH_SEQ_STATUS scan;
+	Subject    *subject;
+	Datum		argument;
+	int64	   *found;
+
+	if (np_divert_is_empty() || waiting > 0)
+		return;
+	argument = all_last_ids();
+	np_outbox_execute(&find_left, &argument, true);
+	found = found_ids();
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		if (bsearch(&subject->last_id, found, SPI_processed, sizeof(int64), compare) == NULL)
+			forget(subject);
+}

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_divert.h
+ *	  Moving messages of the WAL to nats_outbox.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_WAL_DIVERT_H
+#define NP_WAL_DIVERT_H
+
+#include "relay/relay_row.h"
+
+/* What was moved at a time. */
+typedef struct NpDiverted
+{
+	int64		moved;
+	int64		dead;			/* of them, to nats_outbox_dead */
+	char	   *error;			/* of one that failed; NULL: none.  palloc'd. */
+} NpDiverted;
+
+extern void np_divert_later(NpRow *row);
+extern void np_divert_untried(NpRow *row);
+extern int	np_divert_waiting(void);
+extern void np_divert_write(NpDiverted *diverted);
+extern bool np_divert_holds(NpSpan subject);
+extern bool np_divert_is_empty(void);
+extern bool np_divert_holds_untried(void);
+extern void np_divert_look(void);
+
+#endif							/* NP_WAL_DIVERT_H */

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_position.h
+ *	  Up to which transaction all messages have come to their end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_WAL_POSITION_H
+#define NP_WAL_POSITION_H
+
+#include "access/xlogdefs.h"
+#include "lib/ilist.h"
+
+/* A transaction that has messages. */
+typedef struct NpWalTransaction
+{
+	dlist_node	node;			/* in the order of their commits */
+	XLogRecPtr	commit_lsn;		/* of its commit record ... */
+	XLogRecPtr	end_lsn;		/* ... and where that ends */
+	bool		is_complete;	/* all of its messages are known */
+	int64		messages;		/* that are known */
+	int64		left;			/* of these, that have not come to their end */
+} NpWalTransaction;
+
+extern NpWalTransaction *np_position_begin(XLogRecPtr commit_lsn, XLogRecPtr end_lsn);
+extern void np_position_add(NpWalTransaction *transaction);
+extern void np_position_complete(XLogRecPtr commit_lsn);
+extern void np_position_end_message(NpWalTransaction *transaction);
+extern const NpWalTransaction *np_position_oldest(void);
+extern XLogRecPtr np_position_of(XLogRecPtr read);
+
+#endif							/* NP_WAL_POSITION_H */

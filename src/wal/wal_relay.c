@@ -1,0 +1,877 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_relay.c
+ *	  The background worker that publishes the WAL of its database.
+ *
+ *	  read WAL, transaction by transaction (decoder.c)
+ *	  ──► messages of the outbox, and of changed rows (wal_change.c)
+ *	  ──► wait for their turn (wal_queue.c)
+ *	  ──► publish them, as the relay of the table does (flight.c, lanes.c)
+ *	  ──► or move them to nats_outbox (wal_divert.c)
+ *	  ──► confirm, up to where all have come to their end (wal_position.c)
+ *
+ * It is a process of its own, beside the relay of the table: what is in the
+ * caches while WAL is decoded is of the past, and a large transaction keeps
+ * it busy for long.
+ *
+ * What is between publishing and the position that was saved when the worker
+ * dies is published again, under the same ids.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/settings.h"
+#include "base/wait.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_pause.h"
+#include "outbox/wal_annotations.h"
+#include "outbox/wal_message.h"
+#include "outbox/wal_slot.h"
+#include "publish/session.h"
+#include "relay/flight.h"
+#include "relay/lanes.h"
+#include "relay/outbox_table.h"
+#include "relay/relay_worker.h"
+#include "stats/shared_stats.h"
+#include "stats/stats.h"
+#include "wal/decoder.h"
+#include "wal/wal_divert.h"
+#include "wal/wal_queue.h"
+#include "wal/wal_standby.h"
+
+PGDLLEXPORT void np_wal_relay_main(Datum argument);
+
+/* So often the position is written down. */
+#define SAVE_INTERVAL		NP_MILLISECONDS(1000)
+
+/* For so long after it has read WAL, it does not ask to be woken: so it works in batches when there is much. */
+#define QUIET_TIME			NP_MILLISECONDS(1)
+
+/* When there is WAL that is not flushed yet (synchronous_commit = off). */
+#define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
+
+/* Reading goes on for so long before something else is done. */
+#define READ_TIME			NP_MILLISECONDS(5)
+
+/* How often the tables are looked into unasked. */
+#define LOOK_INTERVAL		NP_MILLISECONDS(5000)
+#define DIVERTED_INTERVAL	NP_MILLISECONDS(1000)
+#define HELD_INTERVAL		NP_MILLISECONDS(20)
+
+/* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
+#define STANDBY_INTERVAL	NP_MILLISECONDS(5)
+
+/* While a large transaction is decoded: after so many messages it is looked what has been answered, ... */
+#define PUMP_MESSAGES		64
+
+/* ... and so long it is waited, so that what comes need not go into a file. */
+#define PUMP_WAIT			NP_MILLISECONDS(20)
+
+/* More is not to be moved at a time, while it can't be. */
+#define MAX_DIVERTED		1000
+
+/* A relay is a process, and this is its state. */
+static NpSession *session;		/* on which messages go out; NULL: none yet */
+static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
+static NpWalSecret secret;
+static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
+static NpTime next_look;		/* into the tables */
+static bool must_look;
+static bool may_have_more;		/* there may be WAL that was not read */
+static NpTime quiet_until;		/* it does not ask to be woken before */
+static uint32 wakes_seen;
+static bool is_listening;
+static XLogRecPtr confirmed;
+static XLogRecPtr saved;
+static NpTime next_save;
+static NpWalProgress progress;
+static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
+static bool is_before_standbys; /* what comes next is not on all standbys */
+static bool slot_is_missed;		/* that was logged */
+static NpTime last_progress;	/* when something was published, or there was nothing to be */
+static int64 published;			/* since that was last counted */
+static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
+static bool has_failed;			/* some of these were not stored */
+static MemoryContext round_context; /* of what a round needs */
+
+/* All messages before it, by commit and number, are in the queue, or have been. */
+static XLogRecPtr queued_commit;
+static int64 queued_messages;
+
+static bool
+may_publish(void)
+{
+	return stopped_as == NP_RELAY_PUBLISHING;
+}
+
+/* ---- What becomes of messages ---------------------------------------------------------- */
+
+/* Who has sent a row may still look at it. */
+static void
+end_row(NpRow *row)
+{
+	dlist_push_tail(&ended, &row->node);
+	has_failed |= row->state != NP_ROW_STORED;
+	if (row->state == NP_ROW_FAILED)
+		/* those behind it follow it */
+		np_lanes_leave(row);
+}
+
+static void
+settle_row(NpRow *row)
+{
+	switch (row->state)
+	{
+		case NP_ROW_STORED:
+			published++;
+			np_wal_queue_end(row->source);
+			np_row_free(row);
+			break;
+		case NP_ROW_FAILED:
+		case NP_ROW_DEAD:
+			np_divert_later(row);
+			break;
+		case NP_ROW_DOUBTED:
+			np_wal_record_doubt(row->source);
+			np_row_free(row);
+			break;
+		case NP_ROW_UNSENT:
+		case NP_ROW_SENT:
+			/* it is published again */
+			np_row_free(row);
+			break;
+	}
+}
+
+/* What has ended is written down, or is to be. */
+static void
+settle(void)
+{
+	while (!dlist_is_empty(&ended))
+		settle_row(dlist_container(NpRow, node, dlist_pop_head_node(&ended)));
+	has_failed = false;
+}
+
+static bool
+admit_row(NpRow *row)
+{
+	if (!np_divert_holds(row->message.subject))
+		return true;
+	row->state = NP_ROW_FAILED;
+	return false;
+}
+
+static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row};
+
+/* Nothing is on its way any more, and what is not known to be stored is published again. */
+static void
+begin_again(void)
+{
+	(void) np_flight_abort();
+	settle();
+	np_wal_queue_return_all();
+}
+
+static void
+report_problem(const char *problem)
+{
+	np_worker_report_problem(session, problem);
+	begin_again();
+}
+
+/* ---- Sending ---------------------------------------------------------------------------- */
+
+static NpRow *
+make_row(NpWalRecord *record)
+{
+	NpMessage	message = np_wal_record_message(record);
+	NpRow	   *row = np_row_create(np_wal_record_number(record), "", message.subject);
+	NpSpan		subject = row->message.subject;
+	NpWalError	error;
+
+	row->source = record;
+	row->in_doubt = np_wal_record_is_doubted(record);
+	row->length = message.headers.length + message.payload.length;
+	row->message = message;
+	row->message.subject = subject;
+	if (np_wal_record_error(record, &error))
+	{
+		np_row_refuse(row, error.sqlstate, error.text);
+		row->state = NP_ROW_DEAD;
+	}
+	return row;
+}
+
+/* In order, what was moved to the table though nothing was wrong with it goes first: it will soon be gone. */
+static bool
+is_held(void)
+{
+	return np_relay_ordering == NP_RELAY_STRICT && np_divert_holds_untried();
+}
+
+static bool
+may_take(void)
+{
+	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED && !is_held();
+}
+
+/* The next message of those that a failover does not take back. */
+static NpWalRecord *
+peek(void)
+{
+	NpWalRecord *record = np_wal_queue_peek();
+
+	is_before_standbys = record != NULL && !np_standbys_have(np_wal_record_transaction(record)->end_lsn);
+	return is_before_standbys ? NULL : record;
+}
+
+/* The next message that may go; NULL: there is none now. */
+static NpWalRecord *
+next_record(void)
+{
+	return may_take() ? peek() : NULL;
+}
+
+static void
+take_messages(void)
+{
+	NpWalRecord *record;
+
+	settle();
+	while ((record = next_record()) != NULL)
+	{
+		np_wal_queue_take();
+		(void) np_lanes_enter(make_row(record), np_relay_ordering == NP_RELAY_STRICT);
+	}
+}
+
+/* False: there is a problem, and it is reported. */
+static bool
+send_messages(void)
+{
+	const char *problem;
+
+	if (wanted != session && np_flight_count() > 0)
+		return true;
+	take_messages();
+	if (np_lanes_first() == NULL)
+		return true;
+	np_flight_begin(wanted);
+	session = wanted;
+	if (np_worker_shown_state() != NP_RELAY_PUBLISHING)
+		pgstat_report_activity(STATE_RUNNING, "publishing the WAL");
+	np_worker_show_state(NP_RELAY_PUBLISHING);
+	if (np_flight_send(&problem))
+		return true;
+	report_problem(problem);
+	return false;
+}
+
+/* ---- Decoding --------------------------------------------------------------------------- */
+
+static bool
+has_room(NpSession *of_flight, void *unused)
+{
+	return np_flight_has_room() || np_flight_count() == 0;
+}
+
+/*
+ * Send and receive while a large transaction is decoded, without a wait for
+ * what does not answer, and without a look into tables.
+ */
+static void
+pump(void)
+{
+	const char *problem;
+
+	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_waiting() >= MAX_DIVERTED)
+		return;
+	take_messages();
+	if (np_lanes_first() != NULL && !np_flight_send(&problem))
+		return;
+	if (!np_worker_is_connected(session))
+		return;
+	np_connection_receive(session->connection);
+	if (np_wal_queue_is_full() && np_flight_count() > 0)
+		(void) np_session_wait(session, NP_WAIT_ACK, has_room, NULL, np_ack_timeout, np_now() + PUMP_WAIT);
+}
+
+/* A message that was decoded.  Decoded again, those that are known are left out. */
+static void
+take(void *argument, const NpMessage *message, const NpWalError *error)
+{
+	NpDecodedTransaction *transaction = argument;
+	int64		number = transaction->messages++;
+
+	progress.decoded = transaction->messages;
+	if (transaction->commit_lsn < queued_commit ||
+		(transaction->commit_lsn == queued_commit && number < queued_messages))
+		return;
+	np_wal_queue_add(np_position_begin(transaction->commit_lsn, transaction->end_lsn), message, error);
+	queued_commit = transaction->commit_lsn;
+	queued_messages = number + 1;
+	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
+		pump();
+}
+
+static void
+on_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change)
+{
+	np_wal_change(transaction, relation, change, take, transaction);
+}
+
+static void
+on_truncate(NpDecodedTransaction *transaction, int count, Relation *relations, ReorderBufferChange *change)
+{
+	np_wal_truncate(transaction, count, relations, change, take, transaction);
+}
+
+static void
+on_message(NpDecodedTransaction *transaction, const char *prefix, const char *data, size_t length)
+{
+	NpMessage	message;
+
+	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
+		np_wal_change_annotate(transaction, data, length);
+	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
+		return;
+	if (np_wal_read(&secret, (TransactionId) transaction->xid, data, length, &message))
+		take(transaction, &message, NULL);
+	else
+		progress.forged++;
+}
+
+static void
+on_commit(NpDecodedTransaction *transaction)
+{
+	np_wal_change_end(transaction, take, transaction);
+	np_position_complete(transaction->commit_lsn);
+	progress.decoded = 0;
+}
+
+static const NpDecoderEvents decoder_events = {
+	.change = on_change,
+	.truncate = on_truncate,
+	.message = on_message,
+	.commit = on_commit
+};
+
+/* False: it can't be read. */
+static bool
+slot_is_usable(const NpWalSlot *slot)
+{
+	const char *problem;
+
+	if (slot->state == NP_WAL_SLOT_USABLE)
+		return true;
+	problem = slot->state == NP_WAL_SLOT_MISSING ? "there is no replication slot \"%s\"" :
+		slot->state == NP_WAL_SLOT_LOST ? "replication slot \"%s\" has lost WAL that was not published" :
+		"replication slot \"%s\" is not one of nats_publish";
+	problem = psprintf(problem, slot->name);
+	np_relay_slot_set_error(np_worker_slot(), problem);
+	np_worker_show_state(NP_RELAY_NO_SLOT);
+	if (!slot_is_missed)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay has nothing to read: %s", problem),
+				 errdetail("What was committed after %X/%X and was not published will not be.", LSN_FORMAT_ARGS(slot->confirmed)),
+				 errhint("Call nats_wal_enable() to begin anew.")));
+	slot_is_missed = true;
+	return false;
+}
+
+/* False: there is nothing to be read. */
+static bool
+open_decoder(void)
+{
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+
+	if (!slot_is_usable(&slot))
+		return false;
+	np_decoder_open(slot.name, &decoder_events);
+	slot_is_missed = false;
+	confirmed = saved = slot.confirmed;
+	may_have_more = true;
+	return true;
+}
+
+static bool
+may_read(void)
+{
+	return may_have_more && !np_wal_queue_is_full() && np_divert_waiting() < MAX_DIVERTED;
+}
+
+static void
+read_wal(void)
+{
+	NpTime		begun = np_now();
+
+	if (np_wal_queue_count() == 0)
+		last_progress = begun;
+	for (int i = 0; may_read(); i++)
+	{
+		if (!np_decoder_step())
+		{
+			may_have_more = false;
+			quiet_until = np_now() + QUIET_TIME;
+		}
+		if (i % 256 == 255 && np_now() - begun > READ_TIME)
+			break;
+	}
+}
+
+/* ---- The tables ------------------------------------------------------------------------- */
+
+static NpStatement read_paused = {.text = "SELECT EXISTS (SELECT FROM %s.nats_control WHERE paused)"};
+
+static bool
+is_paused(void)
+{
+	bool		isnull;
+
+	np_outbox_execute(&read_paused, NULL, true);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) ||
+		np_pause_is_marked(np_outbox_extension());
+}
+
+static void
+look_inside(void)
+{
+	wanted = np_outbox_session();
+	secret = np_wal_secret(get_rel_namespace(np_outbox_table()));
+	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
+	np_divert_look();
+}
+
+static void
+look(void)
+{
+	MemoryContext caller;
+
+	must_look = true;
+	np_decoder_leave();
+	if (np_outbox_begin(&caller))
+		look_inside();
+	else
+		stopped_as = NP_RELAY_NO_EXTENSION;
+	np_outbox_commit(caller);
+	must_look = false;
+	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
+}
+
+static void
+divert(void)
+{
+	NpDiverted	diverted;
+
+	np_decoder_leave();
+	np_divert_write(&diverted);
+	progress.diverted += diverted.moved;
+	np_relay_slot_count(np_worker_slot(), 0, diverted.moved, diverted.dead);
+	if (diverted.error != NULL)
+		np_relay_slot_set_error(np_worker_slot(), diverted.error);
+}
+
+/* How much WAL there is behind a transaction that waits to be published. */
+static int64
+wal_behind(void)
+{
+	const NpWalTransaction *oldest = np_position_oldest();
+
+	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
+}
+
+static bool
+is_time_to_divert(void)
+{
+	NpTime		waited = np_now() - last_progress;
+
+	if (np_wal_queue_count() == 0 || is_before_standbys)
+		return false;
+	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
+		return !may_publish() || waited > NP_MILLISECONDS(np_ack_timeout);
+	return waited > NP_MILLISECONDS(np_wal_divert_after) || wal_behind() > (int64) np_wal_divert_size * 1024 * 1024;
+}
+
+static void
+begin_to_divert(void)
+{
+	is_diverting = true;
+	begin_again();
+	ereport(LOG,
+			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
+			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
+}
+
+/* Move a batch of all that is there. */
+static void
+divert_all(void)
+{
+	NpWalRecord *record;
+
+	while (np_divert_waiting() < MAX_DIVERTED && (record = peek()) != NULL)
+	{
+		NpRow	   *row;
+
+		np_wal_queue_take();
+		row = make_row(record);
+		if (row->state == NP_ROW_UNSENT)
+			row->state = NP_ROW_FAILED;
+		np_divert_untried(row);
+	}
+}
+
+/* All is moved: is NATS there again? */
+static void
+try_to_publish(void)
+{
+	const char *problem;
+
+	if (!may_publish())
+		return;
+	if (!np_flight_connect(wanted, &problem))
+	{
+		report_problem(problem);
+		return;
+	}
+	is_diverting = false;
+	last_progress = np_now();
+	must_look = true;
+	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
+}
+
+/* ---- The position ----------------------------------------------------------------------- */
+
+static void
+save_position(void)
+{
+	if (saved == confirmed)
+		return;
+	np_decoder_save();
+	saved = confirmed;
+}
+
+static void
+confirm(void)
+{
+	XLogRecPtr	position = np_position_of(np_decoder_position());
+
+	if (position > confirmed)
+	{
+		np_decoder_confirm(position);
+		confirmed = position;
+	}
+	if (np_now() < next_save)
+		return;
+	save_position();
+	next_save = np_now() + SAVE_INTERVAL;
+}
+
+static void
+show_progress(void)
+{
+	progress.read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
+	progress.confirmed = confirmed;
+	progress.queued = np_wal_queue_count();
+	progress.queued_bytes = np_wal_queue_bytes();
+	np_relay_slot_set_progress(np_worker_slot(), &progress);
+	if (published > 0)
+	{
+		np_relay_slot_count(np_worker_slot(), published, 0, 0);
+		np_worker_report_success(session);
+	}
+	if (published > 0 || progress.queued == 0 || is_before_standbys)
+		last_progress = np_now();
+	published = 0;
+}
+
+/* ---- Waiting ---------------------------------------------------------------------------- */
+
+/* Has somebody committed, or is it time to look whether somebody has? */
+static bool
+is_asked_to_read(void)
+{
+	if (!may_have_more && is_listening && np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
+		may_have_more = true;
+	return may_read();
+}
+
+/* To be called before it waits, when it knows of no more WAL: when is it to look unasked? */
+static NpTime
+listen_for_wal(void)
+{
+	is_listening = false;
+	if (np_now() < quiet_until)
+		return quiet_until;
+	wakes_seen = np_relay_slot_listen(np_worker_slot());
+	is_listening = true;
+	may_have_more = GetFlushRecPtr(NULL) > np_decoder_position();
+	if (may_have_more)
+		return 0;
+	/* where the next record will be can be behind the header of a page that is not there yet */
+	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
+}
+
+static bool
+can_go_on(NpSession *of_flight, void *unused)
+{
+	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
+		(wanted == session && np_flight_has_room()) || next_record() != NULL || is_asked_to_read();
+}
+
+/* What is on its way is answered, or something else is to be done. */
+static void
+wait_for_answers(void)
+{
+	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
+	NpTime		next_read = NP_FOREVER;
+
+	if (np_worker_is_connected(session))
+	{
+		/* there may be no wait */
+		np_connection_receive(session->connection);
+		next_read = may_have_more ? NP_FOREVER : listen_for_wal();
+	}
+	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
+	may_have_more |= np_now() >= next_read;
+}
+
+/* False: there is a problem, and it is reported. */
+static bool
+receive_answers(void)
+{
+	const char *problem;
+
+	wait_for_answers();
+	if (np_flight_has_culprit())
+		np_flight_convict();
+	if (np_flight_give_up_unanswered(&problem))
+		return true;
+	report_problem(problem);
+	return false;
+}
+
+/* ---- One round -------------------------------------------------------------------------- */
+
+static bool
+is_time_to_look(void)
+{
+	must_look |= np_relay_slot_is_told(np_worker_slot());
+	return must_look || np_now() >= next_look;
+}
+
+/* What is on its way, and what is next. */
+static bool
+publish(void)
+{
+	if (may_publish() && !is_diverting && !send_messages())
+		return false;
+	if (np_flight_count() > 0 && !receive_answers())
+		return false;
+	settle();
+	return true;
+}
+
+static void
+divert_what_must_be(void)
+{
+	if (!is_diverting && is_time_to_divert())
+		begin_to_divert();
+	if (is_diverting)
+		divert_all();
+	if (np_divert_waiting() > 0)
+		divert();
+}
+
+static bool
+has_work(void)
+{
+	return np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 ||
+		(is_diverting ? np_wal_queue_count() > 0 && !is_before_standbys :
+		 may_publish() && (np_lanes_first() != NULL || next_record() != NULL));
+}
+
+static void
+show_rest(void)
+{
+	const char *problem;
+
+	if (is_diverting)
+		np_worker_show_state(NP_RELAY_DIVERTING);
+	else if (!may_publish())
+		np_worker_show_state(stopped_as);
+	else if (!np_worker_keep_connection(session, &problem))
+		report_problem(problem);
+	else
+	{
+		np_worker_end_pause();
+		np_worker_show_state(NP_RELAY_IDLE);
+	}
+}
+
+/* When there may be something to do, though nobody says so. */
+static NpTime
+next_round(void)
+{
+	NpTime		next = Min(next_look, next_save);
+
+	if (!may_have_more)
+		next = Min(next, listen_for_wal());
+	if (is_before_standbys)
+		next = Min(next, np_now() + STANDBY_INTERVAL);
+	return next;
+}
+
+/* The extension was dropped, and with it all that could be published: its slot only keeps WAL. */
+static void
+drop_slot(void)
+{
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+
+	np_decoder_close();
+	if (slot.state == NP_WAL_SLOT_USABLE || slot.state == NP_WAL_SLOT_LOST)
+	{
+		ReplicationSlotDrop(slot.name, true);
+		ereport(LOG, (errmsg("nats_publish WAL relay has dropped replication slot \"%s\": there is no extension any more", slot.name)));
+	}
+	proc_exit(0);
+}
+
+/* Do what there is to do; returns until when there is nothing else. */
+static NpTime
+run_round(void)
+{
+	bool		is_well;
+
+	if (is_time_to_look())
+		look();
+	if (stopped_as == NP_RELAY_NO_EXTENSION)
+		drop_slot();
+	if (!np_decoder_is_open() && !open_decoder())
+		return next_look;
+	read_wal();
+	is_well = publish();
+	divert_what_must_be();
+	confirm();
+	if (!is_well || has_work())
+		return 0;
+	if (is_diverting)
+		try_to_publish();
+	show_rest();
+	return next_round();
+}
+
+/* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
+static NpTime
+try_round(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	NpTime		until = 0;
+
+	/* what has come between two rounds has nothing to cancel */
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
+	PG_TRY();
+	{
+		until = run_round();
+		HOLD_CANCEL_INTERRUPTS();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_CANCEL_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		np_outbox_set_diverting(false);
+		np_decoder_abort();
+		report_problem(error->message);
+		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			np_worker_show_state(NP_RELAY_NO_RIGHTS);
+	}
+	PG_END_TRY();
+	return until;
+}
+
+/* ---- The process ------------------------------------------------------------------------ */
+
+static void
+reload_settings(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	must_look = true;
+}
+
+static void
+rest(NpTime until)
+{
+	if (np_worker_pause() > 0)
+		np_worker_rest(np_worker_pause());
+	else if (np_now() < until && !np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
+	{
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		np_sleep(NP_WAIT_RELAY, until);
+	}
+	if (until > 0)
+		may_have_more = true;
+}
+
+static void
+save_at_exit(int code, Datum argument)
+{
+	if (np_decoder_is_open())
+		save_position();
+}
+
+/* The worker of the slot `argument`; its database is in bgw_extra. */
+void
+np_wal_relay_main(Datum argument)
+{
+	np_worker_start(DatumGetInt32(argument), MyBgworkerEntry->bgw_extra);
+	before_shmem_exit(save_at_exit, (Datum) 0);
+	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish WAL relay", ALLOCSET_DEFAULT_SIZES);
+	stopped_as = NP_RELAY_STARTING;
+	np_wal_change_init();
+	np_flight_of(&flight_owner);
+	must_look = true;
+	last_progress = np_now();
+	HOLD_CANCEL_INTERRUPTS();
+	for (;;)
+	{
+		NpTime		until;
+
+		CHECK_FOR_INTERRUPTS();
+		if (np_relay_ordered(np_worker_slot()) == NP_WAL_LEAVE)
+			proc_exit(0);
+		reload_settings();
+		MemoryContextSwitchTo(round_context);
+		until = try_round();
+		show_progress();
+		MemoryContextReset(round_context);
+		if (session != NULL)
+			np_outbound_trim(np_session_outbound(session));
+		np_session_show_rest();
+		np_shared_stats_flush();
+		rest(until);
+	}
+}
