@@ -522,7 +522,10 @@ build_headers(NpMessage *message, const NpMessageOptions *options)
 		message->expect_stream = np_message_header(message->headers, STREAM_HEADER);
 	message->has_ttl = block.seen[HEADER_TTL];
 	for (int i = 0; i < lengthof(known_headers); i++)
+	{
+		message->has_conditions |= block.seen[i] && i != HEADER_ID && i != HEADER_TTL;
 		message->has_power |= block.seen[i] && known_headers[i].power != NP_HEADER_OF_MESSAGE;
+	}
 	if (block.text.len > NP_MAX_HEADERS_LENGTH)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_SIZE, "headers are %d bytes long, the limit is %d",
@@ -573,6 +576,34 @@ move_span(NpSpan *span, const char *from, const char *to)
 {
 	if (span->data != NULL)
 		span->data = to + (span->data - from);
+}
+
+/*
+ * The same message with headers that have it stored right behind another one,
+ * or not at all.  The block is palloc'd; it begins with what is added, for old
+ * servers (see Rank), so the id must not have a text that can be a name.
+ */
+void
+np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation)
+{
+	StringInfoData text;
+	size_t		id = message->id.data - message->headers.data;
+	size_t		stream;
+	size_t		added;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, HEADER_VERSION STREAM_HEADER ": ");
+	stream = text.len;
+	appendBinaryStringInfo(&text, expectation->stream.data, expectation->stream.length);
+	appendStringInfo(&text, "\r\nNats-Expected-Last-Sequence: " UINT64_FORMAT "\r\nNats-Expected-Last-Msg-Id: ", expectation->last);
+	appendBinaryStringInfo(&text, expectation->last_id.data, expectation->last_id.length);
+	appendStringInfoString(&text, "\r\n");
+	added = text.len - strlen(HEADER_VERSION);
+	appendBinaryStringInfo(&text, message->headers.data + strlen(HEADER_VERSION), message->headers.length - strlen(HEADER_VERSION));
+	*result = *message;
+	result->headers = (NpSpan) {text.data, text.len};
+	result->id.data = text.data + id + added;
+	result->expect_stream = (NpSpan) {text.data + stream, expectation->stream.length};
 }
 
 /* Keep the headers of a message in no more memory than they need, palloc'd anew. */

@@ -12,6 +12,7 @@
 #include "relay/relay_row.h"
 
 extern void np_flight_begin(NpSession *session);
+extern void np_flight_ask(void);
 extern int	np_flight_count(void);
 extern NpTime np_flight_oldest(void);
 extern bool np_flight_connect(NpSession *session, const char **problem);

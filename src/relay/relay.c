@@ -34,6 +34,7 @@
 #include "outbox/relay_state.h"
 #include "publish/delivery.h"
 #include "publish/session.h"
+#include "relay/chains.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
 #include "relay/outbox_source.h"
@@ -195,7 +196,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_source_has_released() || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
+	return must_look || np_source_has_released() || np_chains_free() != 0 || np_relay_slot_was_woken(slot, wakes_seen) || np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -260,6 +261,8 @@ send_rows(void)
 		return true;
 	np_flight_begin(wanted);
 	session = wanted;
+	if (np_relay_ordering == NP_RELAY_STRICT)
+		np_flight_ask();
 	if (shown_state != NP_RELAY_PUBLISHING)
 		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
 	show_state(NP_RELAY_PUBLISHING);
@@ -370,6 +373,9 @@ run_round(void)
 		return 0;
 	if (np_flight_count() > 0 && !receive_answers())
 		return 0;
+	/* what has come back meanwhile is not sent either */
+	if (stopped_as != NP_RELAY_PUBLISHING && np_flight_count() == 0 && np_lanes_unsent() > 0)
+		stop(stopped_as);
 	if (!is_idle())
 		return 0;
 	if (stopped_as != NP_RELAY_PUBLISHING)

@@ -41,6 +41,8 @@ typedef struct NpRow
 	NpMessage	message;		/* headers and payload only until it is sent */
 	char	   *content;		/* these two; NULL: none */
 	struct NpLane *lane;		/* NULL: none */
+	struct NpStream *stream;	/* that takes it; NULL: not known, or not of interest */
+	bool		is_chained;		/* it is stored right behind the one before it, or not at all */
 
 	NpRowState	state;
 	NpTime		sent_at;
