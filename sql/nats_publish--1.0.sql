@@ -293,14 +293,14 @@ IS 'let the relay of this database publish again';
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
-    OUT blocked_by int[])
+    OUT blocked_by int[], OUT ordering text, OUT shared_stream text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
 IS 'the relays of all databases, and what they have done since they were started';
 
 CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT created_at FROM nats_outbox ORDER BY id LIMIT 1) END AS oldest_age,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL) END AS retrying,

@@ -53,6 +53,7 @@ static const struct config_enum_entry on_full_options[] = {
 
 static const struct config_enum_entry relay_ordering_options[] = {
 	{"strict", NP_RELAY_STRICT, false},
+	{"pipelined", NP_RELAY_PIPELINED, false},
 	{"relaxed", NP_RELAY_RELAXED, false},
 	{NULL, 0, false}
 };

@@ -32,6 +32,8 @@
 #define HEADER_VERSION	"NATS/1.0\r\n"
 #define ID_HEADER		"Nats-Msg-Id"
 #define STREAM_HEADER	"Nats-Expected-Stream"
+#define SEQUENCE_HEADER	"Nats-Expected-Last-Sequence"
+#define LAST_ID_HEADER	"Nats-Expected-Last-Msg-Id"
 
 /* Automatic ids are like NATS's own NUIDs. */
 #define ID_PREFIX_LENGTH	12
@@ -72,7 +74,7 @@ typedef struct KnownHeader
 static const KnownHeader known_headers[] = {
 	[HEADER_ID] = {ID_HEADER, "msg_id", NP_HEADER_OF_MESSAGE},
 	[HEADER_EXPECT_STREAM] = {STREAM_HEADER, "expect_stream", NP_HEADER_OF_MESSAGE},
-	[HEADER_EXPECT_LAST_SEQ] = {"Nats-Expected-Last-Sequence", "expect_last_seq", NP_HEADER_OF_MESSAGE},
+	[HEADER_EXPECT_LAST_SEQ] = {SEQUENCE_HEADER, "expect_last_seq", NP_HEADER_OF_MESSAGE},
 	[HEADER_EXPECT_LAST_SUBJECT_SEQ] = {"Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq", NP_HEADER_OF_MESSAGE},
 	[HEADER_TTL] = {"Nats-TTL", "ttl", NP_HEADER_OF_MESSAGE},
 	{"Nats-Incr", NULL, NP_HEADER_OF_MESSAGE},
@@ -411,7 +413,7 @@ append_arguments(HeaderBlock *block)
 		append_header(block, STREAM_HEADER, options->expect_stream);
 	}
 	if (options->has_expect_last_seq)
-		append_sequence(block, "Nats-Expected-Last-Sequence", "expect_last_seq",
+		append_sequence(block, SEQUENCE_HEADER, "expect_last_seq",
 						options->expect_last_seq);
 	if (options->has_expect_last_subject_seq)
 		append_sequence(block, "Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq",
@@ -578,6 +580,15 @@ move_span(NpSpan *span, const char *from, const char *to)
 		span->data = to + (span->data - from);
 }
 
+static char *
+append_span(char *place, NpSpan span)
+{
+	memcpy(place, span.data, span.length);
+	return place + span.length;
+}
+
+#define append_literal(place, text)	append_span(place, (NpSpan) {text, sizeof(text) - 1})
+
 /*
  * The same message with headers that have it stored right behind another one,
  * or not at all.  The block is palloc'd; it begins with what is added, for old
@@ -586,24 +597,22 @@ move_span(NpSpan *span, const char *from, const char *to)
 void
 np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation)
 {
-	StringInfoData text;
-	size_t		id = message->id.data - message->headers.data;
-	size_t		stream;
-	size_t		added;
+	size_t		version = strlen(HEADER_VERSION);
+	NpSpan		rest = {message->headers.data + version, message->headers.length - version};
+	char	   *block = palloc(message->headers.length + NP_EXPECTATION_SIZE(expectation));
+	char	   *place = append_literal(block, HEADER_VERSION STREAM_HEADER ": ");
 
-	initStringInfo(&text);
-	appendStringInfoString(&text, HEADER_VERSION STREAM_HEADER ": ");
-	stream = text.len;
-	appendBinaryStringInfo(&text, expectation->stream.data, expectation->stream.length);
-	appendStringInfo(&text, "\r\nNats-Expected-Last-Sequence: " UINT64_FORMAT "\r\nNats-Expected-Last-Msg-Id: ", expectation->last);
-	appendBinaryStringInfo(&text, expectation->last_id.data, expectation->last_id.length);
-	appendStringInfoString(&text, "\r\n");
-	added = text.len - strlen(HEADER_VERSION);
-	appendBinaryStringInfo(&text, message->headers.data + strlen(HEADER_VERSION), message->headers.length - strlen(HEADER_VERSION));
 	*result = *message;
-	result->headers = (NpSpan) {text.data, text.len};
-	result->id.data = text.data + id + added;
-	result->expect_stream = (NpSpan) {text.data + stream, expectation->stream.length};
+	result->expect_stream = (NpSpan) {place, expectation->stream.length};
+	place = append_span(place, expectation->stream);
+	place = append_literal(place, "\r\n" SEQUENCE_HEADER ": ");
+	place += pg_ulltoa_n(expectation->last, place);
+	place = append_literal(place, "\r\n" LAST_ID_HEADER ": ");
+	place = append_span(place, expectation->last_id);
+	place = append_literal(place, "\r\n");
+	result->id.data = place + (message->id.data - rest.data);
+	place = append_span(place, rest);
+	result->headers = (NpSpan) {block, place - block};
 }
 
 /* Keep the headers of a message in no more memory than they need, palloc'd anew. */

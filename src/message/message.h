@@ -68,6 +68,9 @@ typedef struct NpExpectation
 	NpSpan		last_id;		/* ... and its id */
 } NpExpectation;
 
+/* What the headers of one take, and a little more. */
+#define NP_EXPECTATION_SIZE(expectation)	(128 + (expectation)->stream.length + (expectation)->last_id.length)
+
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
 extern void np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation);

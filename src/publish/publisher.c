@@ -211,10 +211,7 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 	if (message->has_ttl)
 		session->window.with_ttl++;
 	if (message->is_again)
-	{
-		np_stats_of(np_stats_mode)->retried++;
 		return;
-	}
 	np_stats_of(np_stats_mode)->published++;
 	np_stats_of(np_stats_mode)->bytes += message->payload.length;
 }

@@ -67,6 +67,8 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 /* A relay is a process, and this is its state. */
 static int	slot;
 static NpRelayState shown_state;	/* in its slot */
+static NpRelayOrder shown_order = -1;	/* likewise; -1: nothing yet */
+static char shown_shared[NP_MAX_CHAIN_TEXT + 1];
 static NpSession *session;		/* on which rows go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static bool is_failing;			/* that was logged, and not yet that it is over */
@@ -143,6 +145,20 @@ report_success(void)
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
+/* In which order messages are stored, and who else writes. */
+static void
+show_order(void)
+{
+	const char *shared = "";
+	NpRelayOrder order = np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : np_streams_order(&shared);
+
+	if (order == shown_order && strcmp(shared, shown_shared) == 0)
+		return;
+	np_relay_slot_set_order(slot, order, shared);
+	shown_order = order;
+	strlcpy(shown_shared, shared, sizeof(shown_shared));
+}
+
 /* Nothing is sent for now; what is on its way comes to its end. */
 static void
 stop(NpRelayState state)
@@ -212,7 +228,7 @@ look_into_outbox(void)
 	NpOutboxLook look = {
 		.room = np_relay_batch_size - np_lanes_unsent(),
 		.largest = is_connected() ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
-		.ordered = np_relay_ordering == NP_RELAY_STRICT
+		.ordered = np_relay_ordering != NP_RELAY_RELAXED
 	};
 
 	/* before it looks: what comes meanwhile is another time's */
@@ -261,8 +277,6 @@ send_rows(void)
 		return true;
 	np_flight_begin(wanted);
 	session = wanted;
-	if (np_relay_ordering == NP_RELAY_STRICT)
-		np_flight_ask();
 	if (shown_state != NP_RELAY_PUBLISHING)
 		pgstat_report_activity(STATE_RUNNING, "publishing the outbox");
 	show_state(NP_RELAY_PUBLISHING);
@@ -358,6 +372,7 @@ is_idle(void)
 static NpTime
 run_round(void)
 {
+	show_order();
 	if (is_time_to_settle())
 		settle();
 	if (np_publishing != NP_PUBLISHING_ON)
@@ -369,6 +384,8 @@ run_round(void)
 	}
 	else if (may_look() && is_asked_to_look())
 		read_more();
+	if (session != NULL && np_relay_ordering != NP_RELAY_RELAXED)
+		np_flight_ask();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	if (np_flight_count() > 0 && !receive_answers())
@@ -433,6 +450,7 @@ reload_settings(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	np_streams_doubt();
 	must_look = true;
 }
 

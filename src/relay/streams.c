@@ -16,6 +16,11 @@
  * (jetstream.md 1.4).  As any stream of a cluster can become a replicated one
  * at any time, those of a server that names a cluster are barred, too.
  *
+ * Chained messages keep the headers that chain them.  Before 2.11.5 a stream that
+ * mirrors this one, and before 2.10.14 one that has it as a source, applies them
+ * to itself, and stops for good.  So with such a server it is relay_ordering =
+ * pipelined that says that there is none.
+ *
  * A user who may not ask, or whom nobody answers, has his messages sent by
  * subject.  All is asked again after a time, for a stream can be changed.
  *
@@ -27,6 +32,7 @@
 
 #include "base/encoding.h"
 #include "base/json.h"
+#include "base/settings.h"
 #include "base/subject.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
@@ -58,6 +64,24 @@ np_stream_of(NpSpan subject)
 			if (np_pattern_matches(np_streams[i].subjects[j], subject))
 				return &np_streams[i];
 	return NULL;
+}
+
+/* How the order is kept; *shared becomes the name of a stream that others write to, or "". */
+NpRelayOrder
+np_streams_order(const char **shared)
+{
+	int			pipelined = 0;
+	int			others = 0;
+
+	*shared = "";
+	for (int i = 0; i < np_streams_used; i++)
+	{
+		pipelined += np_streams[i].mode == NP_STREAM_PIPELINED;
+		others += np_streams[i].mode == NP_STREAM_BARRED || np_streams[i].mode == NP_STREAM_BY_SUBJECT;
+		if (np_streams[i].mode == NP_STREAM_BY_SUBJECT && np_streams[i].has_others)
+			*shared = np_streams[i].name;
+	}
+	return pipelined == 0 ? NP_ORDER_BY_SUBJECT : others == 0 ? NP_ORDER_PIPELINED : NP_ORDER_MIXED;
 }
 
 /* ---- Becoming known -------------------------------------------------------------------- */
@@ -156,6 +180,20 @@ keep_subjects(NpStream *stream, Jsonb *subjects, int count)
 	}
 }
 
+/* Does its server leave headers that expect something out of copies?  From 2.11 on it tells its version. */
+static bool
+copies_are_safe(Jsonb *config)
+{
+	Jsonb	   *metadata = np_json_child(config, "metadata");
+	char	   *version = metadata == NULL ? NULL : np_json_text(metadata, "_nats.ver");
+	int			major;
+	int			minor;
+	int			patch;
+
+	return version != NULL && sscanf(version, "%d.%d.%d", &major, &minor, &patch) == 3 &&
+		(major > 2 || minor > 11 || (minor == 11 && patch >= 5));
+}
+
 /* By what STREAM.INFO says of a stream. */
 static bool
 may_be_pipelined(Jsonb *info, Jsonb *config)
@@ -163,7 +201,7 @@ may_be_pipelined(Jsonb *info, Jsonb *config)
 	Jsonb	   *cluster = np_json_child(info, "cluster");
 	char	   *name = cluster == NULL ? NULL : np_json_text(cluster, "name");
 
-	return (name == NULL || name[0] == '\0') && np_json_int64(config, "num_replicas", 0) == 1 &&
+	return (np_relay_ordering == NP_RELAY_PIPELINED || copies_are_safe(config)) && (name == NULL || name[0] == '\0') && np_json_int64(config, "num_replicas", 0) == 1 &&
 		np_json_count(np_json_child(config, "subjects")) <= MAX_SUBJECTS;
 }
 
@@ -264,12 +302,12 @@ np_stream_doubt(NpStream *stream)
 	stream->next_question = 0;
 }
 
-/* The same, of all. */
+/* Ask about all again: it may be another server, or a setting has changed. */
 void
 np_streams_doubt(void)
 {
 	for (int i = 0; i < np_streams_used; i++)
-		if (np_streams[i].mode == NP_STREAM_PIPELINED)
+		if (np_streams[i].mode != NP_STREAM_BY_SUBJECT)
 			np_streams[i].next_question = 0;
 }
 

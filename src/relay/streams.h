@@ -11,6 +11,7 @@
 #include "lib/ilist.h"
 
 #include "base/wait.h"
+#include "outbox/relay_state.h"
 #include "publish/delivery.h"
 
 /* Streams that are known at once; messages of others go by subject. */
@@ -71,6 +72,7 @@ extern void np_stream_rest(NpStream *stream, bool has_others);
 extern void np_stream_doubt(NpStream *stream);
 extern void np_streams_doubt(void);
 extern void np_streams_forget(void);
+extern NpRelayOrder np_streams_order(const char **shared);
 extern void np_stream_reset_delay(NpStream *stream);
 
 #endif							/* NP_STREAMS_H */
