@@ -293,6 +293,7 @@ np_flight_connect(NpSession *wanted, const char **problem)
 	return false;
 }
 
+/* A chained row keeps its content, for it may have to be sent again: it can have come back when this returns. */
 static void
 publish(NpRow *row)
 {
@@ -301,6 +302,7 @@ publish(NpRow *row)
 	if (!row->is_chained)
 	{
 		np_publish_relayed(session, &row->message);
+		np_row_release(row);
 		return;
 	}
 	np_chain_message(row, &message);
@@ -332,9 +334,10 @@ send_row(NpRow *row)
  * on its way all the same, and the error is about what was received.
  */
 static bool
-retract(NpRow *row)
+retract(NpRow *row, uint64 token)
 {
-	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
+	/* it may have been answered, and then it need not be there any more */
+	if (find_sent(token) != row || np_window_find(&session->window, token) != NULL)
 		return false;
 	row->state = NP_ROW_UNSENT;
 	remove_sent(row);
@@ -368,6 +371,7 @@ try_send_row(NpRow *row, const char **problem)
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *error = NULL;
 	bool		is_unsent = false;
+	uint64		token = np_delivery_next_token();
 	const char *sqlstate;
 
 	PG_TRY();
@@ -379,16 +383,11 @@ try_send_row(NpRow *row, const char **problem)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		is_unsent = retract(row);
+		is_unsent = retract(row, token);
 	}
 	PG_END_TRY();
 	if (error == NULL)
-	{
-		/* one that is chained may have to be sent again */
-		if (!row->is_chained)
-			np_row_release(row);
 		return true;
-	}
 	sqlstate = unpack_sql_state(error->sqlerrcode);
 	if (is_unsent && np_row_is_to_blame(sqlstate))
 	{

@@ -255,17 +255,28 @@ np_lanes_unsent(void)
 	return unsent;
 }
 
+/* A row that was read is read again later, with those of its stream. */
+static void
+drop(NpRow *row)
+{
+	unsent--;
+	np_row_free(row);
+}
+
 /* What waits in a lane can go as fast as the stream takes it. */
 static void
-join_stream(NpLane *lane)
+join_stream(NpLane *lane, NpStream *stream)
 {
 	while (!dlist_is_empty(&lane->behind))
 	{
 		NpRow	   *row = dlist_container(NpRow, node, dlist_pop_head_node(&lane->behind));
 
 		row->lane = NULL;
-		row->stream = np_stream_of(row->message.subject);
-		np_chain_enter(row);
+		row->stream = stream;
+		if (!row->is_due && np_chain_passes(stream, row->id))
+			drop(row);
+		else
+			np_chain_enter(row);
 	}
 }
 
@@ -274,13 +285,15 @@ void
 np_lanes_leave(NpRow *row)
 {
 	NpLane	   *lane = row->lane;
+	NpStream   *stream;
 
 	if (lane == NULL)
 		return;
 	row->lane = NULL;
 	lane->first = NULL;
-	if (!dlist_is_empty(&lane->behind) && np_chain_queues(np_stream_of(row->message.subject)))
-		join_stream(lane);
+	stream = dlist_is_empty(&lane->behind) ? NULL : np_stream_of(row->message.subject);
+	if (np_chain_queues(stream))
+		join_stream(lane, stream);
 	if (!dlist_is_empty(&lane->behind))
 	{
 		lane->first = dlist_container(NpRow, node, dlist_pop_head_node(&lane->behind));
@@ -354,7 +367,7 @@ np_lanes_give_up(NpRow *row)
 	remove_if_empty(lane);
 }
 
-/* Pass by what waits in a chain, but for the first rows of lanes. */
+/* Pass by what waits in a chain, with what waits behind that in lanes. */
 static void
 pass_chain(NpStream *stream)
 {
@@ -363,14 +376,14 @@ pass_chain(NpStream *stream)
 
 	while ((row = np_chain_pop(stream, (NpSpan) {NULL, 0})) != NULL)
 	{
-		if (row->lane != NULL)
+		if (row->is_due)
 		{
 			dlist_push_tail(&kept, &row->node);
 			continue;
 		}
 		stream->chain.passed = lower(stream->chain.passed, row->id);
-		unsent--;
-		np_row_free(row);
+		np_lanes_leave(row);
+		drop(row);
 	}
 	while (!dlist_is_empty(&kept))
 		np_chain_enter(dlist_container(NpRow, node, dlist_pop_head_node(&kept)));

@@ -208,6 +208,8 @@ may_be_pipelined(Jsonb *info, Jsonb *config)
 static void
 bar(NpStream *stream, Jsonb *info)
 {
+	ereport(DEBUG1, (errmsg("nats_publish relay: stream \"%s\" %s", np_string_from_utf8(stream->name),
+							info == NULL ? "does not answer" : "is not pipelined")));
 	/* one that is not there is forgotten; who did not answer may do so later */
 	stream->mode = info != NULL && np_json_child(info, "error") != NULL ? NP_STREAM_UNUSED : NP_STREAM_BARRED;
 	stream->next_question = np_now() + (info == NULL ? stream->delay : ASK_BARRED_AGAIN);
@@ -287,6 +289,7 @@ np_stream_rest(NpStream *stream, bool has_others)
 		ereport(LOG,
 				(errmsg("another publisher writes to stream \"%s\" of nats_publish's relay", np_string_from_utf8(stream->name)),
 				 errdetail("The relay has one message of a subject on its way at a time, and tries from time to time whether it is the only one again.")));
+	ereport(DEBUG1, (errmsg("nats_publish relay: stream \"%s\" goes by subject", np_string_from_utf8(stream->name))));
 	stream->mode = NP_STREAM_BY_SUBJECT;
 	stream->has_others = has_others;
 	stream->next_question = np_now() + stream->delay;
