@@ -51,11 +51,19 @@ static size_t largest;			/* that the server takes, headers and payload */
 
 /* ---- What waits --------------------------------------------------------------------------- */
 
-/* Do its rows wait here?  Also those behind the last that were chained. */
+/* Its rows have to wait elsewhere: nothing that went from here is on its way any more. */
 bool
-np_chain_queues(const NpStream *stream)
+np_chain_is_over(const NpStream *stream)
 {
-	return stream != NULL && (stream->mode == NP_STREAM_PIPELINED || stream->chain.laneless > 0);
+	return stream->mode != NP_STREAM_PIPELINED && stream->chain.laneless == 0;
+}
+
+/* Do its rows wait here?  Also behind the last ones, as long as they have not gone elsewhere. */
+bool
+np_chain_queues(NpStream *stream)
+{
+	return stream != NULL &&
+		(!np_chain_is_over(stream) || !dlist_is_empty(&stream->chain.waiting) || !dlist_is_empty(&stream->chain.returned));
 }
 
 /* A row waits for its turn: by its id, as one may have waited elsewhere. */

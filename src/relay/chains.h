@@ -14,7 +14,8 @@
 /* What a chain adds to the headers of a message, at most. */
 #define NP_CHAIN_HEADERS	NP_EXPECTATION_SIZE(&((NpExpectation) {.stream.length = NP_MAX_CHAIN_TEXT,.last_id.length = NP_MAX_CHAIN_TEXT}))
 
-extern bool np_chain_queues(const NpStream *stream);
+extern bool np_chain_is_over(const NpStream *stream);
+extern bool np_chain_queues(NpStream *stream);
 extern void np_chain_enter(NpRow *row);
 extern void np_chain_return(NpRow *row);
 extern NpRow *np_chains_first(void);

@@ -184,7 +184,8 @@ on_failed(NpRow *row, const NpFailure *failure)
 static void
 on_refused(NpRow *row, const NpFailure *failure)
 {
-	row->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
+	if (failure->fault == NP_FAULT_UNKNOWN)
+		(void) np_row_doubt(row, failure);
 	row->message.is_again = true;
 	np_lanes_come_back(row);
 }
@@ -419,6 +420,15 @@ np_flight_has_room(void)
 	return in_flight == 0 || np_publisher_is_part_free(session, row->length + COMMAND_LENGTH);
 }
 
+static void
+note_doubts(void)
+{
+	NpRow	   *row;
+
+	while ((row = np_lanes_doubted()) != NULL)
+		np_settle_later(row);
+}
+
 /*
  * Send what may go, and for which there is room.  False: *problem (palloc'd)
  * says what is wrong, which is no row's fault.
@@ -428,6 +438,7 @@ np_flight_send(const char **problem)
 {
 	NpRow	   *row;
 
+	note_doubts();
 	np_chains_set_largest(np_connection_max_payload(session->connection));
 	while ((row = np_lanes_first()) != NULL)
 	{
@@ -564,6 +575,16 @@ abort_row(NpRow *row, const NpPending *pending)
 		np_row_free(row);
 }
 
+/* Have no lanes any more, as np_lanes_clear. */
+int64
+np_flight_clear(void)
+{
+	int64		lowest = np_lanes_clear();
+
+	note_doubts();
+	return lowest;
+}
+
 /*
  * Have nothing on its way any more, and no lanes: what is not known to be
  * stored is read again.  Returns the lowest id of it; 0: there is none.
@@ -589,6 +610,6 @@ np_flight_abort(void)
 		if (pending->mode == NP_RELAYED)
 			np_delivery_drop(session, pending);
 	}
-	unsent = np_lanes_clear();
+	unsent = np_flight_clear();
 	return lowest == 0 || (unsent != 0 && unsent < lowest) ? unsent : lowest;
 }

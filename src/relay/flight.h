@@ -21,6 +21,7 @@ extern bool np_flight_has_room(void);
 extern bool np_flight_give_up_unanswered(const char **problem);
 extern bool np_flight_has_culprit(void);
 extern void np_flight_convict(void);
+extern int64 np_flight_clear(void);
 extern int64 np_flight_abort(void);
 
 #endif							/* NP_FLIGHT_H */

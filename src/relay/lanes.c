@@ -37,6 +37,7 @@ typedef struct NpLane
 
 static HTAB *lanes;				/* NULL: none yet */
 static dlist_head ready = DLIST_STATIC_INIT(ready);
+static dlist_head doubted = DLIST_STATIC_INIT(doubted);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
 
@@ -117,6 +118,34 @@ enter_lane(NpRow *row)
 	return true;
 }
 
+/* Have a row in hand no more: it is read again.  That it may be stored is to be noted first. */
+static void
+forget(NpRow *row)
+{
+	if (!row->in_doubt || row->error == NULL)
+	{
+		np_row_free(row);
+		return;
+	}
+	row->state = NP_ROW_DOUBTED;
+	dlist_push_tail(&doubted, &row->node);
+}
+
+/* A row of which is to be noted that it may be stored, or NULL; it is the caller's. */
+NpRow *
+np_lanes_doubted(void)
+{
+	return dlist_is_empty(&doubted) ? NULL : dlist_container(NpRow, node, dlist_pop_head_node(&doubted));
+}
+
+/* A row that waits is read again later, with those of its stream. */
+static void
+drop(NpRow *row)
+{
+	unsent--;
+	forget(row);
+}
+
 /*
  * Take a row that was read, to be sent in its turn.  False: it is passed by,
  * and is the caller's.  A row that is tried again is what held up its lane.
@@ -169,7 +198,7 @@ leave_chain(NpStream *stream)
 		{
 			unsent--;
 			if (!enter_lane(row))
-				np_row_free(row);
+				forget(row);
 		}
 	}
 }
@@ -190,7 +219,7 @@ sort_ready(void)
 	NpRow	   *row;
 
 	for (int i = 0; i < np_streams_used; i++)
-		if (!np_chain_queues(&np_streams[i]))
+		if (np_chain_is_over(&np_streams[i]))
 			leave_chain(&np_streams[i]);
 	while ((row = first_ready()) != NULL && joins_chain(row))
 	{
@@ -241,7 +270,7 @@ np_lanes_come_back(NpRow *row)
 	{
 		np_chain_lost(row);
 		np_lanes_pass(row->message.subject, row->id);
-		np_row_free(row);
+		forget(row);
 		return;
 	}
 	np_chain_refused(row);
@@ -253,14 +282,6 @@ int
 np_lanes_unsent(void)
 {
 	return unsent;
-}
-
-/* A row that was read is read again later, with those of its stream. */
-static void
-drop(NpRow *row)
-{
-	unsent--;
-	np_row_free(row);
 }
 
 /* What waits in a lane can go as fast as the stream takes it. */
@@ -348,8 +369,7 @@ pass_behind(NpLane *lane)
 		/* one that is tried again holds up its lane in the table */
 		if (!row->is_due)
 			lane->passed = lower(lane->passed, row->id);
-		unsent--;
-		np_row_free(row);
+		drop(row);
 	}
 }
 
@@ -461,7 +481,7 @@ np_lanes_clear(void)
 		lowest = row->is_due ? lowest : lower(lowest, row->id);
 		if (row->lane != NULL)
 			row->lane->first = NULL;
-		np_row_free(row);
+		forget(row);
 	}
 	if (lanes == NULL)
 		return lowest;

@@ -25,5 +25,6 @@ extern void np_lanes_pass_slow(NpTime sent_before);
 extern int64 np_lanes_free(void);
 extern void np_lanes_revisit(int64 id);
 extern int64 np_lanes_clear(void);
+extern NpRow *np_lanes_doubted(void);
 
 #endif							/* NP_LANES_H */

@@ -163,7 +163,7 @@ show_order(void)
 static void
 stop(NpRelayState state)
 {
-	int64		lowest = np_lanes_clear();
+	int64		lowest = np_flight_clear();
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
