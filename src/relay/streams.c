@@ -55,13 +55,27 @@
 NpStream	np_streams[NP_MAX_STREAMS];
 int			np_streams_used;	/* none from here on has ever been */
 
+/* No row waits in its chain, or went from there. */
+static bool
+is_idle(NpStream *stream)
+{
+	return stream->chain.laneless == 0 && dlist_is_empty(&stream->chain.waiting) && dlist_is_empty(&stream->chain.returned);
+}
+
+/* What was known of it counts as long as rows wait in its chain, before which others must not go. */
+static bool
+counts(NpStream *stream)
+{
+	return stream->mode == NP_STREAM_PIPELINED || stream->mode == NP_STREAM_BY_SUBJECT || !is_idle(stream);
+}
+
 /* The known stream that takes a subject, or NULL. */
 NpStream *
 np_stream_of(NpSpan subject)
 {
 	for (int i = 0; i < np_streams_used; i++)
 		for (int j = 0; j < np_streams[i].subject_count; j++)
-			if (np_pattern_matches(np_streams[i].subjects[j], subject))
+			if (np_pattern_matches(np_streams[i].subjects[j], subject) && counts(&np_streams[i]))
 				return &np_streams[i];
 	return NULL;
 }
@@ -97,8 +111,7 @@ is_named(const NpStream *stream, const NpPubAck *ack)
 static bool
 is_free(NpStream *stream)
 {
-	return stream->mode == NP_STREAM_UNUSED && stream->chain.on_way == 0 &&
-		dlist_is_empty(&stream->chain.waiting) && dlist_is_empty(&stream->chain.returned);
+	return stream->mode == NP_STREAM_UNUSED && stream->chain.on_way == 0 && is_idle(stream);
 }
 
 static NpStream *
@@ -153,28 +166,37 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 
 /* ---- Asking ------------------------------------------------------------------------------ */
 
-static void
-forget_subjects(NpStream *stream)
+static NpSpan
+subject_at(Jsonb *subjects, int index)
 {
-	stream->subject_count = 0;
-	if (stream->context != NULL)
-		MemoryContextReset(stream->context);
+	char	   *text = np_json_element_text(subjects, index);
+
+	return text == NULL ? (NpSpan) {"", 0} : np_to_utf8(text, strlen(text));
+}
+
+static bool
+has_subjects(const NpStream *stream, Jsonb *subjects, int count)
+{
+	if (stream->subject_count != count)
+		return false;
+	for (int i = 0; i < count; i++)
+		if (!np_span_equals(stream->subjects[i], subject_at(subjects, i)))
+			return false;
+	return true;
 }
 
 static void
 keep_subjects(NpStream *stream, Jsonb *subjects, int count)
 {
-	forget_subjects(stream);
 	if (stream->context == NULL)
 		stream->context = AllocSetContextCreate(TopMemoryContext, "nats_publish stream", ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(stream->context);
+	stream->subject_count = 0;
 	stream->subjects = MemoryContextAlloc(stream->context, sizeof(NpSpan) * count);
 	for (int i = 0; i < count; i++)
 	{
-		char	   *text = np_json_element_text(subjects, i);
-		NpSpan		subject = text == NULL ? (NpSpan) {NULL, 0} : np_to_utf8(text, strlen(text));
+		NpSpan		subject = subject_at(subjects, i);
 
-		if (subject.data == NULL)
-			continue;
 		subject.data = MemoryContextStrdup(stream->context, pnstrdup(subject.data, subject.length));
 		stream->subjects[stream->subject_count++] = subject;
 	}
@@ -215,7 +237,6 @@ bar(NpStream *stream, Jsonb *info)
 	stream->next_question = np_now() + (info == NULL ? stream->delay : ASK_BARRED_AGAIN);
 	if (info == NULL)
 		stream->delay = Min(stream->delay * 2, LAST_REST);
-	forget_subjects(stream);
 }
 
 static void
@@ -229,10 +250,17 @@ judge(NpStream *stream, Jsonb *info)
 		bar(stream, info);
 		return;
 	}
+	if (!has_subjects(stream, subjects, np_json_count(subjects)) && !is_idle(stream))
+	{
+		/* what waits goes by subject before others of its subject go by another stream */
+		np_stream_doubt(stream);
+		return;
+	}
 	stream->mode = NP_STREAM_PIPELINED;
 	stream->has_others = false;
 	stream->next_question = np_now() + ASK_AGAIN;
-	keep_subjects(stream, subjects, np_json_count(subjects));
+	if (!has_subjects(stream, subjects, np_json_count(subjects)))
+		keep_subjects(stream, subjects, np_json_count(subjects));
 }
 
 static Jsonb *
@@ -263,7 +291,8 @@ np_streams_ask(NpSession *session)
 		NpStream   *stream = &np_streams[i];
 		bool		was_pipelined = stream->mode == NP_STREAM_PIPELINED;
 
-		if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question)
+		if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question ||
+			(stream->mode != NP_STREAM_PIPELINED && !is_idle(stream)))
 			continue;
 		judge(stream, ask(session, stream));
 		return stream->mode == NP_STREAM_PIPELINED && !was_pipelined ? stream : NULL;
@@ -319,8 +348,5 @@ void
 np_streams_forget(void)
 {
 	for (int i = 0; i < np_streams_used; i++)
-	{
 		np_streams[i].mode = NP_STREAM_UNUSED;
-		forget_subjects(&np_streams[i]);
-	}
 }
