@@ -210,7 +210,7 @@ define_relay_settings(void)
 							   check_relay_databases, NULL, NULL);
 	DefineCustomEnumVariable("nats_publish.relay_ordering",
 							 "Whether the relay keeps the order of the messages of a subject.",
-							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",
+							 "strict: yes; pipelined: yes, and as fast with nats-server before 2.11.5, where copies of the stream would stop; relaxed: all at once, in the order of their ids.",
 							 &np_relay_ordering, NP_RELAY_STRICT, relay_ordering_options,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
