@@ -310,13 +310,21 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	return publication.token;
 }
 
+/* The same, of what is not worth another connection. */
+static bool
+is_done_or_lost(NpSession *session, void *watch)
+{
+	return is_done(session, watch) || !np_session_is_open(session);
+}
+
 /* Wait for what the call has just sent; what is not answered in time has failed. */
 static void
 wait_for_watched(NpSession *session, NpWatch *watch, NpTime limit)
 {
+	NpCondition condition = limit == NP_FOREVER ? is_done : is_done_or_lost;
 	NpPending  *pending;
 
-	if (np_session_wait(session, NP_WAIT_ACK, is_done, watch, np_ack_timeout, limit))
+	if (np_session_wait(session, NP_WAIT_ACK, condition, watch, np_ack_timeout, limit) && watch->done)
 		return;
 	pending = np_window_find(&session->window, watch->token);
 	np_delivery_fail(session, pending, np_session_explain(session, pending));
@@ -393,7 +401,7 @@ np_publish_on_commit(const NpMessage *message)
 
 /*
  * One request to the JetStream API, for which the limit counts, or without one
- * ack_timeout.  True: *reply lives until the next call.  False: *failure says
+ * ack_timeout; with one it is not asked again on another connection.  True: *reply lives until the next call.  False: *failure says
  * what kept it from being sent or answered.
  */
 bool

@@ -255,7 +255,7 @@ np_flight_ask(void)
 	if (!np_session_is_open(session))
 		return;
 	if (stats->connects + stats->reconnects != connects_seen)
-		np_streams_doubt();
+		np_streams_doubt(false);
 	connects_seen = stats->connects + stats->reconnects;
 	stream = np_streams_ask(session);
 	if (stream == NULL)

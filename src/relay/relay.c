@@ -450,7 +450,7 @@ reload_settings(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	np_streams_doubt();
+	np_streams_doubt(true);
 	must_look = true;
 }
 

@@ -334,12 +334,12 @@ np_stream_doubt(NpStream *stream)
 	stream->next_question = 0;
 }
 
-/* Ask about all again: it may be another server, or a setting has changed. */
+/* Ask again: it may be another server, or (all) a setting has changed. */
 void
-np_streams_doubt(void)
+np_streams_doubt(bool all)
 {
 	for (int i = 0; i < np_streams_used; i++)
-		if (np_streams[i].mode != NP_STREAM_BY_SUBJECT)
+		if (np_streams[i].mode == NP_STREAM_PIPELINED || (all && np_streams[i].mode == NP_STREAM_BARRED))
 			np_streams[i].next_question = 0;
 }
 

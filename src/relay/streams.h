@@ -70,7 +70,7 @@ extern void np_streams_heard(const NpPubAck *ack, NpStream *expected);
 extern NpStream *np_streams_ask(NpSession *session);
 extern void np_stream_rest(NpStream *stream, bool has_others);
 extern void np_stream_doubt(NpStream *stream);
-extern void np_streams_doubt(void);
+extern void np_streams_doubt(bool all);
 extern void np_streams_forget(void);
 extern NpRelayOrder np_streams_order(const char **shared);
 extern void np_stream_reset_delay(NpStream *stream);
