@@ -354,7 +354,7 @@ IS 'wait until the WAL of this database is published, and drop its replication s
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
-    OUT blocked_by int[])
+    OUT blocked_by int[], OUT ordering text, OUT shared_stream text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
@@ -362,7 +362,7 @@ IS 'the relays of all databases, and what they have done since they were started
 
 -- What waits for its time and has not failed is no backlog until then.
 CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM nats_outbox
                                                WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,

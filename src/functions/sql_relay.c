@@ -48,6 +48,8 @@ enum
 	STATUS_LAST_ERROR,
 	STATUS_LAST_ERROR_AT,
 	STATUS_BLOCKED_BY,
+	STATUS_ORDERING,
+	STATUS_SHARED_STREAM,
 	STATUS_COLUMNS
 };
 
@@ -234,6 +236,8 @@ put_status(NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
 	nulls[STATUS_BLOCKED_BY] = blockers == NULL;
 	values[STATUS_BLOCKED_BY] = PointerGetDatum(blockers);
+	put_text(values, nulls, STATUS_ORDERING, status->pid == 0 ? "" : np_relay_order_name(status->order));
+	put_text(values, nulls, STATUS_SHARED_STREAM, np_string_from_utf8(status->shared_stream));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

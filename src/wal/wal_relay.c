@@ -220,7 +220,7 @@ make_row(NpWalRecord *record)
 static bool
 is_held(void)
 {
-	return np_relay_ordering == NP_RELAY_STRICT && np_divert_holds_untried();
+	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_untried();
 }
 
 static bool
@@ -255,7 +255,7 @@ take_messages(void)
 	while ((record = next_record()) != NULL)
 	{
 		np_wal_queue_take();
-		(void) np_lanes_enter(make_row(record), np_relay_ordering == NP_RELAY_STRICT);
+		(void) np_lanes_enter(make_row(record), np_relay_ordering != NP_RELAY_RELAXED);
 	}
 }
 
