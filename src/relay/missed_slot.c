@@ -50,6 +50,17 @@ report(const NpWalSlot *slot)
 	was_missed = true;
 }
 
+/* There is one again, or there need not be. */
+static void
+forget(void)
+{
+	int			place = np_relay_wal_slot(np_worker_slot());
+
+	if (was_missed && np_relay_status(place).pid == 0)
+		np_relay_slot_set(place, NP_RELAY_STOPPED);
+	was_missed = false;
+}
+
 /*
  * Look, now and then, for a slot that nats_wal_enable() has made and that is
  * not there any more, in a transaction of its own.  Raises what that raises.
@@ -64,7 +75,7 @@ np_missed_slot_look(void)
 	bool		is_missed = false;
 
 	if (slot.state != NP_WAL_SLOT_MISSING)
-		was_missed = false;
+		forget();
 	if (slot.state != NP_WAL_SLOT_MISSING || np_now() < next_look)
 		return;
 	next_look = np_now() + LOOK_INTERVAL;
@@ -76,4 +87,6 @@ np_missed_slot_look(void)
 	np_outbox_commit(caller);
 	if (is_missed)
 		report(&slot);
+	else
+		forget();
 }
