@@ -221,8 +221,10 @@ SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
 
--- The other place where messages wait. It is not dumped: a slot is of one cluster, and so is this.
+-- The other place where messages wait. It is not dumped, as a slot is of one cluster, and so is this; and where all tables are
+-- replicated, there are rows of other databases.
 CREATE TABLE nats_wal (
+    database text PRIMARY KEY,
     secret bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()),
     slot name,
     enabled_at timestamptz,
@@ -230,13 +232,11 @@ CREATE TABLE nats_wal (
     lost_to pg_lsn,
     lost_at timestamptz
 );
-CREATE UNIQUE INDEX nats_wal_one ON nats_wal ((true));
-INSERT INTO nats_wal DEFAULT VALUES;
-COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; always one row';
+COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; it has a row once nats_wal_enable() was called';
+COMMENT ON COLUMN nats_wal.database IS 'the identifier of the cluster and the oid of the database';
 COMMENT ON COLUMN nats_wal.secret IS 'by which messages in the WAL are known to be written by the functions that publish; never changes';
-COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: none, or nats_wal_disable() was called since';
-COMMENT ON COLUMN nats_wal.lost_from IS 'what was last committed before lost_to and not published before was not published at all';
-COMMENT ON INDEX nats_wal_one IS 'there is one row';
+COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: nats_wal_disable() was called since';
+COMMENT ON COLUMN nats_wal.lost_from IS 'what was committed between this, if it is known, and lost_to, and not published before, is lost';
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger

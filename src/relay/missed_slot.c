@@ -24,9 +24,9 @@
 #define LOOK_INTERVAL	NP_MILLISECONDS(10000)
 
 static NpStatement is_expected = {
-	.text = "SELECT FROM %s.nats_wal WHERE slot = $1::name",
-	.argument_count = 1,
-	.types = {TEXTOID}
+	.text = "SELECT FROM %s.nats_wal WHERE slot = $1::name AND database = $2",
+	.argument_count = 2,
+	.types = {TEXTOID, TEXTOID}
 };
 
 static bool was_missed;			/* that was logged */
@@ -71,7 +71,7 @@ np_missed_slot_look(void)
 	static NpTime next_look = 0;
 	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
 	MemoryContext caller;
-	Datum		name = CStringGetTextDatum(slot.name);
+	Datum		values[2];
 	bool		is_missed = false;
 
 	if (slot.state != NP_WAL_SLOT_MISSING)
@@ -81,7 +81,9 @@ np_missed_slot_look(void)
 	next_look = np_now() + LOOK_INTERVAL;
 	if (np_outbox_begin(&caller))
 	{
-		np_outbox_execute(&is_expected, &name, true);
+		values[0] = CStringGetTextDatum(slot.name);
+		values[1] = np_wal_database();
+		np_outbox_execute(&is_expected, values, true);
 		is_missed = SPI_processed > 0;
 	}
 	np_outbox_commit(caller);

@@ -72,6 +72,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 #define DIVERTED_INTERVAL	NP_MILLISECONDS(1000)
 #define HELD_INTERVAL		NP_MILLISECONDS(20)
 
+/* How often it is looked whether nats_wal_enable() has been committed. */
+#define SECRET_INTERVAL		NP_MILLISECONDS(50)
+
 /* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
 #define STANDBY_INTERVAL	NP_MILLISECONDS(5)
 
@@ -88,6 +91,7 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 static NpSession *session;		/* on which messages go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static NpWalSecret secret;
+static bool has_secret;			/* else nats_wal_enable() is not committed yet */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static NpTime next_look;		/* into the tables */
 static bool must_look;
@@ -451,7 +455,7 @@ static void
 look_inside(void)
 {
 	wanted = np_outbox_session();
-	secret = np_wal_secret(get_rel_namespace(np_outbox_table()));
+	has_secret = np_wal_secret(get_rel_namespace(np_outbox_table()), &secret);
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
 	np_divert_look();
 }
@@ -750,6 +754,20 @@ drop_slot(void)
 	proc_exit(0);
 }
 
+/*
+ * Who makes the slot then writes the secret down; until that is committed, a
+ * message would be taken for forged.  A rollback leaves the slot alone.
+ */
+static NpTime
+wait_for_secret(void)
+{
+	if (np_worker_shown_state() != NP_RELAY_NO_SLOT)
+		np_relay_slot_set_error(np_worker_slot(), "the replication slot was not made by nats_wal_enable(), or that was rolled back");
+	np_worker_show_state(NP_RELAY_NO_SLOT);
+	must_look = true;
+	return np_now() + SECRET_INTERVAL;
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
@@ -760,6 +778,8 @@ run_round(void)
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
 		drop_slot();
+	if (!has_secret)
+		return wait_for_secret();
 	if (!np_decoder_is_open() && !open_decoder())
 		return next_look;
 	read_wal();
