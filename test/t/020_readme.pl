@@ -62,22 +62,25 @@ foreach my $example (@examples)
 {
 	my $sql = at($nats, $example->{text});
 	if ($sql =~ /ALTER SYSTEM/) { next; }
-	if ($sql =~ /allow_atomic/) { is_atomic($example, $sql); next; }
+	if ($sql =~ /allow_(?:atomic|msg_\w+)/) { runs_on_newer($example, $sql); next; }
 	my ($out, $err) = typed($node, $sql);
 	is($err, '', "$example->{name} runs without a word");
 	like(comparable($out), qr/\Q@{[ comparable($example->{output}) ]}\E\s*$/, "$example->{name} prints what is said") if $example->{output};
 	is_user_app() if $sql =~ /CREATE SERVER/;
 }
 
-# Atomic commits need a newer server, which test/run has found.
-sub is_atomic
+# What needs a newer server, which test/run has found
+sub runs_on_newer
 {
 	my ($example, $sql) = @_;
 	my $newer = NatsServer->new(name => 'newer', binary => $ENV{NATS_SERVER_NEW}, jetstream => 1)->start;
 	my $url = $newer->url;
 	my ($out, $err) = typed($node, "SET nats_publish.url = '$url';\n$sql");
-	is($err, '', "$example->{name} runs without a word: an atomic commit");
-	is(NatsClient->new(url => $newer->url)->stream_info('LEDGER')->{state}{messages}, 2, 'of two messages');
+	is($err, '', "$example->{name} runs without a word on a newer server");
+	my ($stream) = $sql =~ /nats_create_stream\('(\w+)'/;
+	my %left = (LEDGER => 2, TASKS => 0, VISITS => 1);
+	is(NatsClient->new(url => $newer->url)->stream_info($stream)->{state}{messages}, $left{$stream}, "$stream has what it leaves");
+	return;
 }
 
 # By the user mapping of the example

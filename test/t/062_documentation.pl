@@ -71,7 +71,7 @@ END
 	same([ keys %documented ], [ keys %existing ], 'the tables of functions are complete');
 	foreach my $name (sort keys %documented)
 	{
-		my $arguments = $documented{$name} =~ s/ DEFAULT [^,)]+//gr;
+		my $arguments = $documented{$name} =~ s/ DEFAULT [^,)]+//gr =~ s/\btimestamptz\b/timestamp with time zone/gr;
 		next if $arguments =~ /…/;
 		my @forms = $arguments =~ / P\b/ ? map { $arguments =~ s/ P\b/ $_/r } qw(text bytea json jsonb) : ($arguments);
 		same([ @forms ], [ keys %{ $existing{$name} } ], "the arguments of $name");
