@@ -23,7 +23,7 @@ use Exporter 'import';
 use FindBin;
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(anchors blocks page pages prose $TOP);
+our @EXPORT = qw(anchors blocks checks page pages prose $TOP);
 
 our $TOP = "$FindBin::RealBin/../..";
 
@@ -56,6 +56,13 @@ sub prose
 {
 	my ($name) = @_;
 	return page($name) =~ s/^```.*?^```$//msgr;
+}
+
+# The rows of nats_check() for a subject
+sub checks
+{
+	my ($table) = page('doc/operations.md') =~ /^\| check \| \|\n\|.*\n((?:\|.*\n)+)/m;
+	return map { /`(\w+)`/g } $table =~ /^\| ([^|]*) \|/mg;
 }
 
 # The anchors of a page's headings, as GitHub makes them.

@@ -109,6 +109,8 @@ END
 	cmp_ok($found, '>', 5, 'columns are listed');
 }
 
+same([ checks() ], [ lines(q(SELECT check_name FROM nats_check('a.b'))) ], 'the table of checks is complete');
+
 # ---- SQLSTATEs
 
 {
