@@ -56,3 +56,20 @@ np_wal_slot(Oid database)
 	LWLockRelease(ReplicationSlotControlLock);
 	return result;
 }
+
+/* Is there a slot that is not of a logical decoder, nor of a passing backup? */
+bool
+np_standbys_have_slots(void)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		found = slot->in_use && SlotIsPhysical(slot) && slot->data.persistency == RS_PERSISTENT;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}

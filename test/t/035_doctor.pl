@@ -21,7 +21,7 @@ plan skip_all => 'NATS_SERVER_NEW does not name a newer nats-server' unless $ENV
 
 my @GENERAL = qw(connection server jetstream round_trip permissions);
 my @OF_SUBJECT = qw(subject stream storage replicas retention no_ack discard duplicate_window persist_mode features limits);
-my @LOCAL = qw(relay changes settings);
+my @LOCAL = qw(relay wal changes settings);
 
 # A silent server costs two timeouts, on a loaded machine.
 my $BOUND = 30;
