@@ -40,7 +40,7 @@ enum
 
 static NpStatement read_need = {
 	.text = "SELECT slot OPERATOR(pg_catalog.=) $1,"
-	" (SELECT pg_catalog.count(*) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'),"
+	" (SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'),"
 	" CASE WHEN lost_at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) '7 days'::pg_catalog.interval)"
 	" THEN CASE WHEN lost_from IS NULL THEN pg_catalog.concat('before ', lost_to) ELSE pg_catalog.concat('between ', lost_from, ' and ', lost_to) END END"
 	" FROM %1$s.nats_wal",
@@ -81,7 +81,7 @@ find_idle_users(const Need *need, NpFinding *finding)
 	if (need->tables == 0 && np_outbox_storage != NP_STORAGE_WAL)
 		return;
 	if (need->tables > 0)
-		np_find(finding, NP_CHECK_FAILED, "%s of delivery wal %s not published.", np_count_of(need->tables, "trigger"),
+		np_find(finding, NP_CHECK_FAILED, "%s of delivery wal %s not published.", np_count_of(need->tables, "table"),
 				need->tables == 1 ? "is" : "are");
 	if (np_outbox_storage == NP_STORAGE_WAL)
 		np_find(finding, NP_CHECK_FAILED, "nats_publish.outbox_storage is wal, where the outbox can't be written to.");

@@ -83,8 +83,7 @@ wait_for('the position to follow', sub { column("confirmed_lsn >= '$written'") e
 is(column('behind_bytes >= 0 AND behind_bytes < 100000 AND kept_bytes >= behind_bytes'), 't', 'bytes behind, and kept');
 is(column("confirmed_lsn >= (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"), 't', 'not behind what PostgreSQL knows');
 like(PsqlSession->new($primary, user => 'nobody')->error('SELECT FROM nats_wal_relay'), qr/42501: permission denied/, 'not everybody sees it');
-is($session->value(q(SELECT state FROM nats_publish_activity JOIN nats_wal_relay USING (pid))) =~ s/.*\n//r, 'connected', 'it is among those who publish')
-	if $session->value('SELECT count(*) FROM nats_publish_activity JOIN nats_wal_relay USING (pid)') eq '1' or fail('it is among those who publish');
+is($session->value(q(SELECT a.state FROM nats_publish_activity AS a JOIN nats_wal_relay AS r USING (pid))), 'connected', 'it is among those who publish');
 
 sub wait_event { return $session->value(q(SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'nats_publish WAL relay')); }
 
@@ -107,7 +106,7 @@ my $xid = $session->value(q(BEGIN; SELECT txid_current() % 4294967296));
 $session->value(q(INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2, 200001) AS i; COMMIT));
 ok(wait_for('it to be decoded', sub { column("decoding = '$xid' AND decoded > 1000 AND queued > 1000 AND queued_bytes > 100000") eq 't' }, $LONG),
 	'how much of a large transaction is decoded is seen while it is');
-is(column('behind_bytes > 10000000'), 't', 'and that all of it is behind');
+is(column('kept_bytes > 20000000'), 't', 'and that the WAL is kept for it');
 if ($version >= 17)
 {
 	ok(wait_for('NatsAck', sub { wait_event() eq 'NatsAck' }, $LONG), 'it waits for NATS');
@@ -179,7 +178,7 @@ wait_for('the slot to be lost', sub {
 	$session->value('SELECT pg_switch_wal(); CHECKPOINT');
 	column('wal_status') eq 'lost';
 }, $LONG);
-finds('failed', qr/^Replication slot "nats_publish_\d+" has lost WAL: .* 1 trigger of delivery wal is not published\. Call nats_wal_enable\(\)\.$/, 'WAL is lost');
+finds('failed', qr/^Replication slot "nats_publish_\d+" has lost WAL: .* 1 table of delivery wal is not published\. Call nats_wal_enable\(\)\.$/, 'WAL is lost');
 is(column('invalidation_reason'), $version >= 17 ? 'wal_removed' : '', 'why is known since 17');
 reconfigure($primary, 'nats_publish.relay_databases' => 'postgres', max_slot_wal_keep_size => undef);
 wait_for_column('state', 'no slot');
@@ -198,8 +197,8 @@ finds('failed', qr/^Replication slot "nats_publish_\d+", which nats_wal_enable\(
 reconfigure($primary, 'nats_publish.relay_databases' => 'postgres');
 wait_for_state($session, 'idle');
 $session->value('SELECT nats_wal_disable()');
-finds('failed', qr/^1 trigger of delivery wal is not published\. Call nats_wal_enable\(\)\./, 'off, and still needed');
-is(column('count(*)'), '0', 'no more, when it is switched off');
+finds('failed', qr/^1 table of delivery wal is not published\. Call nats_wal_enable\(\)\./, 'off, and still needed');
+ok(wait_for_column('count(*)', '0'), 'no more, when it is switched off');
 
 # One that is not ours
 
