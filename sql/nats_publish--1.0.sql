@@ -221,8 +221,10 @@ SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox_dead', '');
 
--- The other place where messages wait. It is not dumped: a slot is of one cluster, and so is this.
+-- The other place where messages wait. It is not dumped, as a slot is of one cluster, and so is this; and where all tables are
+-- replicated, there are rows of other databases.
 CREATE TABLE nats_wal (
+    database text PRIMARY KEY,
     secret bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()),
     slot name,
     enabled_at timestamptz,
@@ -230,13 +232,11 @@ CREATE TABLE nats_wal (
     lost_to pg_lsn,
     lost_at timestamptz
 );
-CREATE UNIQUE INDEX nats_wal_one ON nats_wal ((true));
-INSERT INTO nats_wal DEFAULT VALUES;
-COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; always one row';
+COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; it has a row once nats_wal_enable() was called';
+COMMENT ON COLUMN nats_wal.database IS 'the identifier of the cluster and the oid of the database';
 COMMENT ON COLUMN nats_wal.secret IS 'by which messages in the WAL are known to be written by the functions that publish; never changes';
-COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: none, or nats_wal_disable() was called since';
-COMMENT ON COLUMN nats_wal.lost_from IS 'what was last committed before lost_to and not published before was not published at all';
-COMMENT ON INDEX nats_wal_one IS 'there is one row';
+COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: nats_wal_disable() was called since';
+COMMENT ON COLUMN nats_wal.lost_from IS 'what was committed between this, if it is known, and lost_to, and not published before, is lost';
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -354,7 +354,7 @@ IS 'wait until the WAL of this database is published, and drop its replication s
 
 CREATE FUNCTION nats_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
-    OUT blocked_by int[])
+    OUT blocked_by int[], OUT ordering text, OUT shared_stream text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
@@ -362,7 +362,7 @@ IS 'the relays of all databases, and what they have done since they were started
 
 -- What waits for its time and has not failed is no backlog until then.
 CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.blocked_by, s.url,
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
        CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
        CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM nats_outbox
                                                WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
@@ -377,7 +377,7 @@ IS 'the relays of all databases; what is in the outbox is known for the current 
 
 CREATE FUNCTION nats_wal_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
-    OUT blocked_by int[], OUT read_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT queued bigint, OUT queued_bytes bigint,
+    OUT blocked_by int[], OUT ordering text, OUT shared_stream text, OUT read_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT queued bigint, OUT queued_bytes bigint,
     OUT decoding xid, OUT decoded bigint, OUT diverted bigint, OUT forged bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -389,7 +389,7 @@ IS 'the relays of the WAL of all databases, and what they have done since they w
 CREATE VIEW nats_wal_relay AS
 SELECT d.datname, s.pid,
        coalesce(s.state, CASE WHEN pg_is_in_recovery() THEN 'standby' WHEN r.slot_name IS NULL THEN 'no slot' ELSE 'no relay' END) AS state,
-       s.blocked_by, s.url,
+       s.blocked_by, s.url, s.ordering, s.shared_stream,
        r.slot_name AS slot, r.wal_status, to_jsonb(r) ->> 'invalidation_reason' AS invalidation_reason,
        (to_jsonb(r) ->> 'failover')::boolean AS failover,
        greatest(s.confirmed_lsn, r.confirmed_flush_lsn) AS confirmed_lsn,
@@ -398,13 +398,14 @@ SELECT d.datname, s.pid,
        s.queued, s.queued_bytes, s.decoding, s.decoded,
        s.published, s.diverted, s.dead, s.forged, s.last_success, s.last_error, s.last_error_at,
        w.lost_from, w.lost_to, w.lost_at
-FROM (SELECT datname::name FROM nats_wal_relay_status()
+FROM (SELECT concat((SELECT system_identifier FROM pg_control_system()), '.', oid) AS database FROM pg_database WHERE datname = current_database()) AS own
+CROSS JOIN LATERAL (SELECT datname::name FROM nats_wal_relay_status()
       UNION SELECT database FROM pg_replication_slots WHERE slot_name = 'nats_publish_' || datoid AND plugin = 'pgoutput'
       UNION SELECT d.datname FROM nats_wal AS w, pg_database AS d
-            WHERE d.datname = current_database() AND w.slot = 'nats_publish_' || d.oid) AS d
+            WHERE d.datname = current_database() AND w.slot = 'nats_publish_' || d.oid AND w.database = own.database) AS d
 LEFT JOIN nats_wal_relay_status() AS s ON s.datname = d.datname
 LEFT JOIN pg_replication_slots AS r ON r.database = d.datname AND r.slot_name = 'nats_publish_' || r.datoid AND r.plugin = 'pgoutput'
-LEFT JOIN nats_wal AS w ON d.datname = current_database(),
+LEFT JOIN nats_wal AS w ON d.datname = current_database() AND w.database = own.database,
 LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS now_at) AS n;
 COMMENT ON VIEW nats_wal_relay
 IS 'the databases whose WAL is published: their replication slots and relays; what was lost is known for the current one';

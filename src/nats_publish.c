@@ -7,12 +7,14 @@
  *	  functions/sql_publish.c	the functions that publish, and those for futures
  *	  functions/sql_admin.c		the functions about the server and its streams
  *	  functions/sql_relay.c		the functions about the outbox and its relay
+ *	  functions/sql_wal.c		those that switch the publishing of the WAL on and off
  *	  functions/sql_server.c	the options of foreign servers and user mappings
  *	  change/change_trigger.c	the trigger that publishes the changes of a table
  *	  change/change_table.c		the functions that put it on a table
  *	  commit/transaction.c		what happens at the ends of transactions,
  *	  commit/commit.c			and what becomes of messages then
  *	  relay/relay.c				the worker that publishes the outbox
+ *	  wal/wal_relay.c			the worker that publishes what is in the WAL
  *	  publish/publisher.c		sending a message, and waiting for it
  *	  publish/replies.c			what the server answers
  *	  publish/delivery.c		what becomes of a message, retries, sending again

@@ -231,6 +231,13 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define NP_COMPAT_WAL_LEVEL_NAME	"logical"
 #endif
 
+/* When a transaction (ReorderBufferTXN *) has committed. */
+#if PG_VERSION_NUM >= 190000
+#define np_compat_commit_time(transaction)	((transaction)->commit_time)
+#else
+#define np_compat_commit_time(transaction)	((transaction)->xact_time.commit_time)
+#endif
+
 /* Have a slot be ours; ERROR if another process has it. */
 #if PG_VERSION_NUM >= 180000
 #define np_compat_slot_acquire(name)	ReplicationSlotAcquire((name), true, true)

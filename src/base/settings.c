@@ -67,6 +67,7 @@ static const struct config_enum_entry wal_origin_options[] = {
 
 static const struct config_enum_entry relay_ordering_options[] = {
 	{"strict", NP_RELAY_STRICT, false},
+	{"pipelined", NP_RELAY_PIPELINED, false},
 	{"relaxed", NP_RELAY_RELAXED, false},
 	{NULL, 0, false}
 };
@@ -251,7 +252,7 @@ define_relay_settings(void)
 							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("nats_publish.relay_ordering",
 							 "Whether the relay keeps the order of the messages of a subject.",
-							 "strict: one at a time of each subject; relaxed: all at once, in the order of their ids.",
+							 "strict: yes; pipelined: yes, and as fast with nats-server before 2.11.5, where copies of the stream would stop; relaxed: all at once, in the order of their ids.",
 							 &np_relay_ordering, NP_RELAY_STRICT, relay_ordering_options,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);

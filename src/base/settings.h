@@ -20,6 +20,7 @@ typedef enum NpOnFull
 typedef enum NpRelayOrdering
 {
 	NP_RELAY_STRICT,
+	NP_RELAY_PIPELINED,			/* the same, with any server pipelined */
 	NP_RELAY_RELAXED
 } NpRelayOrdering;
 

@@ -189,7 +189,7 @@ make_request(NpExamination *examination, void *argument)
 {
 	Request    *request = argument;
 
-	request->answered = np_try_request(examination->session, request->subject, request->body,
+	request->answered = np_try_request(examination->session, request->subject, request->body, NP_FOREVER,
 									   &request->reply, &request->failure);
 }
 

@@ -165,6 +165,9 @@ np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, Np
 		np_find(finding, NP_CHECK_OK, "The %s is %s.", name, phrase_for(state));
 	else
 		np_find(finding, NP_CHECK_WARNING, "The %s is %s. %s", name, phrase_for(state), advice);
+	if (status->shared_stream[0] != '\0')
+		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\", so it gets one message of a subject at a time.",
+				np_string_from_utf8(status->shared_stream));
 	if (advice != NULL && status->last_error[0] != '\0')
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",
 				np_string_from_utf8(status->last_error));

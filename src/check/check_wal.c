@@ -43,9 +43,9 @@ static NpStatement read_need = {
 	" (SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'),"
 	" CASE WHEN lost_at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) '7 days'::pg_catalog.interval)"
 	" THEN CASE WHEN lost_from IS NULL THEN pg_catalog.concat('before ', lost_to) ELSE pg_catalog.concat('between ', lost_from, ' and ', lost_to) END END"
-	" FROM %1$s.nats_wal",
-	.argument_count = 1,
-	.types = {NAMEOID}
+	" FROM (VALUES (1)) AS one LEFT JOIN %1$s.nats_wal ON database OPERATOR(pg_catalog.=) $2",
+	.argument_count = 2,
+	.types = {NAMEOID, TEXTOID}
 };
 
 static Need
@@ -54,14 +54,14 @@ find_need(Oid schema, const char *slot)
 	Need		need = {false};
 	NpStatementCaller caller;
 	MemoryContext context = CurrentMemoryContext;
-	Datum		name = DirectFunctionCall1(namein, CStringGetDatum(slot));
+	Datum		values[2] = {DirectFunctionCall1(namein, CStringGetDatum(slot)), np_wal_database()};
 	HeapTuple	row;
 	TupleDesc	columns;
 	bool		isnull;
 	char	   *lost;
 
 	np_statements_begin(&caller, schema, "nats_wal");
-	if (SPI_execute_plan(np_statement_prepare(&read_need, quote_identifier(get_namespace_name(schema))), &name, NULL, true, 1) != SPI_OK_SELECT ||
+	if (SPI_execute_plan(np_statement_prepare(&read_need, quote_identifier(get_namespace_name(schema))), values, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not look into nats_wal");
 	row = SPI_tuptable->vals[0];

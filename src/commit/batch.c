@@ -446,7 +446,8 @@ ask_api(const Batch *batch, const char *api, const char *field, const char *valu
 	appendStringInfo(&request, "{\"%s\": ", field);
 	escape_json(&request, value);
 	appendStringInfoChar(&request, '}');
-	if (!np_try_request(batch->session, psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len}, &reply, &failure) ||
+	if (!np_try_request(batch->session, psprintf("$JS.API.%s", api), (NpSpan) {request.data, request.len},
+						NP_FOREVER, &reply, &failure) ||
 		np_api_error_parse(reply, &failure))
 		return NULL;
 	return np_json_parse(reply);

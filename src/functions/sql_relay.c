@@ -50,8 +50,9 @@ enum
 	STATUS_LAST_ERROR,
 	STATUS_LAST_ERROR_AT,
 	STATUS_BLOCKED_BY,
-	STATUS_COLUMNS,
-	STATUS_READ_LSN = STATUS_COLUMNS,
+	STATUS_ORDERING,
+	STATUS_SHARED_STREAM,
+	STATUS_READ_LSN,
 	STATUS_CONFIRMED_LSN,
 	STATUS_QUEUED,
 	STATUS_QUEUED_BYTES,
@@ -59,7 +60,7 @@ enum
 	STATUS_DECODED,
 	STATUS_DIVERTED,
 	STATUS_FORGED,
-	STATUS_WAL_COLUMNS
+	STATUS_COLUMNS
 };
 
 /* ---- Triggers of the tables -------------------------------------------------------- */
@@ -250,6 +251,8 @@ fill_common(NpRelayStatus *status, Datum *values, bool *nulls)
 	put_time(values, nulls, STATUS_LAST_ERROR_AT, status->last_error_at);
 	nulls[STATUS_BLOCKED_BY] = blockers == NULL;
 	values[STATUS_BLOCKED_BY] = PointerGetDatum(blockers);
+	put_text(values, nulls, STATUS_ORDERING, status->pid == 0 ? "" : np_relay_order_name(status->order));
+	put_text(values, nulls, STATUS_SHARED_STREAM, np_string_from_utf8(status->shared_stream));
 }
 
 static void
@@ -276,8 +279,8 @@ put_relays(FunctionCallInfo fcinfo, int first)
 	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
 	{
 		NpRelayStatus status = np_relay_status(first + i);
-		Datum		values[STATUS_WAL_COLUMNS] = {0};
-		bool		nulls[STATUS_WAL_COLUMNS] = {false};
+		Datum		values[STATUS_COLUMNS] = {0};
+		bool		nulls[STATUS_COLUMNS] = {false};
 
 		if (status.name[0] == '\0')
 			continue;

@@ -42,19 +42,27 @@ PG_FUNCTION_INFO_V1(nats_wal_disable);
 
 /* Where what was lost begins is NULL when that is not known. */
 static NpStatement set_enabled = {
-	.text = "UPDATE %s.nats_wal SET slot = $1, enabled_at = pg_catalog.clock_timestamp(),"
-	" lost_from = CASE WHEN $2 THEN $3 ELSE lost_from END, lost_to = CASE WHEN $2 THEN $4 ELSE lost_to END,"
-	" lost_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() ELSE lost_at END",
-	.argument_count = 4,
-	.types = {NAMEOID, BOOLOID, PG_LSNOID, PG_LSNOID}
+	.text = "INSERT INTO %s.nats_wal AS w (database, slot, enabled_at, lost_from, lost_to, lost_at)"
+	" VALUES ($1, $2, pg_catalog.clock_timestamp(), CASE WHEN $3 THEN $4 END, CASE WHEN $3 THEN $5 END,"
+	" CASE WHEN $3 THEN pg_catalog.clock_timestamp() END)"
+	" ON CONFLICT (database) DO UPDATE SET slot = excluded.slot, enabled_at = excluded.enabled_at,"
+	" lost_from = CASE WHEN $3 THEN excluded.lost_from ELSE w.lost_from END,"
+	" lost_to = CASE WHEN $3 THEN excluded.lost_to ELSE w.lost_to END,"
+	" lost_at = CASE WHEN $3 THEN excluded.lost_at ELSE w.lost_at END",
+	.argument_count = 5,
+	.types = {TEXTOID, NAMEOID, BOOLOID, PG_LSNOID, PG_LSNOID}
 };
 
-static NpStatement set_disabled = {.text = "UPDATE %s.nats_wal SET slot = NULL, enabled_at = NULL"};
+static NpStatement set_disabled = {
+	.text = "UPDATE %s.nats_wal SET slot = NULL, enabled_at = NULL WHERE database OPERATOR(pg_catalog.=) $1",
+	.argument_count = 1,
+	.types = {TEXTOID}
+};
 
 static NpStatement is_expected = {
-	.text = "SELECT FROM %s.nats_wal WHERE slot OPERATOR(pg_catalog.=) $1",
-	.argument_count = 1,
-	.types = {NAMEOID}
+	.text = "SELECT FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) $2",
+	.argument_count = 2,
+	.types = {TEXTOID, NAMEOID}
 };
 
 /* As the owner of nats_wal; returns how many rows it has found. */
@@ -115,15 +123,16 @@ create_slot(const char *name)
 static void
 enable_or_drop(Oid schema, const char *name, bool is_missed, XLogRecPtr lost_from)
 {
-	Datum		values[4];
+	Datum		values[5];
 
-	values[0] = DirectFunctionCall1(namein, CStringGetDatum(name));
-	values[1] = BoolGetDatum(is_missed);
-	values[2] = LSNGetDatum(lost_from);
-	values[3] = LSNGetDatum(np_wal_slot(MyDatabaseId).confirmed);
+	values[0] = np_wal_database();
+	values[1] = DirectFunctionCall1(namein, CStringGetDatum(name));
+	values[2] = BoolGetDatum(is_missed);
+	values[3] = LSNGetDatum(lost_from);
+	values[4] = LSNGetDatum(np_wal_slot(MyDatabaseId).confirmed);
 	PG_TRY();
 	{
-		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "  n " : "    ", false);
+		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "   n " : "     ", false);
 	}
 	PG_CATCH();
 	{
@@ -198,9 +207,11 @@ drop_old_slot(const char *name)
 static bool
 slot_is_expected(Oid schema, const NpWalSlot *slot)
 {
-	Datum		name = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
+	Datum		values[2];
 
-	return execute(&is_expected, schema, &name, NULL, true) > 0;
+	values[0] = np_wal_database();
+	values[1] = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
+	return execute(&is_expected, schema, values, NULL, true) > 0;
 }
 
 static void
@@ -283,6 +294,14 @@ warn_of_discarded(void)
 			(errmsg("what was committed after %X/%X and is not published yet is not published", LSN_FORMAT_ARGS(slot.confirmed))));
 }
 
+static void
+set_off(Oid schema)
+{
+	Datum		database = np_wal_database();
+
+	(void) execute(&set_disabled, schema, &database, NULL, false);
+}
+
 /* Writers are waited for, and new ones are refused once the slot is gone. */
 static void
 disable(Oid schema, const NpWalSlot *slot, bool discard)
@@ -299,7 +318,7 @@ disable(Oid schema, const NpWalSlot *slot, bool discard)
 	{
 		if (!discard)
 			wait_until_published(place);
-		(void) execute(&set_disabled, schema, NULL, NULL, false);
+		set_off(schema);
 		drop_slot(place, slot->name);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
@@ -323,7 +342,7 @@ nats_wal_disable(PG_FUNCTION_ARGS)
 				 errhint("Call it in a transaction of its own.")));
 	if (slot.state == NP_WAL_SLOT_MISSING || slot.state == NP_WAL_SLOT_FOREIGN)
 	{
-		(void) execute(&set_disabled, schema, NULL, NULL, false);
+		set_off(schema);
 		PG_RETURN_NULL();
 	}
 	disable(schema, &slot, discard);

@@ -62,12 +62,26 @@ typedef struct NpMessage
 	NpSpan		expect_stream;	/* inside headers, or absent */
 	bool		has_automatic_id;	/* nobody else has ever used it */
 	NpFeature	needs;			/* the newest of what its headers need */
+	bool		has_conditions; /* it has headers of the server's but its id and TTL */
+	bool		is_again;		/* it was published before, and counted then */
 	bool		has_power;		/* a header of it can do more than NP_HEADER_OF_MESSAGE */
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;
 
+/* Behind which message of a stream another one is to be stored. */
+typedef struct NpExpectation
+{
+	NpSpan		stream;
+	uint64		last;			/* its sequence ... */
+	NpSpan		last_id;		/* ... and its id */
+} NpExpectation;
+
+/* What the headers of one take, and a little more. */
+#define NP_EXPECTATION_SIZE(expectation)	(128 + (expectation)->stream.length + (expectation)->last_id.length)
+
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
+extern void np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation);
 extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);

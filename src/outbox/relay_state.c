@@ -67,6 +67,19 @@ np_relay_state_name(NpRelayState state)
 	return state_names[state];
 }
 
+static const char *const order_names[] = {
+	[NP_ORDER_RELAXED] = "relaxed",
+	[NP_ORDER_BY_SUBJECT] = "by subject",
+	[NP_ORDER_PIPELINED] = "pipelined",
+	[NP_ORDER_MIXED] = "mixed",
+};
+
+const char *
+np_relay_order_name(NpRelayOrder order)
+{
+	return order_names[order];
+}
+
 /* ---- The memory ------------------------------------------------------------------ */
 
 static Size
@@ -394,6 +407,18 @@ np_relay_slot_set_url(int slot, const char *url)
 {
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	strlcpy(shared->slots[slot].status.url, url, sizeof(shared->slots[slot].status.url));
+	LWLockRelease(shared->lock);
+}
+
+/* How it keeps the order, and which stream others write to; "": none. */
+void
+np_relay_slot_set_order(int slot, NpRelayOrder order, const char *shared_stream)
+{
+	NpRelayStatus *status = &shared->slots[slot].status;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	status->order = order;
+	np_utf8_copy(status->shared_stream, sizeof(status->shared_stream), (NpSpan) {shared_stream, strlen(shared_stream)});
 	LWLockRelease(shared->lock);
 }
 

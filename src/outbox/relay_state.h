@@ -39,6 +39,15 @@ typedef enum NpRelayState
 	NP_RELAY_STOPPED			/* and to be started again */
 } NpRelayState;
 
+/* How what is published keeps its order. */
+typedef enum NpRelayOrder
+{
+	NP_ORDER_RELAXED,			/* it does not wait for that */
+	NP_ORDER_BY_SUBJECT,		/* one message of a subject is on its way */
+	NP_ORDER_PIPELINED,			/* each message of a stream is stored right behind the one before it */
+	NP_ORDER_MIXED				/* some streams this way, some that */
+} NpRelayOrder;
+
 /* Whom a transaction has something for. */
 typedef enum NpRelayWake
 {
@@ -76,6 +85,8 @@ typedef struct NpRelayStatus
 	int			pid;			/* 0: no worker */
 	NpRelayState state;
 	char		url[256];		/* empty: not connected */
+	NpRelayOrder order;
+	char		shared_stream[256]; /* that somebody else writes to, UTF-8; empty: none is known */
 	int64		published;
 	int64		failed;			/* attempts */
 	int64		dead;
@@ -89,6 +100,7 @@ extern const NpSharedArea np_relay_area;
 
 extern bool np_relay_state_is_there(void);
 extern const char *np_relay_state_name(NpRelayState state);
+extern const char *np_relay_order_name(NpRelayOrder order);
 extern NpRelayStatus np_relay_status(int slot);
 extern struct ArrayType *np_relay_blocked_by(NpRelayStatus *status);
 extern void np_relay_wake(Oid database, NpRelayWake whom);
@@ -110,6 +122,7 @@ extern void np_relay_slot_ignore_messages(int slot);
 extern bool np_relay_slot_is_told(int slot);
 extern bool np_relay_slot_was_woken(int slot, uint32 wakes);
 extern void np_relay_slot_set_url(int slot, const char *url);
+extern void np_relay_slot_set_order(int slot, NpRelayOrder order, const char *shared_stream);
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
 extern void np_relay_slot_set_error(int slot, const char *error);
 extern void np_relay_slot_set_progress(int slot, const NpWalProgress *progress);

@@ -48,52 +48,69 @@ typedef uint64 Seal;
 
 /* ---- The secret ------------------------------------------------------------------------ */
 
-static NpStatement read_secret = {.text = "SELECT secret, slot FROM %s.nats_wal"};
+static NpStatement read_secret = {
+	.text = "SELECT secret, slot FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
+	.argument_count = 1,
+	.types = {TEXTOID}
+};
 
 /* What is in the table nats_wal, that is known. */
 typedef struct Known
 {
 	Oid			table;			/* InvalidOid: none is */
 	NpWalSecret secret;
-	NameData	slot;			/* empty: it is switched off */
+	NameData	slot;			/* empty: none */
 } Known;
 
 static void
-read_table(Oid schema, Known *known)
+copy_row(Known *known)
 {
-	NpStatementCaller caller;
-	HeapTuple	row;
-	TupleDesc	columns;
+	HeapTuple	row = SPI_tuptable->vals[0];
+	TupleDesc	columns = SPI_tuptable->tupdesc;
 	bool		isnull;
-	bytea	   *secret;
+	bytea	   *secret = DatumGetByteaPP(SPI_getbinval(row, columns, 1, &isnull));
 	Datum		slot;
 
-	np_statements_begin(&caller, schema, "nats_wal");
-	if (SPI_execute_plan(np_statement_prepare(&read_secret, quote_identifier(get_namespace_name(schema))), NULL, NULL, true,
-						 1) != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "there is no row in nats_wal");
-	row = SPI_tuptable->vals[0];
-	columns = SPI_tuptable->tupdesc;
-	secret = DatumGetByteaPP(SPI_getbinval(row, columns, 1, &isnull));
-	if (isnull || VARSIZE_ANY_EXHDR(secret) != sizeof(known->secret.key))
+	if (VARSIZE_ANY_EXHDR(secret) != sizeof(known->secret.key))
 		elog(ERROR, "the secret in nats_wal is not one");
 	memcpy(known->secret.key, VARDATA_ANY(secret), sizeof(known->secret.key));
 	slot = SPI_getbinval(row, columns, 2, &isnull);
 	namestrcpy(&known->slot, isnull ? "" : NameStr(*DatumGetName(slot)));
+}
+
+/* False: it was never switched on here. */
+static bool
+read_table(Oid schema, Known *known)
+{
+	NpStatementCaller caller;
+	Datum		database = np_wal_database();
+	bool		found;
+
+	namestrcpy(&known->slot, "");
+	np_statements_begin(&caller, schema, "nats_wal");
+	if (SPI_execute_plan(np_statement_prepare(&read_secret, quote_identifier(get_namespace_name(schema))), &database, NULL,
+						 true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read nats_wal");
+	found = SPI_processed > 0;
+	if (found)
+		copy_row(known);
 	np_statements_end(&caller);
+	return found;
 }
 
 /*
- * The secret of the extension in that schema.  It is written when the
- * extension is created, and never changes.
+ * The secret of the extension in that schema.  It is made when the WAL is first
+ * switched on, and never changes.  False: there is none yet.
  */
-NpWalSecret
-np_wal_secret(Oid schema)
+bool
+np_wal_secret(Oid schema, NpWalSecret *secret)
 {
 	Known		known;
 
-	read_table(schema, &known);
-	return known.secret;
+	if (!read_table(schema, &known))
+		return false;
+	*secret = known.secret;
+	return true;
 }
 
 static Seal
@@ -137,7 +154,7 @@ require_slot(Oid schema)
 		raise_unusable(&slot);
 	if (known.table == table)
 		return &known.secret;
-	read_table(schema, &known);
+	(void) read_table(schema, &known);
 	if (strcmp(NameStr(known.slot), slot.name) != 0)
 	{
 		slot.state = NP_WAL_SLOT_FOREIGN;

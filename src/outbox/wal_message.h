@@ -20,7 +20,7 @@ typedef struct NpWalSecret
 	unsigned char key[NP_SIPHASH_KEY];
 } NpWalSecret;
 
-extern NpWalSecret np_wal_secret(Oid schema);
+extern bool np_wal_secret(Oid schema, NpWalSecret *secret);
 extern void np_wal_write(Oid schema, const NpMessage *message);
 extern bool np_wal_read(const NpWalSecret *secret, TransactionId xid, const char *data, size_t length, NpMessage *message);
 

@@ -10,7 +10,10 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
+#include "miscadmin.h"
 #include "replication/slot.h"
+#include "utils/builtins.h"
 
 #include "base/compat.h"
 #include "outbox/wal_slot.h"
@@ -55,6 +58,13 @@ np_wal_slot(Oid database)
 		describe(slot, database, &result);
 	LWLockRelease(ReplicationSlotControlLock);
 	return result;
+}
+
+/* By what the table nats_wal knows this database, as a text, palloc'd. */
+Datum
+np_wal_database(void)
+{
+	return CStringGetTextDatum(psprintf(UINT64_FORMAT ".%u", GetSystemIdentifier(), MyDatabaseId));
 }
 
 /* Is there a slot that is not of a logical decoder, nor of a passing backup? */

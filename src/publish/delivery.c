@@ -271,20 +271,21 @@ np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack
 		.id = np_pending_id(message),
 		.acked = ack != NULL
 	};
+	bool		is_end = true;
 
 	if (ack != NULL)
 		result.ack = *ack;
 	if (failure != NULL)
 		result.failure = *failure;
 	if (message->mode == NP_RELAYED && session->relay.completed != NULL)
-		session->relay.completed(session->relay.owner, &result);
+		is_end = session->relay.completed(session->relay.owner, &result);
 	if (message->token == watch.token)
 		keep_watched(&result);
 	else if (message->mode == NP_UNCRITICAL && !result.acked)
 		np_delivery_record_failure(result.subject, &result.failure);
 	if (is_message(message) && result.acked)
 		count_ack(session, message, ack->duplicate);
-	else if (is_message(message))
+	else if (is_message(message) && is_end)
 		count_failure(message, failure);
 	/* last: a message that stays because something above threw must not be counted twice */
 	if (message->mode == NP_CRITICAL || message->mode == NP_UNCRITICAL)

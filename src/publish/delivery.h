@@ -39,7 +39,8 @@ typedef struct NpMemberListener
 
 typedef struct NpRelayListener
 {
-	void		(*completed) (void *owner, const NpResult *result);
+	/* false: it is not at its end, for it is to be published again, and counted then */
+	bool		(*completed) (void *owner, const NpResult *result);
 	void	   *owner;
 } NpRelayListener;
 

@@ -210,6 +210,8 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 	pending->needs = message->needs;
 	if (pending->needs > 0)
 		session->window.needing++;
+	if (message->is_again)
+		return;
 	np_stats_of(np_stats_mode)->published++;
 	np_stats_of(np_stats_mode)->bytes += message->payload.length;
 }
@@ -307,13 +309,21 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	return publication.token;
 }
 
+/* The same, of what is not worth another connection. */
+static bool
+is_done_or_lost(NpSession *session, void *watch)
+{
+	return is_done(session, watch) || !np_session_is_open(session);
+}
+
 /* Wait for what the call has just sent; what is not answered in time has failed. */
 static void
-wait_for_watched(NpSession *session, NpWatch *watch)
+wait_for_watched(NpSession *session, NpWatch *watch, NpTime limit)
 {
+	NpCondition condition = limit == NP_FOREVER ? is_done : is_done_or_lost;
 	NpPending  *pending;
 
-	if (np_session_wait(session, NP_WAIT_ACK, is_done, watch, np_ack_timeout, NP_FOREVER))
+	if (np_session_wait(session, NP_WAIT_ACK, condition, watch, np_ack_timeout, limit) && watch->done)
 		return;
 	pending = np_window_find(&session->window, watch->token);
 	np_delivery_fail(session, pending, np_session_explain(session, pending));
@@ -334,7 +344,7 @@ np_publish(const NpMessage *message, NpResult *result)
 	np_stats_mode = NP_STATS_SYNC;
 	watch = np_delivery_watch(np_delivery_next_token());
 	(void) publish(session, message, NP_SYNC);
-	wait_for_watched(session, watch);
+	wait_for_watched(session, watch, NP_FOREVER);
 	*result = watch->result;
 	if (!result->acked)
 		np_raise_message(&result->failure, np_from_utf8(message->subject));
@@ -389,12 +399,12 @@ np_publish_on_commit(const NpMessage *message)
 }
 
 /*
- * One request to the JetStream API.  True: *reply lives until the next call.
- * False: *failure says what kept it from being sent or answered.
+ * One request to the JetStream API, for which the limit counts, or without one
+ * ack_timeout; with one it is not asked again on another connection.  True: *reply lives until the next call.  False: *failure says
+ * what kept it from being sent or answered.
  */
 bool
-np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *reply,
-			   NpFailure *failure)
+np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime limit, NpSpan *reply, NpFailure *failure)
 {
 	NpPublication publication = {
 		.subject = {subject, strlen(subject)},
@@ -412,7 +422,7 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpSpan *
 	check_size(session, &publication, control_line);
 	watch = np_delivery_watch(publication.token);
 	(void) np_delivery_add(session, &publication, length, NP_REQUEST);
-	wait_for_watched(session, watch);
+	wait_for_watched(session, watch, limit);
 	*reply = watch->reply;
 	*failure = watch->result.failure;
 	return watch->result.acked;
@@ -428,7 +438,7 @@ np_request(const char *subject, NpSpan payload)
 
 	np_stats_mode = NP_STATS_SYNC;
 	np_delivery_report_failures(WARNING);
-	if (!np_try_request(session, subject, payload, &reply, &failure))
+	if (!np_try_request(session, subject, payload, NP_FOREVER, &reply, &failure))
 	{
 		if (failure.fault == NP_FAULT_NO_JETSTREAM && np_session_is_open(session))
 		{

@@ -22,6 +22,7 @@
 #include "base/settings.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
+#include "relay/chains.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
 #include "stats/stats.h"
@@ -30,7 +31,7 @@
 #define DEFAULT_MAX_PAYLOAD	(1024 * 1024)
 
 /* More than a command has beside its headers and payload, and subject. */
-#define COMMAND_LENGTH		200
+#define COMMAND_LENGTH		(200 + NP_CHAIN_HEADERS)
 
 /* After so many times that a connection was lost for nothing that was answered, rows go alone. */
 #define LOSSES_BEFORE_ALONE	3
@@ -47,6 +48,7 @@ static HTAB *sent_rows;			/* by their tokens */
 static int	in_flight;
 static bool giving_up;			/* what is not answered, though the server is there */
 static NpTime last_result;		/* when a row came to its end */
+static int64 connects_seen;		/* another server may have other streams */
 static NpTime newest_answered;	/* when the youngest row that has been answered was sent */
 
 /* ---- Rows that go with the connection --------------------------------------------------- */
@@ -107,7 +109,9 @@ remove_sent(const NpRow *row)
 static void
 end(NpRow *row)
 {
-	if (row->state != NP_ROW_FAILED)
+	if (row->state == NP_ROW_FAILED)
+		np_lanes_hold(row);
+	else
 		np_lanes_leave(row);
 	owner->ended(row);
 }
@@ -131,14 +135,70 @@ judge(NpRow *row, const NpFailure *failure)
 		np_row_put_off(row, failure);
 }
 
-/* A row that was sent has come to its end; called while messages are received. */
 static void
+on_stored(NpRow *row, const NpResult *result)
+{
+	row->state = NP_ROW_STORED;
+	if (row->stream != NULL)
+		np_chain_stored(row, &result->ack, result->id);
+	if (row->stream != NULL || row->lane != NULL)
+		np_streams_heard(&result->ack, row->stream);
+	end(row);
+}
+
+/* Those of its subject behind it that are on their way, too, must not go before it when they return. */
+static void
+hold_up_sent(const NpRow *failed)
+{
+	HASH_SEQ_STATUS scan;
+	Sent	   *sent;
+
+	hash_seq_init(&scan, sent_rows);
+	while ((sent = hash_seq_search(&scan)) != NULL)
+		if (sent->row->stream == failed->stream && np_span_equals(sent->row->message.subject, failed->message.subject))
+			np_lanes_pass(failed->message.subject, sent->row->id);
+}
+
+/* What is not answered, or not taken, is none of a stream that is pipelined. */
+static void
+on_failed(NpRow *row, const NpFailure *failure)
+{
+	judge(row, failure);
+	if (row->stream != NULL)
+	{
+		np_chain_lost(row);
+		if (giving_up)
+		{
+			hold_up_sent(row);
+			np_stream_rest(row->stream, false);
+		}
+		else if (is_untaken(failure))
+			np_stream_doubt(row->stream);
+	}
+	end(row);
+}
+
+/* A chained row is not stored, or is from before: that it is refused says nothing about it. */
+static void
+on_refused(NpRow *row, const NpFailure *failure)
+{
+	if (failure->fault == NP_FAULT_UNKNOWN)
+		(void) np_row_doubt(row, failure);
+	row->message.is_again = true;
+	np_lanes_come_back(row);
+}
+
+/*
+ * A row that was sent has come to its end, or (false) is to be sent again;
+ * called while messages are received.
+ */
+static bool
 on_result(void *owner, const NpResult *result)
 {
 	NpRow	   *row = find_sent(result->token);
 
 	if (row == NULL)
-		return;
+		return true;
 	remove_sent(row);
 	last_result = np_now();
 	if (!giving_up)
@@ -147,10 +207,15 @@ on_result(void *owner, const NpResult *result)
 		trust();
 	}
 	if (result->acked)
-		row->state = NP_ROW_STORED;
+		on_stored(row, result);
+	else if (row->is_chained && !giving_up)
+	{
+		on_refused(row, &result->failure);
+		return false;
+	}
 	else
-		judge(row, &result->failure);
-	end(row);
+		on_failed(row, &result->failure);
+	return true;
 }
 
 /* ---- Sending ----------------------------------------------------------------------------- */
@@ -172,9 +237,38 @@ np_flight_begin(NpSession *new_session)
 	if (sent_rows == NULL)
 		sent_rows = hash_create("nats_publish flight", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	if (session != NULL && session != new_session)
+	{
 		session->relay = (NpRelayListener) {0};
+		np_streams_forget();
+	}
 	session = new_session;
 	session->relay = (NpRelayListener) {on_result, NULL};
+}
+
+/*
+ * Ask about a stream that it is time to ask about.  It gets its rows that are
+ * on their way.
+ */
+void
+np_flight_ask(void)
+{
+	const NpStats *stats = np_stats_of(NP_STATS_OUTBOX);
+	HASH_SEQ_STATUS scan;
+	NpStream   *stream;
+	Sent	   *sent;
+
+	if (!np_session_is_open(session))
+		return;
+	if (stats->connects + stats->reconnects != connects_seen)
+		np_streams_doubt(false);
+	connects_seen = stats->connects + stats->reconnects;
+	stream = np_streams_ask(session);
+	if (stream == NULL)
+		return;
+	hash_seq_init(&scan, sent_rows);
+	while ((sent = hash_seq_search(&scan)) != NULL)
+		if (sent->row->lane != NULL && sent->row->stream == NULL && np_stream_of(sent->row->message.subject) == stream)
+			np_chain_join(sent->row, stream);
 }
 
 /* How many rows are on their way. */
@@ -205,6 +299,23 @@ np_flight_connect(NpSession *wanted, const char **problem)
 	return false;
 }
 
+/* A chained row keeps its content, for it may have to be sent again: it can have come back when this returns. */
+static void
+publish(NpRow *row)
+{
+	NpMessage	message;
+
+	if (!row->is_chained)
+	{
+		np_publish_relayed(session, &row->message);
+		np_row_release(row);
+		return;
+	}
+	np_chain_message(row, &message);
+	np_publish_relayed(session, &message);
+	pfree(unconstify(char *, message.headers.data));
+}
+
 static void
 send_row(void *argument)
 {
@@ -218,9 +329,11 @@ send_row(void *argument)
 	is_alone = suspects > 0 || row->is_suspect;
 	row->state = NP_ROW_SENT;
 	row->sent_at = np_now();
+	if (row->stream != NULL)
+		np_chain_begin(row);
 	if (row->is_unread)
 		np_publisher_check_length(session, row->length);
-	np_publish_relayed(session, &row->message);
+	publish(row);
 }
 
 /*
@@ -228,12 +341,15 @@ send_row(void *argument)
  * on its way all the same, and the error is about what was received.
  */
 static bool
-retract(NpRow *row)
+retract(NpRow *row, uint64 token)
 {
-	if (row->state != NP_ROW_SENT || np_window_find(&session->window, row->token) != NULL)
+	/* it may have been answered, and then it need not be there any more */
+	if (find_sent(token) != row || np_window_find(&session->window, token) != NULL)
 		return false;
 	row->state = NP_ROW_UNSENT;
 	remove_sent(row);
+	if (row->stream != NULL)
+		np_chain_lost(row);
 	return true;
 }
 
@@ -259,16 +375,14 @@ refuse(NpRow *row, const char *sqlstate, const char *error)
 static bool
 try_send_row(NpRow *row, const char **problem)
 {
+	uint64		token = np_delivery_next_token();
 	const ErrorData *error = np_catch(send_row, row, NULL);
 	const char *sqlstate;
 	bool		is_unsent;
 
 	if (error == NULL)
-	{
-		np_row_release(row);
 		return true;
-	}
-	is_unsent = retract(row);
+	is_unsent = retract(row, token);
 	sqlstate = unpack_sql_state(error->sqlerrcode);
 	if (is_unsent && np_row_is_to_blame(sqlstate))
 	{
@@ -300,6 +414,15 @@ np_flight_has_room(void)
 	return in_flight == 0 || np_publisher_is_part_free(session, row->length + COMMAND_LENGTH);
 }
 
+static void
+note_doubts(void)
+{
+	NpRow	   *row;
+
+	while ((row = np_lanes_doubted()) != NULL)
+		owner->ended(row);
+}
+
 /*
  * Send what may go, and for which there is room.  False: *problem (palloc'd)
  * says what is wrong, which is no row's fault.
@@ -309,6 +432,8 @@ np_flight_send(const char **problem)
 {
 	NpRow	   *row;
 
+	note_doubts();
+	np_chains_set_largest(np_connection_max_payload(session->connection));
 	while ((row = np_lanes_first()) != NULL)
 	{
 		if (row->state != NP_ROW_UNSENT || !owner->admits(row))
@@ -416,6 +541,8 @@ np_flight_convict(void)
 		return;
 	failure = np_session_explain(session, pending);
 	remove_sent(row);
+	if (row->stream != NULL)
+		np_chain_lost(row);
 	np_row_fail(row, strstr(failure.text, "ontrol line") != NULL ? "54000" : "38000",
 				psprintf(NP_CULPRIT ": %s", failure.text));
 	row->in_doubt = true;
@@ -432,12 +559,24 @@ abort_row(NpRow *row, const NpPending *pending)
 	NpFailure	failure = np_session_explain(session, pending);
 
 	remove_sent(row);
+	if (row->stream != NULL)
+		np_chain_lost(row);
 	np_lanes_forget(row);
 	row->state = NP_ROW_UNSENT;
 	if ((pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN) && np_row_doubt(row, &failure))
 		owner->ended(row);
 	else
 		np_row_free(row);
+}
+
+/* Have no lanes any more, as np_lanes_clear. */
+int64
+np_flight_clear(void)
+{
+	int64		lowest = np_lanes_clear();
+
+	note_doubts();
+	return lowest;
 }
 
 /*
@@ -465,6 +604,6 @@ np_flight_abort(void)
 		if (pending->mode == NP_RELAYED)
 			np_delivery_drop(session, pending);
 	}
-	unsent = np_lanes_clear();
+	unsent = np_flight_clear();
 	return lowest == 0 || (unsent != 0 && unsent < lowest) ? unsent : lowest;
 }

@@ -21,6 +21,7 @@ typedef struct NpFlightOwner
 
 extern void np_flight_of(const NpFlightOwner *the_owner);
 extern void np_flight_begin(NpSession *session);
+extern void np_flight_ask(void);
 extern int	np_flight_count(void);
 extern NpTime np_flight_oldest(void);
 extern bool np_flight_connect(NpSession *session, const char **problem);
@@ -29,6 +30,7 @@ extern bool np_flight_has_room(void);
 extern bool np_flight_give_up_unanswered(const char **problem);
 extern bool np_flight_has_culprit(void);
 extern void np_flight_convict(void);
+extern int64 np_flight_clear(void);
 extern int64 np_flight_abort(void);
 
 #endif							/* NP_FLIGHT_H */

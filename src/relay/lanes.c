@@ -13,6 +13,10 @@
  * of it, so that rows of other subjects are not even read, they become
  * narrower: of what would wait behind others, so much is passed by.
  *
+ * Rows of a stream that is pipelined have no lane, unless one of their subject
+ * is to be tried again: they wait in the stream's chain (chains.c), and so does
+ * a first row of a lane of which it is found out where it goes.
+ *
  * Subjects are known by a hash: two that share one just wait for each other.
  *
  *-------------------------------------------------------------------------
@@ -25,6 +29,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "relay/chains.h"
 #include "relay/lanes.h"
 
 typedef struct NpLane
@@ -39,15 +44,22 @@ typedef struct NpLane
 
 static HTAB *lanes;				/* NULL: none yet */
 static dlist_head ready = DLIST_STATIC_INIT(ready);
+static dlist_head doubted = DLIST_STATIC_INIT(doubted);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
 static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
+
+static uint64
+key_of(NpSpan subject)
+{
+	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
+}
 
 static NpLane *
 find(NpSpan subject)
 {
 	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(NpLane),.hcxt = TopMemoryContext};
-	uint64		key = hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
+	uint64		key = key_of(subject);
 	NpLane	   *lane;
 	bool		found;
 
@@ -98,22 +110,20 @@ remove_behind(NpLane *lane, NpRow *row)
 	lane->waiting--;
 }
 
-/*
- * Take a row that was read, to be sent in its turn.  False: it is passed by,
- * and is the caller's.  A row that is tried again is what held up its lane.
- */
-bool
-np_lanes_enter(NpRow *row, bool ordered)
+/* Does a row of the subject hold up others? */
+static bool
+are_held(NpSpan subject)
 {
-	NpLane	   *lane;
+	uint64		key = key_of(subject);
 
-	if (!ordered)
-	{
-		unsent++;
-		add_ready(row);
-		return true;
-	}
-	lane = find(row->message.subject);
+	return lanes != NULL && hash_search(lanes, &key, HASH_FIND, NULL) != NULL;
+}
+
+static bool
+enter_lane(NpRow *row)
+{
+	NpLane	   *lane = find(row->message.subject);
+
 	if ((lane->passed != 0 || lane->waiting >= width) && !row->is_due)
 	{
 		lane->passed = lower(lane->passed, row->id);
@@ -132,6 +142,57 @@ np_lanes_enter(NpRow *row, bool ordered)
 	return true;
 }
 
+/* Have a row in hand no more: it is read again.  That it may be stored is to be noted first. */
+static void
+forget(NpRow *row)
+{
+	if (!row->in_doubt || row->error == NULL)
+	{
+		np_row_free(row);
+		return;
+	}
+	row->state = NP_ROW_DOUBTED;
+	dlist_push_tail(&doubted, &row->node);
+}
+
+/* A row of which is to be noted that it may be stored, or NULL; it is the caller's. */
+NpRow *
+np_lanes_doubted(void)
+{
+	return dlist_is_empty(&doubted) ? NULL : dlist_container(NpRow, node, dlist_pop_head_node(&doubted));
+}
+
+/* A row that waits is read again later, with those of its stream. */
+static void
+drop(NpRow *row)
+{
+	unsent--;
+	forget(row);
+}
+
+/*
+ * Take a row that was read, to be sent in its turn.  False: it is passed by,
+ * and is the caller's.  A row that is tried again is what held up its lane.
+ */
+bool
+np_lanes_enter(NpRow *row, bool ordered)
+{
+	if (!ordered)
+	{
+		unsent++;
+		add_ready(row);
+		return true;
+	}
+	row->stream = np_stream_of(row->message.subject);
+	if (row->stream != NULL && !row->is_due && np_chain_passes(row->stream, row->id))
+		return false;
+	if (row->is_due || !np_chain_queues(row->stream) || are_held(row->message.subject))
+		return enter_lane(row);
+	unsent++;
+	np_chain_enter(row);
+	return true;
+}
+
 /* A row of the table waits for another one there. */
 void
 np_lanes_pass(NpSpan subject, int64 id)
@@ -141,11 +202,66 @@ np_lanes_pass(NpSpan subject, int64 id)
 	lane->passed = lower(lane->passed, id);
 }
 
+static NpRow *
+first_ready(void)
+{
+	return dlist_is_empty(&ready) ? NULL : dlist_head_element(NpRow, node, &ready);
+}
+
+/* The stream is not pipelined any more: its rows wait for their subjects. */
+static void
+leave_chain(NpStream *stream)
+{
+	NpRow	   *row;
+
+	while ((row = np_chain_pop(stream, (NpSpan) {NULL, 0})) != NULL)
+	{
+		if (row->lane != NULL)
+			add_ready(row);
+		else
+		{
+			unsent--;
+			if (!enter_lane(row))
+				forget(row);
+		}
+	}
+}
+
+/* Does it wait with the others of its stream?  That is not known before the stream is. */
+static bool
+joins_chain(NpRow *row)
+{
+	if (row->stream == NULL && row->lane != NULL)
+		row->stream = np_stream_of(row->message.subject);
+	return np_chain_queues(row->stream);
+}
+
+/* Move what has become ready to the chain of its stream, and the other way round. */
+static void
+sort_ready(void)
+{
+	NpRow	   *row;
+
+	for (int i = 0; i < np_streams_used; i++)
+		if (np_chain_is_over(&np_streams[i]))
+			leave_chain(&np_streams[i]);
+	while ((row = first_ready()) != NULL && joins_chain(row))
+	{
+		dlist_delete(&row->node);
+		np_chain_enter(row);
+	}
+}
+
 /* The row that may go next, or NULL. */
 NpRow *
 np_lanes_first(void)
 {
-	return dlist_is_empty(&ready) ? NULL : dlist_head_element(NpRow, node, &ready);
+	NpRow	   *row;
+
+	if (np_streams_used > 0)
+		sort_ready();
+	row = first_ready();
+	return row != NULL ? row : np_chains_first();
 }
 
 /* It goes, or has ended without. */
@@ -160,7 +276,28 @@ np_lanes_take(NpRow *row)
 void
 np_lanes_return(NpRow *row)
 {
-	dlist_push_head(&ready, &row->node);
+	if (np_chain_queues(row->stream))
+		np_chain_return(row);
+	else
+		dlist_push_head(&ready, &row->node);
+	unsent++;
+}
+
+/*
+ * A chained row was not stored.  It waits again, unless a row of its subject is
+ * to be tried again before it; then it is passed by.
+ */
+void
+np_lanes_come_back(NpRow *row)
+{
+	if (row->lane == NULL && are_held(row->message.subject))
+	{
+		np_chain_lost(row);
+		np_lanes_pass(row->message.subject, row->id);
+		forget(row);
+		return;
+	}
+	np_chain_refused(row);
 	unsent++;
 }
 
@@ -171,16 +308,38 @@ np_lanes_unsent(void)
 	return unsent;
 }
 
+/* What waits in a lane can go as fast as the stream takes it. */
+static void
+join_stream(NpLane *lane, NpStream *stream)
+{
+	while (!dlist_is_empty(&lane->behind))
+	{
+		NpRow	   *row = dlist_head_element(NpRow, node, &lane->behind);
+
+		remove_behind(lane, row);
+		row->lane = NULL;
+		row->stream = stream;
+		if (!row->is_due && np_chain_passes(stream, row->id))
+			drop(row);
+		else
+			np_chain_enter(row);
+	}
+}
+
 /* A row of a lane has come to its end: the next one may go. */
 void
 np_lanes_leave(NpRow *row)
 {
 	NpLane	   *lane = row->lane;
+	NpStream   *stream;
 
 	if (lane == NULL)
 		return;
 	row->lane = NULL;
 	lane->first = NULL;
+	stream = dlist_is_empty(&lane->behind) ? NULL : np_stream_of(row->message.subject);
+	if (np_chain_queues(stream))
+		join_stream(lane, stream);
 	if (!dlist_is_empty(&lane->behind))
 	{
 		lane->first = dlist_head_element(NpRow, node, &lane->behind);
@@ -194,6 +353,27 @@ np_lanes_leave(NpRow *row)
 	}
 	else
 		remove_if_empty(lane);
+}
+
+/* A row that had no lane is to be tried again: it holds up its subject from now on. */
+void
+np_lanes_hold(NpRow *row)
+{
+	NpLane	   *lane;
+	NpRow	   *next;
+
+	if (row->lane != NULL || row->stream == NULL)
+		return;
+	lane = find(row->message.subject);
+	if (lane->first != NULL)
+		return;
+	lane->first = row;
+	row->lane = lane;
+	while ((next = np_chain_pop(row->stream, row->message.subject)) != NULL)
+	{
+		next->lane = lane;
+		add_behind(lane, next);
+	}
 }
 
 /* The first row of a lane is none of it any more; those behind it stay. */
@@ -213,8 +393,7 @@ pass_row(NpLane *lane, NpRow *row)
 	/* one that is tried again holds up its lane there */
 	if (!row->is_due)
 		lane->passed = lower(lane->passed, row->id);
-	unsent--;
-	np_row_free(row);
+	drop(row);
 }
 
 static void
@@ -238,6 +417,28 @@ np_lanes_give_up(NpRow *row)
 	remove_if_empty(lane);
 }
 
+/* Pass by what waits in a chain, with what waits behind that in lanes. */
+static void
+pass_chain(NpStream *stream)
+{
+	dlist_head	kept = DLIST_STATIC_INIT(kept);
+	NpRow	   *row;
+
+	while ((row = np_chain_pop(stream, (NpSpan) {NULL, 0})) != NULL)
+	{
+		if (row->is_due)
+		{
+			dlist_push_tail(&kept, &row->node);
+			continue;
+		}
+		stream->chain.passed = lower(stream->chain.passed, row->id);
+		np_lanes_leave(row);
+		drop(row);
+	}
+	while (!dlist_is_empty(&kept))
+		np_chain_enter(dlist_container(NpRow, node, dlist_pop_head_node(&kept)));
+}
+
 /* Pass by what waits for rows that were sent before that time. */
 void
 np_lanes_pass_slow(NpTime sent_before)
@@ -245,6 +446,9 @@ np_lanes_pass_slow(NpTime sent_before)
 	HASH_SEQ_STATUS scan;
 	NpLane	   *lane;
 
+	for (int i = 0; i < np_streams_used; i++)
+		if (np_chain_is_slow(&np_streams[i], sent_before))
+			pass_chain(&np_streams[i]);
 	if (lanes == NULL)
 		return;
 	hash_seq_init(&scan, lanes);
@@ -285,7 +489,7 @@ np_lanes_widen(void)
 int64
 np_lanes_free(void)
 {
-	return free_id;
+	return lower(free_id, np_chains_free());
 }
 
 /* Rows from this id on are about to be read again, in order. */
@@ -296,6 +500,7 @@ np_lanes_revisit(int64 id)
 	NpLane	   *lane;
 
 	free_id = 0;
+	np_chains_revisit(id);
 	if (lanes == NULL)
 		return;
 	hash_seq_init(&scan, lanes);
@@ -321,13 +526,20 @@ np_lanes_clear(void)
 	NpRow	   *row;
 	int64		lowest = 0;
 
-	while ((row = np_lanes_first()) != NULL)
+	for (int i = 0; i < np_streams_used; i++)
+	{
+		while ((row = np_chain_pop(&np_streams[i], (NpSpan) {NULL, 0})) != NULL)
+			add_ready(row);
+		lowest = lower(lowest, np_streams[i].chain.passed);
+		np_streams[i].chain.passed = 0;
+	}
+	while ((row = first_ready()) != NULL)
 	{
 		np_lanes_take(row);
 		lowest = row->is_due ? lowest : lower(lowest, row->id);
 		if (row->lane != NULL)
 			row->lane->first = NULL;
-		np_row_free(row);
+		forget(row);
 	}
 	if (lanes == NULL)
 		return lowest;

@@ -15,8 +15,10 @@ extern void np_lanes_pass(NpSpan subject, int64 id);
 extern NpRow *np_lanes_first(void);
 extern void np_lanes_take(NpRow *row);
 extern void np_lanes_return(NpRow *row);
+extern void np_lanes_come_back(NpRow *row);
 extern int	np_lanes_unsent(void);
 extern void np_lanes_leave(NpRow *row);
+extern void np_lanes_hold(NpRow *row);
 extern void np_lanes_give_up(NpRow *row);
 extern void np_lanes_forget(NpRow *row);
 extern void np_lanes_pass_slow(NpTime sent_before);
@@ -25,5 +27,6 @@ extern void np_lanes_widen(void);
 extern int64 np_lanes_free(void);
 extern void np_lanes_revisit(int64 id);
 extern int64 np_lanes_clear(void);
+extern NpRow *np_lanes_doubted(void);
 
 #endif							/* NP_LANES_H */

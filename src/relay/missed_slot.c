@@ -24,9 +24,9 @@
 #define LOOK_INTERVAL	NP_MILLISECONDS(10000)
 
 static NpStatement is_expected = {
-	.text = "SELECT FROM %s.nats_wal WHERE slot = $1::name",
-	.argument_count = 1,
-	.types = {TEXTOID}
+	.text = "SELECT FROM %s.nats_wal WHERE slot = $1::name AND database = $2",
+	.argument_count = 2,
+	.types = {TEXTOID, TEXTOID}
 };
 
 static bool was_missed;			/* that was logged */
@@ -50,6 +50,17 @@ report(const NpWalSlot *slot)
 	was_missed = true;
 }
 
+/* There is one again, or there need not be. */
+static void
+forget(void)
+{
+	int			place = np_relay_wal_slot(np_worker_slot());
+
+	if (was_missed && np_relay_status(place).pid == 0)
+		np_relay_slot_set(place, NP_RELAY_STOPPED);
+	was_missed = false;
+}
+
 /*
  * Look, now and then, for a slot that nats_wal_enable() has made and that is
  * not there any more, in a transaction of its own.  Raises what that raises.
@@ -60,20 +71,24 @@ np_missed_slot_look(void)
 	static NpTime next_look = 0;
 	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
 	MemoryContext caller;
-	Datum		name = CStringGetTextDatum(slot.name);
+	Datum		values[2];
 	bool		is_missed = false;
 
 	if (slot.state != NP_WAL_SLOT_MISSING)
-		was_missed = false;
+		forget();
 	if (slot.state != NP_WAL_SLOT_MISSING || np_now() < next_look)
 		return;
 	next_look = np_now() + LOOK_INTERVAL;
 	if (np_outbox_begin(&caller))
 	{
-		np_outbox_execute(&is_expected, &name, true);
+		values[0] = CStringGetTextDatum(slot.name);
+		values[1] = np_wal_database();
+		np_outbox_execute(&is_expected, values, true);
 		is_missed = SPI_processed > 0;
 	}
 	np_outbox_commit(caller);
 	if (is_missed)
 		report(&slot);
+	else
+		forget();
 }

@@ -34,6 +34,7 @@
 #include "outbox/relay_state.h"
 #include "publish/delivery.h"
 #include "publish/session.h"
+#include "relay/chains.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
 #include "relay/outbox_probes.h"
@@ -65,6 +66,8 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 #define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
 /* A relay is a process, and this is its state. */
+static NpRelayOrder shown_order = -1;	/* in its slot; -1: nothing yet */
+static char shown_shared[NP_MAX_CHAIN_TEXT + 1];	/* likewise */
 static NpSession *session;		/* on which rows go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static bool must_settle;		/* before anything is read */
@@ -99,11 +102,25 @@ report_problem(const char *problem)
 	begin_again();
 }
 
+/* In which order messages are stored, and who else writes. */
+static void
+show_order(void)
+{
+	const char *shared = "";
+	NpRelayOrder order = np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : np_streams_order(&shared);
+
+	if (order == shown_order && strcmp(shared, shown_shared) == 0)
+		return;
+	np_relay_slot_set_order(np_worker_slot(), order, shared);
+	shown_order = order;
+	strlcpy(shown_shared, shared, sizeof(shown_shared));
+}
+
 /* Nothing is sent for now; what is on its way comes to its end. */
 static void
 stop(NpRelayState state)
 {
-	int64		lowest = np_lanes_clear();
+	int64		lowest = np_flight_clear();
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
@@ -169,8 +186,8 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_probes_have_released() || np_source_has_passed() || np_relay_slot_was_woken(np_worker_slot(), wakes_seen) ||
-		np_now() >= next_look;
+	return must_look || np_probes_have_released() || np_source_has_passed() || np_chains_free() != 0 ||
+		np_relay_slot_was_woken(np_worker_slot(), wakes_seen) || np_now() >= next_look;
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -187,7 +204,7 @@ look_into_outbox(void)
 	NpOutboxLook look = {
 		.room = np_relay_batch_size - np_lanes_unsent(),
 		.largest = np_worker_is_connected(session) ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
-		.ordered = np_relay_ordering == NP_RELAY_STRICT
+		.ordered = np_relay_ordering != NP_RELAY_RELAXED
 	};
 
 	/* before it looks: what comes meanwhile is another time's */
@@ -354,6 +371,7 @@ is_idle(void)
 static NpTime
 run_round(void)
 {
+	show_order();
 	if (is_time_to_settle())
 		settle();
 	if (np_publishing != NP_PUBLISHING_ON)
@@ -368,11 +386,16 @@ run_round(void)
 		read_more();
 		np_missed_slot_look();
 	}
+	if (session != NULL && np_relay_ordering != NP_RELAY_RELAXED)
+		np_flight_ask();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	make_room();
 	if (np_flight_count() > 0 && !receive_answers())
 		return 0;
+	/* what has come back meanwhile is not sent either */
+	if (stopped_as != NP_RELAY_PUBLISHING && np_flight_count() == 0 && np_lanes_unsent() > 0)
+		stop(stopped_as);
 	if (!is_idle())
 		return 0;
 	if (stopped_as != NP_RELAY_PUBLISHING)
@@ -430,6 +453,7 @@ reload_settings(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	np_streams_doubt(true);
 	must_look = true;
 }
 

@@ -248,7 +248,9 @@ keep_workers(void)
 			memset(relay, 0, sizeof(*relay));
 			if (status.pid != 0)
 				(void) kill(status.pid, SIGTERM);
-			np_relay_slot_free(i);
+			/* what the relay of the table has said of that of the WAL stays */
+			if (status.state != NP_RELAY_NO_SLOT || !np_relay_is_of_wal(i) || !relays[i - NP_MAX_RELAYS].wanted)
+				np_relay_slot_free(i);
 			/* until it has left its slot */
 			next = Min(next, now + FIRST_DELAY);
 		}

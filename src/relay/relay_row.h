@@ -43,6 +43,8 @@ typedef struct NpRow
 	char	   *content;		/* these two; NULL: none */
 	struct NpLane *lane;		/* NULL: none */
 	void	   *source;			/* of the WAL's relay: its place in the queue */
+	struct NpStream *stream;	/* that takes it; NULL: not known, or not of interest */
+	bool		is_chained;		/* it is stored right behind the one before it, or not at all */
 
 	NpRowState	state;
 	NpTime		sent_at;

@@ -70,6 +70,13 @@ np_worker_is_connected(const NpSession *session)
 	return session != NULL && np_connection_is_open(session->connection);
 }
 
+/* What it is called in the log. */
+static const char *
+name(void)
+{
+	return np_relay_is_of_wal(slot) ? "nats_publish WAL relay" : "nats_publish relay";
+}
+
 /* ---- Problems --------------------------------------------------------------------------- */
 
 /* A lost connection is in the log already, and will be when it is there again. */
@@ -93,7 +100,7 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 	{
 		is_failing = true;
 		ereport(LOG,
-				(errmsg("nats_publish relay cannot publish: %s", problem),
+				(errmsg("%s cannot publish: %s", name(), problem),
 				 errdetail("It tries again until it can.")));
 	}
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
@@ -104,7 +111,7 @@ void
 np_worker_report_success(const NpSession *session)
 {
 	if (is_failing)
-		ereport(LOG, (errmsg("nats_publish relay publishes again")));
+		ereport(LOG, (errmsg("%s publishes again", name())));
 	is_failing = false;
 	pause_after_error = 0;
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);

@@ -75,7 +75,7 @@ on_begin(LogicalDecodingContext *of, ReorderBufferTXN *transaction)
 		.xid = full_xid(transaction->xid),
 			.commit_lsn = transaction->final_lsn,
 			.end_lsn = transaction->end_lsn,
-			.commit_time = transaction->xact_time.commit_time,
+			.commit_time = np_compat_commit_time(transaction),
 			.origin = transaction->origin_id
 	};
 }

@@ -32,7 +32,6 @@
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -595,7 +594,7 @@ changes_of(NpDecodedTransaction *decoded)
 static bool
 is_published(const NpDecodedTransaction *decoded, Relation relation)
 {
-	return relation->trigdesc != NULL && (np_wal_origin == NP_WAL_ORIGIN_ANY || decoded->origin == InvalidRepOriginId);
+	return relation->trigdesc != NULL && (np_wal_origin == NP_WAL_ORIGIN_ANY || decoded->origin == 0);
 }
 
 static NpChangeOp

@@ -20,7 +20,7 @@ typedef struct NpDecodedTransaction
 	XLogRecPtr	commit_lsn;		/* of its commit record ... */
 	XLogRecPtr	end_lsn;		/* ... and where that ends */
 	TimestampTz commit_time;
-	RepOriginId origin;			/* 0: it was not replicated from elsewhere */
+	uint16		origin;			/* 0: it was not replicated from elsewhere */
 	int64		messages;		/* that were taken so far: the number of the next one, from 0 on */
 	struct NpDecodedChanges *changes;	/* wal_change.c's; NULL when decoding begins */
 } NpDecodedTransaction;

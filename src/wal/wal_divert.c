@@ -146,7 +146,7 @@ static void
 add_row(NpRow *row, bool is_untried)
 {
 	np_wal_queue_put_aside(row->source);
-	if (np_relay_ordering == NP_RELAY_STRICT && row->state != NP_ROW_DEAD)
+	if (np_relay_ordering != NP_RELAY_RELAXED && row->state != NP_ROW_DEAD)
 		enter_subject(row->message.subject, is_untried);
 	dlist_push_tail(&rows, &row->node);
 	waiting++;

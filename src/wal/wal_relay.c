@@ -75,6 +75,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 #define DIVERTED_INTERVAL	NP_MILLISECONDS(1000)
 #define HELD_INTERVAL		NP_MILLISECONDS(20)
 
+/* How often it is looked whether nats_wal_enable() has been committed. */
+#define SECRET_INTERVAL		NP_MILLISECONDS(50)
+
 /* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
 #define STANDBY_INTERVAL	NP_MILLISECONDS(5)
 
@@ -91,6 +94,7 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 static NpSession *session;		/* on which messages go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static NpWalSecret secret;
+static bool has_secret;			/* else nats_wal_enable() is not committed yet */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static NpTime next_look;		/* into the tables */
 static bool must_look;
@@ -223,7 +227,7 @@ make_row(NpWalRecord *record)
 static bool
 is_held(void)
 {
-	return np_relay_ordering == NP_RELAY_STRICT && np_divert_holds_untried();
+	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_untried();
 }
 
 static bool
@@ -258,7 +262,7 @@ take_messages(void)
 	while ((record = next_record()) != NULL)
 	{
 		np_wal_queue_take();
-		(void) np_lanes_enter(make_row(record), np_relay_ordering == NP_RELAY_STRICT);
+		(void) np_lanes_enter(make_row(record), np_relay_ordering != NP_RELAY_RELAXED);
 	}
 }
 
@@ -482,7 +486,7 @@ static void
 look_inside(void)
 {
 	wanted = np_outbox_session();
-	secret = np_wal_secret(get_rel_namespace(np_outbox_table()));
+	has_secret = np_wal_secret(get_rel_namespace(np_outbox_table()), &secret);
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
 	np_divert_look();
 }
@@ -763,6 +767,20 @@ drop_slot(void)
 	proc_exit(0);
 }
 
+/*
+ * Who makes the slot then writes the secret down; until that is committed, a
+ * message would be taken for forged.  A rollback leaves the slot alone.
+ */
+static NpTime
+wait_for_secret(void)
+{
+	if (np_worker_shown_state() != NP_RELAY_NO_SLOT)
+		np_relay_slot_set_error(np_worker_slot(), "the replication slot was not made by nats_wal_enable(), or that was rolled back");
+	np_worker_show_state(NP_RELAY_NO_SLOT);
+	must_look = true;
+	return np_now() + SECRET_INTERVAL;
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
@@ -773,6 +791,8 @@ run_round(void)
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
 		drop_slot();
+	if (!has_secret)
+		return wait_for_secret();
 	if (!np_decoder_is_open() && !open_decoder())
 		return next_look;
 	read_wal();

@@ -17,7 +17,7 @@ use RelayTest;
 
 my ($nats, $client) = nats_with_stream('W', ['w.>'], storage => 'file');
 my $node = relay_node('main', 'nats_publish.url' => $nats->url, wal_level => 'logical', max_prepared_transactions => 10);
-my $version = $node->pg_version;
+my ($version) = $node->pg_version =~ /^(\d+)/;
 my $session = PsqlSession->new($node);
 my $writer = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'wal' });
 

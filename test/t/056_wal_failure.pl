@@ -296,5 +296,62 @@ sub enable_again
 }
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal (?!9)/) ], [], 'nothing has crashed by itself');
+$session->close;
+$node->stop;
+
+# What a standby does not have yet is not published: after a failover, it would never have been
+
+sub is_published_with_standby
+{
+	my ($what, $primary, $standby) = @_;
+	my $writer = PsqlSession->new($primary);
+	my $there = in_stream();
+	my $receiver = $standby->safe_psql('postgres', q(SELECT pid FROM pg_stat_wal_receiver));
+	kill('STOP', $receiver) == 1 or die "no walreceiver to stop: $!";
+	$writer->begin(qq(SELECT nats_publish_outbox('k.standby', '"$what"'::jsonb)));
+	sleep 2;
+	is(in_stream(), $there, "$what: what the standby does not have is not published");
+	kill('CONT', $receiver) == 1 or die "no walreceiver to continue: $!";
+	is($writer->finish($LONG)->{error}, '', 'it goes on');
+	wait_for('the message', sub { in_stream() == $there + 1 }, $LONG);
+	pass('and is published then');
+	$writer->close;
+	return;
+}
+
+{
+	my $primary = PostgreSQL::Test::Cluster->new('primary');
+	my ($version) = $primary->pg_version =~ /^(\d+)/;
+	my %settings = (
+		shared_preload_libraries => 'nats_publish',
+		'nats_publish.relay_databases' => 'postgres',
+		'nats_publish.url' => $nats->url,
+		'nats_publish.outbox_storage' => 'wal',
+		'nats_publish.connect_timeout' => '30s');
+	$primary->init(allows_streaming => 'logical');
+	$primary->append_conf('postgresql.conf', join '', map { "$_ = '$settings{$_}'\n" } sort keys %settings);
+	$primary->start;
+	$primary->safe_psql('postgres', q(CREATE EXTENSION nats_publish; SELECT pg_create_physical_replication_slot('standby')));
+	$primary->backup('backup');
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+	$standby->append_conf('postgresql.conf', "primary_slot_name = 'standby'");
+	$standby->start;
+	my $on_primary = PsqlSession->new($primary);
+	wake_relay($on_primary);
+	wait_for_state($on_primary, 'idle');
+	$on_primary->value('SELECT nats_wal_enable()');
+	like(PsqlSession->new($standby)->error('SELECT nats_wal_enable()'), qr/25006: cannot execute nats_wal_enable\(\) during recovery/, 'not on a standby');
+	reconfigure($primary, synchronous_standby_names => '*');
+	wait_for('a synchronous standby', sub { $on_primary->value('SELECT sync_state FROM pg_stat_replication') eq 'sync' }, $LONG);
+	is_published_with_standby('a synchronous standby', $primary, $standby);
+	reconfigure($primary, synchronous_standby_names => '');
+	if ($version >= 17)
+	{
+		reconfigure($primary, synchronized_standby_slots => 'standby');
+		is_published_with_standby('synchronized_standby_slots', $primary, $standby);
+	}
+	$on_primary->close;
+}
 
 done_testing();

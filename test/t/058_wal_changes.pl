@@ -458,6 +458,29 @@ DROP TABLE x;
 END
 is(join(' ', map { $_->{subject} } from_wal()), 'w.new.4 w.x.2', 'by the trigger that a row had, whichever extension it was of');
 
+# The same ids, when it is read again
+
+run(q(CREATE TABLE again (id serial PRIMARY KEY); SELECT elsewhere.nats_publish_table('again', subject => 'w.again.{id}', delivery => 'wal')));
+my ($rows, $was_read_again) = (0, 0);
+# the position may have been saved just before the crash
+for (my $try = 0; $try < 10 && !$was_read_again; $try++)
+{
+	my $before = run('SELECT pg_current_wal_insert_lsn()');
+	run('INSERT INTO again SELECT FROM generate_series(1, 100)');
+	$rows += 100;
+	wait_for('the messages', sub { $client->stream_info('W')->{state}{messages} >= $rows });
+	my $offset = log_length($node);
+	$session->close;
+	$node->stop('immediate');
+	$node->start;
+	$session = PsqlSession->new($node);
+	wait_for_wal();
+	my ($position) = join('', log_lines($node, $offset, qr/Streaming transactions committing after/)) =~ /committing after ([0-9A-F\/]+),/;
+	$was_read_again = run("SELECT '$position'::pg_lsn <= '$before'") eq 't';
+}
+ok($was_read_again, 'after a crash it is read again');
+is($client->stream_info('W')->{state}{messages}, $rows, 'and is stored once');
+
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP|leak/, 'nothing else has happened');
 
 done_testing();
