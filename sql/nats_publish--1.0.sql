@@ -375,6 +375,41 @@ LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND nex
 COMMENT ON VIEW nats_relay
 IS 'the relays of all databases; what is in the outbox is known for the current one';
 
+CREATE FUNCTION nats_wal_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
+    OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
+    OUT blocked_by int[], OUT ordering text, OUT shared_stream text, OUT read_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT queued bigint, OUT queued_bytes bigint,
+    OUT decoding xid, OUT decoded bigint, OUT diverted bigint, OUT forged bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_wal_relay_status()
+IS 'the relays of the WAL of all databases, and what they have done since they were started';
+
+-- What only some versions of PostgreSQL have in pg_replication_slots is taken out of its JSON. A slot is known by its name,
+-- for who may see the view need not see nats_wal.
+CREATE VIEW nats_wal_relay AS
+SELECT d.datname, s.pid,
+       coalesce(s.state, CASE WHEN pg_is_in_recovery() THEN 'standby' WHEN r.slot_name IS NULL THEN 'no slot' ELSE 'no relay' END) AS state,
+       s.blocked_by, s.url, s.ordering, s.shared_stream,
+       r.slot_name AS slot, r.wal_status, to_jsonb(r) ->> 'invalidation_reason' AS invalidation_reason,
+       (to_jsonb(r) ->> 'failover')::boolean AS failover,
+       greatest(s.confirmed_lsn, r.confirmed_flush_lsn) AS confirmed_lsn,
+       greatest(now_at - greatest(s.confirmed_lsn, r.confirmed_flush_lsn), 0)::bigint AS behind_bytes,
+       (now_at - r.restart_lsn)::bigint AS kept_bytes, r.safe_wal_size AS safe_bytes,
+       s.queued, s.queued_bytes, s.decoding, s.decoded,
+       s.published, s.diverted, s.dead, s.forged, s.last_success, s.last_error, s.last_error_at,
+       w.lost_from, w.lost_to, w.lost_at
+FROM (SELECT concat((SELECT system_identifier FROM pg_control_system()), '.', oid) AS database FROM pg_database WHERE datname = current_database()) AS own
+CROSS JOIN LATERAL (SELECT datname::name FROM nats_wal_relay_status()
+      UNION SELECT database FROM pg_replication_slots WHERE slot_name = 'nats_publish_' || datoid AND plugin = 'pgoutput'
+      UNION SELECT d.datname FROM nats_wal AS w, pg_database AS d
+            WHERE d.datname = current_database() AND w.slot = 'nats_publish_' || d.oid AND w.database = own.database) AS d
+LEFT JOIN nats_wal_relay_status() AS s ON s.datname = d.datname
+LEFT JOIN pg_replication_slots AS r ON r.database = d.datname AND r.slot_name = 'nats_publish_' || r.datoid AND r.plugin = 'pgoutput'
+LEFT JOIN nats_wal AS w ON d.datname = current_database() AND w.database = own.database,
+LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS now_at) AS n;
+COMMENT ON VIEW nats_wal_relay
+IS 'the databases whose WAL is published: their replication slots and relays; what was lost is known for the current one';
+
 -- ---------------------------------------------------------------------------
 -- Futures
 -- ---------------------------------------------------------------------------
@@ -762,6 +797,7 @@ REVOKE ALL ON FUNCTION nats_relay_resume() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_wal_enable() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_wal_disable(boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_relay_status() FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_wal_relay_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_await(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_flush(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_futures() FROM PUBLIC;
@@ -792,8 +828,9 @@ REVOKE ALL ON FUNCTION nats_publish_backends() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_stats_reset() FROM PUBLIC;
 
 -- What shows nothing but names and figures, monitoring may see.
-GRANT EXECUTE ON FUNCTION nats_publish_counters(), nats_publish_times(), nats_publish_backends(), nats_relay_status()
+GRANT EXECUTE ON FUNCTION nats_publish_counters(), nats_publish_times(), nats_publish_backends(), nats_relay_status(),
+    nats_wal_relay_status()
 TO pg_monitor;
 GRANT SELECT ON nats_publish_stats, nats_publish_histogram, nats_publish_latency, nats_publish_activity, nats_relay,
-    nats_outbox_messages
+    nats_wal_relay, nats_outbox_messages
 TO pg_monitor;

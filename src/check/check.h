@@ -149,6 +149,9 @@ extern void np_check_answers(const NpExamination *examination, NpFinding *findin
 extern void np_examine_taker(NpExamination *examination);
 extern bool np_is_taken(const NpExamination *examination);
 
+/* check_wal.c */
+extern void np_check_wal(NpExamination *examination, NpFinding *finding);
+
 /* check_changes.c */
 extern void np_check_changes(NpExamination *examination, NpFinding *finding);
 

@@ -18,7 +18,6 @@
 #include "base/settings.h"
 #include "check/check_relay.h"
 #include "outbox/outbox.h"
-#include "outbox/relay_state.h"
 
 /* Is the relay of this database wanted, by relay_databases? */
 bool
@@ -38,15 +37,15 @@ np_check_is_relayed(void)
 	return false;
 }
 
-/* What the relay of this database reports.  False: there is none. */
-static bool
-find_status(NpRelayStatus *status)
+/* What the relay of this database's table, or of its WAL, reports.  False: there is none. */
+bool
+np_check_relay_status(NpRelayStatus *status, bool of_wal)
 {
 	char	   *database = get_database_name(MyDatabaseId);
 
 	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
 	{
-		*status = np_relay_status(i);
+		*status = np_relay_status(of_wal ? np_relay_wal_slot(i) : i);
 		if (strcmp(status->name, database) == 0)
 			return true;
 	}
@@ -128,6 +127,8 @@ advice_for(NpRelayState state)
 			return "It begins when ALTER DATABASE ... ALLOW_CONNECTIONS true lets it.";
 		case NP_RELAY_NO_RIGHTS:
 			return "Grant the owner of nats_outbox what the error names.";
+		case NP_RELAY_DIVERTING:
+			return "It could not publish in time, and moves what it reads to nats_outbox. See that NATS runs, and takes its connection.";
 		case NP_RELAY_STOPPED:
 			return "It is started again soon; the server's log says why it ended.";
 		default:
@@ -149,20 +150,21 @@ list_of_processes(const ArrayType *processes)
 	return list.data;
 }
 
-static void
-find_state(NpRelayStatus *status, bool is_paused, NpFinding *finding)
+/* What the relay of that name is at; is_paused: it is to be, whether it has seen that or not. */
+void
+np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, NpFinding *finding)
 {
 	const ArrayType *blockers = np_relay_blocked_by(status);
 	NpRelayState state = is_paused ? NP_RELAY_PAUSED : status->state;
 	const char *advice = advice_for(state);
 
 	if (state == NP_RELAY_BLOCKED)
-		np_find(finding, NP_CHECK_WARNING, "The relay is blocked by a lock of process %s. See pg_stat_activity for what it does, or with 0, pg_prepared_xacts.",
-				list_of_processes(blockers));
+		np_find(finding, NP_CHECK_WARNING, "The %s is blocked by a lock of process %s. See pg_stat_activity for what it does, or with 0, pg_prepared_xacts.",
+				name, list_of_processes(blockers));
 	else if (advice == NULL)
-		np_find(finding, NP_CHECK_OK, "The relay is %s.", phrase_for(state));
+		np_find(finding, NP_CHECK_OK, "The %s is %s.", name, phrase_for(state));
 	else
-		np_find(finding, NP_CHECK_WARNING, "The relay is %s. %s", phrase_for(state), advice);
+		np_find(finding, NP_CHECK_WARNING, "The %s is %s. %s", name, phrase_for(state), advice);
 	if (status->shared_stream[0] != '\0')
 		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\", so it gets one message of a subject at a time.",
 				np_string_from_utf8(status->shared_stream));
@@ -177,8 +179,8 @@ np_check_relay(NpExamination *examination, NpFinding *finding)
 	NpOutboxContent content = np_outbox_content(examination->schema);
 	NpRelayStatus status;
 
-	if (find_status(&status))
-		find_state(&status, content.is_paused, finding);
+	if (np_check_relay_status(&status, false))
+		np_check_relay_state("relay", &status, content.is_paused, finding);
 	else
 		find_absence(&content, examination->is_relayed, finding);
 	find_content(&content, finding);

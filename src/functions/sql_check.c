@@ -68,6 +68,7 @@ static const Row rows[] = {
 	{"features", NEEDS_STREAM, np_check_features},
 	{"limits", NEEDS_STREAM, np_check_limits},
 	{"relay", NEEDS_NOTHING, np_check_relay},
+	{"wal", NEEDS_NOTHING, np_check_wal},
 	{"changes", NEEDS_NOTHING, np_check_changes},
 	{"settings", NEEDS_NOTHING, np_check_settings},
 };

@@ -16,6 +16,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -33,8 +34,9 @@
 PG_FUNCTION_INFO_V1(nats_outbox_check);
 PG_FUNCTION_INFO_V1(nats_outbox_wake);
 PG_FUNCTION_INFO_V1(nats_relay_status);
+PG_FUNCTION_INFO_V1(nats_wal_relay_status);
 
-/* The columns of nats_relay_status(). */
+/* The columns of nats_relay_status(), and what nats_wal_relay_status() has behind them. */
 enum
 {
 	STATUS_DATNAME,
@@ -50,6 +52,14 @@ enum
 	STATUS_BLOCKED_BY,
 	STATUS_ORDERING,
 	STATUS_SHARED_STREAM,
+	STATUS_READ_LSN,
+	STATUS_CONFIRMED_LSN,
+	STATUS_QUEUED,
+	STATUS_QUEUED_BYTES,
+	STATUS_DECODING,
+	STATUS_DECODED,
+	STATUS_DIVERTED,
+	STATUS_FORGED,
 	STATUS_COLUMNS
 };
 
@@ -217,11 +227,16 @@ put_time(Datum *values, bool *nulls, int column, TimestampTz time)
 }
 
 static void
-put_status(NpRelayStatus *status, ReturnSetInfo *rsinfo)
+put_position(Datum *values, bool *nulls, int column, XLogRecPtr position)
+{
+	nulls[column] = XLogRecPtrIsInvalid(position);
+	values[column] = LSNGetDatum(position);
+}
+
+static void
+fill_common(NpRelayStatus *status, Datum *values, bool *nulls)
 {
 	ArrayType  *blockers = np_relay_blocked_by(status);
-	Datum		values[STATUS_COLUMNS] = {0};
-	bool		nulls[STATUS_COLUMNS] = {false};
 
 	put_text(values, nulls, STATUS_DATNAME, status->name);
 	nulls[STATUS_PID] = status->pid == 0;
@@ -238,20 +253,54 @@ put_status(NpRelayStatus *status, ReturnSetInfo *rsinfo)
 	values[STATUS_BLOCKED_BY] = PointerGetDatum(blockers);
 	put_text(values, nulls, STATUS_ORDERING, status->pid == 0 ? "" : np_relay_order_name(status->order));
 	put_text(values, nulls, STATUS_SHARED_STREAM, np_string_from_utf8(status->shared_stream));
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+static void
+fill_progress(const NpWalProgress *progress, Datum *values, bool *nulls)
+{
+	put_position(values, nulls, STATUS_READ_LSN, progress->read);
+	put_position(values, nulls, STATUS_CONFIRMED_LSN, progress->confirmed);
+	values[STATUS_QUEUED] = Int64GetDatum(progress->queued);
+	values[STATUS_QUEUED_BYTES] = Int64GetDatum(progress->queued_bytes);
+	nulls[STATUS_DECODING] = progress->decoding == 0;
+	values[STATUS_DECODING] = TransactionIdGetDatum(progress->decoding);
+	values[STATUS_DECODED] = Int64GetDatum(progress->decoded);
+	values[STATUS_DIVERTED] = Int64GetDatum(progress->diverted);
+	values[STATUS_FORGED] = Int64GetDatum(progress->forged);
+}
+
+/* The relays in slots of shared memory, from one on. */
+static Datum
+put_relays(FunctionCallInfo fcinfo, int first)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
+	{
+		NpRelayStatus status = np_relay_status(first + i);
+		Datum		values[STATUS_COLUMNS] = {0};
+		bool		nulls[STATUS_COLUMNS] = {false};
+
+		if (status.name[0] == '\0')
+			continue;
+		fill_common(&status, values, nulls);
+		fill_progress(&status.wal, values, nulls);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 /* nats_relay_status(): the relays of all databases; none when the library is not preloaded */
 Datum
 nats_relay_status(PG_FUNCTION_ARGS)
 {
-	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < NP_MAX_RELAYS && np_relay_state_is_there(); i++)
-	{
-		NpRelayStatus status = np_relay_status(i);
+	return put_relays(fcinfo, 0);
+}
 
-		if (status.name[0] != '\0')
-			put_status(&status, (ReturnSetInfo *) fcinfo->resultinfo);
-	}
-	return (Datum) 0;
+/* nats_wal_relay_status(): the same of the relays of the WAL */
+Datum
+nats_wal_relay_status(PG_FUNCTION_ARGS)
+{
+	return put_relays(fcinfo, np_relay_wal_slot(0));
 }

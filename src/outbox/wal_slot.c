@@ -66,3 +66,20 @@ np_wal_database(void)
 {
 	return CStringGetTextDatum(psprintf(UINT64_FORMAT ".%u", GetSystemIdentifier(), MyDatabaseId));
 }
+
+/* Is there a slot that is not of a logical decoder, nor of a passing backup? */
+bool
+np_standbys_have_slots(void)
+{
+	bool		found = false;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots && !found; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		found = slot->in_use && SlotIsPhysical(slot) && slot->data.persistency == RS_PERSISTENT;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}

@@ -32,6 +32,7 @@ typedef struct NpWalSlot
 
 extern void np_wal_slot_name(Oid database, char *name);
 extern NpWalSlot np_wal_slot(Oid database);
+extern bool np_standbys_have_slots(void);
 extern Datum np_wal_database(void);
 
 #endif							/* NP_WAL_SLOT_H */

@@ -55,6 +55,9 @@
 
 PGDLLEXPORT void np_wal_relay_main(Datum argument);
 
+/* So often it is shown how much of a large transaction is decoded. */
+#define SHOWN_MESSAGES		1024
+
 /* So often the position is written down. */
 #define SAVE_INTERVAL		NP_MILLISECONDS(1000)
 
@@ -314,6 +317,24 @@ pump(void)
 		(void) np_session_wait(session, NP_WAIT_ACK, has_room, NULL, np_ack_timeout, np_now() + PUMP_WAIT);
 }
 
+static void
+show_progress(void)
+{
+	progress.read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
+	progress.confirmed = confirmed;
+	progress.queued = np_wal_queue_count();
+	progress.queued_bytes = np_wal_queue_bytes();
+	np_relay_slot_set_progress(np_worker_slot(), &progress);
+	if (published > 0)
+	{
+		np_relay_slot_count(np_worker_slot(), published, 0, 0);
+		np_worker_report_success(session);
+	}
+	if (published > 0 || progress.queued == 0 || is_before_standbys)
+		last_progress = np_now();
+	published = 0;
+}
+
 /* A message that was decoded.  Decoded again, those that are known are left out. */
 static void
 take(void *argument, const NpMessage *message, const NpWalError *error)
@@ -321,7 +342,10 @@ take(void *argument, const NpMessage *message, const NpWalError *error)
 	NpDecodedTransaction *transaction = argument;
 	int64		number = transaction->messages++;
 
+	progress.decoding = (TransactionId) transaction->xid;
 	progress.decoded = transaction->messages;
+	if (number % SHOWN_MESSAGES == SHOWN_MESSAGES - 1)
+		show_progress();
 	if (transaction->commit_lsn < queued_commit ||
 		(transaction->commit_lsn == queued_commit && number < queued_messages))
 		return;
@@ -360,11 +384,18 @@ on_message(NpDecodedTransaction *transaction, const char *prefix, const char *da
 }
 
 static void
+nothing_is_decoded(void)
+{
+	progress.decoding = InvalidTransactionId;
+	progress.decoded = 0;
+}
+
+static void
 on_commit(NpDecodedTransaction *transaction)
 {
 	np_wal_change_end(transaction, take, transaction);
 	np_position_complete(transaction->commit_lsn);
-	progress.decoded = 0;
+	nothing_is_decoded();
 }
 
 static const NpDecoderEvents decoder_events = {
@@ -582,24 +613,6 @@ confirm(void)
 		return;
 	save_position();
 	next_save = np_now() + SAVE_INTERVAL;
-}
-
-static void
-show_progress(void)
-{
-	progress.read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
-	progress.confirmed = confirmed;
-	progress.queued = np_wal_queue_count();
-	progress.queued_bytes = np_wal_queue_bytes();
-	np_relay_slot_set_progress(np_worker_slot(), &progress);
-	if (published > 0)
-	{
-		np_relay_slot_count(np_worker_slot(), published, 0, 0);
-		np_worker_report_success(session);
-	}
-	if (published > 0 || progress.queued == 0 || is_before_standbys)
-		last_progress = np_now();
-	published = 0;
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------- */
@@ -821,6 +834,7 @@ try_round(void)
 		MemoryContextSwitchTo(context);
 		np_outbox_set_diverting(false);
 		np_decoder_abort();
+		nothing_is_decoded();
 		report_problem(error->message);
 		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 			np_worker_show_state(NP_RELAY_NO_RIGHTS);

@@ -105,3 +105,26 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- Rows that are read from the WAL, in transactions of 1000 or in one.
+CREATE TABLE bench.wal_rows (id int PRIMARY KEY, note text);
+
+CREATE PROCEDURE bench.write_rows(count int, in_transaction int)
+LANGUAGE plpgsql AS $$
+BEGIN
+    FOR begins IN 1 .. count BY in_transaction LOOP
+        INSERT INTO bench.wal_rows SELECT i, repeat('x', 60) FROM generate_series(begins, least(begins + in_transaction - 1, count)) AS i;
+        COMMIT;
+    END LOOP;
+END
+$$;
+
+CREATE PROCEDURE bench.write_outbox(count int, in_transaction int)
+LANGUAGE plpgsql AS $$
+BEGIN
+    FOR begins IN 1 .. count BY in_transaction LOOP
+        PERFORM nats_publish_outbox('bench.a', repeat('x', 128)) FROM generate_series(begins, least(begins + in_transaction - 1, count)) AS i;
+        COMMIT;
+    END LOOP;
+END
+$$;

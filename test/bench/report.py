@@ -14,7 +14,7 @@ COLUMNS = ("row", "case", "side", "round", "metric", "value")
 
 METRICS = {
     "rate": "messages/s", "mb_s": "MB/s", "ms": "ms", "stored_ms": "ms until all are stored", "us": "µs/message", "call_us": "µs/call",
-    "peak_kb": "peak of RSS, kB",
+    "peak_kb": "peak of RSS, kB", "peak_mb": "most memory of its own, MB",
     "cpu_us": "CPU µs/message", "csw": "switches/message",
     "commit_us": "p50 of COMMIT, µs", "wal_mb": "WAL, MB/min", "wal_retried_mb": "WAL after hours, MB/min",
     "commit_us_ratio": "p50 of COMMIT, of that without", "p50_us_ratio": "p50, of that without",

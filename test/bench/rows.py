@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Callable, Optional, Union
 
-from workbench import Failure, NatsClient, wait_for
+from workbench import Failure, NatsClient, Peak, wait_for
 
 PAYLOAD = 128
 
@@ -53,6 +53,16 @@ LABELS = {
     "strict_1": "relay, strict, 1 subject",
     "strict_100": "relay, strict, 100 subjects",
     "strict_10000": "relay, strict, 10,000 subjects",
+    "wal_changes": "changes from the WAL, 1000 a transaction",
+    "wal_changes_one": "changes from the WAL, one transaction",
+    "wal_outbox": "outbox in the WAL, 1000 a transaction",
+    "wal_outbox_one": "outbox in the WAL, one transaction",
+    "evloop_change": "plain-C event loop, ids, size of a change",
+    "wal_delay": "relay of the WAL, from the answer to COMMIT",
+    "call_table": "nats_publish_outbox(), in the table",
+    "call_wal": "nats_publish_outbox(), in the WAL",
+    "tpcb_changes": "delivery wal on pgbench_history",
+    "tpcb_outbox": "delivery outbox, in the WAL",
     "pipelined_1": "relay, pipelined, 1 subject",
     "pipelined_100": "relay, pipelined, 100 subjects",
     "pipelined_10000": "relay, pipelined, 10,000 subjects",
@@ -723,10 +733,10 @@ def one_by_one(bench, relay, count):
     return list(zip(sent, answered, (arrivals.at[i] for i in range(count))))
 
 
-def delay(bench):
+def delay(bench, start=lambda bench: bench.relay()):
     count = DELAY_RATE * bench.seconds(DELAY_SECONDS)
     bench.new_stream()
-    with bench.relay() as relay:
+    with start(bench) as relay:
         times = one_by_one(bench, relay, count)
         bench.wait_until_stored(count)
     bench.check_stored(count)
@@ -905,5 +915,132 @@ RELAY_LOAD = Row(
     load_ratios)
 
 
+# ---- wal: what is read from the WAL -----------------------------------------------------------------
+
+WAL_MESSAGES = 1_000_000
+WAL_TRANSACTION = 1000
+# The payload of a change of bench.wal_rows has so many bytes, give or take the digits of its id.
+WAL_CHANGE_SIZE = 276
+WAL_CALLS = 100_000
+
+
+def wal_backlog(write, one=False):
+    """Like backlog(): what was committed while the relay was paused, which has decoded no more of it than it keeps in memory."""
+    def run(bench):
+        count = bench.scaled(WAL_MESSAGES)
+        bench.new_stream()
+        with bench.wal_relay() as relay, Peak(relay.pid()) as peak:
+            relay.session.run("TRUNCATE bench.wal_rows;\n"
+                              "SELECT nats_publish_table('bench.wal_rows', 'bench.a', delivery => 'wal');\n"
+                              "SELECT nats_relay_pause();")
+            relay.wait_for_state("paused")
+            relay.session.run("SET nats_publish.outbox_storage = wal;\n"
+                              f"CALL bench.{write}({count}, {count if one else WAL_TRANSACTION});\nCHECKPOINT;")
+            cpu, switches = relay.usage()
+            started = time.monotonic()
+            relay.session.run("SELECT nats_relay_resume();")
+            bench.wait_until_stored(count)
+            seconds = time.monotonic() - started
+            relay.wait_for_state("idle")
+            cpu_after, switches_after = relay.usage()
+            relay.session.run("SELECT nats_unpublish_table('bench.wal_rows');")
+        bench.check_stored(count)
+        return {"rate": count / seconds, "cpu_us": (cpu_after - cpu) / count, "csw": (switches_after - switches) / count,
+                "peak_mb": peak.mb}
+    return run
+
+
+def wal_plain_c(size):
+    def run(bench):
+        metrics = bench.baseline("evloop_hdr", count=bench.scaled(WAL_MESSAGES), size=size)
+        return {name: metrics[name] for name in ("rate", "cpu_us", "csw")}
+    return run
+
+
+@contextmanager
+def wal_writer(bench):
+    with bench.wal_relay() as relay:
+        relay.session.run("SET nats_publish.outbox_storage = wal;")
+        yield relay
+
+
+def outbox_calls(storage):
+    """Calls in one transaction, COMMIT included; the relay is paused meanwhile, so that it takes no processor from them."""
+    def run(bench):
+        count = bench.scaled(WAL_CALLS)
+        bench.new_stream()
+        with bench.wal_relay() as relay:
+            relay.session.run(f"SET nats_publish.outbox_storage = '{storage}';\nSELECT nats_relay_pause();")
+            relay.wait_for_state("paused")
+            relay.session.run("CHECKPOINT;")
+            ms = relay.session.milliseconds(f"BEGIN;\n{select('nats_publish_outbox', count)}\nCOMMIT;")
+            relay.session.run("SELECT nats_relay_resume();")
+            bench.wait_until_stored(count)
+        bench.check_stored(count)
+        return {"ms": ms, "row_us": ms * 1000 / count}
+    return run
+
+
+WAL = Row(
+    "wal", "The WAL: 1,000,000 changed rows and messages of the outbox that were committed while the relay was paused, from its "
+    "resumption to the last of them in the stream; 100 transactions a second of one message each, from COMMIT to a "
+    "subscriber; and 100,000 calls of nats_publish_outbox() in one transaction",
+    ("rate", "cpu_us", "csw", "peak_mb", "p50_us", "p99_us", "max_us", "row_us"), (
+        Side("wal_changes", wal_backlog("write_rows")),
+        Side("wal_changes_one", wal_backlog("write_rows", one=True)),
+        Side("evloop_change", wal_plain_c(WAL_CHANGE_SIZE)),
+        Side("wal_outbox", wal_backlog("write_outbox")),
+        Side("wal_outbox_one", wal_backlog("write_outbox", one=True)),
+        Side("evloop_hdr", wal_plain_c(PAYLOAD)),
+        Side("wal_delay", lambda bench: delay(bench, wal_writer)),
+        Side("call_wal", outbox_calls("wal")),
+        Side("call_table", outbox_calls("table")),
+    ),
+    (Bar("rate", "wal_changes", "evloop_change", at_least=0.85),
+     Bar("rate", "wal_changes_one", "evloop_change", at_least=0.85),
+     Bar("rate", "wal_outbox", "evloop_hdr", at_least=0.9),
+     Bar("rate", "wal_outbox_one", "evloop_hdr", at_least=0.9),
+     Bar("peak_mb", "wal_changes_one", at_most=128),
+     Bar("peak_mb", "wal_outbox_one", at_most=128),
+     Bar("p50_us", "wal_delay", at_most=500),
+     Bar("p99_us", "wal_delay", at_most=5000),
+     Bar("row_us", "call_wal", "call_table", at_most=0.25)))
+
+
+# ---- pgbench_wal: what it leaves of a database's throughput -------------------------------------------
+
+def tpcb_wal(delivery=None):
+    """pgbench's own script with wal_level = logical, and a message of the WAL for each row of pgbench_history."""
+    def run(bench):
+        seconds = bench.seconds(PGBENCH_SECONDS)
+        bench.new_stream()
+        bench.pgbench_tables(PGBENCH_SCALE)
+        with bench.wal_relay() if delivery else bench.wal_level_logical() as relay, bench.session() as session:
+            if relay:
+                session.run("ALTER DATABASE postgres SET nats_publish.outbox_storage = wal;\n"
+                            f"SELECT nats_publish_table('pgbench_history', 'bench.{{table}}', events => '{{insert}}', delivery => '{delivery}');")
+            session.run("CHECKPOINT;")
+            tps = bench.pgbench_tps(PGBENCH_CLIENTS, seconds)
+            transactions = int(session.value("SELECT count(*) FROM pgbench_history"))
+            if relay:
+                bench.wait_until_stored(transactions)
+                session.run("ALTER DATABASE postgres RESET nats_publish.outbox_storage;")
+        bench.check_stored(transactions if delivery else 0)
+        return {"tps": tps, "seconds": seconds}
+    return run
+
+
+PGBENCH_WAL = Row(
+    "pgbench_wal", "pgbench's TPC-B at scale 10, 8 clients, wal_level = logical, one message of the WAL for each transaction; "
+    "fsync and synchronous_commit on",
+    ("tps", "seconds"), (
+        Side("no_trigger", tpcb_wal()),
+        Side("tpcb_changes", tpcb_wal("wal")),
+        Side("tpcb_outbox", tpcb_wal("outbox")),
+    ),
+    (Bar("tps", "tpcb_changes", "no_trigger", at_least=0.8),
+     Bar("tps", "tpcb_outbox", "no_trigger", at_least=0.8)))
+
+
 ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
-        RELAY, RELAY_LOAD)
+        RELAY, RELAY_LOAD, WAL, PGBENCH_WAL)

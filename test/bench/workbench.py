@@ -175,6 +175,9 @@ class Cluster:
         if (self._data / "postmaster.pid").exists():
             self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", self._data)
 
+    def restart(self):
+        self._run("pg_ctl", "restart", "-w", "-D", self._data, "-l", self.directory / "log")
+
     def client(self, name, *arguments):
         """Command line of a client program that connects to this cluster."""
         return [str(word) for word in
@@ -264,17 +267,43 @@ class Session:
 
 
 class Relay:
-    """The relay of the cluster's database, and a session beside it."""
+    """The relay of the cluster's database, or of its WAL, and a session beside it."""
 
-    def __init__(self, session):
+    def __init__(self, session, status="nats_relay_status()"):
         self.session = session
+        self._status = status
 
     def wait_for_state(self, *states):
-        wait_for(lambda: self.session.run("SELECT state FROM nats_relay_status() WHERE pid IS NOT NULL;") in
+        wait_for(lambda: self.session.run(f"SELECT state FROM {self._status} WHERE pid IS NOT NULL;") in
                  [[state] for state in states], f"the relay did not become {' or '.join(states)}")
 
+    def pid(self):
+        return int(self.session.value(f"SELECT pid FROM {self._status}"))
+
     def usage(self):
-        return usage_of(int(self.session.value("SELECT pid FROM nats_relay_status()")))
+        return usage_of(self.pid())
+
+
+class Peak(threading.Thread):
+    """The most memory that a process has for itself, in MB, looked at all the time."""
+
+    def __init__(self, pid):
+        super().__init__()
+        self._status = Path(f"/proc/{pid}")
+        self._ended = threading.Event()
+        self.mb = 0.0
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self.join()
+
+    def run(self):
+        while not self._ended.wait(0.02):
+            self.mb = max(self.mb, int(status_of(self._status)["RssAnon"].split()[0]) / 1024)
 
 
 class Beside:
@@ -448,6 +477,29 @@ class Workbench:
                     wait_for(lambda: session.value("SELECT count(*) FROM pg_stat_activity "
                                                    "WHERE backend_type = 'nats_publish relay'") == "0",
                              "the relay did not end")
+
+    @contextmanager
+    def wal_level_logical(self):
+        with self.session() as session:
+            session.run("ALTER SYSTEM SET wal_level = logical;")
+        self.cluster.restart()
+        yield
+        with self.session() as session:
+            session.run("ALTER SYSTEM RESET wal_level;")
+        self.cluster.restart()
+
+    @contextmanager
+    def wal_relay(self, **settings):
+        """A relay of the WAL that has just started, with wal_level = logical; settings: as those of relay()."""
+        with self.wal_level_logical(), self.relay(**settings) as relay:
+            relay.session.run("SELECT nats_wal_enable();")
+            wal_relay = Relay(relay.session, "nats_wal_relay_status()")
+            wal_relay.wait_for_state("idle")
+            try:
+                yield wal_relay
+            finally:
+                with self.session() as session:
+                    session.run("SELECT nats_wal_disable(discard => true);")
 
     @staticmethod
     def _configure(session, changes):

@@ -27,20 +27,20 @@ sub nats_with_users
 	return ($server, NatsClient->new(url => $server->url, user => 'admin', pass => 'admin_secret'));
 }
 
-# A cluster as the README and the guide configure one, with what its reader has: a database, and the extension where it is not an example
+# A cluster as the README and doc/wal.md configure one, with what its reader has: a database, and the extension where it is not an example
 sub documented_cluster
 {
 	my ($name, $url) = @_;
 	my $cluster = PostgreSQL::Test::Cluster->new($name);
 	$cluster->init;
 	$cluster->append_conf('postgresql.conf', "nats_publish.url = '$url'");
-	$cluster->append_conf('postgresql.conf', $_->{text}) foreach grep { $_->{text} =~ /shared_preload|wal_level/ } map { blocks($_, 'ini') } qw(README.md doc/guide.md);
+	$cluster->append_conf('postgresql.conf', $_->{text}) foreach grep { $_->{text} =~ /shared_preload|wal_level/ } map { blocks($_, 'ini') } qw(README.md doc/wal.md);
 	$cluster->start;
 	$cluster->safe_psql('postgres', 'CREATE DATABASE billing');
 	return $cluster;
 }
 
-# What psql prints on a terminal, and what it complains of, but for what the guide says that nats_wal_enable() warns of before 17
+# What psql prints on a terminal, and what it complains of, but for what doc/wal.md says that nats_wal_enable() warns of before 17
 sub typed
 {
 	my ($cluster, $sql) = @_;

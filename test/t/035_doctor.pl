@@ -21,7 +21,7 @@ plan skip_all => 'NATS_SERVER_NEW does not name a newer nats-server' unless $ENV
 
 my @GENERAL = qw(connection server jetstream round_trip permissions);
 my @OF_SUBJECT = qw(subject stream storage replicas retention no_ack discard duplicate_window persist_mode features limits);
-my @LOCAL = qw(relay changes settings);
+my @LOCAL = qw(relay wal changes settings);
 
 # A silent server costs two timeouts, on a loaded machine.
 my $BOUND = 30;
@@ -676,7 +676,7 @@ foreach my $nonsense (@nonsense)
 	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, $nonsense); return; });
 	my $session = session(url => $fake->url, ack_timeout => '2s');
 	my $result = $session->run(q(BEGIN; SELECT count(*) FROM nats_check('s.a', true); SELECT count(*) FROM nats_check(); SELECT count(*) > 5 FROM nats_explain('s.a', 'x'); COMMIT; SELECT 1));
-	is($result->{output}, "19\n8\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
+	is($result->{output}, "20\n9\nt\n1", 'nonsense: ' . (substr($nonsense, 0, 60) =~ s/[^ -~]/?/gr)) or diag $result->{error};
 }
 
 # One that falls silent between two checks
@@ -723,7 +723,7 @@ foreach my $nonsense (@nonsense)
 		SELECT count(*), count(*) FILTER (WHERE status <> 'failed') FROM nats_futures();
 		COMMIT));
 	is($result->{error}, '', 'a transaction with futures commits');
-	is($result->{output}, "19\n19\n19\n1000|1000", 'and knows of them');
+	is($result->{output}, "20\n20\n20\n1000|1000", 'and knows of them');
 	is($stored->() - $before, 1001, 'all messages are stored, and no others');
 	is($session->value('SELECT published, acked, failed FROM nats_session_stats()'), '1001|1001|0', 'nothing else is counted');
 	is($session->sqlstate(q(BEGIN READ ONLY; SELECT count(*) FROM nats_check('t.a', true) \g /dev/null

@@ -25,7 +25,8 @@ my $JSON = JSON::PP->new->canonical;
 
 my $nats = NatsServer->new(jetstream => 1, config => 'max_payload: 100000')->start;
 NatsClient->new(url => $nats->url)->create_stream('M', ['m.>'], storage => 'file');
-my $node = relay_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.connect_timeout' => '500ms');
+my $node = relay_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.connect_timeout' => '500ms',
+	wal_level => 'logical');
 my $session = PsqlSession->new($node);
 my $viewer = PsqlSession->new($node);		# has no connection to NATS
 $viewer->value('CREATE ROLE monitor LOGIN IN ROLE pg_monitor');
@@ -55,7 +56,13 @@ $session->value(q(SELECT count(nats_publish_outbox('m.outbox', repeat('x', lengt
 wait_until_drained($session);
 my $refused = $session->value(q(SELECT nats_publish_outbox('nobody.takes', 'x')));
 wait_for('a refusal', sub { outbox_column($session, 'next_attempt_at', $refused) });
+$session->value('SELECT nats_wal_enable()');
+$session->value(q(SET nats_publish.outbox_storage = wal; SELECT count(nats_publish_outbox('m.wal', 'x')) FROM generate_series(1, 7) \g /dev/null
+	SELECT nats_publish_outbox('nobody.takes.wal', 'x') \g /dev/null
+	RESET nats_publish.outbox_storage));
+wait_for('the WAL to be read', sub { $session->value('SELECT published + diverted FROM nats_wal_relay') eq '8' });
 $session->value('SELECT nats_relay_pause()');
+wait_for('a paused relay of the WAL', sub { $session->value('SELECT state FROM nats_wal_relay') eq 'paused' });
 wait_for_state($session, 'paused');
 $session->value(q(SELECT count(nats_publish_outbox('m.outbox', 'x')) FROM generate_series(1, 4) \g /dev/null));
 
@@ -95,8 +102,16 @@ my %views = (
 			extract(epoch FROM last_error_at) AS last_error_timestamp_seconds
 		FROM nats_relay),
 	nats_publish_relay_state => 'SELECT datname, state, 1 AS info FROM nats_relay',
+	nats_publish_wal => q(
+		SELECT datname, CASE WHEN pid > 0 THEN 1 ELSE 0 END AS running, CASE WHEN wal_status = 'lost' THEN 0 ELSE 1 END AS usable,
+			behind_bytes, kept_bytes, safe_bytes, queued AS queued_messages, queued_bytes, decoded AS decoded_messages,
+			published AS published_total, diverted AS diverted_total, forged AS forged_total,
+			extract(epoch FROM last_success) AS last_success_timestamp_seconds,
+			extract(epoch FROM last_error_at) AS last_error_timestamp_seconds
+		FROM nats_wal_relay),
+	nats_publish_wal_state => 'SELECT datname, state, 1 AS info FROM nats_wal_relay',
 	nats_publish_outbox => q(
-		SELECT 'postgres' AS datname, backlog, (SELECT count(*) FROM nats_outbox WHERE attempts > 0) AS retrying,
+		SELECT 'postgres' AS datname, backlog, (SELECT count(*) FROM nats_outbox WHERE attempts > 0 OR last_error IS NOT NULL) AS retrying,
 			(SELECT count(*) FROM nats_outbox_dead) AS dead, coalesce(extract(epoch FROM oldest_age), 0) AS oldest_age_seconds
 		FROM nats_relay
 		UNION ALL SELECT 'billing', 0, 0, 0, 0));
@@ -185,7 +200,7 @@ my %done = (
 	'nats_publish_acked_total datname=postgres,mode=async' => 10,
 	'nats_publish_payload_bytes_total datname=postgres,mode=on_commit' => 9,
 	'nats_publish_acked_total datname=billing,mode=on_commit' => 1,
-	'nats_publish_acked_total datname=postgres,mode=outbox' => 2,
+	'nats_publish_acked_total datname=postgres,mode=outbox' => 9,
 	'nats_publish_latency_seconds_count datname=postgres,measure=commit_wait,mode=on_commit' => 1,
 	'nats_publish_latency_seconds_bucket datname=postgres,le=+Inf,measure=ack,mode=on_commit' => 3,
 	'nats_publish_activity_backends datname=postgres,state=waiting' => 1,
@@ -193,8 +208,13 @@ my %done = (
 	'nats_publish_relay_running datname=postgres' => 1,
 	'nats_publish_relay_state_info datname=postgres,state=paused' => 1,
 	'nats_publish_relay_published_total datname=postgres' => 2,
-	'nats_publish_outbox_backlog datname=postgres' => 5,
-	'nats_publish_outbox_retrying datname=postgres' => 1,
+	'nats_publish_wal_running datname=postgres' => 1,
+	'nats_publish_wal_usable datname=postgres' => 1,
+	'nats_publish_wal_published_total datname=postgres' => 7,
+	'nats_publish_wal_diverted_total datname=postgres' => 1,
+	'nats_publish_wal_state_info datname=postgres,state=paused' => 1,
+	'nats_publish_outbox_backlog datname=postgres' => 6,
+	'nats_publish_outbox_retrying datname=postgres' => 2,
 	'nats_publish_outbox_dead datname=postgres' => 1,
 	'nats_publish_outbox_backlog datname=billing' => 0);
 foreach my $what (sort keys %done)
@@ -233,7 +253,8 @@ is_deeply(seen($node, 'bare'), {}, 'no metric from a database without the extens
 $viewer->value('CREATE DATABASE elsewhere');
 $node->safe_psql('elsewhere', q(CREATE SCHEMA "Odd name"; GRANT USAGE ON SCHEMA "Odd name" TO pg_monitor;
 	CREATE EXTENSION nats_publish SCHEMA "Odd name"));
-is_deeply(seen($node, 'elsewhere'), { map { $_ => 1 } keys %samples }, 'all from one with the extension in any schema');
+is_deeply(seen($node, 'elsewhere'), { map { $_ => 1 } grep { !/^nats_publish_wal/ } keys %samples },
+	'all from one with the extension in any schema, but those of the WAL, which is not published there');
 
 my $plain = publishing_node('plain', 'nats_publish.url' => $nats->url);
 $plain->safe_psql('postgres', q(CREATE ROLE monitor LOGIN IN ROLE pg_monitor; SELECT nats_publish('m.plain', 'x')));
@@ -275,7 +296,7 @@ my %ids;
 $ids{ $_->{id} }++ foreach @panels;
 is_deeply([ grep { $ids{$_} != 1 } keys %ids ], [], 'the panels have ids of their own');
 is_deeply([ map { $_->{title} } grep { $_->{type} eq 'row' } @panels ],
-	[ 'Rates', 'Latency', 'Errors', 'Backends', 'Outbox and relay' ], 'they are in rows');
+	[ 'Rates', 'Latency', 'Errors', 'Backends', 'Outbox and relay', 'WAL' ], 'they are in rows');
 is_deeply([ map { $_->{name} } @{ $dashboard->{templating}{list} } ], [ 'datasource', 'instance', 'datname', 'mode' ],
 	'the variables');
 is_deeply([ grep { ($_->{datasource}{uid} // '') ne '${datasource}' } @targets, @variables, grep { $_->{type} ne 'row' } @panels ], [],
@@ -344,6 +365,13 @@ my %series = (
 		'_relay_state_info{state="idle",datname="%s"}' => [ '1+0x19 _x30', '1+0x27 _x30' ] },
 	NatsOutboxOld => { '_outbox_oldest_age_seconds{datname="%s"}' => [ '0+0x25 50+60x10', '0+0x28 50+60x10' ] },
 	NatsOutboxGrowing => { '_outbox_backlog{datname="%s"}' => [ '0+300x60', '20000-300x60' ] },
+	NatsWalSlotLost => { '_wal_usable{datname="%s"}' => [ '1+0x29 0+0x5', '1+0x60' ] },
+	NatsWalNotRunning => { '_wal_running{datname="%s"}' => [ '1+0x27 0+0x5', '1+0x28 0 1+0x20' ] },
+	NatsWalHeldUp => { '_wal_state_info{state="waiting",datname="%s"}' => [ '_x20 1+0x4 _x20', '_x28 1+0x20' ],
+		'_wal_state_info{state="diverting",datname="%s"}' => [ '_x25 1+0x20', '_x60' ],
+		'_wal_state_info{state="idle",datname="%s"}' => [ '1+0x19 _x30', '1+0x27 _x30' ] },
+	NatsWalKept => { '_wal_kept_bytes{datname="%s"}' => [ '0+0x20 3000000000+0x20', '0+0x28 3000000000+0x20' ] },
+	NatsWalDiverted => { '_wal_diverted_total{datname="%s"}' => [ '0+0x27 1+0x5', '7+0x60' ] },
 	NatsOutboxDead => { '_outbox_dead{datname="%s"}' => [ '0+0x29 1+0x5', '0+0x60' ] });
 
 sub test_alerts
@@ -388,11 +416,12 @@ sub report
 		extra_params => \@options);
 	is("$result $error", '0 ', "$what: the report runs without an error");
 	like($output, qr/^== \Q$_\E/m, "$what: $_")
-		foreach qw(nats_check nats_publish_stats nats_publish_latency nats_publish_activity nats_relay), 'The latest errors';
+		foreach qw(nats_check nats_publish_stats nats_publish_latency nats_publish_activity nats_relay nats_wal_relay), 'The latest errors';
 	like($output, qr/^== nats_publish_stats.*^postgres\|async\|11\|11\|0\|0/ms, "$what: statistics");
 	like($output, qr/^== nats_publish_latency.*^postgres\|on_commit\|commit_wait\|1\|[\d.]+\|[\d.]+\|[\d.]+\|[\d.]+$/ms, "$what: latency");
 	like($output, qr/^== nats_publish_activity.*^\d+\|billing\|\w+\|connected\|/ms, "$what: activity");
-	like($output, qr/^== nats_relay.*^postgres\|paused\|.*^dead\|1\|.*^retrying\|1\|.*^waiting\|4\|/ms, "$what: relay and outbox");
+	like($output, qr/^== nats_relay.*^postgres\|paused\|.*^dead\|1\|.*^retrying\|2\|.*^waiting\|4\|/ms, "$what: relay and outbox");
+	like($output, qr/^== nats_wal_relay.*^postgres\|paused\|\|nats_publish_\d+\|reserved\|[^|]+\|[^|]+\|[^|]+\|0\|0\|7\|1\|0\|/ms, "$what: the WAL");
 	my ($errors) = $output =~ /^== The latest errors[^\n]*\n(.*)/ms;
 	like($errors, qr/^20[^|]*\|postgres sync\|.*nobody\.takes/m, "$what: an error of a backend");
 	like($errors, qr/^20[^|]*\|dead message \d+\|54000: .*max_payload/m, "$what: and of a message");

@@ -1,0 +1,212 @@
+/*-------------------------------------------------------------------------
+ *
+ * check_wal.c
+ *	  The doctor's check of the WAL that is published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "replication/slot.h"
+#include "replication/syncrep.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "base/compat.h"
+#include "base/settings.h"
+#include "check/check_relay.h"
+#include "outbox/statement.h"
+#include "outbox/wal_slot.h"
+
+/* What needs the WAL. */
+typedef struct Need
+{
+	bool		is_enabled;		/* nats_wal_enable() has made the slot */
+	int64		tables;			/* that are published from there */
+	char	   *lost;			/* "between X and Y", not long ago; NULL: nothing was */
+} Need;
+
+/* The columns of read_need. */
+enum
+{
+	NEED_ENABLED = 1,
+	NEED_TABLES,
+	NEED_LOST
+};
+
+static NpStatement read_need = {
+	.text = "SELECT slot OPERATOR(pg_catalog.=) $1,"
+	" (SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'),"
+	" CASE WHEN lost_at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) '7 days'::pg_catalog.interval)"
+	" THEN CASE WHEN lost_from IS NULL THEN pg_catalog.concat('before ', lost_to) ELSE pg_catalog.concat('between ', lost_from, ' and ', lost_to) END END"
+	" FROM (VALUES (1)) AS one LEFT JOIN %1$s.nats_wal ON database OPERATOR(pg_catalog.=) $2",
+	.argument_count = 2,
+	.types = {NAMEOID, TEXTOID}
+};
+
+static Need
+find_need(Oid schema, const char *slot)
+{
+	Need		need = {false};
+	NpStatementCaller caller;
+	MemoryContext context = CurrentMemoryContext;
+	Datum		values[2] = {DirectFunctionCall1(namein, CStringGetDatum(slot)), np_wal_database()};
+	HeapTuple	row;
+	TupleDesc	columns;
+	bool		isnull;
+	char	   *lost;
+
+	np_statements_begin(&caller, schema, "nats_wal");
+	if (SPI_execute_plan(np_statement_prepare(&read_need, quote_identifier(get_namespace_name(schema))), values, NULL, true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not look into nats_wal");
+	row = SPI_tuptable->vals[0];
+	columns = SPI_tuptable->tupdesc;
+	need.is_enabled = DatumGetBool(SPI_getbinval(row, columns, NEED_ENABLED, &isnull)) && !isnull;
+	need.tables = DatumGetInt64(SPI_getbinval(row, columns, NEED_TABLES, &isnull));
+	lost = SPI_getvalue(row, columns, NEED_LOST);
+	need.lost = lost == NULL ? NULL : MemoryContextStrdup(context, lost);
+	np_statements_end(&caller);
+	return need;
+}
+
+/* What is not published, or can't be written, without a slot that can be used. */
+static void
+find_idle_users(const Need *need, NpFinding *finding)
+{
+	if (need->tables == 0 && np_outbox_storage != NP_STORAGE_WAL)
+		return;
+	if (need->tables > 0)
+		np_find(finding, NP_CHECK_FAILED, "%s of delivery wal %s not published.", np_count_of(need->tables, "table"),
+				need->tables == 1 ? "is" : "are");
+	if (np_outbox_storage == NP_STORAGE_WAL)
+		np_find(finding, NP_CHECK_FAILED, "nats_publish.outbox_storage is wal, where the outbox can't be written to.");
+	if (wal_level < NP_COMPAT_WAL_LEVEL)
+		np_find(finding, NP_CHECK_FAILED, "Set wal_level to " NP_COMPAT_WAL_LEVEL_NAME ", restart the server, and then call nats_wal_enable().");
+	else
+		np_find(finding, NP_CHECK_FAILED, "Call nats_wal_enable().");
+}
+
+static void
+find_no_slot(const NpWalSlot *slot, const Need *need, NpFinding *finding)
+{
+	if (need->is_enabled)
+		np_find(finding, NP_CHECK_FAILED,
+				"Replication slot \"%s\", which nats_wal_enable() has made, is not there any more: what was committed since, and was not published, is not published. nats_wal_enable() begins anew, nats_wal_disable() says that it is meant so.",
+				slot->name);
+	find_idle_users(need, finding);
+	if (finding->status == NP_CHECK_OK)
+		np_find(finding, NP_CHECK_OK, "The WAL of this database is not published, and nothing needs that.");
+}
+
+/* It has a slot of a standby that was synchronized, or none: what happens when it is promoted? */
+static void
+find_on_standby(const NpWalSlot *slot, const Need *need, NpFinding *finding)
+{
+	if (!need->is_enabled)
+		np_find(finding, NP_CHECK_OK, "The WAL of this database is not published.");
+	else if (slot->state == NP_WAL_SLOT_USABLE)
+		np_find(finding, NP_CHECK_OK, "This is a standby, with the replication slot for when it is promoted.");
+	else
+		np_find(finding, NP_CHECK_WARNING,
+				"This is a standby without the replication slot: what the primary has not published when it fails is not published. %sCall nats_wal_enable() here once it is promoted.",
+				NP_COMPAT_HAS_FAILOVER ? "Set sync_replication_slots to on, or " : "");
+}
+
+/* WAL that is kept for it, and what ends that. */
+static void
+find_kept(const NpWalSlot *slot, NpFinding *finding)
+{
+	int64		kept = XLogRecPtrIsInvalid(slot->restart) ? 0 : (int64) (GetFlushRecPtr(NULL) - slot->restart) / (1024 * 1024);
+
+	if (max_slot_wal_keep_size_mb >= 0 && kept > max_slot_wal_keep_size_mb / 2)
+		np_find(finding, NP_CHECK_WARNING,
+				"It keeps " INT64_FORMAT " MB of WAL, and is lost beyond the %d MB of max_slot_wal_keep_size. See nats_wal_relay for what holds it up, and pg_stat_activity for long transactions.",
+				kept, max_slot_wal_keep_size_mb);
+	else if (kept > 2 * (int64) np_wal_divert_size)
+		np_find(finding, NP_CHECK_WARNING,
+				"It keeps " INT64_FORMAT " MB of WAL, more than twice nats_publish.wal_divert_size. See nats_wal_relay for what holds it up, and pg_stat_activity for long transactions.",
+				kept);
+	else
+		np_find(finding, NP_CHECK_OK, "It keeps " INT64_FORMAT " MB of WAL.", kept);
+}
+
+/* What becomes of it when a standby is promoted. */
+static void
+find_failover(const NpWalSlot *slot, NpFinding *finding)
+{
+	const char *standby_slots = GetConfigOption("synchronized_standby_slots", true, false);
+	bool		has_synchronous = SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0';
+
+	if (!has_synchronous && !np_standbys_have_slots())
+		return;
+	if (!NP_COMPAT_HAS_FAILOVER)
+		np_find(finding, NP_CHECK_WARNING,
+				"There are standbys, which do not have the replication slot: what is not published when one is promoted is not published. Call nats_wal_enable() there then; PostgreSQL 17 and later keep slots on standbys.");
+	else if (!slot->has_failover)
+		np_find(finding, NP_CHECK_WARNING,
+				"There are standbys, and the replication slot is not kept there. Call nats_wal_disable() and nats_wal_enable(), which makes one for failover.");
+	else if (!has_synchronous && (standby_slots == NULL || standby_slots[0] == '\0'))
+		np_find(finding, NP_CHECK_WARNING,
+				"There are standbys, and none is waited for: a failover can take back what was published. Name their slots in synchronized_standby_slots.");
+	else
+		np_find(finding, NP_CHECK_OK, "Standbys keep it.");
+}
+
+static void
+find_relay(NpFinding *finding)
+{
+	NpRelayStatus status;
+
+	if (!np_check_relay_status(&status, true))
+	{
+		np_find(finding, NP_CHECK_FAILED,
+				"There is a replication slot, and no relay reads it, so that WAL is kept for nothing. See that this database is in nats_publish.relay_databases, and max_worker_processes is high enough; or call nats_wal_disable(discard => true).");
+		return;
+	}
+	np_check_relay_state("relay of the WAL", &status, false, finding);
+	if (status.wal.forged > 0)
+		np_find(finding, NP_CHECK_WARNING,
+				"%s in the WAL had the prefix of nats_publish, and %s not written by its functions: left out. See who calls pg_logical_emit_message().",
+				np_count_of(status.wal.forged, "message"), status.wal.forged == 1 ? "was" : "were");
+}
+
+static void
+find_slot(const NpWalSlot *slot, const Need *need, NpFinding *finding)
+{
+	if (slot->state == NP_WAL_SLOT_USABLE && need->is_enabled)
+	{
+		find_relay(finding);
+		find_kept(slot, finding);
+		find_failover(slot, finding);
+		return;
+	}
+	if (slot->state == NP_WAL_SLOT_LOST)
+		np_find(finding, NP_CHECK_FAILED,
+				"Replication slot \"%s\" has lost WAL: what was committed after %X/%X, and was not published, is not published. nats_wal_enable() begins anew.",
+				slot->name, LSN_FORMAT_ARGS(slot->confirmed));
+	else
+		np_find(finding, NP_CHECK_WARNING, "Replication slot \"%s\" was not made by nats_wal_enable() of this extension, and keeps WAL. %s", slot->name,
+				slot->state == NP_WAL_SLOT_FOREIGN ? "Drop it." : "Drop it, or call nats_wal_enable(), which replaces it.");
+	find_idle_users(need, finding);
+}
+
+void
+np_check_wal(NpExamination *examination, NpFinding *finding)
+{
+	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
+	Need		need = find_need(examination->schema, slot.name);
+
+	if (RecoveryInProgress())
+		find_on_standby(&slot, &need, finding);
+	else if (slot.state == NP_WAL_SLOT_MISSING)
+		find_no_slot(&slot, &need, finding);
+	else
+		find_slot(&slot, &need, finding);
+	if (need.lost != NULL)
+		np_find(finding, NP_CHECK_WARNING, "What was committed %s, and was not published before, was lost: see nats_wal_relay.", need.lost);
+}
