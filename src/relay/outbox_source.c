@@ -54,7 +54,7 @@ static NpStatement read_times = {
 /* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '1 day' FOR UPDATE SKIP LOCKED)"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
 };
 
 static NpStatement count_waiting = {
@@ -256,7 +256,7 @@ get_time(int column, bool *isnull)
 static void
 read_failed(NpOutboxLook *look, NpReading *reading, TimestampTz last, TimestampTz now)
 {
-	if (last > now + USECS_PER_DAY)
+	if (last > now + 4 * USECS_PER_DAY)
 	{
 		np_outbox_execute(&mend_times, NULL, false);
 		look->next_due = 0;

@@ -37,9 +37,13 @@
 /* The longest time between two attempts, seconds. */
 #define LAST_DELAY		30
 
-/* What waits for a stream is tried so often, in all, per second, and each after so many seconds. */
-#define STREAM_RATE		10
-#define STREAM_DELAY	(12 * 3600)
+/*
+ * What waits for a stream is tried so often, in all, per second, and each after
+ * so many seconds at the latest.  The probes find a stream that is there again;
+ * this is for what they can't know, and each time writes a row.
+ */
+#define STREAM_RATE		4
+#define STREAM_DELAY	(3 * SECS_PER_DAY)
 
 /* When a row that could not be buried is tried again, seconds. */
 #define BURIAL_DELAY	10

@@ -68,7 +68,9 @@ wait_until_drained($session);
 	ok(wait_for('the time', sub { $session->value(q(SELECT next_attempt_at < '2099-01-01' FROM nats_outbox WHERE subject = 'nobody.a')) eq 't' }),
 		'a far time of what has failed is a mistake');
 	is(outbox_column($session, q(next_attempt_at = '2100-01-01'), $far), 't', 'of what has not, it is a time');
-	is(relay_column($session, q(concat_ws(' ', backlog, retrying, scheduled, retrying_subject))), '1 1 1 nobody.a', 'they are told apart');
+	# once what has woken it is gone
+	ok(wait_for('the backlog', sub { relay_column($session, q(concat_ws(' ', backlog, retrying, scheduled, retrying_subject))) eq '1 1 1 nobody.a' }),
+		'they are told apart');
 	is($session->value('SELECT nats_outbox_retry_all()') < 2 ? 'yes' : 'no', 'yes', 'to try again what failed');
 	is(outbox_column($session, q(next_attempt_at = '2100-01-01'), $far), 't', 'does not send what is for later');
 	is($session->value("SELECT nats_outbox_retry($far)"), 't', 'but it can be sent now, by its id');
@@ -85,9 +87,6 @@ wait_until_drained($session);
 	is($session->value(q(SELECT string_agg(attempts::text, ' ' ORDER BY id) FROM nats_outbox)), '1 0', 'one that has failed at its time holds up its subject');
 	$client->create_stream('N', ['nobody.>']);
 	$session->value('SELECT nats_outbox_retry_all()');
-	# what was behind it is read when the relay looks next
-	wait_for('the first', sub { payloads($client, 'N', 'nobody.b') eq 'first' });
-	wake_relay($session);
 	ok(wait_until_drained($session), 'and goes first');
 	is(payloads($client, 'N', 'nobody.b'), 'first second', 'when it can');
 }
