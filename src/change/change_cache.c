@@ -138,13 +138,15 @@ find_published(Relation relation, const Trigger *trigger)
 
 /* As PostgreSQL does for a partition's bounds, the table above is locked as for reading. */
 static NpChangePlan *
-make_plan(Relation relation, const Trigger *trigger, Oid published)
+make_plan(Relation relation, const Trigger *trigger, Oid published, NpChangeAdapter adapt, const void *argument)
 {
 	Relation	table = published == RelationGetRelid(relation) ? relation : table_open(published, AccessShareLock);
 	NpChangeOptions options;
 	NpChangePlan *plan;
 
 	np_change_options_parse(&options, trigger->tgnargs, trigger->tgargs);
+	if (adapt != NULL)
+		adapt(&options, argument);
 	plan = np_change_plan_make(relation, table, &options, trigger->tgtype, trigger->tgname);
 	if (table != relation)
 		table_close(table, AccessShareLock);
@@ -152,14 +154,15 @@ make_plan(Relation relation, const Trigger *trigger, Oid published)
 }
 
 /*
- * The plan of a trigger, palloc'd and not kept.
+ * The plan of a trigger, palloc'd and not kept; adapt may change the options
+ * that it is made from (NULL: they are the trigger's).
  *
  * Raises what np_change_options_parse and np_change_plan_make raise.
  */
 NpChangePlan *
-np_change_cache_make(Relation relation, const Trigger *trigger)
+np_change_cache_make(Relation relation, const Trigger *trigger, NpChangeAdapter adapt, const void *argument)
 {
-	return make_plan(relation, trigger, find_published(relation, trigger));
+	return make_plan(relation, trigger, find_published(relation, trigger), adapt, argument);
 }
 
 static Entry *
@@ -170,7 +173,7 @@ add_entry(Relation relation, Trigger *trigger)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish change plan",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext previous = MemoryContextSwitchTo(context);
-	NpChangePlan *plan = make_plan(relation, trigger, published);
+	NpChangePlan *plan = make_plan(relation, trigger, published, NULL, NULL);
 	Entry	   *entry;
 
 	MemoryContextSwitchTo(previous);

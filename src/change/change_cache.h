@@ -10,8 +10,12 @@
 
 #include "change/change_plan.h"
 
+/* Changes the options of a plan before it is made. */
+typedef void (*NpChangeAdapter) (NpChangeOptions *options, const void *argument);
+
 extern NpChangePlan *np_change_cache_find(Relation relation, Trigger *trigger);
-extern NpChangePlan *np_change_cache_make(Relation relation, const Trigger *trigger);
+extern NpChangePlan *np_change_cache_make(Relation relation, const Trigger *trigger, NpChangeAdapter adapt,
+										  const void *argument);
 extern void np_change_cache_release(NpChangePlan *plan);
 
 #endif							/* NP_CHANGE_CACHE_H */

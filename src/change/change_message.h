@@ -22,6 +22,7 @@ typedef struct NpChange
 	const bool *changed;		/* by a column's number; NULL: no UPDATE */
 	bool		key_changed;
 	NpChangePosition position;	/* if the plan has_position */
+	TransactionId version;		/* of NP_READ: what made the row as it is */
 } NpChange;
 
 /* As many messages as one change can be. */

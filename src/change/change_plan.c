@@ -43,6 +43,7 @@ static const char *const op_names[] = {
 	[NP_UPDATE] = "update",
 	[NP_DELETE] = "delete",
 	[NP_TRUNCATE] = "truncate",
+	[NP_READ] = "read",
 };
 
 const char *
@@ -640,8 +641,6 @@ write_constants(const Source *source, NpChangePlan *plan)
 
 	plan->schema = pstrdup(source->schema);
 	plan->table = pstrdup(source->table);
-	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
-							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
 	{
 		StringInfoData lines;
@@ -653,6 +652,9 @@ write_constants(const Source *source, NpChangePlan *plan)
 		if (plan->format == NP_FORMAT_CLOUDEVENTS)
 			np_change_append_cloudevent(&lines, op_names[op], source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
+		plan->sources[op] = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"%s\","
+									 "\"db\":%s,\"schema\":%s,\"table\":%s",
+									 NP_VERSION, database, op == NP_READ ? "true" : "false", database, schema, table);
 		plan->beginnings[op] = psprintf("{\"op\":\"%s\",\"schema\":%s,\"table\":%s", op_names[op], schema, table);
 	}
 }

@@ -20,8 +20,6 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -33,6 +31,7 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_trigger.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
 PG_FUNCTION_INFO_V1(nats_unpublish_table);
@@ -263,14 +262,6 @@ schema_name(FunctionCallInfo fcinfo)
 	return get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
 }
 
-/* The trigger function, which is in the same schema as the one that was called. */
-static Oid
-trigger_function(FunctionCallInfo fcinfo)
-{
-	return LookupFuncName(list_make2(makeString(schema_name(fcinfo)), makeString("nats_publish_change")),
-						  0, NULL, false);
-}
-
 static bool
 is_ours(const Trigger *trigger, Oid function)
 {
@@ -286,7 +277,7 @@ is_ours(const Trigger *trigger, Oid function)
 static List *
 make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
 {
-	Oid			function = trigger_function(fcinfo);
+	Oid			function = np_change_trigger_function(get_func_namespace(fcinfo->flinfo->fn_oid));
 	const char *table = qualified_name(relation);	/* a look at the catalog can free the triggers */
 	List	   *commands = NIL;
 
@@ -512,7 +503,7 @@ look_at_table(const Look *look)
 	for (int i = 0; relation != NULL && relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
 		if (relation->trigdesc->triggers[i].tgoid == look->trigger)
 		{
-			(void) np_change_cache_make(relation, &relation->trigdesc->triggers[i]);
+			(void) np_change_cache_make(relation, &relation->trigdesc->triggers[i], NULL, NULL);
 			break;
 		}
 	if (relation != NULL)

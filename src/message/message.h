@@ -54,6 +54,7 @@ typedef struct NpMessage
 	NpSpan		expect_stream;	/* inside headers, or absent */
 	bool		has_automatic_id;	/* nobody else has ever used it */
 	bool		has_ttl;		/* needs nats-server 2.11 */
+	bool		may_be_refused; /* that its expectation does not hold is as good as an ack */
 	bool		has_power;		/* a header of it can do more than NP_HEADER_OF_MESSAGE */
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;
