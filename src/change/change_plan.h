@@ -62,7 +62,8 @@ typedef enum NpTextNeeds
 {
 	NP_NEEDS_TIME_ZONE = 1,
 	NP_NEEDS_SEARCH_PATH = 2,	/* it has names of objects */
-	NP_NEEDS_CURRENCY = 4
+	NP_NEEDS_CURRENCY = 4,
+	NP_NEEDS_ALL = 7
 } NpTextNeeds;
 
 typedef enum NpPartKind
