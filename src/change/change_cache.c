@@ -147,7 +147,8 @@ make_plan(Relation relation, const Trigger *trigger, Oid published, NpChangeAdap
 	np_change_options_parse(&options, trigger->tgnargs, trigger->tgargs);
 	if (adapt != NULL)
 		adapt(&options, argument);
-	plan = np_change_plan_make(relation, table, &options, trigger->tgtype, trigger->tgname);
+	/* what does not fit may not be the trigger's */
+	plan = np_change_plan_make(relation, table, &options, trigger->tgtype, adapt == NULL ? trigger->tgname : NULL);
 	if (table != relation)
 		table_close(table, AccessShareLock);
 	return plan;

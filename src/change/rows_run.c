@@ -195,7 +195,7 @@ read_run(NpRowsRun *run, MemoryContext context)
 	MemoryContextSwitchTo(previous);
 }
 
-/* Is there a run that is not finished?  Raises 55006 for one with other arguments. */
+/* Is there a run to go on with?  Raises 55006 for one that has done something with other arguments. */
 static bool
 find(NpRowsRun *run, Datum arguments, MemoryContext context)
 {
@@ -206,15 +206,17 @@ find(NpRowsRun *run, Datum arguments, MemoryContext context)
 	execute(&find_run, run->schema, values, NULL);
 	if (SPI_processed == 0 || DatumGetBool(get_value(RUN_IS_FINISHED, &isnull)))
 		return false;
-	if (!DatumGetBool(get_value(RUN_IS_SAME, &isnull)))
+	read_run(run, context);
+	if (DatumGetBool(get_value(RUN_IS_SAME, &isnull)))
+		return true;
+	if (run->last_key != NULL)
 	{
 		failure = np_failure(NP_FAULT_RUN, "rows of table \"%s\" were published with other arguments, or by another role, and not all of them",
 							 get_rel_name(run->relation));
 		failure.hint = "Call it as before to go on with that, or with restart => true to begin anew.";
 		np_raise(&failure);
 	}
-	read_run(run, context);
-	return true;
+	return false;
 }
 
 static void

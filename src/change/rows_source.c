@@ -167,7 +167,8 @@ begin_planning(void)
 static void
 execute(const Statement *statement, bool (*take) (void *argument, TupleTableSlot *slot), void *argument)
 {
-	Receiver	receiver = {{receive, start, end, end, DestNone}, take, argument};
+	/* of what kind it is matters to nobody, but that SPI takes a SELECT for another command when it is none */
+	Receiver	receiver = {{receive, start, end, end, DestTuplestore}, take, argument};
 	SPIExecuteOptions options = {.params = make_parameters(statement),.dest = &receiver.destination};
 	int			nest_level = begin_planning();
 	SPIPlanPtr	plan = SPI_prepare(statement->text.data, statement->count, statement->types);

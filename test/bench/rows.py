@@ -573,6 +573,43 @@ CHANGE = Row(
     change_added)
 
 
+# ---- backfill: rows that are there already --------------------------------------------------------
+
+MILLION = 1_000_000
+# Of a message about a row of bench.orders, without its headers.
+READ = 210
+
+
+def backfill(delivery):
+    """nats_publish_rows() of a table that nobody writes meanwhile, in chunks of 1000 rows."""
+    def run(bench):
+        count = bench.scaled(MILLION)
+        bench.new_stream()
+        with bench.session() as session:
+            session.run("DROP TABLE IF EXISTS bench.published;\n"
+                        f"CREATE TABLE bench.published (LIKE bench.orders INCLUDING ALL);\n{insert(count)}\n"
+                        f"SELECT nats_publish_table('bench.published', 'bench.{{table}}.{{op}}', delivery => '{delivery}');\n"
+                        "VACUUM ANALYZE bench.published;\nCHECKPOINT;")
+            connect(session)
+            cpu, _ = session.usage()
+            ms = session.milliseconds("SET client_min_messages = warning;\nCALL nats_publish_rows('bench.published');")
+            cpu_after, _ = session.usage()
+        bench.check_stored(count + 1)
+        return {"rate": count / ms * 1000, "cpu_us": (cpu_after - cpu) / count}
+    return run
+
+
+BACKFILL = Row(
+    "backfill", "nats_publish_rows: 1,000,000 rows, in chunks of 1000; plain C with a payload as long as theirs",
+    ("rate", "cpu_us"), (
+        Side("table_on_commit", backfill("on_commit")),
+        Side("table_async", backfill("async")),
+        plain_c("evloop_hdr", MILLION, size=READ),
+    ),
+    (Bar("rate", "table_on_commit", "evloop_hdr", at_least=0.7),
+     Bar("rate", "table_async", "evloop_hdr", at_least=0.7)))
+
+
 # ---- pgbench: what a trigger leaves of a database's throughput -----------------------------------
 
 PGBENCH_SCALE = 10
@@ -747,5 +784,5 @@ RELAY = Row(
     delay_sent)
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
-        RELAY)
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, BACKFILL,
+        PGBENCH, RELAY)
