@@ -406,7 +406,7 @@ prepare_transaction(void)
 	EnsurePortalSnapshotExists();
 }
 
-/* Publish and commit a chunk, or raise what was wrong, when that is written down. */
+/* Publish and commit a chunk, or raise what was wrong, when that is written down; that somebody has cancelled it is not. */
 static void
 commit_chunk(Call *call, ChunkEnd *end)
 {
@@ -418,9 +418,12 @@ commit_chunk(Call *call, ChunkEnd *end)
 		error = try_commit(call);
 	if (error == NULL)
 		return;
-	EnsurePortalSnapshotExists();
-	np_rows_run_fail(&call->run, psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message));
-	SPI_commit();
+	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+	{
+		EnsurePortalSnapshotExists();
+		np_rows_run_fail(&call->run, psprintf("%s: %s", unpack_sql_state(error->sqlerrcode), error->message));
+		SPI_commit();
+	}
 	ReThrowError(error);
 }
 
