@@ -10,6 +10,7 @@
 #include "change/change_delivery.h"
 #include "commit/transaction.h"
 #include "outbox/outbox.h"
+#include "publish/current_session.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 
@@ -46,4 +47,25 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 		case NP_DELIVER_OUTBOX:
 			(void) np_outbox_insert(schema, message, &id);
 	}
+}
+
+/*
+ * The same for a row that is only read, with a message that need not wait for
+ * COMMIT: it is true, whatever becomes of the transaction.  So one that is
+ * held otherwise goes out while the next rows are read.  In all else it is as
+ * one that was held: COMMIT waits for it, and if that fails what is on its way
+ * must not arrive, as then the row can be changed.
+ */
+void
+np_change_deliver_read(Oid schema, NpDelivery delivery, NpMessage *message)
+{
+	if (delivery != NP_DELIVER_ON_COMMIT)
+	{
+		np_change_deliver(schema, delivery, message);
+		return;
+	}
+	if (!np_policy_admits(message, NP_STATS_ON_COMMIT))
+		return;
+	message->session = np_current_session()->number;
+	np_publish_held(message);
 }

@@ -29,6 +29,10 @@ np_change_publish(Oid schema, const NpChangePlan *plan, const NpChange *change)
 		if (plan->has_position)
 			messages[i].position = np_change_position_next(plan, schema);
 		np_change_message_build(&message, plan, &messages[i]);
-		np_change_deliver(schema, plan->delivery, &message);
+		/* who has a place in the transaction has it when that ends */
+		if (change->op == NP_READ && !plan->has_position)
+			np_change_deliver_read(schema, plan->delivery, &message);
+		else
+			np_change_deliver(schema, plan->delivery, &message);
 	}
 }

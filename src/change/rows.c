@@ -41,7 +41,9 @@
 #include "change/rows_run.h"
 #include "change/rows_source.h"
 #include "commit/transaction.h"
+#include "ledger/futures.h"
 #include "publish/policy.h"
+#include "publish/publisher.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_rows);
 
@@ -53,6 +55,9 @@ PG_FUNCTION_INFO_V1(nats_publish_rows);
 #define SHOWN_BYTES			1000
 
 #define MAX_BATCH			1000000
+
+/* At a chunk. */
+#define MAX_ATTEMPTS		20
 
 /* The arguments of nats_publish_rows(). */
 enum
@@ -189,9 +194,9 @@ begin_passage(Passage *passage, Relation relation, const NpRowsOptions *options,
 static char *
 shorten(NpSpan utf8)
 {
-	NpSpan		start = np_utf8_mend((NpSpan) {utf8.data, Min(utf8.length, SHOWN_BYTES)});
+	NpSpan		start = {utf8.data, Min(utf8.length, SHOWN_BYTES)};
 
-	return psprintf("%s%s", np_from_utf8(start), utf8.length > SHOWN_BYTES ? " ..." : "");
+	return psprintf("%s%s", np_from_utf8(np_utf8_mend(start)), utf8.length > SHOWN_BYTES ? " ..." : "");
 }
 
 static void
@@ -203,9 +208,8 @@ show(const Passage *passage, const NpChange *change)
 	np_policy_check_message(&message);
 	ereport(NOTICE,
 			(errmsg("message %lld would go to \"%s\"", (long long) passage->count, np_from_utf8(message.subject)),
-			 errdetail("%s\n%s", message.headers.data == NULL ? "{}" : shorten((NpSpan) {
-				np_message_headers_to_json(message.headers), strlen(np_message_headers_to_json(message.headers))
-			}), message.payload.data == NULL ? "" : shorten(message.payload))));
+			 errdetail("%s\n%s", np_message_headers_to_json(message.headers),
+					   message.payload.data == NULL ? "" : shorten(message.payload))));
 }
 
 /* Shows the first ones; goes on if they must be looked at to be counted. */
@@ -266,7 +270,8 @@ publish_row(void *argument, Datum row, TransactionId version)
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(passage->context);
-	return true;
+	/* else COMMIT will say what has */
+	return np_futures_failed() == 0;
 }
 
 /* The key up to which all is done. */
@@ -275,8 +280,6 @@ keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 {
 	MemoryContext previous = MemoryContextSwitchTo(call->context);
 
-	if (call->run.last_key != NULL)
-		pfree(call->run.last_key);
 	call->run.last_key = np_rows_key_to_text(key, values);
 	MemoryContextSwitchTo(previous);
 }
@@ -294,6 +297,9 @@ publish_chunk(Call *call, Relation relation)
 	range.last = np_rows_find_last(relation, passage.plan->key, range.after, call->batch, &count);
 	if (range.last != NULL)
 	{
+		/* rather than that each message finds out that it can't be sent */
+		if (passage.plan->plan->delivery != NP_DELIVER_OUTBOX)
+			(void) np_publisher_connect();
 		np_rows_read(relation, &call->options, passage.plan->key, &range, !call->options.only_missing, publish_row, &passage);
 		keep_key(call, passage.plan->key, range.last);
 	}
@@ -352,6 +358,7 @@ static ErrorData *
 try_chunk(Call *call, ChunkEnd *end)
 {
 	ResourceOwner owner = CurrentResourceOwner;
+	NpRowsRun	before = call->run;
 	ErrorData  *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
@@ -369,6 +376,28 @@ try_chunk(Call *call, ChunkEnd *end)
 	PG_END_TRY();
 	MemoryContextSwitchTo(call->context);
 	CurrentResourceOwner = owner;
+	if (error != NULL)
+		call->run = before;
+	else if (before.last_key != NULL && before.last_key != call->run.last_key)
+		pfree(before.last_key);
+	return error;
+}
+
+/*
+ * The same, again and again for who is in the way of others: was chosen to end
+ * a deadlock, or has met a row that was moved to another partition.
+ */
+static ErrorData *
+try_chunk_again(Call *call, ChunkEnd *end)
+{
+	ErrorData  *error = try_chunk(call, end);
+
+	for (int i = 1; i < MAX_ATTEMPTS && error != NULL && (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+														  error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE); i++)
+	{
+		FreeErrorData(error);
+		error = try_chunk(call, end);
+	}
 	return error;
 }
 
@@ -413,7 +442,7 @@ commit_chunk(Call *call, ChunkEnd *end)
 	ErrorData  *error;
 
 	prepare_transaction();
-	error = try_chunk(call, end);
+	error = try_chunk_again(call, end);
 	if (error == NULL)
 		error = try_commit(call);
 	if (error == NULL)

@@ -55,7 +55,8 @@ static const Trigger *
 find_trigger_for(Relation relation, const NpRowsOptions *options, int16 event)
 {
 	Oid			function = np_change_trigger_function(options->schema);
-	const TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);	/* a look at the catalog can free them */
+	const TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);	/* a look at the catalog can free
+																		 * them */
 	const Trigger *found = NULL;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
