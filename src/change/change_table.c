@@ -31,6 +31,7 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_table.h"
 #include "change/change_trigger.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_table);
@@ -262,15 +263,20 @@ schema_name(FunctionCallInfo fcinfo)
 	return get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
 }
 
+/* Is it the name of a trigger that nats_publish_table() creates? */
+bool
+np_change_table_names(const char *trigger)
+{
+	for (int i = 0; i < lengthof(trigger_kinds); i++)
+		if (strcmp(trigger, trigger_kinds[i].name) == 0)
+			return true;
+	return false;
+}
+
 static bool
 is_ours(const Trigger *trigger, Oid function)
 {
-	if (trigger->tgisclone || trigger->tgfoid != function)
-		return false;
-	for (int i = 0; i < lengthof(trigger_kinds); i++)
-		if (strcmp(trigger->tgname, trigger_kinds[i].name) == 0)
-			return true;
-	return false;
+	return !trigger->tgisclone && trigger->tgfoid == function && np_change_table_names(trigger->tgname);
 }
 
 /* The commands that drop what an earlier nats_publish_table() made. */

@@ -30,6 +30,7 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_table.h"
 #include "change/change_trigger.h"
 #include "change/rows_plan.h"
 
@@ -50,7 +51,15 @@ raise_no_trigger(Relation relation, const NpRowsOptions *options)
 	np_raise(&failure);
 }
 
-/* The one that fires for this event, palloc'd; NULL: there is none. */
+/* Does it publish what this event is about, and is it the one that is wanted? */
+static bool
+is_candidate(const Trigger *trigger, Oid function, const NpRowsOptions *options, int16 event)
+{
+	return trigger->tgfoid == function && (trigger->tgtype & event) != 0 &&
+		(options->trigger == NULL || strcmp(trigger->tgname, options->trigger) == 0);
+}
+
+/* The one that fires for this event, palloc'd, of several that of nats_publish_table(); NULL: there is none. */
 static const Trigger *
 find_trigger_for(Relation relation, const NpRowsOptions *options, int16 event)
 {
@@ -58,25 +67,25 @@ find_trigger_for(Relation relation, const NpRowsOptions *options, int16 event)
 	const TriggerDesc *triggers = CopyTriggerDesc(relation->trigdesc);	/* a look at the catalog can free
 																		 * them */
 	const Trigger *found = NULL;
+	const Trigger *other = NULL;
+	NpFailure	failure;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		const Trigger *trigger = &triggers->triggers[i];
-		NpFailure	failure;
 
-		if (trigger->tgfoid != function || (trigger->tgtype & event) == 0 ||
-			(options->trigger != NULL && strcmp(trigger->tgname, options->trigger) != 0))
+		if (!is_candidate(trigger, function, options, event))
 			continue;
-		if (found == NULL)
-		{
-			found = trigger;
-			continue;
-		}
-		failure = np_failure(NP_FAULT_INPUT, "several triggers publish rows of table \"%s\"", RelationGetRelationName(relation));
-		failure.hint = psprintf("Say which: trigger => '%s' or trigger => '%s'.", found->tgname, trigger->tgname);
-		np_raise(&failure);
+		if (np_change_table_names(trigger->tgname))
+			return trigger;
+		other = found;
+		found = trigger;
 	}
-	return found;
+	if (other == NULL)
+		return found;
+	failure = np_failure(NP_FAULT_INPUT, "several triggers publish rows of table \"%s\"", RelationGetRelationName(relation));
+	failure.hint = psprintf("Say which: trigger => '%s' or trigger => '%s'.", other->tgname, found->tgname);
+	np_raise(&failure);
 }
 
 static const Trigger *

@@ -132,7 +132,9 @@ CREATE TRIGGER other AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION nats_publ
 CALL nats_publish_rows('own');
 CALL nats_publish_rows('own', 'amount < 40', trigger => 'dear');
 SELECT subject FROM reads();
+\set VERBOSITY terse
 CALL nats_publish_rows('own', trigger => 'other', dry_run => true);
+\set VERBOSITY default
 SELECT subject FROM reads();
 CALL nats_publish_rows('own', trigger => 'third');
 DROP TRIGGER other ON own;
@@ -211,7 +213,8 @@ CALL nats_publish_rows('keyless');
 CALL nats_publish_rows('orders', batch => 0);
 CALL nats_publish_rows('orders', pause => '-1 s');
 CALL nats_publish_rows('orders', 'no_column > 1');
-CALL nats_publish_rows('orders', 'true); SELECT (true');
+CALL nats_publish_rows('orders', 'true); DELETE FROM orders');
+CALL nats_publish_rows('orders', 'true); SELECT 1 FROM orders WHERE (true');
 CALL nats_publish_rows('orders', subject => 'backfill.{no_column}');
 BEGIN;
 CALL nats_publish_rows('orders');
@@ -248,7 +251,8 @@ CALL nats_publish_rows('orders', 'fails(id)');
 CALL nats_publish_rows('orders', 'fails(id)', restart => true);
 SELECT relation, state, role FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
 RESET ROLE;
-SELECT subject FROM reads();
+-- Of the chunk that failed some may have gone out.
+SELECT DISTINCT subject FROM reads() ORDER BY subject;
 -- Nor is anything published to where the session may not.
 SET nats_publish.allowed_subjects = 'backfill.other.>';
 CALL nats_publish_rows('orders', batch => 1, restart => true);
