@@ -79,7 +79,7 @@ END
 	is($err, '', "example $i runs without a word: " . (split /\n/, $example)[0]);
 }
 
-is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1110',
+is($node->safe_psql('postgres', "SELECT nats_stream_info('ORDERS') -> 'state' -> 'messages'"), '1111',
 	'the stream holds what the examples published, the duplicate once');
 
 # ---- The tables
