@@ -11,8 +11,8 @@
  * has left it.  This is so in each delivery in which a change's message goes
  * out, or gets its place, while the change still has its row lock.
  *
- * With only_missing nothing is locked: JetStream takes a message only if its
- * subject has none.
+ * It is so with only_missing, too: that a subject has no message says nothing
+ * of a row whose key was changed, for that is told to the new key's subject.
  *
  *-------------------------------------------------------------------------
  */
@@ -158,10 +158,9 @@ read_call(Call *call, FunctionCallInfo fcinfo)
 static void
 require_privileges(const NpRowsOptions *options)
 {
-	AclMode		mode = options->only_missing ? ACL_SELECT : ACL_SELECT | ACL_UPDATE;
-	AclMode		granted = pg_class_aclmask(options->relation, GetUserId(), mode, ACLMASK_ALL);
+	AclMode		mode = ACL_SELECT | ACL_UPDATE;
 
-	if (granted != mode)
+	if (pg_class_aclmask(options->relation, GetUserId(), mode, ACLMASK_ALL) != mode)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(options->relation));
 }
 
@@ -169,7 +168,7 @@ require_privileges(const NpRowsOptions *options)
 static Relation
 open_table(const NpRowsOptions *options)
 {
-	Relation	relation = relation_open(options->relation, options->only_missing ? AccessShareLock : RowShareLock);
+	Relation	relation = relation_open(options->relation, RowShareLock);
 	char		kind = relation->rd_rel->relkind;
 	NpFailure	failure;
 
@@ -300,7 +299,7 @@ publish_chunk(Call *call, Relation relation)
 		/* rather than that each message finds out that it can't be sent */
 		if (passage.plan->plan->delivery != NP_DELIVER_OUTBOX)
 			(void) np_publisher_connect();
-		np_rows_read(relation, &call->options, passage.plan->key, &range, !call->options.only_missing, publish_row, &passage);
+		np_rows_read(relation, &call->options, passage.plan->key, &range, true, publish_row, &passage);
 		keep_key(call, passage.plan->key, range.last);
 	}
 	call->run.read += count;

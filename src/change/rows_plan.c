@@ -172,7 +172,7 @@ adapt(NpChangeOptions *options, const void *argument)
 		return;
 	if (options->delivery == NP_DELIVER_OUTBOX)
 		np_raise_input("only_missing needs another delivery than \"outbox\"");
-	options->delivery = NP_DELIVER_ASYNC;
+	options->delivery = NP_DELIVER_ON_COMMIT;
 }
 
 static bool

@@ -138,7 +138,7 @@ sub table_with_rows
 		CREATE TABLE done (xid xid8, ts timestamptz);
 		CREATE FUNCTION done() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO done VALUES (pg_current_xact_id(), now()); RETURN NULL; END';
 		CREATE TRIGGER done AFTER INSERT OR UPDATE OR DELETE ON t EXECUTE FUNCTION done();
-		SELECT nats_publish_table('t', 'b.t', delivery => '$case{delivery}'); ANALYZE t");
+		SELECT nats_publish_table('t', '@{[ $case{subject} // 'b.t' ]}', delivery => '$case{delivery}'); ANALYZE t");
 	return $db;
 }
 
@@ -180,7 +180,7 @@ sub replay
 	my $failed = '';
 	do
 	{
-		my $result = $caller->run("CALL nats_publish_rows('t', batch => $case{batch})");
+		my $result = $caller->run("CALL nats_publish_rows('t', batch => $case{batch}@{[ $case{only} // '' ]})");
 		$failed .= $result->{error} if $result->{sqlstate} ne '';
 		$runs++;
 	} while $failed eq '' && grep { $_->is_running } @sessions;
@@ -202,6 +202,7 @@ replay('held for COMMIT', delivery => 'on_commit', changes => 1500, batch => 40)
 replay('without waiting', delivery => 'async', changes => 2000, batch => 40);
 replay('one round trip each', delivery => 'sync', changes => 1000, batch => 20);
 replay('through the outbox', delivery => 'outbox', changes => 1500, batch => 40);
+replay('where they are missing', delivery => 'on_commit', changes => 1500, batch => 40, subject => 'b.t.{id}', only => ', only_missing => true');
 replay('of partitions', delivery => 'on_commit', changes => 1500, batch => 40, table => $PARTITIONED);
 
 # In the middle
