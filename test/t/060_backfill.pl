@@ -337,7 +337,8 @@ foreach my $delivery ('on_commit', 'async')
 		INSERT INTO t SELECT i, repeat('x', 500000) FROM generate_series(1, 300) AS i;
 		INSERT INTO t SELECT i, 'small' FROM generate_series(1001, 100000) AS i;
 		SELECT nats_publish_table('t', 'b.t', delivery => 'on_commit')));
-	my $session = PsqlSession->new($node, dbname => $db);
+	# what is on its way is in memory, as of any message
+	my $session = PsqlSession->new($node, dbname => $db, settings => { 'nats_publish.max_pending_bytes' => '8MB' });
 	$session->value(q(CALL nats_publish_rows('t', 'id = 1')));
 	my $before = process_memory($session->pid);
 	my ($peak, $seconds) = eval { local $SIG{__WARN__} = sub { }; peak_memory_of($session, q(CALL nats_publish_rows('t'))) };
