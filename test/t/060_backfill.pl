@@ -215,11 +215,11 @@ sub progress
 	return $node->safe_psql($db, "SELECT $expression FROM nats_publish_rows_progress WHERE relation = 't'::regclass");
 }
 
-# Until some, and not all, of a run's rows are read.
+# Until some, and not all, of a run's rows are read; before it has begun there is no row of it.
 sub wait_for_middle
 {
 	my ($db, $from) = @_;
-	wait_for('the middle of a run', sub { progress($db, 'rows_read') > ($from // 0) + 200 });
+	wait_for('the middle of a run', sub { (progress($db, 'rows_read') || 0) > ($from // 0) + 200 });
 	return;
 }
 
