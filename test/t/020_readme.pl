@@ -47,6 +47,8 @@ sub typed
 	my ($out, $err);
 	IPC::Run::run([ 'psql', '-X', '-q', '-P', 'pager=off', '-P', 'footer=off', '-v', 'ON_ERROR_STOP=1', '-d', $cluster->connstr('postgres') ],
 		'<', \$sql, '>', \$out, '2>', \$err);
+	# but for what a procedure tells that takes long
+	$err =~ s/^.*NOTICE:  rows of table .*\n?//mg;
 	return ($out, $err);
 }
 
