@@ -105,11 +105,11 @@ remove_sent(const NpRow *row)
 	is_alone &= in_flight > 0;
 }
 
-/* It has come to its end: its lane goes on, unless it is to be tried again. */
+/* It has come to its end: its lane goes on, unless it is to be tried again in it. */
 static void
 end(NpRow *row)
 {
-	if (row->state == NP_ROW_FAILED)
+	if (row->state == NP_ROW_FAILED && !owner->is_followed)
 		np_lanes_hold(row);
 	else
 		np_lanes_leave(row);
@@ -169,7 +169,8 @@ on_failed(NpRow *row, const NpFailure *failure)
 		np_chain_lost(row);
 		if (giving_up)
 		{
-			hold_up_sent(row);
+			if (!owner->is_followed)
+				hold_up_sent(row);
 			np_stream_rest(row->stream, false);
 		}
 		else if (is_untaken(failure))
@@ -185,7 +186,7 @@ on_refused(NpRow *row, const NpFailure *failure)
 	if (failure->fault == NP_FAULT_UNKNOWN)
 		(void) np_row_doubt(row, failure);
 	row->message.is_again = true;
-	np_lanes_come_back(row);
+	np_lanes_come_back(row, !owner->is_followed);
 }
 
 /*
@@ -246,8 +247,8 @@ np_flight_begin(NpSession *new_session)
 }
 
 /*
- * Ask about a stream that it is time to ask about.  It gets its rows that are
- * on their way.
+ * Ask about a stream that it is time to ask about, if its order is of
+ * interest.  It gets its rows that are on their way.
  */
 void
 np_flight_ask(void)
@@ -257,7 +258,7 @@ np_flight_ask(void)
 	NpStream   *stream;
 	Sent	   *sent;
 
-	if (!np_session_is_open(session))
+	if (np_relay_ordering == NP_RELAY_RELAXED || session == NULL || !np_session_is_open(session))
 		return;
 	if (stats->connects + stats->reconnects != connects_seen)
 		np_streams_doubt(false);
@@ -561,12 +562,10 @@ abort_row(NpRow *row, const NpPending *pending)
 	remove_sent(row);
 	if (row->stream != NULL)
 		np_chain_lost(row);
-	np_lanes_forget(row);
 	row->state = NP_ROW_UNSENT;
-	if ((pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN) && np_row_doubt(row, &failure))
-		owner->ended(row);
-	else
-		np_row_free(row);
+	if (pending->in_doubt || failure.fault == NP_FAULT_UNKNOWN)
+		(void) np_row_doubt(row, &failure);
+	np_lanes_forget(row);
 }
 
 /* Have no lanes any more, as np_lanes_clear. */

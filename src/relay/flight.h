@@ -17,6 +17,8 @@ typedef struct NpFlightOwner
 	void		(*ended) (NpRow *row);	/* it has come to its end, and is the owner's from then on */
 	bool		(*admits) (NpRow *row); /* may it go, now that it is its turn?  Else it has ended, as it is
 										 * then */
+	bool		is_followed;	/* a row that has failed leaves its lane, for those behind it are not
+								 * admitted; and none is passed by, for none is read again */
 } NpFlightOwner;
 
 extern void np_flight_of(const NpFlightOwner *the_owner);

@@ -284,13 +284,13 @@ np_lanes_return(NpRow *row)
 }
 
 /*
- * A chained row was not stored.  It waits again, unless a row of its subject is
- * to be tried again before it; then it is passed by.
+ * A chained row was not stored.  It waits again, unless (may_pass) a row of its
+ * subject is to be tried again before it; then it is passed by.
  */
 void
-np_lanes_come_back(NpRow *row)
+np_lanes_come_back(NpRow *row, bool may_pass)
 {
-	if (row->lane == NULL && are_held(row->message.subject))
+	if (may_pass && row->lane == NULL && are_held(row->message.subject))
 	{
 		np_chain_lost(row);
 		np_lanes_pass(row->message.subject, row->id);
@@ -376,13 +376,14 @@ np_lanes_hold(NpRow *row)
 	}
 }
 
-/* The first row of a lane is none of it any more; those behind it stay. */
+/* A row that does not wait behind another one is read again; those behind it stay. */
 void
 np_lanes_forget(NpRow *row)
 {
 	if (row->lane != NULL)
 		row->lane->first = NULL;
 	row->lane = NULL;
+	forget(row);
 }
 
 /* A row that waits behind others waits in the table again. */
@@ -537,9 +538,7 @@ np_lanes_clear(void)
 	{
 		np_lanes_take(row);
 		lowest = row->is_due ? lowest : lower(lowest, row->id);
-		if (row->lane != NULL)
-			row->lane->first = NULL;
-		forget(row);
+		np_lanes_forget(row);
 	}
 	if (lanes == NULL)
 		return lowest;

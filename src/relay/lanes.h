@@ -15,7 +15,7 @@ extern void np_lanes_pass(NpSpan subject, int64 id);
 extern NpRow *np_lanes_first(void);
 extern void np_lanes_take(NpRow *row);
 extern void np_lanes_return(NpRow *row);
-extern void np_lanes_come_back(NpRow *row);
+extern void np_lanes_come_back(NpRow *row, bool may_pass);
 extern int	np_lanes_unsent(void);
 extern void np_lanes_leave(NpRow *row);
 extern void np_lanes_hold(NpRow *row);

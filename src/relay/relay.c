@@ -66,8 +66,6 @@ PGDLLEXPORT void np_relay_main(Datum argument);
 #define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
 /* A relay is a process, and this is its state. */
-static NpRelayOrder shown_order = -1;	/* in its slot; -1: nothing yet */
-static char shown_shared[NP_MAX_CHAIN_TEXT + 1];	/* likewise */
 static NpSession *session;		/* on which rows go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static bool must_settle;		/* before anything is read */
@@ -100,20 +98,6 @@ report_problem(const char *problem)
 {
 	np_worker_report_problem(session, problem);
 	begin_again();
-}
-
-/* In which order messages are stored, and who else writes. */
-static void
-show_order(void)
-{
-	const char *shared = "";
-	NpRelayOrder order = np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : np_streams_order(&shared);
-
-	if (order == shown_order && strcmp(shared, shown_shared) == 0)
-		return;
-	np_relay_slot_set_order(np_worker_slot(), order, shared);
-	shown_order = order;
-	strlcpy(shown_shared, shared, sizeof(shown_shared));
 }
 
 /* Nothing is sent for now; what is on its way comes to its end. */
@@ -165,7 +149,7 @@ settle(void)
 	if (settled.is_locked || locked_too)
 		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
 	/* not before it is written down: what fails each time is to be tried less and less often */
-	if (settled.published + settled.failed + settled.dead > 0 && np_worker_is_connected(session))
+	if (settled.published + settled.failed + settled.dead > 0)
 		np_worker_report_success(session);
 	pgstat_report_stat(false);
 }
@@ -371,7 +355,7 @@ is_idle(void)
 static NpTime
 run_round(void)
 {
-	show_order();
+	np_worker_show_order();
 	if (is_time_to_settle())
 		settle();
 	if (np_publishing != NP_PUBLISHING_ON)
@@ -386,8 +370,7 @@ run_round(void)
 		read_more();
 		np_missed_slot_look();
 	}
-	if (session != NULL && np_relay_ordering != NP_RELAY_RELAXED)
-		np_flight_ask();
+	np_flight_ask();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	make_room();

@@ -17,11 +17,13 @@
 #include "storage/ipc.h"
 #include "utils/guc.h"
 
+#include "base/settings.h"
 #include "base/wait.h"
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/relay_process.h"
 #include "relay/relay_worker.h"
+#include "relay/streams.h"
 #include "stats/activity.h"
 #include "stats/shared_stats.h"
 #include "stats/stats.h"
@@ -38,6 +40,8 @@
 /* A worker is a process, and this is its state. */
 static int	slot;
 static NpRelayState shown_state;	/* in its slot */
+static NpRelayOrder shown_order = -1;	/* likewise; -1: nothing yet */
+static char shown_shared[NP_MAX_CHAIN_TEXT + 1];	/* likewise */
 static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: all is well */
 
@@ -61,6 +65,20 @@ NpRelayState
 np_worker_shown_state(void)
 {
 	return shown_state;
+}
+
+/* In which order messages are stored, and who else writes. */
+void
+np_worker_show_order(void)
+{
+	const char *shared = "";
+	NpRelayOrder order = np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : np_streams_order(&shared);
+
+	if (order == shown_order && strcmp(shared, shown_shared) == 0)
+		return;
+	np_relay_slot_set_order(slot, order, shared);
+	shown_order = order;
+	strlcpy(shown_shared, shared, sizeof(shown_shared));
 }
 
 /* With NULL, it is not. */
@@ -106,10 +124,12 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
 }
 
-/* Something was published. */
+/* Something was published, or was known to fail.  That of which the connection is lost by now is no success. */
 void
 np_worker_report_success(const NpSession *session)
 {
+	if (!np_worker_is_connected(session))
+		return;
 	if (is_failing)
 		ereport(LOG, (errmsg("%s publishes again", name())));
 	is_failing = false;

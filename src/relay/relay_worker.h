@@ -15,6 +15,7 @@ extern void np_worker_start(int slot, const char *database);
 extern int	np_worker_slot(void);
 extern void np_worker_show_state(NpRelayState state);
 extern NpRelayState np_worker_shown_state(void);
+extern void np_worker_show_order(void);
 extern bool np_worker_is_connected(const NpSession *session);
 extern void np_worker_report_problem(const NpSession *session, const char *problem);
 extern void np_worker_report_success(const NpSession *session);

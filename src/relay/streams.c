@@ -44,6 +44,7 @@
 /* When a stream is asked about again. */
 #define ASK_AGAIN			NP_MILLISECONDS(60000)
 #define ASK_BARRED_AGAIN	NP_MILLISECONDS(600000)
+#define ASK_LOST_AGAIN		NP_MILLISECONDS(100)
 
 /* How long a stream goes by subject: the first time, and at most. */
 #define FIRST_REST			NP_MILLISECONDS(10000)
@@ -164,6 +165,16 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 		begin_stream(stream, ack);
 }
 
+/* Is any to be asked about before it is known where its messages go? */
+bool
+np_streams_any_heard(void)
+{
+	for (int i = 0; i < np_streams_used; i++)
+		if (np_streams[i].mode == NP_STREAM_HEARD)
+			return true;
+	return false;
+}
+
 /* ---- Asking ------------------------------------------------------------------------------ */
 
 static NpSpan
@@ -239,6 +250,7 @@ bar(NpStream *stream, Jsonb *info)
 		stream->delay = Min(stream->delay * 2, LAST_REST);
 }
 
+/* By an answer; NULL: there was none in time. */
 static void
 judge(NpStream *stream, Jsonb *info)
 {
@@ -290,11 +302,19 @@ np_streams_ask(NpSession *session)
 	{
 		NpStream   *stream = &np_streams[i];
 		bool		was_pipelined = stream->mode == NP_STREAM_PIPELINED;
+		Jsonb	   *info;
 
 		if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question ||
 			(stream->mode != NP_STREAM_PIPELINED && !is_idle(stream)))
 			continue;
-		judge(stream, ask(session, stream));
+		info = ask(session, stream);
+		if (info == NULL && !np_session_is_open(session))
+		{
+			/* the question was lost with the connection, and says nothing about the stream */
+			stream->next_question = np_now() + ASK_LOST_AGAIN;
+			return NULL;
+		}
+		judge(stream, info);
 		return stream->mode == NP_STREAM_PIPELINED && !was_pipelined ? stream : NULL;
 	}
 	return NULL;

@@ -10,6 +10,10 @@
  *	  ──► or move them to nats_outbox (wal_divert.c)
  *	  ──► confirm, up to where all have come to their end (wal_position.c)
  *
+ * In order, messages of a stream are chained as those of the table are
+ * (chains.c).  One that has failed does not wait for its next attempt here: it
+ * is moved, and those of its subject follow it.  So none is ever passed by.
+ *
  * It is a process of its own, beside the relay of the table: what is in the
  * caches while WAL is decoded is of the past, and a large transaction keeps
  * it busy for long.
@@ -46,6 +50,7 @@
 #include "relay/lanes.h"
 #include "relay/outbox_table.h"
 #include "relay/relay_worker.h"
+#include "relay/streams.h"
 #include "stats/shared_stats.h"
 #include "stats/stats.h"
 #include "wal/decoder.h"
@@ -113,6 +118,7 @@ static NpTime last_progress;	/* when something was published, or there was nothi
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
+static bool has_answer;			/* of this session, to any message */
 static MemoryContext round_context; /* of what a round needs */
 
 /* All messages before it, by commit and number, are in the queue, or have been. */
@@ -127,15 +133,16 @@ may_publish(void)
 
 /* ---- What becomes of messages ---------------------------------------------------------- */
 
-/* Who has sent a row may still look at it. */
+/* Who has sent a row may still look at it.  That it is moved is known before the next one of its subject may go. */
 static void
 end_row(NpRow *row)
 {
-	dlist_push_tail(&ended, &row->node);
 	has_failed |= row->state != NP_ROW_STORED;
-	if (row->state == NP_ROW_FAILED)
-		/* those behind it follow it */
-		np_lanes_leave(row);
+	has_answer |= row->sent_at > 0 && row->state != NP_ROW_DOUBTED;
+	if (row->state == NP_ROW_FAILED || row->state == NP_ROW_DEAD)
+		np_divert_later(row);
+	else
+		dlist_push_tail(&ended, &row->node);
 }
 
 static void
@@ -148,16 +155,11 @@ settle_row(NpRow *row)
 			np_wal_queue_end(row->source);
 			np_row_free(row);
 			break;
-		case NP_ROW_FAILED:
-		case NP_ROW_DEAD:
-			np_divert_later(row);
-			break;
 		case NP_ROW_DOUBTED:
 			np_wal_record_doubt(row->source);
 			np_row_free(row);
 			break;
-		case NP_ROW_UNSENT:
-		case NP_ROW_SENT:
+		default:
 			/* it is published again */
 			np_row_free(row);
 			break;
@@ -182,7 +184,7 @@ admit_row(NpRow *row)
 	return false;
 }
 
-static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row};
+static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row,.is_followed = true};
 
 /* Nothing is on its way any more, and what is not known to be stored is published again. */
 static void
@@ -230,10 +232,21 @@ is_held(void)
 	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_untried();
 }
 
+/*
+ * In order, the first one goes alone, and so do others until its stream has
+ * been asked: those behind it would go by their subjects.
+ */
+static bool
+waits_for_first(void)
+{
+	return np_relay_ordering != NP_RELAY_RELAXED && (!has_answer || session != wanted || np_streams_any_heard()) &&
+		np_lanes_unsent() + np_flight_count() > 0;
+}
+
 static bool
 may_take(void)
 {
-	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED && !is_held();
+	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED && !is_held() && !waits_for_first();
 }
 
 /* The next message of those that a failover does not take back. */
@@ -254,6 +267,15 @@ next_record(void)
 }
 
 static void
+enter(NpRow *row)
+{
+	if (np_lanes_enter(row, np_relay_ordering != NP_RELAY_RELAXED))
+		return;
+	np_row_free(row);
+	elog(ERROR, "a message of the WAL was passed by");
+}
+
+static void
 take_messages(void)
 {
 	NpWalRecord *record;
@@ -262,7 +284,7 @@ take_messages(void)
 	while ((record = next_record()) != NULL)
 	{
 		np_wal_queue_take();
-		(void) np_lanes_enter(make_row(record), np_relay_ordering != NP_RELAY_RELAXED);
+		enter(make_row(record));
 	}
 }
 
@@ -278,6 +300,7 @@ send_messages(void)
 	if (np_lanes_first() == NULL)
 		return true;
 	np_flight_begin(wanted);
+	has_answer &= session == wanted;
 	session = wanted;
 	if (np_worker_shown_state() != NP_RELAY_PUBLISHING)
 		pgstat_report_activity(STATE_RUNNING, "publishing the WAL");
@@ -297,8 +320,9 @@ has_room(NpSession *of_flight, void *unused)
 }
 
 /*
- * Send and receive while a large transaction is decoded, without a wait for
- * what does not answer, and without a look into tables.
+ * Send and receive while a large transaction is decoded, without a look into
+ * tables, and without a wait for what does not answer, but for a stream that
+ * was not asked lately.
  */
 static void
 pump(void)
@@ -307,6 +331,7 @@ pump(void)
 
 	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_waiting() >= MAX_DIVERTED)
 		return;
+	np_flight_ask();
 	take_messages();
 	if (np_lanes_first() != NULL && !np_flight_send(&problem))
 		return;
@@ -696,6 +721,7 @@ is_time_to_look(void)
 static bool
 publish(void)
 {
+	np_flight_ask();
 	if (may_publish() && !is_diverting && !send_messages())
 		return false;
 	if (np_flight_count() > 0 && !receive_answers())
@@ -799,6 +825,7 @@ run_round(void)
 		return next_look;
 	read_wal();
 	is_well = publish();
+	np_worker_show_order();
 	divert_what_must_be();
 	confirm();
 	if (!is_well || has_work())
@@ -854,6 +881,7 @@ reload_settings(void)
 		return;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	np_streams_doubt(true);
 	must_look = true;
 }
 

@@ -27,8 +27,8 @@ my $node = publishing_node('main',
 	# of the one that is published from the WAL
 	'shared_preload_libraries' => 'nats_publish',
 	'nats_publish.relay_databases' => join(', ', @wal_databases),
-	# strict is the order of each subject, where one message waits for another; a row that gets another key changes its subject
-	'nats_publish.relay_ordering' => 'relaxed',
+	# a row that gets another key changes its subject: that needs the order of the stream, which strict has from nats-server 2.11.5 on
+	'nats_publish.relay_ordering' => 'pipelined',
 	'wal_level' => 'logical',
 	'log_statement' => 'none',
 	# who can roll back may deadlock, and needn't wait for it

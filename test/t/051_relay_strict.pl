@@ -13,6 +13,7 @@ use Time::HiRes qw(sleep time);
 use NatsClient;
 use NatsProxy;
 use NatsServer;
+use OrderTest;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
@@ -73,17 +74,11 @@ sub make_known
 	return;
 }
 
-# A stream has the payloads, in this order; how many of its messages were chained.
+# Returns how many of the messages of the stream were chained.
 sub has_in_order
 {
 	my ($what, $stream, @expected) = @_;
-	my @messages = client()->consume($stream);
-	my @got = map { $_->{payload} } @messages;
-	my $different = 0;
-	$different++ while $different < @got && $different < @expected && $got[$different] eq $expected[$different];
-	ok($different == @got && @got == @expected, $what)
-		or diag(scalar(@got) . ' of ' . scalar(@expected) . " messages, other ones from $different on: @got[ $different .. ($different + 5 < $#got ? $different + 5 : $#got) ]");
-	return scalar grep { defined $_->{headers}{$CHAINED} } @messages;
+	return stream_is_in_order($what, [ client()->consume($stream) ], @expected);
 }
 
 sub is_pipelined

@@ -10,9 +10,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-use HelperProcess;
 use NatsClient;
 use NatsServer;
+use OrderTest;
 use PsqlSession;
 use PublishTest;
 use RelayTest;
@@ -60,53 +60,6 @@ sub write_messages
 
 sub messages { return client()->consume($_[0]); }
 
-# Of one writer, of each subject: all of its numbers, in order. Returns how many of its messages were chained.
-sub has_in_order
-{
-	my ($what, $name, $count, $subjects, @messages) = @_;
-	my @mine = grep { $_->{payload} =~ /^\Q$name\E \d+$/ } @messages;
-	my %last;
-	my $disorder = 0;
-	foreach my $message (@mine)
-	{
-		my ($number) = $message->{payload} =~ /(\d+)$/;
-		$disorder++ if ($last{ $message->{subject} } // 0) >= $number;
-		$last{ $message->{subject} } = $number;
-	}
-	is(scalar(@mine), $count, "$what: each message once");
-	is($disorder, 0, "$what: in the order of each subject");
-	return scalar grep { defined $_->{headers}{'Nats-Expected-Last-Msg-Id'} } @mine;
-}
-
-# Another client of NATS that writes all the time, on the subjects of the relay, too.
-package OtherWriter
-{
-	use parent -norequire, 'HelperProcess';
-	use POSIX ();
-
-	sub new
-	{
-		my ($class, $url, $pause, @subjects) = @_;
-		my $self = bless { stop_signal => 'KILL' }, $class;
-		my $parent = $$;
-		$self->{pid} = fork() // die "fork: $!";
-		if ($self->{pid} == 0)
-		{
-			my $client = NatsClient->new(url => $url);
-			for (my $i = 1; getppid() == $parent; $i++)
-			{
-				$client->js_publish($subjects[ $i % @subjects ], "other $i");
-				Time::HiRes::sleep($pause) if $pause;
-			}
-			POSIX::_exit(0);
-		}
-		$self->keep;
-		return $self;
-	}
-}
-
-package main;
-
 # ---- Others write
 
 {
@@ -121,7 +74,7 @@ package main;
 	write_messages($session, 'o', 20_000, 10, 101);
 	wait_until_drained($session, $LONG);
 	$writer->stop;
-	my $chained = has_in_order('another writer now and then', 'main', 20_100, 10, messages('O'));
+	my $chained = subjects_are_in_order('another writer now and then', 'main', 20_100, messages('O'));
 	cmp_ok($chained, '>', 5000, 'most is pipelined');
 
 	# all the time: it is left, and comes back
@@ -135,7 +88,7 @@ package main;
 	$first += 5000;
 	wait_until_drained($session, $LONG);
 	$_->stop foreach @writers;
-	has_in_order('writers without a pause', 'main', $first - 1, 10, messages('O'));
+	subjects_are_in_order('writers without a pause', 'main', $first - 1, messages('O'));
 	is(scalar(log_lines($node, $offset, qr/another publisher writes to stream "O"/)), 1, 'the log says so, once');
 	ok(eval { wait_for('the pipeline', sub { write_messages($session, 'o', 1, 10, $first++); sleep 1; relay_column($session, 'ordering') eq 'pipelined' }, $LONG) },
 		'when they have stopped, it is pipelined again');
@@ -159,7 +112,7 @@ package main;
 		write_messages($there, 'o', 4000, 10, $round * 4000 + 1, 'twin');
 	}
 	wait_until_drained($_, $LONG) foreach $session, $there;
-	has_in_order("two relays, $_", $_, 20_000, 10, messages('O')) foreach qw(main twin);
+	subjects_are_in_order("two relays, $_", $_, 20_000, messages('O')) foreach qw(main twin);
 	$twin->stop('immediate');
 	$there->kill;
 }
@@ -196,7 +149,7 @@ package main;
 	$client->js('STREAM.UPDATE.O', { %$config, subjects => [ 'o.0', 'o.1', 'o.x' ] });
 	$client->js('STREAM.UPDATE.P', { %$config, name => 'P', subjects => [ 'p.>', 'o.2', 'o.3' ] });
 	wait_until_drained($session, $LONG);
-	has_in_order('subjects that move to another stream', 'main', 60_000, 4, messages('O'), messages('P'));
+	subjects_are_in_order('subjects that move to another stream', 'main', 60_000, messages('O'), messages('P'));
 	cmp_ok(scalar(messages('P')), '>', 1000, 'both have their part');
 }
 
@@ -207,7 +160,7 @@ package main;
 	reconfigure($node, 'nats_publish.url' => $nats->url =~ s{//}{//mute:mute\@}r);
 	write_messages($session, 'o', 5000, 100);
 	wait_until_drained($session, $LONG);
-	is(has_in_order('a user who may not use the API', 'main', 5000, 100, messages('O')), 0, 'his messages are not chained');
+	is(subjects_are_in_order('a user who may not use the API', 'main', 5000, messages('O')), 0, 'his messages are not chained');
 	is(relay_column($session, 'ordering, shared_stream'), 'by subject|', 'as the view says');
 }
 
