@@ -389,7 +389,7 @@ IS 'the relays of the WAL of all databases, and what they have done since they w
 CREATE VIEW nats_wal_relay AS
 SELECT d.datname, s.pid,
        coalesce(s.state, CASE WHEN pg_is_in_recovery() THEN 'standby' WHEN r.slot_name IS NULL THEN 'no slot' ELSE 'no relay' END) AS state,
-       s.blocked_by, s.url, s.ordering, s.shared_stream,
+       s.blocked_by, s.url, s.ordering,
        r.slot_name AS slot, r.wal_status, to_jsonb(r) ->> 'invalidation_reason' AS invalidation_reason,
        (to_jsonb(r) ->> 'failover')::boolean AS failover,
        greatest(s.confirmed_lsn, r.confirmed_flush_lsn) AS confirmed_lsn,

@@ -503,6 +503,7 @@ look(void)
 	else
 		stopped_as = NP_RELAY_NO_EXTENSION;
 	np_outbox_commit(caller);
+	np_relay_slot_set_order(np_worker_slot(), np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : NP_ORDER_BY_SUBJECT, "");
 	must_look = false;
 	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
 }
@@ -642,11 +643,12 @@ listen_for_wal(void)
 	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
 }
 
+/* What could be sent waits until there is room for some of it: one by one would be dear. */
 static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
-		(wanted == session && np_flight_has_room()) || next_record() != NULL || is_asked_to_read();
+		(wanted == session && np_flight_has_room()) || (np_lanes_first() == NULL && next_record() != NULL) || is_asked_to_read();
 }
 
 /* What is on its way is answered, or something else is to be done. */
