@@ -656,6 +656,45 @@ AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
 IS 'the options of a trigger that calls nats_publish_change(), and the error that a change of its table would get';
 
+CREATE TABLE nats_publish_rows_runs (
+    relation regclass PRIMARY KEY,
+    run text NOT NULL,
+    role text NOT NULL,
+    arguments jsonb NOT NULL,
+    last_key text[],
+    rows_read bigint NOT NULL DEFAULT 0,
+    rows_published bigint NOT NULL DEFAULT 0,
+    rows_expected bigint,
+    rows_before bigint NOT NULL DEFAULT 0,
+    started timestamptz NOT NULL DEFAULT clock_timestamp(),
+    resumed timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished timestamptz,
+    stop boolean NOT NULL DEFAULT false,
+    error text
+);
+COMMENT ON TABLE nats_publish_rows_runs IS 'how far nats_publish_rows() is with each table';
+COMMENT ON COLUMN nats_publish_rows_runs.run IS 'begins the ids of its messages';
+COMMENT ON COLUMN nats_publish_rows_runs.arguments IS 'with which a call goes on with it';
+COMMENT ON COLUMN nats_publish_rows_runs.last_key IS 'up to which all is done';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_read IS 'rows that were passed, with those that do not satisfy the condition';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_expected IS 'an estimate, of when it was started';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_before IS 'rows that were read before it was resumed';
+COMMENT ON COLUMN nats_publish_rows_runs.stop IS 'it is to end after its chunk';
+
+CREATE PROCEDURE nats_publish_rows(relation regclass, condition text DEFAULT NULL, subject text DEFAULT NULL,
+    batch int DEFAULT 1000, pause interval DEFAULT '0', only_missing boolean DEFAULT false, trigger name DEFAULT NULL,
+    restart boolean DEFAULT false, dry_run boolean DEFAULT false)
+AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON PROCEDURE nats_publish_rows(regclass, text, text, int, interval, boolean, name, boolean, boolean)
+IS 'publish the rows that a published table has already, as messages of op read';
+
+CREATE FUNCTION nats_publish_rows_stop(relation regclass, forget boolean DEFAULT false)
+RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_publish_rows_stop(regclass, boolean)
+IS 'let nats_publish_rows() of a table end after its chunk; forget => true: it is not to be gone on with';
+
 CREATE FUNCTION nats_publish_command()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -740,6 +779,25 @@ WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparen
 COMMENT ON VIEW @extschema@.nats_published_tables
 IS 'the tables whose changes are published: by which triggers, how, and to where';
 
+-- Its lock is that of rows_run.c.
+CREATE VIEW @extschema@.nats_publish_rows_progress AS
+SELECT r.relation,
+       CASE WHEN r.finished IS NOT NULL THEN 'finished'
+            WHEN l.pid IS NOT NULL THEN CASE WHEN r.stop THEN 'stopping' ELSE 'running' END
+            WHEN r.stop THEN 'stopped' WHEN r.error IS NOT NULL THEN 'failed' ELSE 'interrupted' END AS state,
+       l.pid, r.role, r.rows_read, r.rows_published, r.rows_expected,
+       s.rate AS rows_per_second,
+       CASE WHEN l.pid IS NOT NULL AND s.rate > 0 AND r.rows_expected > r.rows_read
+            THEN r.updated + (r.rows_expected - r.rows_read) / s.rate * interval '1 second' END AS estimated_end,
+       r.started, r.updated, r.finished, r.error
+FROM @extschema@.nats_publish_rows_runs AS r
+     LEFT JOIN pg_catalog.pg_locks AS l ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 3
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+         AND l.classid = '@extschema@.nats_publish_rows_runs'::regclass AND l.objid = r.relation,
+     LATERAL (SELECT round((r.rows_read - r.rows_before) / nullif(extract(epoch FROM r.updated - r.resumed), 0), 1)::float8) AS s (rate);
+COMMENT ON VIEW @extschema@.nats_publish_rows_progress
+IS 'how far nats_publish_rows() is with each table, of about how many rows, and how fast';
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 CREATE FUNCTION nats_grant(role regrole, what text)
@@ -750,7 +808,7 @@ AS $$
 DECLARE
     names CONSTANT text[] := CASE what
         WHEN 'publish' THEN '{nats_publish,nats_publish_async,nats_publish_on_commit,nats_publish_outbox,nats_await,nats_flush,nats_futures,nats_annotate,nats_unschedule}'
-        WHEN 'publish tables' THEN '{nats_publish_table,nats_unpublish_table,nats_publish_change,nats_change_options}'
+        WHEN 'publish tables' THEN '{nats_publish_table,nats_unpublish_table,nats_publish_change,nats_change_options,nats_publish_rows,nats_publish_rows_stop}'
     END;
     function regprocedure;
 BEGIN
@@ -758,10 +816,10 @@ BEGIN
         RAISE 'there is no "%" to be granted', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
     END IF;
     FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = '@extschema@'::regnamespace AND proname = ANY (names) LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function, role);
+        EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);
     END LOOP;
     IF what = 'publish tables' THEN
-        EXECUTE format('GRANT SELECT ON @extschema@.nats_published_tables TO %s', role);
+        EXECUTE format('GRANT SELECT ON @extschema@.nats_published_tables, @extschema@.nats_publish_rows_progress TO %s', role);
     END IF;
 END
 $$;
@@ -821,6 +879,8 @@ REVOKE ALL ON FUNCTION nats_publish_ddl(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_ddl() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, text, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_table(regclass) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE nats_publish_rows(regclass, text, text, int, interval, boolean, name, boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_publish_rows_stop(regclass, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_change_options(oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_counters() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_times() FROM PUBLIC;
@@ -832,5 +892,5 @@ GRANT EXECUTE ON FUNCTION nats_publish_counters(), nats_publish_times(), nats_pu
     nats_wal_relay_status()
 TO pg_monitor;
 GRANT SELECT ON nats_publish_stats, nats_publish_histogram, nats_publish_latency, nats_publish_activity, nats_relay,
-    nats_wal_relay, nats_outbox_messages
+    nats_wal_relay, nats_outbox_messages, nats_publish_rows_progress
 TO pg_monitor;

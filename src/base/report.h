@@ -20,6 +20,9 @@ typedef enum NpFault
 	NP_FAULT_COLUMN,			/* an option names one that is not there */
 	NP_FAULT_RELATION,			/* of a kind that has no changes to publish */
 	NP_FAULT_TRIGGER,			/* a trigger function called in another way */
+	NP_FAULT_IN_TRANSACTION,	/* called where nothing can be committed */
+	NP_FAULT_RUN,				/* one of the same table is not finished */
+	NP_FAULT_STOPPED,			/* by somebody, as he wanted */
 	NP_FAULT_NOT_LOADED,		/* the library, when the server started */
 	NP_FAULT_SIZE,				/* a message over a limit */
 	NP_FAULT_FEATURE,			/* the server or the stream lacks it */

@@ -94,6 +94,7 @@ wait_event_info(NpWaitEvent event)
 		[NP_WAIT_COMMIT] = "NatsCommit",
 		[NP_WAIT_WINDOW] = "NatsWindow",
 		[NP_WAIT_RELAY] = "NatsRelay",
+		[NP_WAIT_ROWS] = "NatsRows",
 	};
 	static uint32 known[lengthof(names)];
 

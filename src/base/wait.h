@@ -24,7 +24,8 @@ typedef enum NpWaitEvent
 	NP_WAIT_ACK,				/* an answer that the call needs */
 	NP_WAIT_COMMIT,				/* the acknowledgments that the transaction needs */
 	NP_WAIT_WINDOW,				/* room for a message */
-	NP_WAIT_RELAY				/* something to do, in a relay or the launcher */
+	NP_WAIT_RELAY,				/* something to do, in a relay or the launcher */
+	NP_WAIT_ROWS				/* the pause after a chunk of rows */
 } NpWaitEvent;
 
 #define NP_READABLE		(1 << 0)

@@ -211,16 +211,23 @@ make_plan(Relation relation, const Reading *reading, Oid published)
 }
 
 /*
- * The plan of a trigger, palloc'd and not kept.
+ * The plan of a trigger, palloc'd and not kept; adapt may change the options
+ * that it is made from (NULL: they are the trigger's).
  *
  * Raises what np_change_options_parse and np_change_plan_make raise.
  */
 NpChangePlan *
-np_change_cache_make(Relation relation, const Trigger *trigger)
+np_change_cache_make(Relation relation, const Trigger *trigger, NpChangeAdapter adapt, const void *argument)
 {
 	Reading		reading;
 
 	read_trigger(&reading, trigger);
+	if (adapt != NULL)
+	{
+		adapt(&reading.options, argument);
+		/* what does not fit may not be the trigger's */
+		reading.facts.name = NULL;
+	}
 	return make_plan(relation, &reading, find_published(relation, &reading));
 }
 

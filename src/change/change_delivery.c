@@ -10,6 +10,8 @@
 #include "change/change_delivery.h"
 #include "commit/transaction.h"
 #include "outbox/outbox.h"
+#include "outbox/wal_message.h"
+#include "publish/current_session.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 
@@ -18,6 +20,7 @@ static const NpStatsMode counted_as[] = {
 	[NP_DELIVER_ASYNC] = NP_STATS_ASYNC,
 	[NP_DELIVER_SYNC] = NP_STATS_SYNC,
 	[NP_DELIVER_OUTBOX] = NP_STATS_OUTBOX,
+	[NP_DELIVER_WAL] = NP_STATS_OUTBOX,
 };
 
 /*
@@ -47,7 +50,29 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 			(void) np_outbox_insert(schema, message, NP_AT_ONCE, &id);
 			break;
 		case NP_DELIVER_WAL:
-			/* by who reads the WAL: it does not come here */
+			/* not of a change, which is there already */
+			np_wal_write(schema, message);
 			break;
 	}
+}
+
+/*
+ * The same for a row that is only read, with a message that need not wait for
+ * COMMIT: it is true, whatever becomes of the transaction.  So one that is
+ * held otherwise goes out while the next rows are read.  In all else it is as
+ * one that was held: COMMIT waits for it, and if that fails what is on its way
+ * must not arrive, as then the row can be changed.
+ */
+void
+np_change_deliver_read(Oid schema, NpDelivery delivery, NpMessage *message)
+{
+	if (delivery != NP_DELIVER_ON_COMMIT)
+	{
+		np_change_deliver(schema, delivery, message);
+		return;
+	}
+	if (!np_policy_admits(message, NP_STATS_ON_COMMIT))
+		return;
+	message->session = np_current_session()->number;
+	np_publish_held(message);
 }

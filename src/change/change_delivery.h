@@ -12,5 +12,6 @@
 #include "message/message.h"
 
 extern void np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message);
+extern void np_change_deliver_read(Oid schema, NpDelivery delivery, NpMessage *message);
 
 #endif							/* NP_CHANGE_DELIVERY_H */

@@ -12,20 +12,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
-#include "pgtime.h"
 #include "utils/builtins.h"
-#include "utils/bytea.h"
 #include "utils/datum.h"
 #include "utils/datetime.h"
-#include "utils/float.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -34,72 +28,9 @@
 #include "base/settings.h"
 #include "change/change_message.h"
 #include "change/change_types.h"
+#include "change/output_settings.h"
 
 /* ---- Values ----------------------------------------------------------------------- */
-
-static void
-want_setting(bool is_so, const char *name, const char *value, int *nest_level)
-{
-	if (is_so)
-		return;
-	if (*nest_level == 0)
-		*nest_level = NewGUCNestLevel();
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
-static bool
-is_utc(void)
-{
-	long		offset;
-
-	return pg_get_timezone_offset(session_timezone, &offset) && offset == 0;
-}
-
-/*
- * A value has one text, in subjects, ids and JSON, whatever the session that
- * wrote the row likes to see: consumers compare them.  As in postgres_fdw
- * set_transmission_modes; returns what end_output_settings takes.
- */
-static int
-begin_output_settings(int needs)
-{
-	int			nest_level = 0;
-
-	want_setting(bytea_output == BYTEA_OUTPUT_HEX, "bytea_output", "hex", &nest_level);
-	want_setting(DateStyle == USE_ISO_DATES, "datestyle", "ISO", &nest_level);
-	want_setting(IntervalStyle == INTSTYLE_POSTGRES, "intervalstyle", "postgres", &nest_level);
-	want_setting(extra_float_digits >= 1, "extra_float_digits", "1", &nest_level);
-	if (needs & NP_NEEDS_TIME_ZONE)
-		want_setting(is_utc(), "timezone", "UTC", &nest_level);
-	if (needs & NP_NEEDS_CURRENCY)
-		want_setting(strcmp(GetConfigOption("lc_monetary", false, false), "C") == 0, "lc_monetary", "C", &nest_level);
-	if (needs & NP_NEEDS_SEARCH_PATH)
-	{
-		want_setting(strcmp(namespace_search_path, "pg_catalog") == 0, "search_path", "pg_catalog", &nest_level);
-		want_setting(!quote_all_identifiers, "quote_all_identifiers", "off", &nest_level);
-	}
-	return nest_level;
-}
-
-/* For a process that does nothing else: messages need not set it each for itself.  To be called outside of a transaction. */
-void
-np_change_message_fix_output(void)
-{
-	static const char *const settings[][2] = {
-		{"bytea_output", "hex"}, {"datestyle", "ISO"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "1"},
-		{"timezone", "UTC"}, {"lc_monetary", "C"}, {"quote_all_identifiers", "off"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_OVERRIDE);
-}
-
-static void
-end_output_settings(int nest_level)
-{
-	if (nest_level > 0)
-		AtEOXact_GUC(true, nest_level);
-}
 
 static Datum
 shape_row(const NpRowShape *shape, TupleTableSlot *slot)
@@ -285,7 +216,7 @@ append_encoded(StringInfo out, NpEncoder encoder, NpSpan value)
 	out->data[out->len] = '\0';
 }
 
-/* Append what a template comes to; false when that has a NULL in it. */
+/* Append what a template comes to; false when that has a NULL in it, or what is not known before COMMIT. */
 static bool
 append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, const NpChange *change)
 {
@@ -308,9 +239,11 @@ append_template(StringInfo out, const NpPlanTemplate *plan, NpEncoder encoder, c
 				appendStringInfoString(out, change->transaction->id_text);
 				break;
 			case NP_PLAN_LSN:
+				complete &= np_change_is_decoded(change->transaction);
 				appendStringInfo(out, "%X/%X", LSN_FORMAT_ARGS(change->transaction->commit_lsn));
 				break;
 			case NP_PLAN_COMMIT_TS:
+				complete &= np_change_is_decoded(change->transaction);
 				appendStringInfo(out, "%s+00:00", change->transaction->time);
 				break;
 			case NP_PLAN_COLUMN:
@@ -331,6 +264,19 @@ render_template(const NpPlanTemplate *plan, const NpChange *change)
 	initStringInfo(&out);
 	(void) append_template(&out, plan, np_encode_token, change);
 	return (NpSpan) {out.data, out.len};
+}
+
+/* Of a row that is read: with its version, for the next one is another message. */
+static NpSpan
+make_id(const NpChangePlan *plan, const NpChange *change)
+{
+	StringInfoData id;
+
+	initStringInfo(&id);
+	(void) append_template(&id, &plan->msg_id, np_encode_token, change);
+	if (change->op == NP_READ)
+		appendStringInfo(&id, ".%u", change->version);
+	return (NpSpan) {id.data, id.len};
 }
 
 /* ---- Headers ----------------------------------------------------------------------------- */
@@ -557,7 +503,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 static void
 append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
-	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't'};
+	static const char ops[] = {[NP_INSERT] = 'c',[NP_UPDATE] = 'u',[NP_DELETE] = 'd',[NP_TRUNCATE] = 't',[NP_READ] = 'r'};
 	const NpRowShape *old = old_shape(plan, change);
 
 	appendStringInfoString(json, "{\"before\":");
@@ -571,7 +517,7 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 	else
 		appendStringInfoString(json, "null");
 	appendStringInfo(json, ",\"source\":%s,\"ts_ms\":" INT64_FORMAT ",\"txId\":%s,\"lsn\":" UINT64_FORMAT ",\"xmin\":null}",
-					 plan->source, np_change_milliseconds(change->transaction->at),
+					 plan->sources[change->op], np_change_milliseconds(change->transaction->at),
 					 change->transaction->id_text, change->lsn);
 	appendStringInfo(json, ",\"op\":\"%c\",\"ts_ms\":" INT64_FORMAT ",\"transaction\":",
 					 ops[change->op], np_change_milliseconds(GetCurrentTimestamp()));
@@ -633,20 +579,22 @@ void
 np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
 	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),
-	.annotations = change->transaction->annotations,.msg_id = change->id};
+		.annotations = change->transaction->annotations,.msg_id = change->id,
+	.has_expect_last_subject_seq = plan->only_missing};
 	NpSpan		subject;
 	NpSpan		payload;
-	int			nest_level = begin_output_settings(plan->needs);
+	int			nest_level = np_output_settings_begin(plan->needs);
 
 	options.lines = make_lines(plan, change);
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		options.id_header = "ce-id";
 	if (plan->msg_id.count > 0)
-		options.msg_id = render_template(&plan->msg_id, change);
+		options.msg_id = make_id(plan, change);
 	subject = render_template(&plan->subject, change);
 	payload = make_payload(plan, change);
-	end_output_settings(nest_level);
+	np_output_settings_end(nest_level);
 	np_message_build(message, subject, payload, &options);
+	message->may_be_refused = plan->only_missing;
 }
 
 /* Are the columns that are marked known of the row that a change is about? */

@@ -35,6 +35,7 @@ typedef struct NpChange
 	bool		key_changed;
 	const bool *unchanged;		/* by a column's number: the new value is not known; NULL: all are */
 	NpChangePosition position;	/* if the plan has_position */
+	TransactionId version;		/* of NP_READ: what made the row as it is */
 } NpChange;
 
 /* As many messages as one change can be. */
@@ -43,7 +44,6 @@ typedef struct NpChange
 extern int	np_change_messages(const NpChangePlan *plan, const NpChange *change, NpChange *messages);
 extern void np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const NpChange *change,
 									   bool with_subject, bool with_key);
-extern void np_change_message_fix_output(void);
 extern void np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change);
 
 #endif							/* NP_CHANGE_MESSAGE_H */

@@ -22,6 +22,7 @@ static const char *const op_names[] = {
 	[NP_UPDATE] = "update",
 	[NP_DELETE] = "delete",
 	[NP_TRUNCATE] = "truncate",
+	[NP_READ] = "read",
 };
 
 static const char *const delivery_names[] = {
@@ -48,6 +49,13 @@ const char *
 np_delivery_name(NpDelivery delivery)
 {
 	return delivery_names[delivery];
+}
+
+/* Is it the relay that publishes, when the transaction has ended, and not the session? */
+bool
+np_delivery_is_relayed(NpDelivery delivery)
+{
+	return delivery == NP_DELIVER_OUTBOX || delivery == NP_DELIVER_WAL;
 }
 
 const char *

@@ -21,6 +21,7 @@ typedef enum NpChangeOp
 	NP_UPDATE,
 	NP_DELETE,
 	NP_TRUNCATE,
+	NP_READ,					/* of a row that is there already */
 	NP_CHANGE_OPS
 } NpChangeOp;
 
@@ -62,6 +63,7 @@ extern void np_change_options_parse(NpChangeOptions *options, int count, char **
 extern bool np_change_is_from_wal(int count, char **arguments);
 extern NpDelivery np_delivery_parse(const char *name);
 extern const char *np_delivery_name(NpDelivery delivery);
+extern bool np_delivery_is_relayed(NpDelivery delivery);
 extern const char *np_change_op_name(NpChangeOp op);
 extern const char *np_change_format_name(NpChangeFormat format);
 

@@ -584,8 +584,6 @@ write_constants(const Source *source, NpChangePlan *plan)
 
 	plan->schema = pstrdup(source->schema);
 	plan->table = pstrdup(source->table);
-	plan->source = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"false\","
-							"\"db\":%s,\"schema\":%s,\"table\":%s", NP_VERSION, database, database, schema, table);
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
 	{
 		StringInfoData lines;
@@ -598,6 +596,9 @@ write_constants(const Source *source, NpChangePlan *plan)
 			np_change_append_cloudevent(&lines, np_change_op_name(op), source->schema, source->table);
 		plan->lines[op] = (NpSpan) {lines.data, lines.len};
 		plan->beginnings[op] = np_change_beginning(op, source->schema, source->table);
+		plan->sources[op] = psprintf("{\"version\":\"%s\",\"connector\":\"postgresql\",\"name\":%s,\"snapshot\":\"%s\","
+									 "\"db\":%s,\"schema\":%s,\"table\":%s",
+									 NP_VERSION, database, op == NP_READ ? "true" : "false", database, schema, table);
 	}
 }
 

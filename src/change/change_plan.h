@@ -114,6 +114,7 @@ typedef struct NpChangePlan
 	int			needs;			/* NpTextNeeds of all columns */
 	bool		has_position;	/* messages tell their place in the transaction */
 	const char *transaction_end;	/* subject in the database's encoding, or NULL */
+	bool		only_missing;	/* not if their subjects have a message already */
 	bool		has_payload;	/* a column instead of the format */
 	NpColumn	payload;
 	NpPlanTemplate subject;
@@ -142,7 +143,7 @@ typedef struct NpChangePlan
 	const char *schema;
 	const char *table;
 	const char *beginnings[NP_CHANGE_OPS];	/* of the JSON, in the database's encoding */
-	const char *source;			/* of Debezium's, its beginning */
+	const char *sources[NP_CHANGE_OPS]; /* of Debezium's, their beginnings */
 	NpChangeWal *wal;			/* NULL: another delivery */
 	NpSpan		lines[NP_CHANGE_OPS];	/* header lines, UTF-8 */
 } NpChangePlan;

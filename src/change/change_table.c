@@ -20,8 +20,6 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -33,6 +31,8 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
+#include "change/change_table.h"
+#include "change/change_trigger.h"
 #include "change/change_wal.h"
 #include "change/change_wal_table.h"
 
@@ -265,30 +265,27 @@ schema_name(FunctionCallInfo fcinfo)
 	return get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
 }
 
-/* The trigger function, which is in the same schema as the one that was called. */
-static Oid
-trigger_function(FunctionCallInfo fcinfo)
+/* Is it the name of a trigger that nats_publish_table() creates? */
+bool
+np_change_table_names(const char *trigger)
 {
-	return LookupFuncName(list_make2(makeString(schema_name(fcinfo)), makeString("nats_publish_change")),
-						  0, NULL, false);
+	for (int i = 0; i < lengthof(trigger_kinds); i++)
+		if (strcmp(trigger, trigger_kinds[i].name) == 0)
+			return true;
+	return false;
 }
 
 static bool
 is_ours(const Trigger *trigger, Oid function)
 {
-	if (trigger->tgisclone || trigger->tgfoid != function)
-		return false;
-	for (int i = 0; i < lengthof(trigger_kinds); i++)
-		if (strcmp(trigger->tgname, trigger_kinds[i].name) == 0)
-			return true;
-	return false;
+	return !trigger->tgisclone && trigger->tgfoid == function && np_change_table_names(trigger->tgname);
 }
 
 /* The commands that drop what an earlier nats_publish_table() made. */
 static List *
 make_drop_commands(FunctionCallInfo fcinfo, Relation relation)
 {
-	Oid			function = trigger_function(fcinfo);
+	Oid			function = np_change_trigger_function(get_func_namespace(fcinfo->flinfo->fn_oid));
 	const char *table = qualified_name(relation);	/* a look at the catalog can free the triggers */
 	List	   *commands = NIL;
 
@@ -512,7 +509,7 @@ static void
 look_at_trigger(Relation relation, const Trigger *trigger)
 {
 	NpTriggerFacts facts = np_trigger_facts(trigger);
-	NpChangePlan *plan = np_change_cache_make(relation, trigger);
+	NpChangePlan *plan = np_change_cache_make(relation, trigger, NULL, NULL);
 
 	if (plan->wal != NULL)
 		np_change_wal_look(RelationGetRelid(relation), plan, &facts);

@@ -7,12 +7,12 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "parser/parse_func.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -20,9 +20,8 @@
 
 #include "base/report.h"
 #include "change/change_cache.h"
-#include "change/change_delivery.h"
-#include "change/change_message.h"
-#include "change/change_position.h"
+#include "change/change_publish.h"
+#include "change/change_trigger.h"
 #include "commit/transaction.h"
 #include "publish/policy.h"
 
@@ -31,22 +30,9 @@ PG_FUNCTION_INFO_V1(nats_publish_change);
 static void
 publish_change(FunctionCallInfo fcinfo, const NpChangePlan *plan, NpChangeOp op, TupleTableSlot *old, TupleTableSlot *new)
 {
-	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	NpChange	change = {.op = op,.transaction = np_change_transaction(),.old = old,.new = new};
-	NpChange	messages[NP_MAX_CHANGE_MESSAGES];
-	int			count = np_change_messages(plan, &change, messages);
 
-	for (int i = 0; i < count; i++)
-	{
-		NpMessage	message;
-
-		if (plan->has_position)
-			messages[i].position = np_change_position_next(plan, schema);
-		if (plan->format == NP_FORMAT_DEBEZIUM)
-			messages[i].lsn = GetXLogInsertRecPtr();
-		np_change_message_build(&message, plan, &messages[i]);
-		np_change_deliver(schema, plan->delivery, &message);
-	}
+	np_change_publish(get_func_namespace(fcinfo->flinfo->fn_oid), plan, &change);
 }
 
 /* ---- Rows -------------------------------------------------------------------------- */
@@ -146,6 +132,13 @@ publish_transition_tables(FunctionCallInfo fcinfo, const NpChangePlan *plan)
 	close_reader(&old);
 	close_reader(&new);
 	MemoryContextDelete(row_context);
+}
+
+/* The trigger function of the extension in that schema. */
+Oid
+np_change_trigger_function(Oid schema)
+{
+	return LookupFuncName(list_make2(makeString(get_namespace_name(schema)), makeString("nats_publish_change")), 0, NULL, false);
 }
 
 /* ---- The call ------------------------------------------------------------------------ */

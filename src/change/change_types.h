@@ -16,6 +16,7 @@ typedef enum NpTextNeeds
 	NP_NEEDS_TIME_ZONE = 1,
 	NP_NEEDS_SEARCH_PATH = 2,	/* it has names of objects */
 	NP_NEEDS_CURRENCY = 4,
+	NP_NEEDS_SETTINGS = 7,		/* all of these */
 	NP_NEEDS_OTHERS_CODE = 8,	/* functions that are not PostgreSQL's own */
 	NP_NEEDS_TABLES = 16		/* functions that are not immutable, and so may look into some */
 } NpTextNeeds;

@@ -229,7 +229,7 @@ np_change_wal_check_op(const NpChangePlan *plan, NpChangeOp op)
 void
 np_change_wal_check(const NpChangePlan *plan, int16 trigger_type)
 {
-	static const int16 types[] = {
+	static const int16 types[NP_CHANGE_OPS] = {
 		[NP_INSERT] = TRIGGER_TYPE_INSERT,
 		[NP_UPDATE] = TRIGGER_TYPE_UPDATE,
 		[NP_DELETE] = TRIGGER_TYPE_DELETE,

@@ -102,7 +102,7 @@ look_at_part(Oid oid, const char *name)
 
 		if (trigger->tgisclone && strcmp(trigger->tgname, name) == 0)
 		{
-			np_change_wal_check(np_change_cache_make(part, trigger), type);
+			np_change_wal_check(np_change_cache_make(part, trigger, NULL, NULL), type);
 			break;
 		}
 	}

@@ -64,6 +64,7 @@ typedef struct NpMessage
 	NpFeature	needs;			/* the newest of what its headers need */
 	bool		has_conditions; /* it has headers of the server's but its id and TTL */
 	bool		is_again;		/* it was published before, and counted then */
+	bool		may_be_refused; /* that its expectation does not hold is as good as an ack */
 	bool		has_power;		/* a header of it can do more than NP_HEADER_OF_MESSAGE */
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;

@@ -28,6 +28,7 @@
 
 #include "base/compat.h"
 #include "base/report.h"
+#include "base/settings.h"
 #include "message/packed.h"
 #include "message/protocol.h"
 #include "outbox/statement.h"
@@ -132,7 +133,9 @@ raise_unusable(const NpWalSlot *slot)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot write to the outbox in the WAL"),
 			 errdetail_internal(why, slot->name),
-			 errhint("Call nats_wal_enable(), or set nats_publish.outbox_storage to \"table\".")));
+			 np_outbox_storage == NP_STORAGE_WAL ?
+			 errhint("Call nats_wal_enable(), or set nats_publish.outbox_storage to \"table\".") :
+			 errhint("Call nats_wal_enable().")));
 }
 
 /*

@@ -312,6 +312,14 @@ np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)
 		np_delivery_answer_member(session, message, &reply, true);
 		return;
 	}
+	if (message->may_be_refused && failure.fault == NP_FAULT_CONFLICT)
+	{
+		NpPubAck	there = {.duplicate = true};
+
+		/* whether by an earlier copy of it, or by something newer */
+		np_delivery_complete(session, message, &there, NULL);
+		return;
+	}
 	if (message->in_doubt && is_message(message) && failure.fault != NP_FAULT_UNKNOWN)
 	{
 		failure.fault = NP_FAULT_UNKNOWN;

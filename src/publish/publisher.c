@@ -207,6 +207,7 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 		pending->has_own_id = !message->has_automatic_id;
 	}
 	pending->expects_stream = message->expect_stream.data != NULL;
+	pending->may_be_refused = message->may_be_refused;
 	pending->needs = message->needs;
 	if (pending->needs > 0)
 		session->window.needing++;

@@ -45,6 +45,7 @@ typedef struct NpPending
 	uint8		attempts;		/* that the server has answered with "not now" */
 	bool		expects_stream; /* the ack must name that of its header */
 	uint8		needs;			/* NpFeature: must not go to a server that would ignore it */
+	bool		may_be_refused; /* that its expectation does not hold is as good as an ack */
 	bool		has_own_id;		/* the user has given it, so that he can give it again */
 	bool		in_doubt;		/* a copy may be stored, of which no more will be heard */
 	bool		refused;		/* by another stream than the expected one, which may answer until retry_at */

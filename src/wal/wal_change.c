@@ -49,6 +49,7 @@
 #include "change/change_counts.h"
 #include "change/change_filter.h"
 #include "change/change_wal.h"
+#include "change/output_settings.h"
 #include "message/annotations.h"
 #include "publish/policy.h"
 #include "publish/role_subjects.h"
@@ -99,7 +100,7 @@ static XLogRecPtr careful_commit;	/* the transaction in which a severe error was
 void
 np_wal_change_init(void)
 {
-	np_change_message_fix_output();
+	np_output_settings_fix();
 }
 
 /* ---- Errors --------------------------------------------------------------------------- */

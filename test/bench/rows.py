@@ -46,6 +46,7 @@ LABELS = {
     "notify": "pg_notify trigger",
     "table_on_commit": "delivery on_commit",
     "table_async": "delivery async",
+    "table_large_batch": "delivery on_commit, large chunks",
     "table_outbox": "delivery outbox",
     "outbox_relaxed": "plpgsql outbox trigger, relay relaxed",
     "outbox_strict": "plpgsql outbox trigger, relay strict",
@@ -591,6 +592,47 @@ CHANGE = Row(
     change_added)
 
 
+# ---- backfill: rows that are there already --------------------------------------------------------
+
+MILLION = 1_000_000
+# Of a message about a row of bench.orders, without its headers.
+READ = 210
+
+
+def backfill(delivery, batch=1000):
+    """nats_publish_rows() of a table that nobody writes meanwhile."""
+    def run(bench):
+        count = bench.scaled(MILLION)
+        bench.new_stream()
+        with bench.session() as session:
+            session.run("DROP TABLE IF EXISTS bench.published;\n"
+                        f"CREATE TABLE bench.published (LIKE bench.orders INCLUDING ALL);\n{insert(count)}\n"
+                        f"SELECT nats_publish_table('bench.published', 'bench.{{table}}.{{op}}', delivery => '{delivery}');\n"
+                        "VACUUM ANALYZE bench.published;\nCHECKPOINT;")
+            connect(session)
+            cpu, _ = session.usage()
+            ms = session.milliseconds("SET client_min_messages = warning;\n"
+                                      f"CALL nats_publish_rows('bench.published', batch => {batch});")
+            cpu_after, _ = session.usage()
+        bench.check_stored(count + 1)
+        return {"rate": count / ms * 1000, "cpu_us": (cpu_after - cpu) / count}
+    return run
+
+
+BACKFILL = Row(
+    "backfill", "nats_publish_rows: 1,000,000 rows, in chunks of 1000 (the last side: of 10,000); plain C with a payload as long "
+    "as theirs",
+    ("rate", "cpu_us"), (
+        Side("table_on_commit", backfill("on_commit")),
+        Side("table_async", backfill("async")),
+        Side("table_large_batch", backfill("on_commit", 10_000)),
+        plain_c("evloop_hdr", MILLION, size=READ),
+    ),
+    (Bar("rate", "table_on_commit", "evloop_hdr", at_least=0.7),
+     Bar("rate", "table_async", "evloop_hdr", at_least=0.7),
+     Bar("rate", "table_large_batch", "evloop_hdr")))
+
+
 # ---- pgbench: what a trigger leaves of a database's throughput -----------------------------------
 
 PGBENCH_SCALE = 10
@@ -1043,5 +1085,5 @@ PGBENCH_WAL = Row(
      Bar("tps", "tpcb_outbox", "no_trigger", at_least=0.8)))
 
 
-ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, PGBENCH,
-        RELAY, RELAY_LOAD, WAL, PGBENCH_WAL)
+ROWS = (ASYNC, ON_COMMIT, SYNC, SMALL, CALL_TIMES, TABLE, CPU, SCALE, BACKENDS_ROW, HELD_ROW, PAYLOAD_SIZES, CHANGE, BACKFILL,
+        PGBENCH, RELAY, RELAY_LOAD, WAL, PGBENCH_WAL)

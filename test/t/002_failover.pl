@@ -158,7 +158,7 @@ foreach my $how ('kill9', 'stop')
 	$session->begin(qq(SELECT * FROM nats_publish('f.sync.$how', 'x')));
 	$session->wait_until_waiting;
 	$nats->restart(stop => $how);
-	like($session->finish->{output}, qr/^F\|\d+\|[tf]\|$/, "nats_publish() rides out a restart ($how)");
+	like($session->finish->{output}, qr/^F\|\d+\|[tf]\|\|$/, "nats_publish() rides out a restart ($how)");
 	is(scalar stored("f.sync.$how"), 1, 'the message is there once');
 }
 

@@ -57,7 +57,7 @@ sub is_utf8 { my ($text) = @_; return utf8::decode($text); }
 sub is_true_ack
 {
 	my ($output) = @_;
-	my ($stream, $seq) = $output =~ /\A(.*?)\|(-?\d+)\|[tf]\|[^|\n]*$/ms or return 0;
+	my ($stream, $seq) = $output =~ /\A(.*?)\|(-?\d+)\|[tf]\|[^|\n]*\|[^|\n]*$/ms or return 0;
 	return $stream ne '' && $seq =~ /^[1-9]\d{0,18}$/;
 }
 

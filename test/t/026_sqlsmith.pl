@@ -120,16 +120,20 @@ my %BAD = (
 		q((repeat('[', 1000) || repeat(']', 1000))::jsonb), q(jsonb_build_object('A', repeat('x', 1000000))), q(jsonb_build_object(repeat('A', 1000000), 1)) ],
 	bigint => [ 0, -1, 1, '9223372036854775807', q('-9223372036854775808') ],
 	interval => [ q('0'), q('-1 s'), q('1 us'), q('1 s'), q('-1 mon'), q('178000000 years'), q('-178000000 years'), q(make_interval(secs => 1e12)), q('infinity'), q('-infinity') ],
+	numeric => [ 0, q('NaN'), q('Infinity'), '0.5', q('-1'), q(repeat('9', 131072)), q('1e-1000') ],
+	integer => [ 0, -1, 1, '2147483647', q('-2147483648') ],
+	name => [ q(''), q('nats_publish_row'), q(repeat('x', 100)) ],
+	'timestamp with time zone' => [ q('infinity'), q('-infinity'), q('294276-12-31'), q('4713-01-01 BC'), q('epoch'), 'now()' ],
 	boolean => [ 'true', 'false' ],
 	regclass => [ 0, q('published'), q('words'), q('pg_class'), q('pg_toast.pg_toast_1255'), q('published_pkey'), q('nats_outbox_id_seq'), '4294967295' ],
 	regrole => [ 0, q('smith'), '4294967295' ],
 	oid => [ 0, '4294967295', q((SELECT max(oid) FROM pg_trigger)) ],
 	'text[]' => [ q('{}'), q('{NULL}'), q('{""}'), q('{{a},{b}}'), q('[5:6]={a,b}'), q('{id,id}'), q(array_fill('a'::text, ARRAY[100000])), q(ARRAY[repeat('x', 1000000)]) ]);
-my %GOOD = (text => q('t.a'), bytea => q('x'), json => q('{}'), jsonb => q('{}'), bigint => 1, interval => q('1 s'), boolean => 'true', regclass => q('published'), regrole => q('smith'), oid => 0, 'text[]' => q('{t.x}'));
+my %GOOD = (text => q('t.a'), bytea => q('x'), json => q('{}'), jsonb => q('{}'), bigint => 1, interval => q('1 s'), numeric => 1, integer => 1, name => q('nats_publish_row'), 'timestamp with time zone' => 'now()', boolean => 'true', regclass => q('published'), regrole => q('smith'), oid => 0, 'text[]' => q('{t.x}'));
 
-# The functions of the extension: name, and its arguments, each as "type name", with whether they are required.
+# The functions of the extension: how it is called, and its arguments, each as "type name", with whether they are required.
 my @functions = map { [ split /\|/ ] } split /\n/, $admin->value(<<'END');
-SELECT proname, array_to_string(ARRAY(SELECT format('%s %s %s', format_type(t, NULL), proargnames[i], CASE WHEN i <= pronargs - pronargdefaults THEN 'required' ELSE 'optional' END)
+SELECT CASE prokind WHEN 'p' THEN 'CALL ' ELSE 'SELECT ' END || proname, array_to_string(ARRAY(SELECT format('%s %s %s', format_type(t, NULL), proargnames[i], CASE WHEN i <= pronargs - pronargdefaults THEN 'required' ELSE 'optional' END)
 	FROM unnest(proargtypes) WITH ORDINALITY AS a (t, i)), ',')
 FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
@@ -140,7 +144,7 @@ END
 sub call
 {
 	my ($function, $arguments, %value) = @_;
-	return "SELECT $function(" . join(', ', map { "$_->{name} => $value{$_->{name}}::$_->{type}" } grep { defined $value{ $_->{name} } } @$arguments) . ");\n";
+	return "$function(" . join(', ', map { "$_->{name} => $value{$_->{name}}::$_->{type}" } grep { defined $value{ $_->{name} } } @$arguments) . ");\n";
 }
 
 sub calls

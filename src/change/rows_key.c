@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows_key.c
+ *	  The key in the order of which a table is read.
+ *
+ * It is the primary key, or the index that is the replica identity: of one
+ * value there is one row, and none has a NULL in it.  Its operators are named
+ * with their schema, for the search path is the session's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "base/report.h"
+#include "change/change_plan.h"
+#include "change/change_types.h"
+#include "change/output_settings.h"
+#include "change/rows_key.h"
+
+/* ---- Finding it -------------------------------------------------------------- */
+
+NP_NORETURN static void
+raise_no_key(Relation relation, const char *problem)
+{
+	NpFailure	failure = np_failure(NP_FAULT_INPUT, "the rows of table \"%s\" cannot be read in the order of a key: %s",
+									 RelationGetRelationName(relation), problem);
+
+	failure.hint = "Give the table a primary key, or a unique index that is its replica identity.";
+	np_raise(&failure);
+}
+
+static Oid
+find_index(Relation relation)
+{
+	list_free(RelationGetIndexList(relation));	/* which finds out both */
+	if (OidIsValid(relation->rd_pkindex))
+		return relation->rd_pkindex;
+	if (OidIsValid(relation->rd_replidindex))
+		return relation->rd_replidindex;
+	raise_no_key(relation, "it has none");
+}
+
+/* schema.operator; the strategy is a btree's. */
+static char *
+operator_name(Relation index, int column, int strategy)
+{
+	Oid			number = get_opfamily_member(index->rd_opfamily[column], index->rd_opcintype[column],
+											 index->rd_opcintype[column], strategy);
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(number));
+	Form_pg_operator operator = (Form_pg_operator) GETSTRUCT(tuple);
+	char	   *name;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", number);
+	name = psprintf("%s.%s", quote_identifier(get_namespace_name(operator->oprnamespace)), NameStr(operator->oprname));
+	ReleaseSysCache(tuple);
+	return name;
+}
+
+/* One operator compares whole keys: so it must be the same for all columns. */
+static const char *
+common_operator(Relation relation, Relation index, int strategy)
+{
+	char	   *name = operator_name(index, 0, strategy);
+
+	for (int i = 1; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		if (strcmp(operator_name(index, i, strategy), name) != 0)
+			raise_no_key(relation, "its columns are not compared by one operator");
+	return name;
+}
+
+/* ORDER BY sorts by a type's own order, which need not be that of the index. */
+static bool
+is_in_order(Relation index, int column, Form_pg_attribute attribute)
+{
+	return index->rd_opfamily[column] == get_opclass_family(GetDefaultOpClass(attribute->atttypid, BTREE_AM_OID)) &&
+		index->rd_indcollation[column] == attribute->attcollation &&
+		index->rd_indoption[column] == index->rd_indoption[0];
+}
+
+static void
+read_index(Relation relation, Relation index, NpRowsKey *key)
+{
+	key->count = IndexRelationGetNumberOfKeyAttributes(index);
+	key->columns = palloc0(sizeof(NpRowsKeyColumn) * key->count);
+	for (int i = 0; i < key->count; i++)
+	{
+		int			number = index->rd_index->indkey.values[i];
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), number - 1);
+
+		if (!is_in_order(index, i, attribute))
+			raise_no_key(relation, psprintf("index \"%s\" has another order", RelationGetRelationName(index)));
+		key->columns[i] = (NpRowsKeyColumn)
+		{
+			.name = pstrdup(NameStr(attribute->attname)),
+				.index = number - 1,
+				.type = attribute->atttypid,
+				.typmod = attribute->atttypmod,
+				.is_by_value = attribute->attbyval,
+				.length = attribute->attlen
+		};
+	}
+	key->greater = common_operator(relation, index, BTGreaterStrategyNumber);
+	key->at_most = common_operator(relation, index, BTLessEqualStrategyNumber);
+}
+
+/* palloc'd; raises 22023 for a table without one. */
+NpRowsKey *
+np_rows_key_find(Relation relation)
+{
+	NpRowsKey  *key = palloc0(sizeof(NpRowsKey));
+	Relation	index = index_open(find_index(relation), AccessShareLock);
+
+	read_index(relation, index, key);
+	index_close(index, NoLock);
+	return key;
+}
+
+/* ---- As text -------------------------------------------------------------------- */
+
+/* Of an id: {"a"}.{"b"} */
+char *
+np_rows_key_template(const NpRowsKey *key)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < key->count; i++)
+	{
+		appendStringInfoString(&text, i > 0 ? ".{\"" : "{\"");
+		for (const char *byte = key->columns[i].name; *byte != '\0'; byte++)
+		{
+			if (*byte == '"')
+				appendStringInfoChar(&text, '"');
+			appendStringInfoChar(&text, *byte);
+		}
+		appendStringInfoString(&text, "\"}");
+	}
+	return text.data;
+}
+
+static ArrayType *
+make_array(const NpRowsKey *key, Datum *elements)
+{
+	return construct_array(elements, key->count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+ArrayType *
+np_rows_key_names(const NpRowsKey *key)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * key->count);
+
+	for (int i = 0; i < key->count; i++)
+		elements[i] = CStringGetTextDatum(key->columns[i].name);
+	return make_array(key, elements);
+}
+
+/* As np_rows_key_from_text reads it in any session. */
+ArrayType *
+np_rows_key_to_text(const NpRowsKey *key, const Datum *values)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * key->count);
+	int			nest_level = np_output_settings_begin(NP_NEEDS_SETTINGS);
+
+	for (int i = 0; i < key->count; i++)
+	{
+		Oid			output;
+		bool		is_varlena;
+
+		getTypeOutputInfo(key->columns[i].type, &output, &is_varlena);
+		elements[i] = CStringGetTextDatum(OidOutputFunctionCall(output, values[i]));
+	}
+	np_output_settings_end(nest_level);
+	return make_array(key, elements);
+}
+
+/* The values; raises what input functions raise. */
+Datum *
+np_rows_key_from_text(const NpRowsKey *key, ArrayType *texts)
+{
+	Datum	   *values = palloc(sizeof(Datum) * key->count);
+	int			nest_level = np_output_settings_begin(NP_NEEDS_SETTINGS);
+	Datum	   *elements;
+	int			count;
+
+	deconstruct_array(texts, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &count);
+	if (count != key->count)
+		elog(ERROR, "a key of %d columns was kept as one of %d", key->count, count);
+	for (int i = 0; i < count; i++)
+	{
+		Oid			input;
+		Oid			parameter;
+
+		getTypeInputInfo(key->columns[i].type, &input, &parameter);
+		values[i] = OidInputFunctionCall(input, TextDatumGetCString(elements[i]), parameter, key->columns[i].typmod);
+	}
+	np_output_settings_end(nest_level);
+	return values;
+}

@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows_key.h
+ *	  The key in the order of which a table is read.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_ROWS_KEY_H
+#define NP_ROWS_KEY_H
+
+#include "utils/array.h"
+#include "utils/rel.h"
+
+typedef struct NpRowsKeyColumn
+{
+	const char *name;
+	int			index;			/* in a row of the table */
+	Oid			type;
+	int32		typmod;
+	bool		is_by_value;
+	int16		length;
+} NpRowsKeyColumn;
+
+typedef struct NpRowsKey
+{
+	int			count;
+	NpRowsKeyColumn *columns;
+	const char *greater;		/* operators, as OPERATOR() takes them */
+	const char *at_most;
+} NpRowsKey;
+
+extern NpRowsKey *np_rows_key_find(Relation relation);
+extern char *np_rows_key_template(const NpRowsKey *key);
+extern ArrayType *np_rows_key_names(const NpRowsKey *key);
+extern ArrayType *np_rows_key_to_text(const NpRowsKey *key, const Datum *values);
+extern Datum *np_rows_key_from_text(const NpRowsKey *key, ArrayType *texts);
+
+#endif							/* NP_ROWS_KEY_H */
