@@ -40,7 +40,8 @@ sub documented_cluster
 	return $cluster;
 }
 
-# What psql prints on a terminal, and what it complains of, but for what doc/wal.md says that nats_wal_enable() warns of before 17
+# What psql prints on a terminal, and what it complains of. Before 17 nats_wal_enable() warns, as doc/wal.md says; and nats_publish_rows() tells
+# how far it is.
 sub typed
 {
 	my ($cluster, $sql) = @_;
@@ -48,7 +49,6 @@ sub typed
 	IPC::Run::run([ 'psql', '-X', '-q', '-P', 'pager=off', '-P', 'footer=off', '-v', 'ON_ERROR_STOP=1', '-d', $cluster->connstr('postgres') ],
 		'<', \$sql, '>', \$out, '2>', \$err);
 	$err =~ s/^WARNING:  a standby that is promoted does not have the replication slot\nDETAIL:.*\nHINT:.*\n//m if $cluster->pg_version < 17;
-	# but for what a procedure tells that takes long
 	$err =~ s/^.*NOTICE:  rows of table .*\n?//mg;
 	return ($out, $err);
 }
@@ -98,7 +98,7 @@ sub is_user_app
 
 # By the examples, by the relays for five of them, and by app above. No stream takes outbox.event, whose message stays.
 $node->poll_query_until('postgres', q(SELECT array_agg(subject) = '{outbox.event.order}' FROM nats_outbox)) or die 'the relay has not published';
-is($client->stream_info('ORDERS')->{state}{messages}, 2118, 'the stream holds what the examples published, the duplicate once');
+is($client->stream_info('ORDERS')->{state}{messages}, 2120, 'the stream holds what the examples published, the duplicate once');
 
 # ---- As the settings of doc/connections.md say
 
