@@ -434,6 +434,21 @@ $bounded->value(q(INSERT INTO own VALUES (1, 'x'); UPDATE own SET v = 'y'));
 is(join(' ', map { $_->{subject} } from_wal()), 'w.1.insert w.ok.x', 'a trigger of one\'s own does not reach beyond them');
 like(dead(), qr/^w\.1\.update .* 42501: permission denied for subject "w\.1\.update"$/, 'and what was to go there is buried');
 
+# Rows that are there already: they are written into the WAL as messages, and their place in it is not known before
+{
+	run('CREATE TABLE there (id int PRIMARY KEY)');
+	run('INSERT INTO there VALUES (1)');
+	run(q(SELECT nats_publish_table('there', 'w.{lsn}', delivery => 'wal', headers => '{"Lsn": "{lsn}", "At": "{commit_ts}", "Key": "{id}"}')));
+	is($session->sqlstate(q(CALL nats_publish_rows('there'))), '22023', 'a row that is read has no {lsn} for its subject');
+	is($session->sqlstate(q(CALL nats_publish_rows('there', subject => 'w.there', only_missing => true))), '22023',
+		'who publishes from the WAL is not told that a message is there');
+	run(q(CALL nats_publish_rows('there', subject => 'w.there')));
+	my @messages = from_wal();
+	is(lines(@messages), 'w.there {"op":"read","schema":"public","table":"there","key":{"id":1},"new":{"id":1}}', 'it is published from the WAL');
+	is_deeply([ map { $_->{headers}{Key}, $_->{headers}{Lsn}, $_->{headers}{At} } @messages ], [ ['1'], undef, undef ],
+		'without the headers that are made of its place');
+}
+
 # The extension is created anew, in the middle of a transaction; and a table that is gone when it is read
 
 run(<<'END');

@@ -25,6 +25,11 @@ note("SEED=$SEED");
 my ($nats, $client) = nats_with_stream('B', ['b.>'], storage => 'file');
 my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
+	# of the table whose changes are read from the WAL; all rows have one subject
+	shared_preload_libraries => 'nats_publish',
+	'nats_publish.relay_databases' => 'backfill_wal',
+	'nats_publish.relay_ordering' => 'relaxed',
+	wal_level => 'logical',
 	log_statement => 'none',
 	restart_after_crash => 'on',
 	max_connections => 30,
@@ -131,8 +136,15 @@ my $number = 0;
 sub table_with_rows
 {
 	my (%case) = @_;
-	my $db = publishing_database($node, 'backfill_' . ++$number);
+	my $db = publishing_database($node, $case{delivery} eq 'wal' ? 'backfill_wal' : 'backfill_' . ++$number);
 	$client->purge('B');
+	if ($case{delivery} eq 'wal')
+	{
+		# its relay may not have seen yet that it is there
+		$node->safe_psql($db, 'SELECT nats_relay_resume()');
+		wait_for('the relay', sub { $node->safe_psql($db, 'SELECT state FROM nats_relay WHERE datname = current_database()') eq 'idle' });
+		$node->safe_psql($db, 'SELECT nats_wal_enable()');
+	}
 	$node->safe_psql($db, ($case{table} // $TABLE) . "; INSERT INTO t SELECT i, 0, 'first' FROM generate_series(1, $ROWS) AS i;
 		CREATE TABLE beginning AS SELECT * FROM t;
 		CREATE TABLE done (xid xid8, ts timestamptz);
@@ -147,12 +159,19 @@ sub compare
 {
 	my ($what, $db, $delivery, $is_crash) = @_;
 	my $sql = sub { return $node->safe_psql($db, $_[0]); };
+	if ($delivery eq 'wal')
+	{
+		my $position = $sql->('SELECT pg_current_wal_insert_lsn()');
+		wait_for("the WAL up to $position", sub { $sql->("SELECT confirmed_flush_lsn >= '$position' FROM pg_replication_slots WHERE database = current_database()") eq 't' });
+	}
 	if ($delivery eq 'outbox') { $sql->($OUTBOX); }
 	else { stream_to_table($client, 'B', $node, $db, 'message'); }
 	# Of a transaction that was struck in its COMMIT there may be messages; its xid can come again. What was read is so,
-	# whatever became of the chunk.
-	$sql->(q(CREATE TABLE phantom AS SELECT seq FROM message WHERE payload ->> 'op' <> 'read'
-		AND ((payload ->> 'xid')::xid8, (payload ->> 'ts')::timestamptz) NOT IN (SELECT xid, ts FROM done)));
+	# whatever became of the chunk. The WAL has the time of its COMMIT.
+	my $transaction = $delivery eq 'wal' ? ["(payload ->> 'xid')::xid8", 'xid'] :
+		["((payload ->> 'xid')::xid8, (payload ->> 'ts')::timestamptz)", 'xid, ts'];
+	$sql->("CREATE TABLE phantom AS SELECT seq FROM message WHERE payload ->> 'op' <> 'read'
+		AND $transaction->[0] NOT IN (SELECT $transaction->[1] FROM done)");
 	$sql->($REPLAY);
 	my ($status, $output, $error) = $node->psql($db, 'SELECT op, number FROM replay()');
 	is($error, '', "$what: each message follows from those before it");
@@ -170,7 +189,7 @@ sub replay
 {
 	my ($what, %case) = @_;
 	my $db = table_with_rows(%case);
-	my $rollbacks = $case{delivery} eq 'on_commit' || $case{delivery} eq 'outbox';
+	my $rollbacks = $case{delivery} ne 'async' && $case{delivery} ne 'sync';
 	my @sessions = map { PsqlSession->new($node, dbname => $db) } 1 .. $CLIENTS;
 	my $caller = PsqlSession->new($node, dbname => $db);
 	my @scripts = map { script($_, $rollbacks, $case{changes}) } 1 .. $CLIENTS;
@@ -202,6 +221,7 @@ replay('held for COMMIT', delivery => 'on_commit', changes => 1500, batch => 40)
 replay('without waiting', delivery => 'async', changes => 2000, batch => 40);
 replay('one round trip each', delivery => 'sync', changes => 1000, batch => 20);
 replay('through the outbox', delivery => 'outbox', changes => 1500, batch => 40);
+replay('from the WAL', delivery => 'wal', changes => 1500, batch => 40, table => "$TABLE; ALTER TABLE t REPLICA IDENTITY FULL");
 replay('where they are missing', delivery => 'on_commit', changes => 1500, batch => 40, subject => 'b.t.{id}', only => ', only_missing => true');
 replay('of partitions', delivery => 'on_commit', changes => 1500, batch => 40, table => $PARTITIONED);
 
