@@ -971,8 +971,7 @@ def wal_backlog(write, one=False):
     def run(bench):
         count = bench.scaled(WAL_MESSAGES)
         bench.new_stream()
-        # in order, the relay of the WAL has one message of a subject on its way, and this is one subject
-        with bench.wal_relay(ordering="relaxed") as relay, Peak(relay.pid()) as peak:
+        with bench.wal_relay(ordering="pipelined") as relay, Peak(relay.pid()) as peak:
             relay.session.run("TRUNCATE bench.wal_rows;\n"
                               "SELECT nats_publish_table('bench.wal_rows', 'bench.a', delivery => 'wal');\n"
                               "SELECT nats_relay_pause();")
