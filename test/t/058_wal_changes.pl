@@ -473,8 +473,9 @@ DROP TABLE x;
 END
 is(join(' ', map { $_->{subject} } from_wal()), 'w.new.4 w.x.2', 'by the trigger that a row had, whichever extension it was of');
 
-# The same ids, when it is read again
+# The same ids, when it is read again; the new extension is told that it has a slot
 
+run('SELECT elsewhere.nats_wal_enable()');
 run(q(CREATE TABLE again (id serial PRIMARY KEY); SELECT elsewhere.nats_publish_table('again', subject => 'w.again.{id}', delivery => 'wal')));
 my ($rows, $was_read_again) = (0, 0);
 # the position may have been saved just before the crash
