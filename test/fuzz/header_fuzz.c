@@ -25,6 +25,20 @@
 
 char	   *np_inbox_prefix = "_INBOX";
 bool		np_auto_msg_id;
+char	   *np_schedule_prefix = "schedule";
+
+/* No input has a time, and none is chained. */
+int
+timestamp2tm(Timestamp time, int *zone, struct pg_tm *tm, fsec_t *fraction, const char **name, pg_tz *zone_of)
+{
+	abort();
+}
+
+int
+pg_ulltoa_n(uint64 number, char *text)
+{
+	abort();
+}
 
 Jsonb *
 np_annotations_current(void)
