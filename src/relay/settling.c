@@ -219,7 +219,7 @@ array_of(const Rows *rows, int argument, Oid type)
 static uint64
 execute_for(NpStatement *statement, const Rows *rows)
 {
-	Datum		values[lengthof(statement->types)];
+	Datum		values[lengthof(statement->types)] = {0};	/* cppcheck 2.17 does not see that all are set */
 
 	for (int i = 0; i < statement->argument_count; i++)
 		values[i] = array_of(rows, i, get_element_type(statement->types[i]));
