@@ -26,6 +26,8 @@ note("NATS_FUZZ_SEED=$seed");
 my ($nats) = nats_with_stream('T', [ 't.>', 'bogus', 'public.>' ], max_bytes => 100_000_000);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
+	# ANALYZE needs the operators that are taken away below
+	'autovacuum' => 'off',
 	'nats_publish.ack_timeout' => '200ms',
 	'nats_publish.commit_timeout' => '500ms',
 	'nats_publish.connect_timeout' => '5s',
