@@ -252,6 +252,13 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true)
 #endif
 
+/* A function for expression_tree_walker(): without arguments in its prototype, which is (void) to a compiler of C23. */
+#if PG_VERSION_NUM >= 160000
+#define NP_COMPAT_WALKER(walker)	(walker)
+#else
+#define NP_COMPAT_WALKER(walker)	((bool (*) ()) (walker))
+#endif
+
 #endif							/* PG_VERSION_NUM */
 
 #endif							/* NP_COMPAT_H */

@@ -26,6 +26,7 @@
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
+#include "base/compat.h"
 #include "change/change_filter.h"
 
 struct NpChangeFilter
@@ -122,7 +123,7 @@ find_unfit(Node *node, void *argument)
 		return is_unfit(walk, "WHEN has a function or operator in it that is not immutable, or not PostgreSQL's own");
 	if (IsA(node, Var))
 		return column_is_unfit(walk, (Var *) node);
-	return expression_tree_walker(node, find_unfit, argument);
+	return expression_tree_walker(node, NP_COMPAT_WALKER(find_unfit), argument);
 }
 
 /*

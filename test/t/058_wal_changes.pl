@@ -73,7 +73,7 @@ sub comparable
 {
 	my ($message) = @_;
 	my %headers = %{ $message->{headers} };
-	delete @headers{ 'Nats-Msg-Id', 'ce-id', 'ce-time' };
+	delete @headers{ 'Nats-Msg-Id', 'ce-id', 'ce-time', 'Nats-Expected-Stream', 'Nats-Expected-Last-Sequence', 'Nats-Expected-Last-Msg-Id' };
 	my $payload = $message->{payload} =~ s/"ts":"[^"]*"\}\z/"ts"}/r;
 	$payload =~ s/"(lsn|ts_ms)":\d+/"$1"/g;
 	$payload =~ s/"id":"(\d+):\d+"/"id":"$1"/;
@@ -264,7 +264,7 @@ pass('with its events alone, or with REPLICA IDENTITY FULL, it can');
 run(q(ALTER TABLE t REPLICA IDENTITY NOTHING; INSERT INTO t VALUES (5, 'i', 'x'); UPDATE t SET a = 'u' WHERE id = 5; DELETE FROM t WHERE id = 5));
 is(lines(from_wal()), 'w.i {"op":"insert","schema":"public","table":"t","key":{"id":5},"new":{"id":5,"a":"i","big":"x"}}',
 	'without its identity inserts go on');
-is(dead(), <<'END' =~ s/\n\z//r, 'and the rest is buried');
+is(join("\n", sort { $b cmp $a } split /\n/, dead()), <<'END' =~ s/\n\z//r, 'and the rest is buried');
 w.u {"op":"update","schema":"public","table":"t","key":{"id":5}} 0A000: updates cannot be published from the WAL: option old needs the whole old row, which the replica identity of table t does not have
 public.t.delete {"op":"delete","schema":"public","table":"t","key":null} 0A000: deletes cannot be published from the WAL: option old needs the whole old row, which the replica identity of table t does not have
 END

@@ -122,7 +122,7 @@ $nats->stop;
 publish(q(SELECT nats_publish_outbox('w.a', 'x')));
 wait_for_column('state', 'waiting');
 finds('warning', qr/^The relay of the WAL is waiting\. See that NATS runs.*Its last error: /, 'without NATS');
-is(column(q(last_error <> '' AND last_error_at > now() - interval '1 min' AND queued = 1)), 't', 'its error, and what waits');
+ok(wait_for_column(q(last_error <> '' AND last_error_at > now() - interval '1 min' AND queued = 1), 't'), 'its error, and what waits');
 reconfigure($primary, 'nats_publish.wal_divert_after' => '1s');
 wait_for_column('state', 'diverting');
 wait_for_column('diverted', '1');
@@ -147,6 +147,8 @@ if ($version >= 17)
 {
 	finds('warning', qr/There are standbys, and none is waited for: .*Name their slots in synchronized_standby_slots\./, 'with a standby');
 	reconfigure($primary, synchronized_standby_slots => 'standby');
+	# a session sees that at its next statement
+	wait_for('the setting', sub { $session->value('SHOW synchronized_standby_slots') eq 'standby' });
 	finds('ok', qr/Standbys keep it\.$/, 'with a standby that is waited for');
 	reconfigure($primary, synchronized_standby_slots => undef);
 }
