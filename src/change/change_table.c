@@ -30,6 +30,7 @@
 #include "utils/resowner.h"
 
 #include "base/report.h"
+#include "base/subtransaction.h"
 #include "change/change_cache.h"
 #include "change/change_table.h"
 #include "change/change_trigger.h"
@@ -535,33 +536,22 @@ look_at_table(const Look *look)
 	UnlockRelationOid(look->table, AccessShareLock);
 }
 
+static void
+look_at(void *argument)
+{
+	Look	   *look = argument;
+
+	parse_options(&look->options, look->arguments);
+	look->is_parsed = true;
+	look_at_table(look);
+}
+
 /* Look at options and table; the error that the first row would meet as text, or NULL. */
 static char *
 try_look(Look *look)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error = np_try_subtransaction(look_at, look);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		parse_options(&look->options, look->arguments);
-		look->is_parsed = true;
-		look_at_table(look);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	return error == NULL ? NULL : error->message;

@@ -393,74 +393,24 @@ run_round(void)
 	return Min(next_look, next_unlock);
 }
 
-/* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
-static NpTime
-try_round(void)
+/* It was ended by an error. */
+static void
+fail_round(const char *error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	NpTime		until = 0;
-
-	/* what has come between two rounds has nothing to cancel */
-	QueryCancelPending = false;
-	RESUME_CANCEL_INTERRUPTS();
-	PG_TRY();
-	{
-		until = run_round();
-		HOLD_CANCEL_INTERRUPTS();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		HOLD_CANCEL_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(context);
-		np_source_look_again();
-		report_problem(error->message);
-		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-			np_worker_show_state(NP_RELAY_NO_RIGHTS);
-	}
-	PG_END_TRY();
-	return until;
+	np_source_look_again();
+	report_problem(error);
 }
 
 /* ---- The process ------------------------------------------------------------------------- */
 
 static void
-reload_settings(void)
-{
-	if (!ConfigReloadPending)
-		return;
-	ConfigReloadPending = false;
-	ProcessConfigFile(PGC_SIGHUP);
-	np_streams_doubt(true);
-	must_look = true;
-}
-
-/*
- * Until there may be something to do.  After an error, nothing but a reload
- * comes before the time.  The latch alone does not tell what has happened
- * since the round began, for whatever has waited meanwhile has reset it.
- */
-static void
 rest(NpTime until)
 {
 	NpRelayState shown = np_worker_shown_state();
-	NpTime		pause = np_worker_pause();
 
-	if (pause > 0 || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
+	if (np_worker_has_problem() || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
 		np_relay_slot_ignore_messages(np_worker_slot());
-	if (pause > 0)
-		np_worker_rest(pause);
-	else if (np_now() < until && !np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
-	{
-		pgstat_report_stat(true);
-		pgstat_report_activity(STATE_IDLE, NULL);
-		np_sleep(NP_WAIT_RELAY, until);
-	}
+	np_worker_rest(until, wakes_seen);
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -479,14 +429,11 @@ np_relay_main(Datum argument)
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
-		reload_settings();
+		must_look |= np_worker_reload();
 		MemoryContextSwitchTo(round_context);
-		until = try_round();
+		until = np_worker_try_round(run_round, fail_round);
 		MemoryContextReset(round_context);
-		if (session != NULL)
-			np_outbound_trim(np_session_outbound(session));
-		np_session_show_rest();
-		np_shared_stats_flush();
+		np_worker_end_round(session);
 		rest(until);
 	}
 }

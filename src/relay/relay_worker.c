@@ -153,11 +153,11 @@ np_worker_keep_connection(NpSession *session, const char **problem)
 	return true;
 }
 
-/* How long it is to rest after an error; 0: it is not. */
-NpTime
-np_worker_pause(void)
+/* Does it rest after an error? */
+bool
+np_worker_has_problem(void)
 {
-	return pause_after_error;
+	return pause_after_error > 0;
 }
 
 void
@@ -166,15 +166,95 @@ np_worker_end_pause(void)
 	pause_after_error = 0;
 }
 
-/* Rest after an error: nothing but a reload comes before the time. */
-void
-np_worker_rest(NpTime pause)
+/* ---- Rounds ----------------------------------------------------------------------------- */
+
+/* Read the settings anew, if that was asked for; returns whether it was. */
+bool
+np_worker_reload(void)
 {
-	NpTime		until = np_now() + np_jittered(pause);
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	np_streams_doubt(true);
+	return true;
+}
+
+/*
+ * One round, which returns until when there is nothing else to do.  An error
+ * ends it, and so does pg_cancel_backend(), and the worker goes on: failed is
+ * told of the error when there is no transaction any more.
+ */
+NpTime
+np_worker_try_round(NpTime (*round) (void), void (*failed) (const char *error))
+{
+	MemoryContext context = CurrentMemoryContext;
+	NpTime		until = 0;
+
+	/* what has come between two rounds has nothing to cancel */
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
+	PG_TRY();
+	{
+		until = round();
+		HOLD_CANCEL_INTERRUPTS();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_CANCEL_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		failed(error->message);
+		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			np_worker_show_state(NP_RELAY_NO_RIGHTS);
+	}
+	PG_END_TRY();
+	return until;
+}
+
+/* What each round leaves behind; session can be NULL. */
+void
+np_worker_end_round(NpSession *session)
+{
+	if (session != NULL)
+		np_outbound_trim(np_session_outbound(session));
+	np_session_show_rest();
+	np_shared_stats_flush();
+}
+
+/* After an error, nothing but a reload comes before the time. */
+static void
+rest_after_error(void)
+{
+	NpTime		until = np_now() + np_jittered(pause_after_error);
 
 	pgstat_report_activity(STATE_IDLE, "waiting for NATS");
 	while (np_now() < until && !ConfigReloadPending)
 		np_sleep(NP_WAIT_RELAY, until);
+}
+
+/*
+ * Rest until there may be something to do: after an error for its time, else
+ * until then or until somebody wakes it.  The latch alone does not tell what
+ * has happened since the round began, for whatever has waited meanwhile has
+ * reset it.
+ */
+void
+np_worker_rest(NpTime until, uint32 wakes_seen)
+{
+	if (pause_after_error > 0)
+		rest_after_error();
+	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes_seen))
+	{
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		np_sleep(NP_WAIT_RELAY, until);
+	}
 }
 
 /* ---- The process ------------------------------------------------------------------------ */

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "base/subtransaction.h"
 #include "publish/delivery.h"
 #include "relay/lanes.h"
 #include "relay/outbox_table.h"
@@ -377,8 +378,9 @@ record_error(NpSettled *settled, const char *error, MemoryContext context)
 }
 
 static void
-bury(const NpRow *row)
+bury(void *argument)
 {
+	const NpRow *row = argument;
 	Datum		values[3];
 
 	values[0] = Int64GetDatum(row->id);
@@ -391,31 +393,13 @@ bury(const NpRow *row)
 static void
 bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	const ErrorData *error = np_try_subtransaction(bury, row);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		bury(row);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		record_error(settled, error->message, caller);
-		row->state = NP_ROW_FAILED;
-		row->is_uncounted = row->is_unburied = true;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return;
+	record_error(settled, error->message, caller);
+	row->state = NP_ROW_FAILED;
+	row->is_uncounted = row->is_unburied = true;
 }
 
 static bool

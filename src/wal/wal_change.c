@@ -44,6 +44,7 @@
 #include "base/encoding.h"
 #include "base/report.h"
 #include "base/settings.h"
+#include "base/subtransaction.h"
 #include "base/wait.h"
 #include "change/change_cache.h"
 #include "change/change_counts.h"
@@ -140,16 +141,23 @@ was_tried_enough(const NpDecodedChanges *changes)
 	return ++tries >= MAX_TRIES;
 }
 
-static void
-do_as_owner(void (*function) (void *), Work *work)
+typedef struct OwnersWork
 {
+	void		(*function) (void *);
+	Work	   *work;
+} OwnersWork;
+
+static void
+do_as_owner(void *argument)
+{
+	const OwnersWork *owners = argument;
 	Oid			user;
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(owners->work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	function(work);
+	owners->function(owners->work);
 	PopActiveSnapshot();
 	SetUserIdAndSecContext(user, context);
 }
@@ -157,27 +165,9 @@ do_as_owner(void (*function) (void *), Work *work)
 static ErrorData *
 attempt_in_subtransaction(void (*function) (void *), Work *work)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	OwnersWork	owners = {function, work};
+	ErrorData  *error = np_try_subtransaction(do_as_owner, &owners);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		do_as_owner(function, work);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work->changes))
 		ReThrowError(error);
 	return error;

@@ -26,6 +26,7 @@
 
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "base/subtransaction.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_state.h"
 #include "relay/outbox_table.h"
@@ -204,36 +205,32 @@ execute(NpStatement *statement, const NpRow *row)
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
+/* A message that is moved to nats_outbox. */
+typedef struct Move
+{
+	const NpRow *row;
+	int64		id;				/* of the row there; 0: there is none */
+} Move;
+
+static void
+insert(void *argument)
+{
+	Move	   *move = argument;
+
+	move->id = execute(&insert_row, move->row);
+}
+
 /* In a subtransaction, for what is wrong with one is not the others' affair.  False: *error (palloc'd) says what is. */
 static bool
-try_execute(NpStatement *statement, const NpRow *row, int64 *id, char **error)
+try_insert(const NpRow *row, int64 *id, char **error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	Move		move = {.row = row};
+	const ErrorData *data = np_try_subtransaction(insert, &move);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		*id = execute(statement, row);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *data;
-
-		MemoryContextSwitchTo(context);
-		data = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+	*id = move.id;
+	if (data != NULL)
 		*error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	return data == NULL;
 }
 
 /* One that the table does not take is dead, with the reason. */
@@ -244,7 +241,7 @@ write_row(NpRow *row, NpDiverted *diverted)
 	char	   *error = NULL;
 	int64		id;
 
-	if (row->state != NP_ROW_DEAD && try_execute(&insert_row, row, &id, &error))
+	if (row->state != NP_ROW_DEAD && try_insert(row, &id, &error))
 	{
 		if (id != 0 && subject != NULL)
 			subject->last_id = id;

@@ -836,66 +836,22 @@ run_round(void)
 	return next_round();
 }
 
-/* The same; an error ends the round, and so does pg_cancel_backend(), and the worker goes on. */
-static NpTime
-try_round(void)
+/* It was ended by an error. */
+static void
+fail_round(const char *error)
 {
-	MemoryContext context = CurrentMemoryContext;
-	NpTime		until = 0;
-
-	/* what has come between two rounds has nothing to cancel */
-	QueryCancelPending = false;
-	RESUME_CANCEL_INTERRUPTS();
-	PG_TRY();
-	{
-		until = run_round();
-		HOLD_CANCEL_INTERRUPTS();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		HOLD_CANCEL_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(context);
-		np_outbox_set_diverting(false);
-		np_decoder_abort();
-		nothing_is_decoded();
-		report_problem(error->message);
-		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-			np_worker_show_state(NP_RELAY_NO_RIGHTS);
-	}
-	PG_END_TRY();
-	return until;
+	np_outbox_set_diverting(false);
+	np_decoder_abort();
+	nothing_is_decoded();
+	report_problem(error);
 }
 
 /* ---- The process ------------------------------------------------------------------------ */
 
 static void
-reload_settings(void)
-{
-	if (!ConfigReloadPending)
-		return;
-	ConfigReloadPending = false;
-	ProcessConfigFile(PGC_SIGHUP);
-	np_streams_doubt(true);
-	must_look = true;
-}
-
-static void
 rest(NpTime until)
 {
-	if (np_worker_pause() > 0)
-		np_worker_rest(np_worker_pause());
-	else if (np_now() < until && !np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
-	{
-		pgstat_report_stat(true);
-		pgstat_report_activity(STATE_IDLE, NULL);
-		np_sleep(NP_WAIT_RELAY, until);
-	}
+	np_worker_rest(until, wakes_seen);
 	if (until > 0)
 		may_have_more = true;
 }
@@ -927,15 +883,12 @@ np_wal_relay_main(Datum argument)
 		CHECK_FOR_INTERRUPTS();
 		if (np_relay_ordered(np_worker_slot()) == NP_WAL_LEAVE)
 			proc_exit(0);
-		reload_settings();
+		must_look |= np_worker_reload();
 		MemoryContextSwitchTo(round_context);
-		until = try_round();
+		until = np_worker_try_round(run_round, fail_round);
 		show_progress();
 		MemoryContextReset(round_context);
-		if (session != NULL)
-			np_outbound_trim(np_session_outbound(session));
-		np_session_show_rest();
-		np_shared_stats_flush();
+		np_worker_end_round(session);
 		rest(until);
 	}
 }

@@ -854,7 +854,7 @@ def dead(bench, relay, count):
 def waiting(bench, relay, count):
     """Rows that the relay has tried, and tries again when there is a stream."""
     write_messages(relay.session, count, "'missing.' || i")
-    # in the end, 10 are tried in a second
+    # in the end, 4 are tried in a second
     wait_for(lambda: relay.session.value("SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NULL "
                                          f"OR next_attempt_at < now() + interval '{min(count / 80, 30)} s'") == "0",
              "the relay did not put off what no stream takes", LOAD_PATIENCE)
