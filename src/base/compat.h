@@ -252,11 +252,15 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true)
 #endif
 
-/* A function for expression_tree_walker(): without arguments in its prototype, which is (void) to a compiler of C23. */
+/*
+ * A function for expression_tree_walker(): without arguments in its prototype,
+ * which is (void) to a compiler of C23.  By way of void (*) (void), which
+ * -Wcast-function-type lets be any function.
+ */
 #if PG_VERSION_NUM >= 160000
 #define NP_COMPAT_WALKER(walker)	(walker)
 #else
-#define NP_COMPAT_WALKER(walker)	((bool (*) ()) (walker))
+#define NP_COMPAT_WALKER(walker)	((bool (*) ()) (void (*) (void)) (walker))
 #endif
 
 #endif							/* PG_VERSION_NUM */

@@ -48,6 +48,8 @@ np_packed_write(const NpMessage *message, char *to)
 		.session = message->session,
 		.has_headers = message->headers.data != NULL,
 		.has_automatic_id = message->has_automatic_id,
+		.has_conditions = message->has_conditions,
+		.has_power = message->has_power,
 		.needs = message->needs
 	};
 
@@ -85,6 +87,8 @@ np_packed_read(NpMessage *message, const char *from)
 	message->payload = (NpSpan) {body, head.payload_length};
 	message->session = head.session;
 	message->has_automatic_id = head.has_automatic_id;
+	message->has_conditions = head.has_conditions;
+	message->has_power = head.has_power;
 	message->needs = head.needs;
 }
 

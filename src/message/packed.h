@@ -23,6 +23,8 @@ typedef struct NpPackedHead
 	uint8		session;
 	bool		has_headers;
 	bool		has_automatic_id;
+	bool		has_conditions;
+	bool		has_power;
 	uint8		needs;			/* NpFeature */
 } NpPackedHead;
 

@@ -118,6 +118,18 @@ foreach my $size (1, 10, $COUNT)
 	$session->value('TRUNCATE nats_outbox_dead');
 }
 
+# What a message itself expects is not mixed with what the relay has it expect
+{
+	clean(O => ['o.>']);
+	$session->value(q(SELECT count(nats_publish_outbox(CASE i % 500 WHEN 0 THEN 'o.new.' || i ELSE 'o.' || (hashint4(i) & 65535) % 100 END, i::text,
+		CASE i % 500 WHEN 0 THEN '{"Nats-Expected-Last-Subject-Sequence": "0"}'::jsonb WHEN 250 THEN '{"Nats-Expected-Stream": "O"}' END)) FROM generate_series(1, 5000) AS i));
+	has_all_in_order('messages with expectations of their own', 1 .. 5000);
+	my @own = grep { $_->{payload} % 250 == 0 } messages();
+	is(join(' ', grep { /^Nats-Expected/ } map { keys %{ $_->{headers} } } @own),
+		join(' ', ('Nats-Expected-Stream', 'Nats-Expected-Last-Subject-Sequence') x 10), 'nothing is added to those');
+	is(scalar(grep { @$_ != 1 } map { values %{ $_->{headers} } } @own), 0, 'and nothing is there twice');
+}
+
 # A subject that is refused is moved to the table, and what comes behind it follows; others stay in order
 {
 	my $client = client();
