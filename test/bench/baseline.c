@@ -42,7 +42,7 @@
 
 #define STREAM		"BENCH"
 #define WAIT_MS		60000
-#define MAX_SUBJECTS 26
+#define MAX_SUBJECTS 10000
 #define ID_RANDOM	12			/* as the extension's ids: random characters, */
 #define ID_COUNTER	10			/* then a counter */
 #define ID_LEN		(ID_RANDOM + ID_COUNTER)
@@ -72,7 +72,7 @@ typedef struct Run
 	long		subjects;
 	bool		time_calls;
 
-	char		subject[MAX_SUBJECTS][8];
+	char		subject[MAX_SUBJECTS][16];
 	char	   *payload;
 	char		msg_id[ID_LEN + 1];
 
@@ -619,7 +619,7 @@ main(int argc, char **argv)
 	run.payload = malloc((size_t) run.size + 1);
 	memset(run.payload, 'x', (size_t) run.size);
 	for (long i = 0; i < run.subjects; i++)
-		snprintf(run.subject[i], sizeof(run.subject[i]), "bench.%c", (int) ('a' + i));
+		snprintf(run.subject[i], sizeof(run.subject[i]), "bench.%ld", i);
 	id_init(run.msg_id);
 
 	measure(mode, &run);
