@@ -15,7 +15,7 @@
  */
 #include "postgres.h"
 
-#include "utils/hsearch.h"
+#include "common/hashfn.h"
 #include "utils/memutils.h"
 
 #include "base/catch.h"
@@ -40,11 +40,23 @@ typedef struct Sent
 {
 	uint64		token;
 	NpRow	   *row;
+	char		status;			/* simplehash's */
 } Sent;
+
+#define SH_PREFIX			sent_table
+#define SH_ELEMENT_TYPE		Sent
+#define SH_KEY_TYPE			uint64
+#define SH_KEY				token
+#define SH_HASH_KEY(t, k)	murmurhash32((uint32) (k))
+#define SH_EQUAL(t, a, b)	((a) == (b))
+#define SH_SCOPE			static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 static NpSession *session;		/* NULL: none yet */
 static const NpFlightOwner *owner;
-static HTAB *sent_rows;			/* by their tokens */
+static sent_table_hash *sent_rows;	/* by their tokens */
 static int	in_flight;
 static bool giving_up;			/* what is not answered, though the server is there */
 static NpTime last_result;		/* when a row came to its end */
@@ -92,7 +104,7 @@ trust(void)
 static NpRow *
 find_sent(uint64 token)
 {
-	Sent	   *sent = hash_search(sent_rows, &token, HASH_FIND, NULL);
+	Sent	   *sent = sent_table_lookup(sent_rows, token);
 
 	return sent == NULL ? NULL : sent->row;
 }
@@ -100,7 +112,7 @@ find_sent(uint64 token)
 static void
 remove_sent(const NpRow *row)
 {
-	(void) hash_search(sent_rows, &row->token, HASH_REMOVE, NULL);
+	(void) sent_table_delete(sent_rows, row->token);
 	in_flight--;
 	is_alone &= in_flight > 0;
 }
@@ -150,11 +162,11 @@ on_stored(NpRow *row, const NpResult *result)
 static void
 hold_up_sent(const NpRow *failed)
 {
-	HASH_SEQ_STATUS scan;
+	sent_table_iterator scan;
 	Sent	   *sent;
 
-	hash_seq_init(&scan, sent_rows);
-	while ((sent = hash_seq_search(&scan)) != NULL)
+	sent_table_start_iterate(sent_rows, &scan);
+	while ((sent = sent_table_iterate(sent_rows, &scan)) != NULL)
 		if (sent->row->stream == failed->stream && np_span_equals(sent->row->message.subject, failed->message.subject))
 			np_lanes_pass(failed->message.subject, sent->row->id);
 }
@@ -232,11 +244,9 @@ np_flight_of(const NpFlightOwner *the_owner)
 void
 np_flight_begin(NpSession *new_session)
 {
-	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Sent),.hcxt = TopMemoryContext};
-
 	Assert(in_flight == 0 || new_session == session);
 	if (sent_rows == NULL)
-		sent_rows = hash_create("nats_publish flight", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		sent_rows = sent_table_create(TopMemoryContext, 1024, NULL);
 	if (session != NULL && session != new_session)
 	{
 		session->relay = (NpRelayListener) {0};
@@ -254,7 +264,7 @@ void
 np_flight_ask(void)
 {
 	const NpStats *stats = np_stats_of(NP_STATS_OUTBOX);
-	HASH_SEQ_STATUS scan;
+	sent_table_iterator scan;
 	NpStream   *stream;
 	Sent	   *sent;
 
@@ -266,8 +276,8 @@ np_flight_ask(void)
 	stream = np_streams_ask(session);
 	if (stream == NULL)
 		return;
-	hash_seq_init(&scan, sent_rows);
-	while ((sent = hash_seq_search(&scan)) != NULL)
+	sent_table_start_iterate(sent_rows, &scan);
+	while ((sent = sent_table_iterate(sent_rows, &scan)) != NULL)
 		if (sent->row->lane != NULL && sent->row->stream == NULL && np_stream_of(sent->row->message.subject) == stream)
 			np_chain_join(sent->row, stream);
 }
@@ -321,11 +331,10 @@ static void
 send_row(void *argument)
 {
 	NpRow	   *row = argument;
-	Sent	   *sent;
+	bool		found;
 
 	row->token = np_delivery_next_token();
-	sent = hash_search(sent_rows, &row->token, HASH_ENTER, NULL);
-	sent->row = row;
+	sent_table_insert(sent_rows, row->token, &found)->row = row;
 	in_flight++;
 	is_alone = suspects > 0 || row->is_suspect;
 	row->state = NP_ROW_SENT;

@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "base/report.h"
@@ -24,43 +23,46 @@
 typedef struct Key
 {
 	int64		id;
-	uint64		msg_id;			/* its hash */
+	const char *msg_id;
 } Key;
 
 typedef struct Entry
 {
-	Key			key;
+	Key			key;			/* points into the row */
 	NpRow	   *row;
+	char		status;			/* simplehash's */
 } Entry;
 
-static MemoryContext row_context;	/* NULL: not used yet */
-static HTAB *rows;
-static int64 bytes;				/* of the contents */
+#define SH_PREFIX			row_table
+#define SH_ELEMENT_TYPE		Entry
+#define SH_KEY_TYPE			Key
+#define SH_KEY				key
+#define SH_HASH_KEY(t, k)	murmurhash32((uint32) (k).id)
+#define SH_EQUAL(t, a, b)	((a).id == (b).id && strcmp((a).msg_id, (b).msg_id) == 0)
+#define SH_SCOPE			static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
-static Key
-key_of(int64 id, const char *msg_id)
-{
-	return (Key) {id, hash_bytes_extended((const unsigned char *) msg_id, strlen(msg_id), 0)};
-}
+static MemoryContext row_context;	/* NULL: not used yet */
+static row_table_hash *rows;
+static int64 bytes;				/* of the contents */
 
 static void
 create_context(void)
 {
-	HASHCTL		control = {.keysize = sizeof(Key),.entrysize = sizeof(Entry)};
-
 	if (row_context != NULL)
 		return;
 	row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay rows", ALLOCSET_DEFAULT_SIZES);
-	control.hcxt = row_context;
-	rows = hash_create("nats_publish relay rows", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	rows = row_table_create(row_context, 1024, NULL);
 }
 
 /* A row without content that lives until np_row_free.  There must be none with this id and msg_id. */
 NpRow *
 np_row_create(int64 id, const char *msg_id, NpSpan subject)
 {
-	Key			key = key_of(id, msg_id);
 	size_t		length = strlen(msg_id) + 1;
+	bool		found;
 	NpRow	   *row;
 	char	   *texts;
 
@@ -73,7 +75,7 @@ np_row_create(int64 id, const char *msg_id, NpSpan subject)
 	if (subject.length > 0)
 		memcpy(texts + length, subject.data, subject.length);
 	row->message.subject = (NpSpan) {texts + length, subject.length};
-	((Entry *) hash_search(rows, &key, HASH_ENTER, NULL))->row = row;
+	row_table_insert(rows, (Key) {id, row->msg_id}, &found)->row = row;
 	return row;
 }
 
@@ -81,8 +83,7 @@ np_row_create(int64 id, const char *msg_id, NpSpan subject)
 NpRow *
 np_row_find(int64 id, const char *msg_id)
 {
-	Key			key = key_of(id, msg_id);
-	Entry	   *entry = rows == NULL ? NULL : hash_search(rows, &key, HASH_FIND, NULL);
+	Entry	   *entry = rows == NULL ? NULL : row_table_lookup(rows, (Key) {id, msg_id});
 
 	return entry == NULL ? NULL : entry->row;
 }
@@ -132,12 +133,10 @@ np_row_release(NpRow *row)
 void
 np_row_free(NpRow *row)
 {
-	Key			key = key_of(row->id, row->msg_id);
-
 	np_row_release(row);
 	if (row->error != NULL)
 		pfree(row->error);
-	(void) hash_search(rows, &key, HASH_REMOVE, NULL);
+	(void) row_table_delete(rows, (Key) {row->id, row->msg_id});
 	pfree(row);
 }
 
