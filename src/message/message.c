@@ -32,7 +32,6 @@
 #define HEADER_VERSION	"NATS/1.0\r\n"
 #define ID_HEADER		"Nats-Msg-Id"
 #define STREAM_HEADER	"Nats-Expected-Stream"
-#define SEQUENCE_HEADER	"Nats-Expected-Last-Sequence"
 #define LAST_ID_HEADER	"Nats-Expected-Last-Msg-Id"
 
 /* Automatic ids are like NATS's own NUIDs. */
@@ -82,7 +81,7 @@ typedef struct KnownHeader
 static const KnownHeader known_headers[] = {
 	[HEADER_ID] = {ID_HEADER, "msg_id", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
 	[HEADER_EXPECT_STREAM] = {STREAM_HEADER, "expect_stream", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
-	[HEADER_EXPECT_LAST_SEQ] = {SEQUENCE_HEADER, "expect_last_seq", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
+	[HEADER_EXPECT_LAST_SEQ] = {"Nats-Expected-Last-Sequence", "expect_last_seq", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
 	[HEADER_EXPECT_LAST_SUBJECT_SEQ] = {"Nats-Expected-Last-Subject-Sequence", "expect_last_subject_seq", NP_HEADER_OF_MESSAGE, NP_FEATURE_NONE},
 	/* the errors tell of its sequence */
 	[HEADER_EXPECT_SUBJECT] = {"Nats-Expected-Last-Subject-Sequence-Subject", "expect_last_subject_seq_subject", NP_HEADER_READS_SUBJECTS, NP_FEATURE_EXPECT_SUBJECT},
@@ -654,25 +653,20 @@ append_span(char *place, NpSpan span)
 #define append_literal(place, text)	append_span(place, (NpSpan) {text, sizeof(text) - 1})
 
 /*
- * The same message with headers that have it stored right behind another one,
- * or not at all.  The block is palloc'd; it begins with what is added, for old
- * servers (see Rank), so the id must not have a text that can be a name.
+ * The same message with a header that has it stored right behind the one with
+ * this id, or not at all.  The block is palloc'd; it begins with what is added,
+ * for old servers (see Rank), so the id must not have a text that can be a name.
  */
 void
-np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation)
+np_message_expect(NpMessage *result, const NpMessage *message, NpSpan last_id)
 {
 	size_t		version = strlen(HEADER_VERSION);
 	NpSpan		rest = {message->headers.data + version, message->headers.length - version};
-	char	   *block = palloc(message->headers.length + NP_EXPECTATION_SIZE(expectation));
-	char	   *place = append_literal(block, HEADER_VERSION STREAM_HEADER ": ");
+	char	   *block = palloc(message->headers.length + NP_EXPECTATION_SIZE(last_id.length));
+	char	   *place = append_literal(block, HEADER_VERSION LAST_ID_HEADER ": ");
 
 	*result = *message;
-	result->expect_stream = (NpSpan) {place, expectation->stream.length};
-	place = append_span(place, expectation->stream);
-	place = append_literal(place, "\r\n" SEQUENCE_HEADER ": ");
-	place += pg_ulltoa_n(expectation->last, place);
-	place = append_literal(place, "\r\n" LAST_ID_HEADER ": ");
-	place = append_span(place, expectation->last_id);
+	place = append_span(place, last_id);
 	place = append_literal(place, "\r\n");
 	result->id.data = place + (message->id.data - rest.data);
 	place = append_span(place, rest);

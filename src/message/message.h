@@ -69,20 +69,12 @@ typedef struct NpMessage
 	int			session;		/* of a held one: the number of that which it goes out on */
 } NpMessage;
 
-/* Behind which message of a stream another one is to be stored. */
-typedef struct NpExpectation
-{
-	NpSpan		stream;
-	uint64		last;			/* its sequence ... */
-	NpSpan		last_id;		/* ... and its id */
-} NpExpectation;
-
-/* What the headers of one take, and a little more. */
-#define NP_EXPECTATION_SIZE(expectation)	(128 + (expectation)->stream.length + (expectation)->last_id.length)
+/* What a header takes that names the message before, by an id of this length, and a little more. */
+#define NP_EXPECTATION_SIZE(id_length)	(32 + (id_length))
 
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
-extern void np_message_expect(NpMessage *result, const NpMessage *message, const NpExpectation *expectation);
+extern void np_message_expect(NpMessage *result, const NpMessage *message, NpSpan last_id);
 extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);

@@ -3,19 +3,20 @@
  * chains.c
  *	  The messages of a stream, in the order of the outbox and pipelined.
  *
- * Who is the only writer of a stream knows which sequence each of his messages
- * gets.  So one whose place is known from its acknowledgment is followed at
- * once by others, each of which expects the sequence of the one before it and
- * its id.  The server stores such a message right behind that one, or not at
- * all:
+ * Who is the only writer of a stream knows which message is the last one in it.
+ * So one that has been acknowledged is followed at once by others, each of which
+ * expects the id of the one before it.  The server stores such a message right
+ * behind that one, or not at all:
  *
  *	  alone ──► acknowledged ──► chained, chained, chained ...
  *		▲									│ refused
  *		└──── all are answered, and what was not stored has returned ◄┘
  *
- * The sequence alone would not do.  When another writer takes the place of a
+ * Foretold sequences would not do.  When another writer takes the place of a
  * message, that one is refused; but the next one finds the sequence that it
- * expects, and with it the whole window would be stored before the first.
+ * expects, and with it the whole window would be stored before the first.  And
+ * with the ids they add nothing: the last id of a stream is that of its last
+ * message, none if that has none.
  *
  * That a chained message is refused says nothing about itself.  It returns to
  * where it was, in its order, and the first one goes alone, without anything
@@ -189,15 +190,14 @@ close_chain(NpChain *chain)
 
 /* A text that old servers could take for a header (message.c) can't be given to one. */
 static void
-open_chain(NpChain *chain, uint64 sequence, NpSpan id)
+open_chain(NpChain *chain, NpSpan id)
 {
 	chain->is_open = id.length > 0 && id.length < NP_MAX_CHAIN_TEXT &&
 		memmem(id.data, id.length, "Nats-", 5) == NULL;
 	if (!chain->is_open)
 		return;
-	chain->last = sequence;
 	memcpy(chain->last_id, id.data, id.length);
-	chain->last_id[id.length] = '\0';
+	chain->last_id_length = id.length;
 }
 
 /* A single row gains nothing, and neither does one behind which others have had time to write. */
@@ -233,14 +233,9 @@ void
 np_chain_message(const NpRow *row, NpMessage *message)
 {
 	NpChain    *chain = &row->stream->chain;
-	NpExpectation expectation = {
-		.stream = {row->stream->name, strlen(row->stream->name)},
-		.last = chain->last,
-		.last_id = {chain->last_id, strlen(chain->last_id)}
-	};
 
-	np_message_expect(message, &row->message, &expectation);
-	open_chain(chain, chain->last + 1, row->message.id);
+	np_message_expect(message, &row->message, (NpSpan) {chain->last_id, chain->last_id_length});
+	open_chain(chain, row->message.id);
 }
 
 /* What has returned goes first. */
@@ -291,7 +286,7 @@ learn_place(NpStream *stream, uint64 sequence, NpSpan id)
 		hinder(stream, BY_OTHERS);
 	chain->was_refused = false;
 	if (stream->mode == NP_STREAM_PIPELINED && chain->on_way == 0)
-		open_chain(chain, sequence, id);
+		open_chain(chain, id);
 }
 
 /* A row on its way, with this id, is stored: now, or by an earlier copy. */

@@ -12,7 +12,7 @@
 #include "relay/streams.h"
 
 /* What a chain adds to the headers of a message, at most. */
-#define NP_CHAIN_HEADERS	NP_EXPECTATION_SIZE(&((NpExpectation) {.stream.length = NP_MAX_CHAIN_TEXT,.last_id.length = NP_MAX_CHAIN_TEXT}))
+#define NP_CHAIN_HEADERS	NP_EXPECTATION_SIZE(NP_MAX_CHAIN_TEXT)
 
 extern bool np_chain_is_over(const NpStream *stream);
 extern bool np_chain_queues(NpStream *stream);

@@ -37,8 +37,8 @@ typedef struct NpChain
 	int			on_way;			/* rows of the stream ... */
 	int			laneless;		/* ... and those of them whose subject has no lane */
 	bool		is_open;		/* a row may go behind the last one */
-	uint64		last;			/* the sequence of that one, foretold or known ... */
-	char		last_id[NP_MAX_CHAIN_TEXT]; /* ... and its id */
+	char		last_id[NP_MAX_CHAIN_TEXT]; /* of that one */
+	size_t		last_id_length;
 	uint64		stored;			/* the last sequence that is known to be ours */
 	bool		was_refused;	/* something was, since a row went alone */
 	NpTime		answered_at;	/* when the last answer came, or the first row went */

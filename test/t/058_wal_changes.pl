@@ -73,7 +73,7 @@ sub comparable
 {
 	my ($message) = @_;
 	my %headers = %{ $message->{headers} };
-	delete @headers{ 'Nats-Msg-Id', 'ce-id', 'ce-time', 'Nats-Expected-Stream', 'Nats-Expected-Last-Sequence', 'Nats-Expected-Last-Msg-Id' };
+	delete @headers{ 'Nats-Msg-Id', 'ce-id', 'ce-time', 'Nats-Expected-Last-Msg-Id' };
 	my $payload = $message->{payload} =~ s/"ts":"[^"]*"\}\z/"ts"}/r;
 	$payload =~ s/"(lsn|ts_ms)":\d+/"$1"/g;
 	$payload =~ s/"id":"(\d+):\d+"/"id":"$1"/;
