@@ -35,13 +35,17 @@ enum
 	READ_IN_DOUBT,
 	READ_IS_SUSPECT,
 	READ_HAS_FAILED,
+	READ_PLACE,
 	READ_IS_HELD
 };
 
 /* What can be headers takes less than this as jsonb. */
 #define MAX_HEADERS		(1024 * 1024)
 
-static MemoryContext scratch;	/* of one row; NULL: not used yet */
+/* What rows may need in between. */
+#define SCRATCH			(64 * 1024)
+
+static MemoryContext scratch;	/* of some rows; NULL: not used yet */
 
 /* ---- Columns -------------------------------------------------------------------------- */
 
@@ -168,6 +172,7 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 	}
 	row = np_row_create(id, msg_id, subject);
 	row->is_due = way->is_due;
+	row->place = *(ItemPointer) DatumGetPointer(get(from, READ_PLACE));
 	if (way->taken != NULL)
 		way->taken(row);
 	if (!np_lanes_enter(row, reading->ordered))
@@ -205,7 +210,9 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	if (take_row(row, receiver->way, reading, id))
 		reading->room--;
 	MemoryContextSwitchTo(previous);
-	MemoryContextReset(scratch);
+	/* not for each row: that costs more than what it takes */
+	if (MemoryContextMemAllocated(scratch, false) > SCRATCH)
+		MemoryContextReset(scratch);
 	return true;
 }
 

@@ -15,7 +15,7 @@
 /* The columns that are read, of the table o; held: does the row wait for another one? */
 #define NP_ROW_COLUMNS(held) \
 	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, " held
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, o.ctid, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define NP_ROW_WAITS_FOR(which) \

@@ -149,7 +149,7 @@ account(NpTime begun)
 /* ---- Ways to read ------------------------------------------------------------------- */
 
 #define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
-#define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT * FROM %1$s.nats_outbox AS o" \
+#define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT o.ctid, * FROM %1$s.nats_outbox AS o" \
 	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
 #define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
 

@@ -9,6 +9,7 @@
 #define NP_RELAY_ROW_H
 
 #include "lib/ilist.h"
+#include "storage/itemptr.h"
 
 #include "base/report.h"
 #include "base/wait.h"
@@ -32,6 +33,7 @@ typedef struct NpRow
 	dlist_node	node;			/* in the list of what is ready, waits behind another one, or has ended */
 	int64		id;
 	const char *msg_id;			/* as the table has it */
+	ItemPointerData place;		/* in the table, where it was read */
 	int			attempts;		/* before this one */
 	bool		is_due;			/* its time has come: to be tried again, or of delivery */
 	bool		has_failed;		/* before */
@@ -53,7 +55,7 @@ typedef struct NpRow
 	bool		waits_for_stream;	/* nobody takes it, or nobody answers */
 	bool		is_uncounted;	/* it has failed, by no fault of its own */
 	bool		is_unburied;	/* it is dead, but that could not be written down */
-	bool		is_written;		/* what became of it, by the last statement */
+	bool		is_written;		/* what became of it, by what was done last */
 	char		sqlstate[6];	/* why it failed, or came into doubt ... */
 	char	   *error;			/* ... in this attempt; NULL: neither */
 } NpRow;

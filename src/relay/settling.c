@@ -3,8 +3,8 @@
  * settling.c
  *	  Writing down what became of the rows of the outbox.
  *
- * What is stored is deleted first, by one statement in a transaction of its
- * own, which nothing that is wrong with other rows can undo.  Then come those
+ * What is stored is deleted first, where it was read or by one statement, in a
+ * transaction of its own, which nothing that is wrong with other rows can undo.  Then come those
  * that are dead, each in a subtransaction, and those that wait or are in
  * doubt, in one statement.
  *
@@ -28,6 +28,7 @@
 #include "base/subtransaction.h"
 #include "publish/delivery.h"
 #include "relay/lanes.h"
+#include "relay/outbox_delete.h"
 #include "relay/outbox_table.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
@@ -317,22 +318,32 @@ raise_undeleted(int count)
 			 errhint("See which trigger of nats_outbox keeps its rows from being deleted.")));
 }
 
+static bool
+is_stored_unwritten(const NpRow *row)
+{
+	return is_stored(row) && !row->is_written;
+}
+
+/* Returns those that are still there. */
+static Rows
+delete_by_statement(Rows rows, NpSettled *settled)
+{
+	uint64		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows);
+
+	return found < rows.count ? find_rows_left(&rows, rows.count - found, settled) : (Rows) {NULL, 0};
+}
+
 static void
 delete_stored(NpSettled *settled)
 {
 	Rows		rows = collect(is_stored);
 	Rows		left = {NULL, 0};
 	MemoryContext caller;
-	uint64		found;
 
 	if (rows.count == 0)
 		return;
-	if (np_outbox_begin(&caller))
-	{
-		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows);
-		if (found < rows.count)
-			left = find_rows_left(&rows, rows.count - found, settled);
-	}
+	if (np_outbox_begin(&caller) && np_outbox_delete(rows.list, rows.count) < rows.count)
+		left = delete_by_statement(collect(is_stored_unwritten), settled);
 	if (left.count > 0 && !is_careful)
 		raise_undeleted(left.count);
 	keep_all_locked(&left, settled);
