@@ -91,6 +91,20 @@ is($session->value('SELECT count(*) FROM nats_outbox'), 0, 'nothing was in the t
 is($session->value(q(SELECT published FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')), 5, 'they are counted as those of the outbox');
 purge();
 
+# While nothing is committed, it sleeps
+
+SKIP:
+{
+	my $status = '/proc/' . wal_pid() . '/status';
+	my $switches = sub { slurp_file($status) =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die };
+	skip 'no /proc', 1 if !-r $status;
+	wait_for('an idle relay', sub { $session->value('SELECT state FROM nats_wal_relay_status()') eq 'idle' });
+	sleep 0.1;
+	my $before = $switches->();
+	sleep 3;
+	cmp_ok($switches->() - $before, '<', 60, 'it does not look for WAL all the time');
+}
+
 # Transactions
 
 $writer->value(q(BEGIN; SELECT nats_publish_outbox('w.a', 'rolled back'); ROLLBACK));
