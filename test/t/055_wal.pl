@@ -88,6 +88,7 @@ like($all[1]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'an id is made');
 like($all[4]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'also when nats_publish() would make none');
 is_deeply([ @{ $all[4]{headers} }{ 'X-B', 'Nats-Expected-Stream' } ], [ ['2'], ['W'] ], 'beside other headers');
 is($session->value('SELECT count(*) FROM nats_outbox'), 0, 'nothing was in the table');
+wait_for('their count', sub { $session->value(q(SELECT acked FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')) >= 5 });
 is($session->value(q(SELECT published FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')), 5, 'they are counted as those of the outbox');
 purge();
 
