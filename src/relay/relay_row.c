@@ -55,12 +55,14 @@ create_context(void)
 	rows = hash_create("nats_publish relay rows", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* A row without content that lives until np_row_free.  There must be none with this id and msg_id. */
+/*
+ * A row without content that lives until np_row_free.  There must be none with this id and msg_id; without a msg_id (NULL) it is
+ * not one of the table, and is not found by them.
+ */
 NpRow *
 np_row_create(int64 id, const char *msg_id, NpSpan subject)
 {
-	Key			key = key_of(id, msg_id);
-	size_t		length = strlen(msg_id) + 1;
+	size_t		length = msg_id == NULL ? 0 : strlen(msg_id) + 1;
 	NpRow	   *row;
 	char	   *texts;
 
@@ -69,11 +71,16 @@ np_row_create(int64 id, const char *msg_id, NpSpan subject)
 	memset(row, 0, sizeof(NpRow));
 	texts = (char *) (row + 1);
 	row->id = id;
-	row->msg_id = memcpy(texts, msg_id, length);
+	if (msg_id != NULL)
+	{
+		Key			key = key_of(id, msg_id);
+
+		row->msg_id = memcpy(texts, msg_id, length);
+		((Entry *) hash_search(rows, &key, HASH_ENTER, NULL))->row = row;
+	}
 	if (subject.length > 0)
 		memcpy(texts + length, subject.data, subject.length);
 	row->message.subject = (NpSpan) {texts + length, subject.length};
-	((Entry *) hash_search(rows, &key, HASH_ENTER, NULL))->row = row;
 	return row;
 }
 
@@ -132,12 +139,15 @@ np_row_release(NpRow *row)
 void
 np_row_free(NpRow *row)
 {
-	Key			key = key_of(row->id, row->msg_id);
-
 	np_row_release(row);
 	if (row->error != NULL)
 		pfree(row->error);
-	(void) hash_search(rows, &key, HASH_REMOVE, NULL);
+	if (row->msg_id != NULL)
+	{
+		Key			key = key_of(row->id, row->msg_id);
+
+		(void) hash_search(rows, &key, HASH_REMOVE, NULL);
+	}
 	pfree(row);
 }
 

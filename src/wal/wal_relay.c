@@ -214,7 +214,7 @@ static NpRow *
 make_row(NpWalRecord *record)
 {
 	NpMessage	message = np_wal_record_message(record);
-	NpRow	   *row = np_row_create(np_wal_record_number(record), "", message.subject);
+	NpRow	   *row = np_row_create(np_wal_record_number(record), NULL, message.subject);
 	NpSpan		subject = row->message.subject;
 	NpWalError	error;
 
