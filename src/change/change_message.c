@@ -65,33 +65,64 @@ json_text(const NpColumn *column, TupleTableSlot *slot)
 	return call->isnull ? pstrdup("null") : TextDatumGetCString(value);
 }
 
+/* A value of any kind but NP_TEXT_JSON as JSON has it, without quotes. */
+static char *
+plain_text(const NpColumn *column, Datum value)
+{
+	char		buffer[MAXDATELEN + 1];
+
+	switch (column->kind)
+	{
+		case NP_TEXT_BOOLEAN:
+			return DatumGetBool(value) ? "true" : "false";
+		case NP_TEXT_TIME:
+			return pstrdup(JsonEncodeDateTime(buffer, value, column->base_type, NULL));
+		default:
+			return OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
+	}
+}
+
 /* A column's value as the JSON has it, without quotes; absent for NULL. */
 static NpSpan
 column_text(const NpColumn *column, TupleTableSlot *slot)
 {
 	bool		isnull;
 	Datum		value = slot_getattr(slot, column->index + 1, &isnull);
-	char		buffer[MAXDATELEN + 1];
-	char	   *text = NULL;
+	char	   *text;
 
 	if (isnull)
 		return (NpSpan) {NULL, 0};
-	switch (column->kind)
-	{
-		case NP_TEXT_INTEGER:
-		case NP_TEXT_STRING:
-			text = OutputFunctionCall(unconstify(FmgrInfo *, &column->output), value);
-			break;
-		case NP_TEXT_BOOLEAN:
-			text = DatumGetBool(value) ? "true" : "false";
-			break;
-		case NP_TEXT_TIME:
-			text = pstrdup(JsonEncodeDateTime(buffer, value, column->base_type, NULL));
-			break;
-		case NP_TEXT_JSON:
-			text = json_text(column, slot);
-	}
+	text = column->kind == NP_TEXT_JSON ? json_text(column, slot) : plain_text(column, value);
 	return np_utf8_mend(np_to_utf8(text, strlen(text)));
+}
+
+static void
+append_plain_value(StringInfo json, const NpColumn *column, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, column->index + 1, &isnull);
+	const char *text = isnull ? "null" : plain_text(column, value);
+
+	if (isnull || column->kind == NP_TEXT_INTEGER || column->kind == NP_TEXT_BOOLEAN)
+		appendStringInfoString(json, text);
+	else
+		escape_json(json, text);
+}
+
+static void
+append_plain_row(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
+{
+	const char *separator = "{";
+
+	for (int i = 0; i < shape->count; i++)
+	{
+		appendStringInfoString(json, separator);
+		appendStringInfoString(json, plan->json_names[shape->plain[i].number]);
+		appendStringInfoChar(json, ':');
+		append_plain_value(json, &shape->plain[i], slot);
+		separator = ",";
+	}
+	appendStringInfoString(json, shape->count > 0 ? "}" : "{}");
 }
 
 static void
@@ -112,10 +143,15 @@ append_encoded_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slo
 }
 
 static void
-append_row(StringInfo json, const NpRowShape *shape, TupleTableSlot *slot)
+append_row(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
 {
 	text	   *row;
 
+	if (shape->plain != NULL)
+	{
+		append_plain_row(json, plan, shape, slot);
+		return;
+	}
 	if (shape->coders != NULL)
 	{
 		append_encoded_row(json, shape, slot);
@@ -325,7 +361,9 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 
 	initStringInfo(&lines);
 	appendBinaryStringInfo(&lines, plan->lines[change->op].data, plan->lines[change->op].length);
-	appendStringInfo(&lines, "Pg-Xid: %s\r\n", change->transaction->id_text);
+	appendStringInfoString(&lines, "Pg-Xid: ");
+	appendStringInfoString(&lines, change->transaction->id_text);
+	appendStringInfoString(&lines, "\r\n");
 	if (plan->format == NP_FORMAT_CLOUDEVENTS)
 		append_cloudevents(&lines, plan, change);
 	if (np_traceparent[0] != '\0' && !np_change_is_decoded(change->transaction))
@@ -336,40 +374,6 @@ make_lines(const NpChangePlan *plan, const NpChange *change)
 }
 
 /* ---- Payloads ------------------------------------------------------------------------------ */
-
-/*
- * The key as row_to_json would have it.  Most keys are an integer or a string,
- * and of these there is no need to make a row.
- */
-static void
-append_key(StringInfo json, const NpChangePlan *plan, TupleTableSlot *slot)
-{
-	const char *separator = "{";
-
-	if (!plan->key_is_plain)
-	{
-		append_row(json, &plan->key, slot);
-		return;
-	}
-	for (int i = 0; i < plan->key_count; i++)
-	{
-		NpColumn   *column = &plan->key_columns[i];
-		bool		isnull;
-		Datum		value = slot_getattr(slot, column->index + 1, &isnull);
-
-		appendStringInfoString(json, separator);
-		appendStringInfoString(json, plan->json_names[column->number]);
-		appendStringInfoChar(json, ':');
-		if (isnull)
-			appendStringInfoString(json, "null");
-		else if (column->kind == NP_TEXT_INTEGER)
-			appendStringInfoString(json, OutputFunctionCall(&column->output, value));
-		else
-			escape_json(json, OutputFunctionCall(&column->output, value));
-		separator = ",";
-	}
-	appendStringInfoChar(json, '}');
-}
 
 /* What Debezium has for a value that is not in the WAL; of bytes, encoded as they are. */
 static void
@@ -422,17 +426,7 @@ append_new(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	if (change->unchanged != NULL)
 		append_known_row(json, plan, change);
 	else
-		append_row(json, &plan->row, change->new);
-}
-
-/* Whole or its key, as the shape is. */
-static void
-append_old(StringInfo json, const NpChangePlan *plan, const NpRowShape *shape, TupleTableSlot *slot)
-{
-	if (shape == &plan->key)
-		append_key(json, plan, slot);
-	else
-		append_row(json, shape, slot);
+		append_row(json, plan, &plan->row, change->new);
 }
 
 /* The names of those published columns that are marked. */
@@ -478,7 +472,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	if (plan->key_count > 0 && current_row(change) != NULL)
 	{
 		appendStringInfoString(json, ",\"key\":");
-		append_key(json, plan, current_row(change));
+		append_row(json, plan, &plan->key, current_row(change));
 	}
 	if (change->new != NULL)
 	{
@@ -489,7 +483,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	if (old != NULL && (plan->old || change->op != NP_DELETE))
 	{
 		appendStringInfoString(json, ",\"old\":");
-		append_old(json, plan, old, change->old);
+		append_row(json, plan, old, change->old);
 	}
 	if (change->changed != NULL)
 		append_names(json, plan, "changed", change->changed);
@@ -508,7 +502,7 @@ append_debezium(StringInfo json, const NpChangePlan *plan, const NpChange *chang
 
 	appendStringInfoString(json, "{\"before\":");
 	if (old != NULL)
-		append_old(json, plan, old, change->old);
+		append_row(json, plan, old, change->old);
 	else
 		appendStringInfoString(json, "null");
 	appendStringInfoString(json, ",\"after\":");
@@ -644,7 +638,7 @@ np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const N
 	initStringInfo(&json);
 	appendStringInfo(&json, "%s,\"key\":", plan->beginnings[change->op]);
 	if (with_key && plan->key_count > 0 && current_row(change) != NULL && row_has(plan, change, plan->is_key))
-		append_key(&json, plan, current_row(change));
+		append_row(&json, plan, &plan->key, current_row(change));
 	else
 		appendStringInfoString(&json, "null");
 	appendStringInfoString(&json, change->transaction->json);

@@ -173,6 +173,33 @@ prepare_column(const Source *source, int number, NpColumn *column)
 	make_shape(source, marked, &column->row);
 }
 
+/* A time is another thing to Debezium. */
+static bool
+is_plain(const Source *source, int number)
+{
+	NpTextKind	kind = text_kind(getBaseType(TupleDescAttr(source->columns, number)->atttypid));
+
+	return kind != NP_TEXT_JSON && (kind != NP_TEXT_TIME || !source->options->debezium_values);
+}
+
+/* Most rows have nothing but such columns, and row_to_json finds out each time what they are. */
+static void
+prepare_plain(const Source *source, const bool *marked, NpRowShape *shape)
+{
+	NpColumn   *columns = palloc0(sizeof(NpColumn) * source->columns->natts);
+	int			count = 0;
+
+	for (int i = 0; i < source->columns->natts; i++)
+	{
+		if (!marked[i])
+			continue;
+		if (!is_plain(source, i))
+			return;
+		prepare_column(source, i, &columns[count++]);
+	}
+	shape->plain = columns;
+}
+
 /* The column of that name, which messages can't do without. */
 static void
 prepare_needed(const Source *source, const char *option, const char *name, NpColumn *column)
@@ -242,7 +269,6 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 		}
 	}
 	plan->key_columns = palloc0(sizeof(NpColumn) * plan->column_count);
-	plan->key_is_plain = true;
 	for (int i = 0; i < plan->column_count; i++)
 	{
 		NpColumn   *column = &plan->key_columns[plan->key_count];
@@ -250,11 +276,12 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 		if (!plan->is_key[i])
 			continue;
 		prepare_column(source, i, column);
-		plan->key_is_plain &= column->kind == NP_TEXT_INTEGER || column->kind == NP_TEXT_STRING;
 		plan->key_count++;
 	}
-	if (plan->key_count > 0)
-		make_shape(source, plan->is_key, &plan->key);
+	if (plan->key_count == 0)
+		return;
+	make_shape(source, plan->is_key, &plan->key);
+	prepare_plain(source, plan->is_key, &plan->key);
 }
 
 static void
@@ -349,6 +376,8 @@ find_columns(const Source *source, NpChangePlan *plan)
 	}
 	make_shape(source, plan->is_published, &plan->row);
 	make_shape(source, in_old_row, &plan->old_row);
+	prepare_plain(source, plan->is_published, &plan->row);
+	prepare_plain(source, in_old_row, &plan->old_row);
 	if (!source->options->debezium_values)
 		return;
 	plan->row.coders = np_value_coders_make(plan->row.columns);

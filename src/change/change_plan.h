@@ -18,6 +18,8 @@
 #include "change/change_options.h"
 #include "change/change_values.h"
 
+struct NpColumn;
+
 /* Columns that are written as one JSON object. */
 typedef struct NpRowShape
 {
@@ -25,6 +27,7 @@ typedef struct NpRowShape
 	int			count;
 	int		   *indexes;		/* in a slot's values */
 	TupleDesc	columns;		/* blessed */
+	struct NpColumn *plain;		/* the columns, of each of which is known how JSON has it; else NULL: */
 	NpValueCoder *coders;		/* Debezium's; NULL: row_to_json writes it */
 } NpRowShape;
 
@@ -128,7 +131,6 @@ typedef struct NpChangePlan
 	int			key_count;		/* 0: there is none */
 	NpColumn   *key_columns;
 	bool		key_is_row;		/* the row has nothing but itself: REPLICA IDENTITY FULL */
-	bool		key_is_plain;	/* integers and strings: JSON without a row */
 
 	/* by a column's number in the published table */
 	int			column_count;

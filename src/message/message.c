@@ -256,7 +256,8 @@ append_header(HeaderBlock *block, const char *name, NpSpan value)
 		check_known_value(known, value);
 		block->seen[known - known_headers] = true;
 	}
-	appendStringInfo(&block->text, "%s: ", name);
+	appendStringInfoString(&block->text, name);
+	appendStringInfoString(&block->text, ": ");
 	appendBinaryStringInfo(&block->text, value.data, value.length);
 	appendStringInfoString(&block->text, "\r\n");
 }

@@ -362,6 +362,13 @@ np_relay_slot_leave(int slot)
 	LWLockRelease(shared->lock);
 }
 
+/* How often it was woken, for np_relay_slot_was_woken(). */
+uint32
+np_relay_slot_wakes(int slot)
+{
+	return pg_atomic_read_u32(&shared->slots[slot].wakes);
+}
+
 /*
  * To be called before messages are looked for: what commits before this call
  * is found then, what commits after it wakes.  Returns what
@@ -370,7 +377,7 @@ np_relay_slot_leave(int slot)
 uint32
 np_relay_slot_listen(int slot)
 {
-	uint32		wakes = pg_atomic_read_u32(&shared->slots[slot].wakes);
+	uint32		wakes = np_relay_slot_wakes(slot);
 
 	shared->slots[slot].is_deaf = false;
 	pg_memory_barrier();

@@ -117,6 +117,7 @@ extern bool np_relay_slot_name(int slot, const char *name);
 extern void np_relay_slot_set(int slot, NpRelayState state);
 extern bool np_relay_slot_claim(int slot, const char *name, Oid database);
 extern void np_relay_slot_leave(int slot);
+extern uint32 np_relay_slot_wakes(int slot);
 extern uint32 np_relay_slot_listen(int slot);
 extern void np_relay_slot_ignore_messages(int slot);
 extern bool np_relay_slot_is_told(int slot);

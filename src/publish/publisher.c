@@ -206,7 +206,11 @@ record_message(NpSession *session, NpPending *pending, const NpMessage *message)
 		pending->id_length = message->id.length;
 		pending->has_own_id = !message->has_automatic_id;
 	}
-	pending->expects_stream = message->expect_stream.data != NULL;
+	if (message->expect_stream.data != NULL)
+	{
+		pending->stream_offset = headers + (message->expect_stream.data - message->headers.data);
+		pending->stream_length = message->expect_stream.length;
+	}
 	pending->may_be_refused = message->may_be_refused;
 	pending->needs = message->needs;
 	if (pending->needs > 0)

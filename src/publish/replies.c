@@ -70,15 +70,12 @@ handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
 static void
 handle_ack(NpSession *session, NpPending *message, NpPubAck *ack)
 {
-	NpSpan		expected = {NULL, 0};
+	NpSpan		expected = {message->bytes + message->stream_offset, message->stream_length};
 
 	/* it is kept for each message, and only that of a counter has one */
 	if (message->needs < NP_FEATURE_COUNTER)
 		ack->value = (NpSpan) {NULL, 0};
-	if (message->expects_stream)
-		expected = np_message_header((NpSpan) {message->bytes, message->length},
-									 "Nats-Expected-Stream");
-	if (expected.data != NULL && !np_span_equals(expected, ack->stream))
+	if (expected.length > 0 && !np_span_equals(expected, ack->stream))
 	{
 		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
 										 np_from_utf8(ack->stream));

@@ -37,13 +37,14 @@ typedef struct NpPending
 	uint32		length;
 	uint32		content_length; /* of its headers and payload */
 	uint32		id_offset;		/* of its Nats-Msg-Id in bytes */
+	uint32		stream_offset;	/* of the stream's name in bytes that the ack must have */
 	uint16		id_length;		/* 0: it has none, and can't be sent again */
+	uint16		stream_length;	/* 0: it can be any */
 	uint16		subject_offset;
 	uint16		subject_length;
 	uint8		mode;			/* NpMode */
 	uint8		counted_as;		/* NpStatsMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
-	bool		expects_stream; /* the ack must name that of its header */
 	uint8		needs;			/* NpFeature: must not go to a server that would ignore it */
 	bool		may_be_refused; /* that its expectation does not hold is as good as an ack */
 	bool		has_own_id;		/* the user has given it, so that he can give it again */

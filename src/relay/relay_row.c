@@ -57,11 +57,14 @@ create_context(void)
 	rows = row_table_create(row_context, 1024, NULL);
 }
 
-/* A row without content that lives until np_row_free.  There must be none with this id and msg_id. */
+/*
+ * A row without content that lives until np_row_free.  There must be none with this id and msg_id; without a msg_id (NULL) it is
+ * not one of the table, and is not found by them.
+ */
 NpRow *
 np_row_create(int64 id, const char *msg_id, NpSpan subject)
 {
-	size_t		length = strlen(msg_id) + 1;
+	size_t		length = msg_id == NULL ? 0 : strlen(msg_id) + 1;
 	bool		found;
 	NpRow	   *row;
 	char	   *texts;
@@ -71,11 +74,14 @@ np_row_create(int64 id, const char *msg_id, NpSpan subject)
 	memset(row, 0, sizeof(NpRow));
 	texts = (char *) (row + 1);
 	row->id = id;
-	row->msg_id = memcpy(texts, msg_id, length);
+	if (msg_id != NULL)
+	{
+		row->msg_id = memcpy(texts, msg_id, length);
+		row_table_insert(rows, (Key) {id, row->msg_id}, &found)->row = row;
+	}
 	if (subject.length > 0)
 		memcpy(texts + length, subject.data, subject.length);
 	row->message.subject = (NpSpan) {texts + length, subject.length};
-	row_table_insert(rows, (Key) {id, row->msg_id}, &found)->row = row;
 	return row;
 }
 
@@ -136,7 +142,8 @@ np_row_free(NpRow *row)
 	np_row_release(row);
 	if (row->error != NULL)
 		pfree(row->error);
-	(void) row_table_delete(rows, (Key) {row->id, row->msg_id});
+	if (row->msg_id != NULL)
+		(void) row_table_delete(rows, (Key) {row->id, row->msg_id});
 	pfree(row);
 }
 

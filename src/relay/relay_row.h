@@ -32,7 +32,7 @@ typedef struct NpRow
 {
 	dlist_node	node;			/* in the list of what is ready, waits behind another one, or has ended */
 	int64		id;
-	const char *msg_id;			/* as the table has it */
+	const char *msg_id;			/* as the table has it; NULL: it is not there */
 	ItemPointerData place;		/* in the table, where it was read */
 	int			attempts;		/* before this one */
 	bool		is_due;			/* its time has come: to be tried again, or of delivery */

@@ -52,6 +52,8 @@ static ResourceOwner owner;
 static const NpDecoderEvents *events;
 static NpDecodedTransaction current;
 static bool caches_are_of_the_past;
+static XLogRecPtr flushed;		/* up to where there is WAL, as far as is known */
+static XLogRecPtr incomplete;	/* up to here, there is only a part of the next record */
 
 /* ---- Callbacks ------------------------------------------------------------------------- */
 
@@ -170,6 +172,7 @@ create_decoding_context(void)
 	decoding->callbacks.message_cb = on_message;
 	decoding->callbacks.commit_cb = on_commit;
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
+	incomplete = InvalidXLogRecPtr;
 }
 
 /*
@@ -258,6 +261,18 @@ np_decoder_leave(void)
 }
 
 /*
+ * Is there flushed WAL that was not tried to be read?  An attempt in vain is
+ * dear: the reader forgets the page, and opens the file again.
+ */
+bool
+np_decoder_has_more(void)
+{
+	if (flushed <= Max(np_decoder_position(), incomplete))
+		flushed = GetFlushRecPtr(NULL);
+	return flushed > Max(np_decoder_position(), incomplete);
+}
+
+/*
  * Read one record of the WAL, which may end a transaction.  False: there is no
  * more that is flushed.
  */
@@ -265,11 +280,14 @@ bool
 np_decoder_step(void)
 {
 	ResourceOwner previous = CurrentResourceOwner;
-	MemoryContext caller = MemoryContextSwitchTo(context);
+	MemoryContext caller = CurrentMemoryContext;
 	char	   *error = NULL;
 	XLogRecord *record;
 
+	if (!np_decoder_has_more())
+		return false;
 	/* what the reader allocates when it first needs it, it keeps */
+	MemoryContextSwitchTo(context);
 	enter_past();
 	CurrentResourceOwner = owner;
 	reading.end_of_wal = false;
@@ -280,6 +298,8 @@ np_decoder_step(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("could not read the WAL: %s", error)));
+	else
+		incomplete = flushed;
 	CurrentResourceOwner = previous;
 	MemoryContextSwitchTo(caller);
 	return record != NULL;

@@ -28,6 +28,7 @@ extern void np_decoder_open(const char *slot, const NpDecoderEvents *events);
 extern bool np_decoder_is_open(void);
 extern void np_decoder_close(void);
 extern void np_decoder_abort(void);
+extern bool np_decoder_has_more(void);
 extern bool np_decoder_step(void);
 extern void np_decoder_leave(void);
 extern XLogRecPtr np_decoder_position(void);

@@ -33,6 +33,7 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -96,12 +97,20 @@ typedef struct Work
 } Work;
 
 static XLogRecPtr careful_commit;	/* the transaction in which a severe error was met */
+static Oid	our_function;		/* known to be our trigger function; InvalidOid: none is */
+
+static void
+on_function_change(Datum argument, int cache, uint32 hash)
+{
+	our_function = InvalidOid;
+}
 
 /* To be called before decoding, outside of a transaction. */
 void
 np_wal_change_init(void)
 {
 	np_output_settings_fix();
+	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
 }
 
 /* ---- Errors --------------------------------------------------------------------------- */
@@ -327,10 +336,18 @@ write_id(NpDecodedChanges *changes, const NpDecodedTransaction *decoded)
 static NpSpan
 make_id(const NpDecodedChanges *changes, int place)
 {
-	char	   *id = place == 0 ? psprintf("%s-" UINT64_FORMAT, changes->id, changes->number) :
-	psprintf("%s-" UINT64_FORMAT ".%d", changes->id, changes->number, place);
+	size_t		length = strlen(changes->id);
+	char	   *id = palloc(length + 1 + MAXINT8LEN + 1 + 11);
 
-	return (NpSpan) {id, strlen(id)};
+	memcpy(id, changes->id, length);
+	id[length++] = '-';
+	length += pg_ulltoa_n(changes->number, id + length);
+	if (place > 0)
+	{
+		id[length++] = '.';
+		length += pg_ultoa_n(place, id + length);
+	}
+	return (NpSpan) {id, length};
 }
 
 /* May the owner of the table publish to this subject, in UTF-8?  Raises 42501. */
@@ -501,7 +518,7 @@ publish(Work *work, NpWalTake take, void *argument)
 
 /* Is it our trigger function, in whatever schema?  Nobody but a superuser could make another one look so. */
 static bool
-is_our_function(Oid function)
+looks_like_ours(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Form_pg_proc form;
@@ -515,6 +532,17 @@ is_our_function(Oid function)
 		strcmp(TextDatumGetCString(SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull)), "nats_publish_change") == 0;
 	ReleaseSysCache(tuple);
 	return result;
+}
+
+static bool
+is_our_function(Oid function)
+{
+	if (function == our_function)
+		return true;
+	if (!looks_like_ours(function))
+		return false;
+	our_function = function;
+	return true;
 }
 
 static bool

@@ -66,8 +66,12 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* So often the position is written down. */
 #define SAVE_INTERVAL		NP_MILLISECONDS(1000)
 
-/* For so long after it has read WAL, it does not ask to be woken: so it works in batches when there is much. */
-#define QUIET_TIME			NP_MILLISECONDS(1)
+/*
+ * For so long after it has read WAL, it does not ask to be woken, so that transactions gather: longer and longer while more
+ * than one does.  Each batch costs the processor time here and in the server, however small it is.
+ */
+#define SHORTEST_QUIET		NP_MILLISECONDS(1)
+#define LONGEST_QUIET		NP_MILLISECONDS(4)
 
 /* When there is WAL that is not flushed yet (synchronous_commit = off). */
 #define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
@@ -105,6 +109,8 @@ static NpTime next_look;		/* into the tables */
 static bool must_look;
 static bool may_have_more;		/* there may be WAL that was not read */
 static NpTime quiet_until;		/* it does not ask to be woken before */
+static NpTime quiet = SHORTEST_QUIET;	/* so long that was */
+static int	gathered;			/* transactions with messages that were read since then */
 static uint32 wakes_seen;
 static bool is_listening;
 static XLogRecPtr confirmed;
@@ -208,7 +214,7 @@ static NpRow *
 make_row(NpWalRecord *record)
 {
 	NpMessage	message = np_wal_record_message(record);
-	NpRow	   *row = np_row_create(np_wal_record_number(record), "", message.subject);
+	NpRow	   *row = np_row_create(np_wal_record_number(record), NULL, message.subject);
 	NpSpan		subject = row->message.subject;
 	NpWalError	error;
 
@@ -420,6 +426,7 @@ on_commit(NpDecodedTransaction *transaction)
 {
 	np_wal_change_end(transaction, take, transaction);
 	np_position_complete(transaction->commit_lsn);
+	gathered += transaction->messages > 0;
 	nothing_is_decoded();
 }
 
@@ -474,6 +481,15 @@ may_read(void)
 	return may_have_more && !np_wal_queue_is_full() && np_divert_waiting() < MAX_DIVERTED;
 }
 
+/* All is read that there was. */
+static void
+be_quiet(void)
+{
+	quiet = gathered > 1 ? Min(quiet * 2, LONGEST_QUIET) : Max(quiet / 2, SHORTEST_QUIET);
+	quiet_until = np_now() + quiet;
+	gathered = 0;
+}
+
 static void
 read_wal(void)
 {
@@ -483,11 +499,9 @@ read_wal(void)
 		last_progress = begun;
 	for (int i = 0; may_read(); i++)
 	{
-		if (!np_decoder_step())
-		{
-			may_have_more = false;
-			quiet_until = np_now() + QUIET_TIME;
-		}
+		may_have_more = np_decoder_step();
+		if (!may_have_more && i > 0)
+			be_quiet();
 		if (i % 256 == 255 && np_now() - begun > READ_TIME)
 			break;
 	}
@@ -658,10 +672,13 @@ listen_for_wal(void)
 {
 	is_listening = false;
 	if (np_now() < quiet_until)
+	{
+		wakes_seen = np_relay_slot_wakes(np_worker_slot());
 		return quiet_until;
+	}
 	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	is_listening = true;
-	may_have_more = GetFlushRecPtr(NULL) > np_decoder_position();
+	may_have_more = np_decoder_has_more();
 	if (may_have_more)
 		return 0;
 	/* where the next record will be can be behind the header of a page that is not there yet */
@@ -676,6 +693,14 @@ can_go_on(NpSession *of_flight, void *unused)
 		(wanted == session && np_flight_has_room()) || (np_lanes_first() == NULL && next_record() != NULL) || is_asked_to_read();
 }
 
+/* While transactions gather, so do answers on which nothing waits. */
+static bool
+answers_can_wait(void)
+{
+	return np_now() < quiet_until && np_lanes_unsent() == 0 && np_wal_queue_peek() == NULL &&
+		np_worker_is_connected(session) && np_outbound_unsent(np_session_outbound(session)) == 0;
+}
+
 /* What is on its way is answered, or something else is to be done. */
 static void
 wait_for_answers(void)
@@ -683,6 +708,8 @@ wait_for_answers(void)
 	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
 	NpTime		next_read = NP_FOREVER;
 
+	if (answers_can_wait())
+		np_sleep(NP_WAIT_ACK, quiet_until);
 	if (np_worker_is_connected(session))
 	{
 		/* there may be no wait */
@@ -777,7 +804,8 @@ next_round(void)
 		next = Min(next, listen_for_wal());
 	if (is_before_standbys)
 		next = Min(next, np_now() + STANDBY_INTERVAL);
-	return next;
+	/* told since the round began, it was woken in vain */
+	return is_time_to_look() ? 0 : next;
 }
 
 /* The extension was dropped, and with it all that could be published: its slot only keeps WAL. */

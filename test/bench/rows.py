@@ -1065,7 +1065,7 @@ def tpcb_wal(delivery=None):
         seconds = bench.seconds(PGBENCH_SECONDS)
         bench.new_stream()
         bench.pgbench_tables(PGBENCH_SCALE)
-        with bench.wal_relay() if delivery else bench.wal_level_logical() as relay, bench.session() as session:
+        with bench.wal_relay(ordering="pipelined") if delivery else bench.wal_level_logical() as relay, bench.session() as session:
             if relay:
                 session.run("ALTER DATABASE postgres SET nats_publish.outbox_storage = wal;\n"
                             f"SELECT nats_publish_table('pgbench_history', 'bench.{{table}}', events => '{{insert}}', delivery => '{delivery}');")
@@ -1081,8 +1081,8 @@ def tpcb_wal(delivery=None):
 
 
 PGBENCH_WAL = Row(
-    "pgbench_wal", "pgbench's TPC-B at scale 10, 8 clients, wal_level = logical, one message of the WAL for each transaction; "
-    "fsync and synchronous_commit on",
+    "pgbench_wal", "pgbench's TPC-B at scale 10, 8 clients, wal_level = logical, one message of the WAL for each transaction, all of "
+    "one subject, pipelined; fsync and synchronous_commit on",
     ("tps", "seconds"), (
         Side("no_trigger", tpcb_wal()),
         Side("tpcb_changes", tpcb_wal("wal")),

@@ -88,8 +88,23 @@ like($all[1]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'an id is made');
 like($all[4]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'also when nats_publish() would make none');
 is_deeply([ @{ $all[4]{headers} }{ 'X-B', 'Nats-Expected-Stream' } ], [ ['2'], ['W'] ], 'beside other headers');
 is($session->value('SELECT count(*) FROM nats_outbox'), 0, 'nothing was in the table');
+wait_for('their count', sub { $session->value(q(SELECT acked FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')) >= 5 });
 is($session->value(q(SELECT published FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')), 5, 'they are counted as those of the outbox');
 purge();
+
+# While nothing is committed, it sleeps
+
+SKIP:
+{
+	my $status = '/proc/' . wal_pid() . '/status';
+	my $switches = sub { slurp_file($status) =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die };
+	skip 'no /proc', 1 if !-r $status;
+	wait_for('an idle relay', sub { $session->value('SELECT state FROM nats_wal_relay_status()') eq 'idle' });
+	sleep 0.1;
+	my $before = $switches->();
+	sleep 3;
+	cmp_ok($switches->() - $before, '<', 60, 'it does not look for WAL all the time');
+}
 
 # Transactions
 
