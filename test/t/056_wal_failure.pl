@@ -215,6 +215,45 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
 }
 
+# All at once, though it is not tried so often to publish by then
+
+{
+	reconfigure($node, 'nats_publish.wal_divert_after' => '6s');
+	$nats->kill9;
+	my $began = time;
+	$session->value(q(SELECT count(nats_publish_outbox('k.moved', to_jsonb(i))) FROM generate_series(1, 10000) i));
+	wait_until_confirmed();
+	my $seconds = time - $began;
+	is($session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'k.moved')), '10000', 'ten thousand messages are moved');
+	cmp_ok($seconds, '>', 6, 'when it is time');
+	cmp_ok($seconds, '<', 25, 'and without a pause between any two of them');
+	$nats->start;
+	wait_until_drained($session, $LONG);
+	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
+}
+
+# One that begins knows what was moved before: none passes by an earlier one of its subject
+
+{
+	$session->value(q(SELECT nats_publish_outbox('late.x', '1'::jsonb)));
+	wait_for('the message to be moved', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'late.x')) == 1 });
+	my $holder = PsqlSession->new($node);
+	$holder->value(q(BEGIN; SELECT FROM nats_outbox WHERE subject = 'late.x' FOR UPDATE));
+	client()->create_stream('LATE', ['late.>'], storage => 'file');
+	my $pid = wal_pid();
+	$session->value("SELECT pg_terminate_backend($pid)");
+	wait_for('another relay', sub { my $new = wal_pid(); $new ne '' && $new ne $pid }, $LONG);
+	my $there = in_stream();
+	$session->value(q(SELECT nats_publish_outbox('late.x', '2'::jsonb), nats_publish_outbox('k.other', '{}'::jsonb)));
+	wait_until_confirmed();
+	is($session->value(q(SELECT string_agg(convert_from(payload, 'UTF8'), ' ' ORDER BY id) FROM nats_outbox)), '1 2', 'it follows the one before it');
+	is(in_stream(), $there + 1, 'and others do not');
+	$holder->close;
+	wait_until_drained($session, $LONG);
+	is(join(' ', map { $_->{payload} } client()->consume('LATE')), '1 2', 'so they are in order');
+	client()->delete_stream('LATE');
+}
+
 # Or paused
 
 {
