@@ -80,7 +80,9 @@ static NpStatement bury_row = {
 
 static NpStatement find_subjects = {
 	.text = "SELECT subject, max(id), bool_and(attempts = 0 AND last_error IS NULL), (SELECT max(id) FROM %1$s.nats_outbox)"
-	" FROM %1$s.nats_outbox GROUP BY subject LIMIT " CppAsString2(MAX_SUBJECTS) " + 1"
+	" FROM %1$s.nats_outbox GROUP BY subject LIMIT $1",
+	.argument_count = 1,
+	.types = {INT8OID}
 };
 
 static NpStatement find_left = {
@@ -349,7 +351,9 @@ remember(uint64 row)
 void
 np_divert_remember(void)
 {
-	np_outbox_execute(&find_subjects, NULL, true);
+	Datum		limit = Int64GetDatum(MAX_SUBJECTS + 1);
+
+	np_outbox_execute(&find_subjects, &limit, true);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		remember(row);
 }

@@ -187,6 +187,10 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 	$session = PsqlSession->new($node);
 	wait_for('a relay', sub { wal_pid() ne '' });
 	is(slot_column("confirmed_flush_lsn >= '$before'"), 't', 'the position is written down at the end');
+	my ($table, $wal) = map { $session->value("SELECT extract(epoch FROM backend_start) FROM pg_stat_activity WHERE backend_type = '$_'") }
+		'nats_publish relay', 'nats_publish WAL relay';
+	# the launcher looks every five seconds unasked
+	cmp_ok($wal - $table, '<', 4, 'that of the WAL begins with that of the table');
 }
 
 # NATS is away for long
