@@ -203,7 +203,7 @@ sub edited
 	my $seq = 1;
 	my @stored = map { /^([A-Z]+):(.*)/ ? [ "CHAOS_$1", ++$seq, "chaos.\L$1\E.1", $2 ] : [ 'CHAOS_OUTBOX', ++$seq, 'chaos.outbox.1', $_ ] } @{ $case{as} };
 	breaks($rule, $name, all_stored => [ @{ $case{before} // without('1.1.0.5') }, @stored ], committed => $case{committed} // ['e1'], elsewhere => $case{elsewhere}, dead => $case{dead}, seen => $case{seen},
-		edits => [ '1.0 begin e1', @first, '1.0 end commit', '2.0 done committed', '3.0 begin e2',
+		edits => [ '1.0 begin e1', @first, $case{touched} ? "1.0 touch e1 $case{touched} 1.1.0.5" : (), '1.0 end commit', '2.0 done committed', '3.0 begin e2',
 			'3.0 edit e2 ' . ($case{found} // '1.1.0.5~e1_1') . ' 1.1.0.5~e2_1 0 chaos.outbox.1 ', '3.0 end commit', '4.0 done ' . ($case{done} // 'lost') ]);
 	return;
 }
@@ -241,6 +241,8 @@ edited('', 'by an old primary, perhaps', new_id => 1, as => [$new], seen => ['24
 edited('^what the relay published', 'edited, and in another place', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ]);
 edited('', 'in the place that it has for an old primary', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], elsewhere => ['e1']);
 edited('', 'moved from another place', subject => 'chaos.outbox.2', before => [ @STORED[ 0 .. 3 ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.2', $new ] ], as => ['1.1.0.4|0|']);
+edited('', 'in another place, as its time was taken away', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], touched => 'no_time');
+edited('^what the relay published', 'but not for another time', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], touched => 'time');
 edited('', 'on its way in its place, and once more as it is', new_id => 1, before => [ @STORED[ 0 .. 3 ] ], as => [ '1.1.0.4|0|', $old, $new ]);
 
 my @late = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ late", "told 1.2.0.$_ ok  2$_") } 0, 1), 'end commit', 'done committed');
@@ -308,8 +310,8 @@ sub in_wal_order
 	my $log = "$dir/log" . ++$times{log};
 	my $run = Chaos::Checker->new(strict => $order[0]);
 	shift @order unless $order[0];
-	my %ends = (1 => [ '2.0 end commit', '3.0 done committed' ], 3 => [ "$end_at end commit", "9.0 done $done" ]);
-	foreach my $client (1, 3)
+	my %ends = (1 => [ '2.0 end commit', '3.0 done committed' ], 5 => [ "$end_at end commit", "9.0 done $done" ]);
+	foreach my $client (1, 5)
 	{
 		write_lines("$log.$client", "1.0 begin $client.2.0  ", "1.0 call $client.2.0.0 wal 5", "1.0 told $client.2.0.0 ok  ", @{ $ends{$client} });
 		$run->read_log("$log.$client");
@@ -321,11 +323,11 @@ sub in_wal_order
 	return;
 }
 
-in_wal_order('', 'in the order of the commits', '4.0', 'committed', 1, 3);
-in_wal_order($ORDER_WAL, 'not in the order of the commits', '4.0', 'committed', 3, 1);
-in_wal_order('', 'which is not known of two at a time', '2.5', 'committed', 3, 1);
-in_wal_order($ORDER_WAL, 'though the later one was told of none', '4.0', 'lost', 3, 1);
-in_wal_order('', 'where no order is promised', '4.0', 'committed', 0, 3, 1);
+in_wal_order('', 'in the order of the commits', '4.0', 'committed', 1, 5);
+in_wal_order($ORDER_WAL, 'not in the order of the commits', '4.0', 'committed', 5, 1);
+in_wal_order('', 'which is not known of two at a time', '2.5', 'committed', 5, 1);
+in_wal_order($ORDER_WAL, 'though the later one was told of none', '4.0', 'lost', 5, 1);
+in_wal_order('', 'where no order is promised', '4.0', 'committed', 0, 5, 1);
 
 # What is written, 100 bytes a second or more, and up to when it is confirmed: a function of the time.
 sub let_go

@@ -147,7 +147,7 @@ sub new
 	# edits, of the messages of the outbox, by their first names, in their order: a hash of edit (whose row is in the ledger), from, done_at, and
 	# to, length, subject, new_id, unless it was deleted
 	# kept, by delivery and key, in the order of their stream: a hash of delivery, key, version, attempt, op, seq, stored_at
-	return bless { wal_began => $args{wal_began}, kept => {}, kept_changes => {}, rows => [], runs => [], failed_runs => [], wal => {}, attempts => {}, calls => {}, edits => {}, becomes => {}, touched => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, elsewhere => {},
+	return bless { wal_began => $args{wal_began}, timeless => {}, kept => {}, kept_changes => {}, rows => [], runs => [], failed_runs => [], wal => {}, attempts => {}, calls => {}, edits => {}, becomes => {}, touched => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, elsewhere => {},
 		stored => {}, streams => {}, waiting => [], dead => [], strict => $args{strict} // 1, canary => $args{canary} // 0 }, $class;
 }
 
@@ -225,7 +225,11 @@ sub read_edits
 	{
 		my ($time, $event, $edit, @more) = @$fields;
 		if ($event eq 'begin') { @edits = (); }
-		elsif ($event eq 'touch') { $self->{touched}{ $more[0] }++; }
+		elsif ($event eq 'touch')
+		{
+			$self->{touched}{ $more[0] }++;
+			$self->{timeless}{ _first_name($more[1]) } = 1 if $more[0] eq 'no_time';
+		}
 		elsif ($event eq 'done') { $_->{done_at} = $time foreach @edits; }
 		elsif ($event =~ /^(edit|delete)$/)
 		{
@@ -765,7 +769,8 @@ sub _order_sync
 
 # In the order of the rows, of which a message that was tried again after a lost COMMIT may have two. What was edited while it was
 # on its way is there twice, and the first one counts. Neither what has got another subject has a place, nor what came back from the dead,
-# nor what an old primary still has that was edited or deleted since.
+# nor what an old primary still has that was edited or deleted since, nor what has lost its next_attempt_at, and is seen as late as the relay looks
+# at all rows.
 sub _order_outbox
 {
 	my ($self) = @_;
@@ -776,6 +781,7 @@ sub _order_outbox
 	{
 		delete $row{$message} if grep { %{ $self->{elsewhere} } || (defined $_->{to} && $_->{subject} ne $self->_first_subject($message)) } $self->_edits_of($message);
 	}
+	delete @row{ keys %{ $self->{timeless} } };
 	$self->_order_rows($_, \%row) foreach @ORDERED;
 	return;
 }

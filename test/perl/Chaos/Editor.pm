@@ -21,7 +21,7 @@ tilde, and the transaction and the step that have edited it.
   begin    edit
   edit     edit, name, new name, length, new subject, "new id" or nothing
   delete   edit, name
-  touch    edit, what, name                 what makes no other message of it: a lock, a retry, another time
+  touch    edit, what, name                 what makes no other message of it: a lock, a retry, another time or "no_time"
   end      commit or rollback               is about to be sent
   done     "committed" or "rolled back"; or "lost"; or SQLSTATE, text
 
@@ -140,7 +140,7 @@ sub _retry { my ($self, $step) = @_; return $self->_touch($step, 'SELECT nats_ou
 sub _time
 {
 	my ($self, $step) = @_;
-	return $self->_touch({ %$step, only_waiting => 1 }, "UPDATE nats_outbox SET next_attempt_at = $step->{time} WHERE id = ?");
+	return $self->_touch({ %$step, only_waiting => 1, what => $step->{time} eq 'NULL' ? 'no_time' : 'time' }, "UPDATE nats_outbox SET next_attempt_at = $step->{time} WHERE id = ?");
 }
 
 sub _retry_all { return $_[0]->_do('SELECT nats_outbox_retry_all()'); }
