@@ -125,6 +125,7 @@ sub broken
 	my (%case) = @_;
 	my $log = "$dir/log" . ++$times{log};
 	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @{ $case{only} // \@LOG }, @{ $case{log} // [] });
+	append_to_file($log, join '', map { tr/ /\t/r . "\n" } @{ $case{and_then} // [] });
 	append_to_file("$log.$_", join '', map { tr/ /\t/r . "\n" } @{ $case{$_} // [] }) foreach qw(edits seen);
 	my $run = Chaos::Checker->new(wal_began => $case{wal_began});
 	$run->read_log($log);
@@ -291,6 +292,8 @@ breaks('', 'published from the WAL', @through_wal, stored => \@from_wal);
 breaks('^every committed message of the outbox', 'a message in the WAL is not', @through_wal, stored => [ $from_wal[1] ]);
 breaks('^every committed message of the outbox', 'a change in the WAL is not', @through_wal, stored => [ $from_wal[0] ]);
 breaks('', 'it went with its primary', @through_wal, wal_began => 1);
+breaks('', 'and its row was there when it was tried again', committed => [ '1.2.0', '1.2.1' ], wal_began => 1,
+	log => [ @{ $through_wal[1] }[ 0, 3, 4, 5 ], 'done lost', 'begin 1.2.1 ', @{ $through_wal[1] }[ 3, 4 ] ], and_then => [ '2.0 end commit', '2.1 done committed' ]);
 breaks('^every committed message of the outbox', 'not later, when the WAL is published again', @through_wal, wal_began => -1);
 breaks('^no message is stored twice', 'published from the WAL twice', @through_wal, stored => [ @from_wal, [ 'CHAOS_WAL', 3, 'chaos.wal.1', '1.2.0.1|0|' ] ]);
 breaks('^no message for the outbox', 'rolled back, and published from the WAL', @through_wal, committed => [],

@@ -371,11 +371,14 @@ sub _is_committed { my ($self, $attempt) = @_; return $self->{committed}{ $attem
 sub _is_committed_anywhere { my ($self, $name) = @_; return $self->{committed}{$name} || $self->{elsewhere}{$name}; }
 sub _is_stored { my ($self, $message) = @_; return exists $self->{stored}{$message} || exists $self->{kept_changes}{$message}; }
 
-# A standby that is promoted has no slot, before PostgreSQL 17: what was not published until the WAL is published again is not.
+# A standby that is promoted has no slot, before PostgreSQL 17: what was not published until the WAL is published again is not. Nor is a row that
+# was there already when its transaction was tried again.
 sub _may_be_lost
 {
 	my ($self, $call) = @_;
-	return $WAL{ $call->{mode} } && defined $self->{wal_began} && $call->{attempt}{end_at} < $self->{wal_began};
+	return 0 unless $WAL{ $call->{mode} } && defined $self->{wal_began};
+	my @calls = $call->{mode} eq 'change_wal' ? grep { $self->_is_committed($_->{attempt}) } @{ $self->{calls}{ $call->{message} } } : $call;
+	return scalar grep { $_->{attempt}{end_at} < $self->{wal_began} } @calls;
 }
 
 # The calls of committed attempts that were not taken back.
