@@ -78,9 +78,10 @@ static NpStatement bury_row = {
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
 };
 
+/* But for what is scheduled: no message of the WAL is, and it holds up nobody. */
 static NpStatement find_subjects = {
 	.text = "SELECT subject, max(id), bool_and(attempts = 0 AND last_error IS NULL), (SELECT max(id) FROM %1$s.nats_outbox)"
-	" FROM %1$s.nats_outbox GROUP BY subject LIMIT $1",
+	" FROM %1$s.nats_outbox WHERE next_attempt_at IS NULL OR last_error IS NOT NULL OR attempts > 0 GROUP BY subject LIMIT $1",
 	.argument_count = 1,
 	.types = {INT8OID}
 };
