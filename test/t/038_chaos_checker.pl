@@ -256,12 +256,15 @@ sub healthy
 	my ($rule, $name, $seconds, @faults) = @_;
 	my $slowest = @faults && $faults[0] =~ /^(slow|gone)$/ ? { slow => '0.2', gone => '' }->{ shift @faults } : '0.01';
 	my $log = "$dir/log" . ++$times{log};
-	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  7', '20.0 end commit', '20.0 done committed');
+	my $waiting = @faults && $faults[0] =~ /^\d+$/ ? shift @faults : 0;
+	write_lines($log, map { ("19.9 begin 11.$_.0  ", "19.9 call 11.$_.0.0 outbox 5", "19.9 told 11.$_.0.0 ok  $_", '19.9 end commit', '19.9 done committed') } 6 .. 5 + $waiting);
+	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  50', '20.0 end commit', '20.0 done committed');
 	write_lines("$log.faults", @faults ? @faults : ('10.0 calm_begin ', '15.0 backend_cancel ', '24.0 calm_end '));
 	my $run = Chaos::Checker->new(canary => 11);
 	$run->read_log($log);
 	$run->read_faults("$log.faults");
-	$run->committed('11.5.0');
+	$run->committed('11.5.0', map { "11.$_.0" } 6 .. 5 + $waiting);
+	$run->stored('CHAOS_OUTBOX', $_, 'chaos.outbox.11', "11.$_.0.0|0|", 20.5) foreach 6 .. 5 + $waiting;
 	foreach my $node (1, 2)
 	{
 		write_lines("$log.probe$node", map { ($_ / 4) . ' outbox ' . ($node == 2 && $_ == 84 ? $slowest : '0.01') } 40 .. 100);
@@ -275,6 +278,8 @@ sub healthy
 my $HEALTHY = '^messages of the outbox go on';
 healthy('', 'soon, in a calm', 1.9);
 healthy($HEALTHY, 'late, in a calm', 2.3);
+healthy('', 'late, behind others', 2.3, 5);
+healthy($HEALTHY, 'later than that', 2.7, 5);
 healthy('', 'late, as a calm has just begun', 2.3, '14.5 calm_begin ', '24.0 calm_end ');
 healthy('', 'late, as a calm is about to end', 2.3, '10.0 calm_begin ', '21.5 calm_end ');
 healthy('', 'late, as the relay has ended', 2.3, '10.0 calm_begin ', '15.0 relay_terminate ', '24.0 calm_end ');

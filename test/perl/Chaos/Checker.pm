@@ -668,20 +668,26 @@ sub _healthy
 		foreach my $attempt (@canaries)
 		{
 			next if $attempt->{end_at} < $calm->{from} + $RELAY_SETTLED_SECONDS;
-			my $bound = $HEALTHY_SECONDS + $HEALTHY_PROBES * $self->_slowest_probe($attempt->{end_at}, $attempt->{done_at} + $HEALTHY_SECONDS);
-			next if $attempt->{done_at} + $bound > $calm->{to};
-			$self->_is_soon_stored($_, $bound) foreach @{ $attempt->{calls} };
+			my $slowest = $self->_slowest_probe($attempt->{end_at}, $attempt->{done_at} + $HEALTHY_SECONDS);
+			foreach my $call (@{ $attempt->{calls} })
+			{
+				# those before it go one after the other
+				my $before = grep { $_->{done_at} < $attempt->{done_at} && ($self->_stored_at($_->{calls}[ $call->{number} ]{message}) // 'inf') > $attempt->{done_at} } @canaries;
+				my $bound = $HEALTHY_SECONDS + $HEALTHY_PROBES * (1 + $before) * $slowest;
+				$self->_is_soon_stored($call, $bound) if $attempt->{done_at} + $bound <= $calm->{to};
+			}
 		}
 	}
 	return;
 }
 
+sub _stored_at { my ($self, $message) = @_; return ($self->{stored}{$message} // [ {} ])->[0]{stored_at}; }
+
 sub _is_soon_stored
 {
 	my ($self, $call, $bound) = @_;
 	my $done_at = $call->{attempt}{done_at};
-	my ($stored) = map { $_->{stored_at} } @{ $self->{stored}{ $call->{message} } // [] };
-	my $seconds = ($stored // 'inf') - $done_at;
+	my $seconds = ($self->_stored_at($call->{message}) // 'inf') - $done_at;
 	$self->{slowest}{ $call->{mode} } = $seconds if $seconds > ($self->{slowest}{ $call->{mode} } // 0);
 	return $self->_hold($seconds < $bound, "$call->{mode} $call->{message} was committed at $done_at, and stored $seconds s later, not $bound s");
 }
