@@ -345,6 +345,8 @@ np_relay_slot_claim(int slot, const char *name, Oid database)
 		shared->slots[slot].latch = MyLatch;
 	}
 	LWLockRelease(shared->lock);
+	/* which slot of WAL the database has is known by its oid */
+	np_launcher_wake();
 	return claimed;
 }
 

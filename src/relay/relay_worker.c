@@ -44,6 +44,7 @@ static NpRelayOrder shown_order = -1;	/* likewise; -1: nothing yet */
 static char shown_shared[NP_MAX_CHAIN_TEXT + 1];	/* likewise */
 static bool is_failing;			/* that was logged, and not yet that it is over */
 static NpTime pause_after_error;	/* 0: all is well */
+static NpTime next_try;			/* when it is over */
 
 /* ---- State ----------------------------------------------------------------------------- */
 
@@ -122,6 +123,7 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 				 errdetail("It tries again until it can.")));
 	}
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+	next_try = np_now() + np_jittered(pause_after_error);
 }
 
 /* Something was published, or was known to fail.  That of which the connection is lost by now is no success. */
@@ -133,7 +135,7 @@ np_worker_report_success(const NpSession *session)
 	if (is_failing)
 		ereport(LOG, (errmsg("%s publishes again", name())));
 	is_failing = false;
-	pause_after_error = 0;
+	np_worker_end_pause();
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
@@ -160,10 +162,18 @@ np_worker_has_problem(void)
 	return pause_after_error > 0;
 }
 
+/* When it may try again; what is past: now. */
+NpTime
+np_worker_next_try(void)
+{
+	return next_try;
+}
+
 void
 np_worker_end_pause(void)
 {
 	pause_after_error = 0;
+	next_try = 0;
 }
 
 /* ---- Rounds ----------------------------------------------------------------------------- */
@@ -176,6 +186,7 @@ np_worker_reload(void)
 		return false;
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
+	next_try = 0;
 	np_streams_doubt(true);
 	return true;
 }
@@ -227,12 +238,10 @@ np_worker_end_round(NpSession *session)
 	np_shared_stats_flush();
 }
 
-/* After an error, nothing but a reload comes before the time. */
-static void
-rest_after_error(void)
+/* After an error: nothing but a reload comes before the time. */
+void
+np_worker_pause(NpTime until)
 {
-	NpTime		until = np_now() + np_jittered(pause_after_error);
-
 	pgstat_report_activity(STATE_IDLE, "waiting for NATS");
 	while (np_now() < until && !ConfigReloadPending)
 		np_sleep(NP_WAIT_RELAY, until);
@@ -248,7 +257,7 @@ void
 np_worker_rest(NpTime until, uint32 wakes_seen)
 {
 	if (pause_after_error > 0)
-		rest_after_error();
+		np_worker_pause(next_try);
 	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes_seen))
 	{
 		pgstat_report_stat(true);

@@ -21,10 +21,12 @@ extern void np_worker_report_problem(const NpSession *session, const char *probl
 extern void np_worker_report_success(const NpSession *session);
 extern bool np_worker_keep_connection(NpSession *session, const char **problem);
 extern bool np_worker_has_problem(void);
+extern NpTime np_worker_next_try(void);
 extern void np_worker_end_pause(void);
 extern bool np_worker_reload(void);
 extern NpTime np_worker_try_round(NpTime (*round) (void), void (*failed) (const char *error));
 extern void np_worker_end_round(NpSession *session);
+extern void np_worker_pause(NpTime until);
 extern void np_worker_rest(NpTime until, uint32 wakes_seen);
 
 #endif							/* NP_RELAY_WORKER_H */

@@ -98,12 +98,13 @@ static NpStatement put_off_rows = {
 	.types = {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID}
 };
 
+/* Of a row that was not read for its length, it has that length still, or -1: somebody may have made it a smaller one. */
 static NpStatement bury_row = {
-	.text = "WITH dead AS (DELETE FROM %1$s.nats_outbox WHERE id = $1 AND msg_id = $2 RETURNING *)"
+	.text = "WITH dead AS (DELETE FROM %1$s.nats_outbox WHERE id = $1 AND msg_id = $2 AND ($4 < 0 OR octet_length(payload) = $4) RETURNING *)"
 	" INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
 	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $3 FROM dead",
-	.argument_count = 3,
-	.types = {INT8OID, TEXTOID, TEXTOID}
+	.argument_count = 4,
+	.types = {INT8OID, TEXTOID, TEXTOID, INT8OID}
 };
 
 static NpStatement find_left = {
@@ -388,29 +389,41 @@ record_error(NpSettled *settled, const char *error, MemoryContext context)
 		settled->error = MemoryContextStrdup(context, error);
 }
 
+typedef struct Burial
+{
+	const NpRow *row;
+	bool		is_done;		/* else the row is gone, or another one */
+} Burial;
+
 static void
 bury(void *argument)
 {
-	const NpRow *row = argument;
-	Datum		values[3];
+	Burial	   *burial = argument;
+	const NpRow *row = burial->row;
+	Datum		values[4];
 
 	values[0] = Int64GetDatum(row->id);
 	values[1] = CStringGetTextDatum(row->msg_id);
 	values[2] = CStringGetTextDatum(describe(row));
+	values[3] = Int64GetDatum(row->is_unread ? (int64) row->length : -1);
 	np_outbox_execute(&bury_row, values, false);
+	burial->is_done = SPI_processed > 0;
 }
 
 /* What keeps one row from being buried is not the others' affair: it is tried again. */
 static void
 bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 {
-	const ErrorData *error = np_try_subtransaction(bury, row);
+	Burial		burial = {.row = row};
+	const ErrorData *error = np_try_subtransaction(bury, &burial);
 
-	if (error == NULL)
+	if (error == NULL && (burial.is_done || !row->is_unread))
 		return;
-	record_error(settled, error->message, caller);
+	if (error != NULL)
+		record_error(settled, error->message, caller);
 	row->state = NP_ROW_FAILED;
-	row->is_uncounted = row->is_unburied = true;
+	row->is_uncounted = true;
+	row->is_unburied = error != NULL;
 }
 
 static bool

@@ -8,7 +8,9 @@
  * dead; what can never be published goes to nats_outbox_dead at once.
  *
  * In order, later messages of a subject follow those that were moved, until
- * the last of these has left the table: it leaves as the last one.
+ * the last of these has left the table: it leaves as the last one.  A worker
+ * that begins takes all that the table has for such, for it does not know
+ * which of it an earlier one has moved.
  *
  *-------------------------------------------------------------------------
  */
@@ -74,6 +76,14 @@ static NpStatement bury_row = {
 	" VALUES (nextval('%1$s.nats_outbox_id_seq'), $1, $2, nullif($3, '{}'), $4, now(), $6, $5) RETURNING id",
 	.argument_count = ARGUMENTS,
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
+};
+
+/* But for what is scheduled: no message of the WAL is, and it holds up nobody. */
+static NpStatement find_subjects = {
+	.text = "SELECT subject, max(id), bool_and(attempts = 0 AND last_error IS NULL), (SELECT max(id) FROM %1$s.nats_outbox)"
+	" FROM %1$s.nats_outbox WHERE next_attempt_at IS NULL OR last_error IS NOT NULL OR attempts > 0 GROUP BY subject LIMIT $1",
+	.argument_count = 1,
+	.types = {INT8OID}
 };
 
 static NpStatement find_left = {
@@ -316,6 +326,39 @@ np_divert_write(NpDiverted *diverted)
 		finish_first();
 }
 
+/* ---- What was moved before ---------------------------------------------------------------- */
+
+static Datum
+found(uint64 row, int column)
+{
+	bool		isnull;
+
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+}
+
+static void
+remember(uint64 row)
+{
+	const char *subject = np_to_utf8_somehow(TextDatumGetCString(found(row, 1)));
+	NpSpan		span = {subject, strlen(subject)};
+	Subject    *entry;
+
+	enter_subject(span, DatumGetBool(found(row, 3)));
+	entry = known_as(span);
+	entry->last_id = DatumGetInt64(found(row, entry->hash == ALL ? 4 : 2));
+}
+
+/* Have later messages follow all that the table has, in a transaction of the outbox. */
+void
+np_divert_remember(void)
+{
+	Datum		limit = Int64GetDatum(MAX_SUBJECTS + 1);
+
+	np_outbox_execute(&find_subjects, &limit, true);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		remember(row);
+}
+
 /* ---- When subjects are free again --------------------------------------------------------- */
 
 /* Has the table nothing that later messages have to wait for? */
@@ -353,10 +396,9 @@ static int64 *
 found_ids(void)
 {
 	int64	   *ids = palloc(sizeof(int64) * Max(SPI_processed, 1));
-	bool		isnull;
 
 	for (uint64 i = 0; i < SPI_processed; i++)
-		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		ids[i] = DatumGetInt64(found(i, 1));
 	qsort(ids, SPI_processed, sizeof(int64), compare);
 	return ids;
 }
@@ -375,15 +417,15 @@ np_divert_look(void)
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
 	Datum		argument;
-	int64	   *found;
+	int64	   *left;
 
 	if (np_divert_is_empty() || waiting > 0)
 		return;
 	argument = all_last_ids();
 	np_outbox_execute(&find_left, &argument, true);
-	found = found_ids();
+	left = found_ids();
 	hash_seq_init(&scan, subjects);
 	while ((subject = hash_seq_search(&scan)) != NULL)
-		if (bsearch(&subject->last_id, found, SPI_processed, sizeof(int64), compare) == NULL)
+		if (bsearch(&subject->last_id, left, SPI_processed, sizeof(int64), compare) == NULL)
 			forget(subject);
 }

@@ -26,5 +26,6 @@ extern bool np_divert_holds(NpSpan subject);
 extern bool np_divert_is_empty(void);
 extern bool np_divert_holds_untried(void);
 extern void np_divert_look(void);
+extern void np_divert_remember(void);
 
 #endif							/* NP_WAL_DIVERT_H */

@@ -96,6 +96,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* ... and so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
 
+/* After a problem it is looked so often whether the WAL is kept for too long, or is too much. */
+#define PROBLEM_INTERVAL	NP_MILLISECONDS(1000)
+
 /* More is not to be moved at a time, while it can't be. */
 #define MAX_DIVERTED		1000
 
@@ -113,6 +116,8 @@ static NpTime quiet = SHORTEST_QUIET;	/* so long that was */
 static int	gathered;			/* transactions with messages that were read since then */
 static uint32 wakes_seen;
 static bool is_listening;
+static bool round_failed;		/* the last one, by an error */
+static bool is_remembered;		/* what was moved to the table before this process began */
 static XLogRecPtr confirmed;
 static XLogRecPtr saved;
 static NpTime next_save;
@@ -135,6 +140,13 @@ static bool
 may_publish(void)
 {
 	return stopped_as == NP_RELAY_PUBLISHING;
+}
+
+/* After a problem it is not tried before its time; the WAL is read meanwhile, and moved. */
+static bool
+may_try(void)
+{
+	return may_publish() && np_now() >= np_worker_next_try();
 }
 
 /* ---- What becomes of messages ---------------------------------------------------------- */
@@ -527,6 +539,9 @@ look_inside(void)
 	wanted = np_outbox_session();
 	has_secret = np_wal_secret(get_rel_namespace(np_outbox_table()), &secret);
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
+	if (!is_remembered && np_relay_ordering != NP_RELAY_RELAXED)
+		np_divert_remember();
+	is_remembered |= np_relay_ordering != NP_RELAY_RELAXED;
 	np_divert_look();
 }
 
@@ -615,7 +630,7 @@ try_to_publish(void)
 {
 	const char *problem;
 
-	if (!may_publish())
+	if (!may_try())
 		return;
 	if (!np_flight_connect(wanted, &problem))
 	{
@@ -749,7 +764,7 @@ static bool
 publish(void)
 {
 	np_flight_ask();
-	if (may_publish() && !is_diverting && !send_messages())
+	if (may_try() && !is_diverting && !send_messages())
 		return false;
 	if (np_flight_count() > 0 && !receive_answers())
 		return false;
@@ -773,7 +788,7 @@ has_work(void)
 {
 	return np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 ||
 		(is_diverting ? np_wal_queue_count() > 0 && !is_before_standbys :
-		 may_publish() && (np_lanes_first() != NULL || next_record() != NULL));
+		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
 }
 
 static void
@@ -785,6 +800,8 @@ show_rest(void)
 		np_worker_show_state(NP_RELAY_DIVERTING);
 	else if (!may_publish())
 		np_worker_show_state(stopped_as);
+	else if (!may_try())
+		np_worker_show_state(NP_RELAY_WAITING);
 	else if (!np_worker_keep_connection(session, &problem))
 		report_problem(problem);
 	else
@@ -804,6 +821,8 @@ next_round(void)
 		next = Min(next, listen_for_wal());
 	if (is_before_standbys)
 		next = Min(next, np_now() + STANDBY_INTERVAL);
+	if (np_worker_has_problem())
+		next = Min(next, Max(np_worker_next_try(), np_now()));
 	/* told since the round began, it was woken in vain */
 	return is_time_to_look() ? 0 : next;
 }
@@ -843,6 +862,7 @@ run_round(void)
 {
 	bool		is_well;
 
+	round_failed = false;
 	if (is_time_to_look())
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
@@ -872,6 +892,7 @@ fail_round(const char *error)
 	np_decoder_abort();
 	nothing_is_decoded();
 	report_problem(error);
+	round_failed = true;
 }
 
 /* ---- The process ------------------------------------------------------------------------ */
@@ -879,7 +900,10 @@ fail_round(const char *error)
 static void
 rest(NpTime until)
 {
-	np_worker_rest(until, wakes_seen);
+	if (round_failed || !np_worker_has_problem())
+		np_worker_rest(until, wakes_seen);
+	else
+		np_worker_pause(Min(until, np_now() + PROBLEM_INTERVAL));
 	if (until > 0)
 		may_have_more = true;
 }

@@ -22,6 +22,8 @@ use Chaos::Listener;
 use Chaos::Network;
 use Chaos::Plan;
 use Chaos::Probe;
+use Chaos::Reader;
+use Chaos::WalWatch;
 
 my ($SECONDS, $SEED, $STANDBY) = ($ENV{CHAOS_SECONDS} || 60, $ENV{CHAOS_SEED} || 1, $ENV{CHAOS_STANDBY});
 
@@ -53,7 +55,7 @@ create_streams();
 wait_until_settled();
 my $node = start_postgres();
 my $standby = $STANDBY ? start_standby($node) : undef;
-my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby, create => \&create_stream);
+my $faults = Chaos::Faults->new(servers => \@servers, boxes => \@boxes, big => "$log_dir/big", node => $node, standby => $standby, databases => \@DATABASES, create => \&create_stream);
 
 my @plan = Chaos::Plan::faults($SEED, $SECONDS, standby => $STANDBY);
 write_plan(@plan);
@@ -86,7 +88,7 @@ sub start_box
 # The nodes find each other in seconds; until then there is no answer, or one that it can't be done.
 sub create_streams
 {
-	foreach my $name (@STREAMS, 'noack')
+	foreach my $name (@STREAMS, $Chaos::Plan::WAL_STREAM, 'noack')
 	{
 		wait_for("stream $name", sub { create_stream($name) });
 	}
@@ -100,7 +102,7 @@ sub create_stream
 	my %config = (storage => 'file', num_replicas => 3, duplicate_window => 3600e9, discard => 'new');
 	$config{allow_atomic} = JSON::PP::true() if $name eq 'atomic';
 	$config{no_ack} = JSON::PP::true() if $name eq 'noack';
-	my $client = eval { NatsClient->new(url => $servers[0]->url, timeout => 5) };
+	my $client = eval { NatsClient->new(url => $servers[0]->url, timeout => 2) };
 	return $client && eval { $client->create_stream("CHAOS_\U$name", ["chaos.$name.>"], %config) } || (note($@), 0)[1];
 }
 
@@ -122,6 +124,7 @@ sub start_postgres
 	my $urls = join ',', map { $_->url } @boxes;
 	$postgres->append_conf('postgresql.conf', <<"END");
 restart_after_crash = on
+wal_level = logical
 max_connections = 50
 log_line_prefix = '%m [%p] %e %q%a '
 log_statement = none
@@ -135,11 +138,29 @@ nats_publish.ack_timeout = '${Chaos::Plan::ACK_TIMEOUT}s'
 nats_publish.commit_timeout = '${Chaos::Plan::COMMIT_TIMEOUT}s'
 nats_publish.relay_databases = '@{[ join ',', @DATABASES ]}'
 nats_publish.relay_ordering = '@{[ $STRICT ? 'strict' : 'relaxed' ]}'
+nats_publish.wal_divert_after = '${Chaos::Plan::DIVERT_SECONDS}s'
+nats_publish.wal_divert_size = '@{[ $Chaos::Plan::DIVERT_BYTES / 1024 / 1024 ]}MB'
 END
 	$postgres->start;
 	$postgres->safe_psql('postgres', "CREATE DATABASE $_") foreach grep { $_ ne 'postgres' } @DATABASES;
-	$postgres->safe_psql($_, 'CREATE EXTENSION nats_publish; CREATE TABLE ledger (attempt text PRIMARY KEY)') foreach @DATABASES;
-	$postgres->safe_psql('postgres', <<'END');
+	foreach my $database (@DATABASES)
+	{
+		$postgres->safe_psql($database, <<'END');
+CREATE EXTENSION nats_publish;
+CREATE TABLE ledger (attempt text PRIMARY KEY);
+CREATE FUNCTION publish_through_wal(subject text, payload text, msg_id text) RETURNS bigint LANGUAGE sql SET nats_publish.outbox_storage = wal
+	AS 'SELECT nats_publish_outbox(subject, payload, msg_id => msg_id)';
+END
+	}
+	Chaos::Faults::enable_wal($postgres, \@DATABASES);
+	create_tables($postgres);
+	return $postgres;
+}
+
+sub create_tables
+{
+	my ($postgres) = @_;
+	$postgres->safe_psql('postgres', <<"END");
 CREATE TABLE change_on_commit (message text PRIMARY KEY, client int, body text);
 CREATE TABLE change_async (LIKE change_on_commit INCLUDING ALL);
 CREATE TABLE change_sync (LIKE change_on_commit INCLUDING ALL);
@@ -147,8 +168,19 @@ CREATE TABLE change_outbox (LIKE change_on_commit INCLUDING ALL);
 SELECT nats_publish_table('change_' || delivery, 'chaos.change.' || delivery || '.{client}', delivery => delivery,
 	level => level, payload => 'body', msg_id => '{message}')
 FROM (VALUES ('on_commit', 'row'), ('async', 'statement'), ('sync', 'row'), ('outbox', 'statement')) AS t (delivery, level);
+CREATE TABLE change_wal (LIKE change_on_commit INCLUDING ALL, lane int GENERATED ALWAYS AS (client % $Chaos::Plan::LANES) STORED);
+ALTER TABLE change_wal REPLICA IDENTITY FULL;
+SELECT nats_publish_table('change_wal', 'chaos.wal.{lane}', delivery => 'wal', payload => 'body');
 END
-	return $postgres;
+	foreach my $delivery (@Chaos::Plan::KEPT)
+	{
+		$postgres->safe_psql('postgres', <<"END");
+CREATE TABLE kept_$delivery (key int PRIMARY KEY, version int NOT NULL DEFAULT 0, attempt text, message text);
+INSERT INTO kept_$delivery SELECT generate_series(1, $Chaos::Plan::KEYS);
+SELECT nats_publish_table('kept_$delivery', 'chaos.kept.$delivery.{key}', delivery => '$delivery');
+END
+	}
+	return;
 }
 
 # What is committed on the primary is on the standby, or nobody was told.
@@ -184,7 +216,8 @@ sub run_plan
 {
 	my (@actions) = @_;
 	my @others = map { (start_probe($_), start_listener($_)) } 1 .. @servers;
-	my @clients = ((map { start_client($_) } @Chaos::Plan::CLIENTS), map { start_editor($_) } 1 .. $Chaos::Plan::EDITORS);
+	my @clients = ((map { start_client($_) } @Chaos::Plan::CLIENTS), (map { start_editor($_) } 1 .. $Chaos::Plan::EDITORS), start_reader());
+	push @others, start_wal_watch();
 	my $began = time;
 	my %count;
 	open(my $file, '>', "$log_dir/faults") or die "$log_dir/faults: $!";
@@ -199,10 +232,11 @@ sub run_plan
 		write_connection();
 	}
 	$faults->heal;
-	unlink "$log_dir/${_}_goes_on" foreach qw(client editor);
+	unlink "$log_dir/${_}_goes_on" foreach qw(client editor reader);
 	ok(have_ended(@clients), 'every session has ended, when all was whole again');
-	unlink "$log_dir/${_}_goes_on" foreach qw(probe listener);
+	unlink "$log_dir/${_}_goes_on" foreach qw(probe listener wal_watch);
 	ok(have_ended(@others), 'and who has looked on');
+	ok(wal_is_published($faults->node), 'the WAL is published');
 	ok(relays_have_drained($_), 'the outbox is empty: ' . $_->name) foreach grep { defined } $faults->node, $faults->old_primary;
 	return %count;
 }
@@ -221,6 +255,16 @@ sub start_editor
 	my ($number) = @_;
 	return start_process('editor', $number, sub { Chaos::Editor::run(seed => $SEED, editor => $number,
 		connection => sub { slurp_file("$log_dir/connection_postgres") }, @_) });
+}
+
+sub start_reader
+{
+	return start_process('reader', 1, sub { Chaos::Reader::run(connection => sub { slurp_file("$log_dir/connection_postgres") }, @_) });
+}
+
+sub start_wal_watch
+{
+	return start_process('wal_watch', 1, sub { Chaos::WalWatch::run(connection => sub { slurp_file("$log_dir/connection_postgres") }, @_) });
 }
 
 sub start_listener
@@ -282,6 +326,15 @@ sub have_ended
 	return $failed == 0;
 }
 
+# Or moved to the outbox.
+sub wal_is_published
+{
+	my ($postgres) = @_;
+	my $position = $postgres->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	return eval { wait_for('the WAL to be published', sub {
+		@DATABASES == $postgres->safe_psql('postgres', "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn >= '$position'") }, $END_SECONDS) };
+}
+
 sub relays_have_drained
 {
 	my ($postgres) = @_;
@@ -311,7 +364,7 @@ sub check_promises
 	my %count = ($run->counts, map { ("fault $_" => $done{$_}) } keys %done);
 	diag(join "\n", "seed $SEED, $SECONDS s" . ($STANDBY ? ', with a standby' : '') . ', the relay ' . ($STRICT ? 'strict' : 'relaxed') . ':',
 		map { sprintf '%8d %s', $count{$_}, $_ } sort keys %count);
-	ok($count{"stored in CHAOS_\U$_"}, "there is something in the stream of $_") foreach @STREAMS, @Chaos::Plan::WAYWARD;
+	ok($count{"stored in CHAOS_\U$_"}, "there is something in the stream of $_") foreach @STREAMS, $Chaos::Plan::WAL_STREAM, @Chaos::Plan::WAYWARD;
 	return;
 }
 
@@ -328,12 +381,14 @@ sub messages_of
 
 sub gather
 {
-	my $run = Chaos::Checker->new(strict => $STRICT, canary => $Chaos::Plan::CANARY);
+	my $run = Chaos::Checker->new(strict => $STRICT, canary => $Chaos::Plan::CANARY, wal_began => $faults->wal_began);
 	$run->read_log("$log_dir/client_$_") foreach @Chaos::Plan::CLIENTS;
 	$run->read_edits("$log_dir/editor_$_") foreach 1 .. $Chaos::Plan::EDITORS;
 	$run->read_boxes(map { "$log_dir/box_$_" } 1 .. @boxes);
 	$run->read_probes($_, "$log_dir/probe_$_") foreach 1 .. @servers;
 	$run->read_faults("$log_dir/faults");
+	$run->read_reader("$log_dir/reader_1");
+	$run->read_wal("$log_dir/wal_watch_1");
 	foreach my $database (@DATABASES)
 	{
 		my $column = sub { my ($postgres, $sql) = @_; split /\n/, $postgres->safe_psql($database, $sql) };
@@ -344,12 +399,18 @@ sub gather
 		# for whoever looks for the reason of a violation
 		append_to_file("$log_dir/dead", $faults->node->safe_psql($database, "SELECT $PAYLOAD, subject, attempts, died_at, last_error FROM nats_outbox_dead"));
 	}
+	foreach my $delivery (@Chaos::Plan::KEPT)
+	{
+		$run->kept_row($delivery, split /\|/) foreach split /\n/, $faults->node->safe_psql('postgres', "SELECT key, version FROM kept_$delivery");
+	}
 	open(my $file, '>', "$log_dir/stored") or die "$log_dir/stored: $!";
-	foreach my $name (map { "CHAOS_\U$_" } @STREAMS, @Chaos::Plan::WAYWARD)
+	foreach my $name (map { "CHAOS_\U$_" } @STREAMS, $Chaos::Plan::WAL_STREAM, @Chaos::Plan::WAYWARD)
 	{
 		foreach my $message (grep { $_->{subject} !~ /\.probe$/ } messages_of($name))
 		{
-			$run->stored($name, @$message{qw(seq subject payload)}, $message->{stored_at} / 1e9);
+			my @message = (@$message{qw(seq subject payload)}, $message->{stored_at} / 1e9);
+			if ($name eq 'CHAOS_KEPT') { $run->kept(@message); }
+			else { $run->stored($name, @message); }
 			print $file join("\t", $name, @$message{qw(seq subject)}, sprintf('%.3f', $message->{stored_at} / 1e9), substr($message->{payload}, 0, 30)), "\n";
 		}
 	}

@@ -241,6 +241,22 @@ is($session->value("SELECT subject, length(payload), headers, msg_id, attempts, 
 is($session->value('SELECT dead FROM nats_relay'), '3', 'the view counts them');
 like(relay_column($session, 'last_error'), qr/size|max_payload/, 'and shows an error');
 
+# One that is made smaller while it is about to be buried unread
+
+{
+	my $editor = PsqlSession->new($node);
+	$session->value('TRUNCATE nats_outbox_dead; SELECT nats_relay_pause()');
+	$session->value(q(SELECT nats_publish_outbox('f.shrinks', repeat('x', 200000))));
+	$editor->value(q(BEGIN; UPDATE nats_outbox SET payload = 'small' WHERE subject = 'f.shrinks'));
+	$session->value('SELECT nats_relay_resume()');
+	wait_for('the relay to wait', sub { $session->value(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'nats_publish relay' AND wait_event_type = 'Lock')) });
+	$editor->value('COMMIT');
+	wait_until_drained($session);
+	is_deeply([ stored('F', 'f.shrinks') ], ['small'], 'a message that was made smaller meanwhile is published');
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), '0', 'and not buried');
+	$editor->close;
+}
+
 # Messages that should not be there
 
 $session->value(q(TRUNCATE nats_outbox_dead; SET session_replication_role = replica));

@@ -3,6 +3,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -26,10 +27,12 @@ is($times{$_}, $times{commits_begin}, "with $_") foreach qw(commits_stall commit
 is($times{network_heal}, $times{network_cut} + $times{network_slow}, 'every network that is cut or slowed is healed');
 is($times{stream_room}, $times{stream_full}, 'every stream that is full gets room');
 is($times{calm_end}, $times{calm_begin}, 'every calm ends');
+is($times{boxes_accept}, $times{boxes_refuse}, 'every outage ends');
 ok($times{$_}, "the plan has $_") foreach qw(step_down backend_terminate backend_cancel backend_kill relay_terminate relay_cancel relay_kill
-	postgres_crash postgres_kill postgres_restart box_cut box_end boxes_cut stream_away stream_back calm_begin);
+	postgres_crash postgres_kill postgres_restart box_cut box_end boxes_cut boxes_refuse stream_away stream_back calm_begin);
 is_deeply([ disturbances(@plan) ], [], 'a hang is alone, and longer than every timeout');
-is_deeply([ disturbed_calms(@plan) ], [], 'in a calm nothing happens but to sessions');
+is_deeply([ disturbances_between('calm_begin', 'calm_end', @plan) ], [], 'in a calm nothing happens but to sessions');
+is_deeply([ disturbances_between('boxes_refuse', 'boxes_accept', @plan) ], [], 'nor in an outage');
 is_deeply([ sort keys %{ { map { ($_->{stream} => 1) } grep { $_->{what} =~ /^stream_(away|back)$/ } @plan } } ], [ sort @Chaos::Plan::WAYWARD ],
 	'streams go away that only the relay publishes to');
 is(most_gone_at_once(@plan), 2, 'two of three nodes may be gone at once');
@@ -42,15 +45,16 @@ my @transactions = map { Chaos::Plan::transaction(7, 1, $_, atomic => 1) } 1 .. 
 my %modes = map { ($_->{mode} // $_->{what} => 1) } map { @{ $_->{steps} } } @transactions;
 is(scalar(grep { $_->{retries} && !$_->{ids} } @transactions), 0, 'what is tried again has ids');
 ok($modes{$_}, "some transaction has $_") foreach qw(sync async uncritical held atomic outbox change_on_commit change_async
-	change_sync change_outbox late unheard noack large await flush futures savepoint rollback_to release break idle set_atomic);
+	change_sync change_outbox wal gone change_wal kept_on_commit kept_outbox kept_wal late unheard noack large await flush futures savepoint rollback_to release break idle set_atomic);
+is(scalar(grep { 1 < grep { ($_->{mode} // '') =~ /^kept_/ } @{ $_->{steps} } } @transactions), 0, 'none changes two rows that are kept');
 is(scalar(grep { $_->{impatient} } @transactions) > 0, 1, 'some are impatient');
 is(scalar(grep { $_->{hurried} } @transactions) > 0, 1, 'some are in a hurry');
 is(Chaos::Plan::transaction(7, 1, 1, big => 1)->{steps}[0]{length}, 8000, 'some hold megabytes');
 is(scalar(grep { $_->{mode} eq 'large' && $_->{length} <= $Chaos::Plan::MAX_PAYLOAD } grep { $_->{mode} } map { @{ $_->{steps} } } @transactions), 0,
 	'some are larger than any server takes');
-is(scalar(grep { $_->{mode} && $_->{mode} !~ /^(outbox|late|unheard|noack|large)$/ } map { @{ Chaos::Plan::transaction(7, 9, $_)->{steps} } } 1 .. 100), 0,
+is(scalar(grep { $_->{mode} && $_->{mode} !~ /^(outbox|late|unheard|noack|gone|large)$/ } map { @{ Chaos::Plan::transaction(7, 9, $_)->{steps} } } 1 .. 100), 0,
 	'those of another database are for the outbox');
-is_deeply([ map { $_->{mode} } @{ Chaos::Plan::transaction(7, $Chaos::Plan::CANARY, 5)->{steps} } ], ['outbox'], 'the canary writes one');
+is_deeply([ map { $_->{mode} } @{ Chaos::Plan::transaction(7, $Chaos::Plan::CANARY, 5)->{steps} } ], [ 'outbox', 'wal' ], 'the canary writes one in each way');
 
 is_deeply(Chaos::Plan::edits(7, 1, 20), Chaos::Plan::edits(7, 1, 20), 'the same seed is the same edits');
 my @edits = map { Chaos::Plan::edits(7, 1, $_) } 1 .. 300;
@@ -71,15 +75,16 @@ sub most_gone_at_once
 	return $most;
 }
 
-# What is done in a calm, but to sessions.
-sub disturbed_calms
+# What is done, but to sessions.
+sub disturbances_between
 {
+	my ($begin, $end, @actions) = @_;
 	my @disturbances;
-	my $is_calm = 0;
-	foreach my $action (@_)
+	my $is_between = 0;
+	foreach my $action (@actions)
 	{
-		if ($action->{what} =~ /^calm_(begin|end)$/) { $is_calm = $1 eq 'begin'; }
-		elsif ($is_calm && $action->{what} !~ /^backend_(terminate|cancel)$/) { push @disturbances, $action->{what}; }
+		if ($action->{what} =~ /^(\Q$begin\E|\Q$end\E)$/) { $is_between = $1 eq $begin; }
+		elsif ($is_between && $action->{what} !~ /^backend_(terminate|cancel)$/) { push @disturbances, $action->{what}; }
 	}
 	return @disturbances;
 }
@@ -120,8 +125,9 @@ sub broken
 	my (%case) = @_;
 	my $log = "$dir/log" . ++$times{log};
 	append_to_file($log, join '', map { "0.0\t" . tr/ /\t/r . "\n" } @{ $case{only} // \@LOG }, @{ $case{log} // [] });
+	append_to_file($log, join '', map { tr/ /\t/r . "\n" } @{ $case{and_then} // [] });
 	append_to_file("$log.$_", join '', map { tr/ /\t/r . "\n" } @{ $case{$_} // [] }) foreach qw(edits seen);
-	my $run = Chaos::Checker->new;
+	my $run = Chaos::Checker->new(wal_began => $case{wal_began});
 	$run->read_log($log);
 	$run->read_edits("$log.edits");
 	$run->read_boxes("$log.seen");
@@ -198,7 +204,7 @@ sub edited
 	my $seq = 1;
 	my @stored = map { /^([A-Z]+):(.*)/ ? [ "CHAOS_$1", ++$seq, "chaos.\L$1\E.1", $2 ] : [ 'CHAOS_OUTBOX', ++$seq, 'chaos.outbox.1', $_ ] } @{ $case{as} };
 	breaks($rule, $name, all_stored => [ @{ $case{before} // without('1.1.0.5') }, @stored ], committed => $case{committed} // ['e1'], elsewhere => $case{elsewhere}, dead => $case{dead}, seen => $case{seen},
-		edits => [ '1.0 begin e1', @first, '1.0 end commit', '2.0 done committed', '3.0 begin e2',
+		edits => [ '1.0 begin e1', @first, $case{touched} ? "1.0 touch e1 $case{touched} 1.1.0.5" : (), '1.0 end commit', '2.0 done committed', '3.0 begin e2',
 			'3.0 edit e2 ' . ($case{found} // '1.1.0.5~e1_1') . ' 1.1.0.5~e2_1 0 chaos.outbox.1 ', '3.0 end commit', '4.0 done ' . ($case{done} // 'lost') ]);
 	return;
 }
@@ -236,6 +242,8 @@ edited('', 'by an old primary, perhaps', new_id => 1, as => [$new], seen => ['24
 edited('^what the relay published', 'edited, and in another place', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ]);
 edited('', 'in the place that it has for an old primary', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], elsewhere => ['e1']);
 edited('', 'moved from another place', subject => 'chaos.outbox.2', before => [ @STORED[ 0 .. 3 ], [ 'CHAOS_OUTBOX', 2, 'chaos.outbox.2', $new ] ], as => ['1.1.0.4|0|']);
+edited('', 'in another place, as its time was taken away', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], touched => 'no_time');
+edited('^what the relay published', 'but not for another time', before => [ @STORED[ 0 .. 3 ] ], as => [ $new, '1.1.0.4|0|' ], touched => 'time');
 edited('', 'on its way in its place, and once more as it is', new_id => 1, before => [ @STORED[ 0 .. 3 ] ], as => [ '1.1.0.4|0|', $old, $new ]);
 
 my @late = ('begin 1.2.0 ', (map { ("call 1.2.0.$_ late", "told 1.2.0.$_ ok  2$_") } 0, 1), 'end commit', 'done committed');
@@ -246,17 +254,20 @@ breaks('^what the relay published', 'the other way round', log => \@late, commit
 sub healthy
 {
 	my ($rule, $name, $seconds, @faults) = @_;
-	my $is_slow = @faults && $faults[0] eq 'slow' && shift @faults;
+	my $slowest = @faults && $faults[0] =~ /^(slow|gone)$/ ? { slow => '0.2', gone => '' }->{ shift @faults } : '0.01';
 	my $log = "$dir/log" . ++$times{log};
-	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  7', '20.0 end commit', '20.0 done committed');
+	my $waiting = @faults && $faults[0] =~ /^\d+$/ ? shift @faults : 0;
+	write_lines($log, map { ("19.9 begin 11.$_.0  ", "19.9 call 11.$_.0.0 outbox 5", "19.9 told 11.$_.0.0 ok  $_", '19.9 end commit', '19.9 done committed') } 6 .. 5 + $waiting);
+	write_lines($log, '20.0 begin 11.5.0  ', '20.0 call 11.5.0.0 outbox 5', '20.0 told 11.5.0.0 ok  50', '20.0 end commit', '20.0 done committed');
 	write_lines("$log.faults", @faults ? @faults : ('10.0 calm_begin ', '15.0 backend_cancel ', '24.0 calm_end '));
 	my $run = Chaos::Checker->new(canary => 11);
 	$run->read_log($log);
 	$run->read_faults("$log.faults");
-	$run->committed('11.5.0');
+	$run->committed('11.5.0', map { "11.$_.0" } 6 .. 5 + $waiting);
+	$run->stored('CHAOS_OUTBOX', $_, 'chaos.outbox.11', "11.$_.0.0|0|", 20.5) foreach 6 .. 5 + $waiting;
 	foreach my $node (1, 2)
 	{
-		write_lines("$log.probe$node", map { ($_ / 4) . ' outbox ' . ($is_slow && $node == 2 && $_ == 84 ? '0.2' : '0.01') } 40 .. 100);
+		write_lines("$log.probe$node", map { ($_ / 4) . ' outbox ' . ($node == 2 && $_ == 84 ? $slowest : '0.01') } 40 .. 100);
 		$run->read_probes($node, "$log.probe$node");
 	}
 	$run->stored('CHAOS_OUTBOX', 1, 'chaos.outbox.11', '11.5.0.0|0|', 20 + $seconds);
@@ -266,12 +277,139 @@ sub healthy
 
 my $HEALTHY = '^messages of the outbox go on';
 healthy('', 'soon, in a calm', 1.9);
-healthy($HEALTHY, 'late, in a calm', 2.1);
-healthy('', 'late, as a calm has just begun', 2.1, '14.5 calm_begin ', '24.0 calm_end ');
-healthy('', 'late, as a calm is about to end', 2.1, '10.0 calm_begin ', '21.5 calm_end ');
-healthy('', 'late, as the relay has ended', 2.1, '10.0 calm_begin ', '15.0 relay_terminate ', '24.0 calm_end ');
-healthy('', 'late, without a calm', 2.1, '10.0 server_kill 1');
-healthy('', 'late, as a node is slow', 2.1, 'slow');
+healthy($HEALTHY, 'late, in a calm', 2.3);
+healthy('', 'late, behind others', 2.3, 5);
+healthy($HEALTHY, 'later than that', 2.7, 5);
+healthy('', 'late, as a calm has just begun', 2.3, '14.5 calm_begin ', '24.0 calm_end ');
+healthy('', 'late, as a calm is about to end', 2.3, '10.0 calm_begin ', '21.5 calm_end ');
+healthy('', 'late, as the relay has ended', 2.3, '10.0 calm_begin ', '15.0 relay_terminate ', '24.0 calm_end ');
+healthy('', 'late, without a calm', 2.3, '10.0 server_kill 1');
+healthy('', 'late, as a node is slow', 3.9, 'slow', '10.0 calm_begin ', '24.5 calm_end ');
+healthy($HEALTHY, 'later than that', 4.1, 'slow', '10.0 calm_begin ', '24.5 calm_end ');
+healthy('', 'late, as a node does not answer', 9.9, 'gone');
+
+# What goes through the WAL
+my @through_wal = (log => [ 'begin 1.2.0 ', 'call 1.2.0.0 wal', 'told 1.2.0.0 ok  ', 'call 1.2.0.1 change_wal', 'told 1.2.0.1 ok  ', 'end commit', 'done committed' ],
+	committed => ['1.2.0']);
+my @from_wal = map { [ 'CHAOS_WAL', $_ + 1, 'chaos.wal.1', "1.2.0.$_|0|" ] } 0, 1;
+my $ORDER_WAL = '^what was published from the WAL';
+breaks('', 'published from the WAL', @through_wal, stored => \@from_wal);
+breaks('^every committed message of the outbox', 'a message in the WAL is not', @through_wal, stored => [ $from_wal[1] ]);
+breaks('^every committed message of the outbox', 'a change in the WAL is not', @through_wal, stored => [ $from_wal[0] ]);
+breaks('', 'it went with its primary', @through_wal, wal_began => 1);
+breaks('', 'and its row was there when it was tried again', committed => [ '1.2.0', '1.2.1' ], wal_began => 1,
+	log => [ @{ $through_wal[1] }[ 0, 3, 4, 5 ], 'done lost', 'begin 1.2.1 ', @{ $through_wal[1] }[ 3, 4 ] ], and_then => [ '2.0 end commit', '2.1 done committed' ]);
+breaks('^every committed message of the outbox', 'not later, when the WAL is published again', @through_wal, wal_began => -1);
+breaks('^no message is stored twice', 'published from the WAL twice', @through_wal, stored => [ @from_wal, [ 'CHAOS_WAL', 3, 'chaos.wal.1', '1.2.0.1|0|' ] ]);
+breaks('^no message for the outbox', 'rolled back, and published from the WAL', @through_wal, committed => [],
+	log => [ @{ $through_wal[1] }[ 0 .. 4 ], 'end rollback', 'done rolled' ], stored => \@from_wal);
+breaks('^no message for the outbox', 'taken back to a savepoint, and published from the WAL', @through_wal,
+	log => [ @{ $through_wal[1] }[ 0 .. 4 ], 'undone 1.2.0.1', @{ $through_wal[1] }[ 5, 6 ] ], stored => \@from_wal);
+breaks('^no message for the outbox', 'committed nowhere but where a failover took it back', @through_wal, committed => [], elsewhere => ['1.2.0'],
+	log => [ @{ $through_wal[1] }[ 0 .. 5 ], 'done lost' ], stored => \@from_wal);
+breaks($ORDER_WAL, 'not in the order of its transaction', @through_wal, stored => [ map { [ 'CHAOS_WAL', $_, 'chaos.wal.1', '1.2.0.' . (2 - $_) . '|0|' ] } 1, 2 ]);
+breaks('^every error is', 'there is no slot', log => [ 'begin 1.2.0 ', 'call 1.2.0.0 wal', 'told 1.2.0.0 55000 text ' ]);
+breaks('', 'nor has a new primary one at first', wal_began => 1, log => [ 'begin 1.2.0 ', 'call 1.2.0.0 wal', 'told 1.2.0.0 55000 text ' ]);
+
+# Two clients with a message each: when the second one sends its COMMIT, and what it is told; the first one is told at 3.0. The order is of the clients.
+sub in_wal_order
+{
+	my ($rule, $name, $end_at, $done, @order) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	my $run = Chaos::Checker->new(strict => $order[0]);
+	shift @order unless $order[0];
+	my %ends = (1 => [ '2.0 end commit', '3.0 done committed' ], 5 => [ "$end_at end commit", "9.0 done $done" ]);
+	foreach my $client (1, 5)
+	{
+		write_lines("$log.$client", "1.0 begin $client.2.0  ", "1.0 call $client.2.0.0 wal 5", "1.0 told $client.2.0.0 ok  ", @{ $ends{$client} });
+		$run->read_log("$log.$client");
+		$run->committed("$client.2.0");
+	}
+	my $seq;
+	$run->stored('CHAOS_WAL', ++$seq, 'chaos.wal.1', "$_.2.0.0|0|", 5) foreach @order;
+	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
+	return;
+}
+
+in_wal_order('', 'in the order of the commits', '4.0', 'committed', 1, 5);
+in_wal_order($ORDER_WAL, 'not in the order of the commits', '4.0', 'committed', 5, 1);
+in_wal_order('', 'which is not known of two at a time', '2.5', 'committed', 5, 1);
+in_wal_order($ORDER_WAL, 'though the later one was told of none', '4.0', 'lost', 5, 1);
+in_wal_order('', 'where no order is promised', '4.0', 'committed', 0, 5, 1);
+
+# What is written, 100 bytes a second or more, and up to when it is confirmed: a function of the time.
+sub let_go
+{
+	my ($rule, $name, $confirmed, %case) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	my $rate = $case{rate} // 100;
+	my $run = Chaos::Checker->new;
+	write_lines("$log.wal", map { my $time = $_ / 2; join ' ', $time, 'postgres', $rate * $time, $rate * $confirmed->($time) } 10 .. 80);
+	write_lines("$log.faults", @{ $case{faults} // [ '10.0 boxes_refuse ', '24.0 boxes_accept ' ] });
+	$run->read_wal("$log.wal");
+	$run->read_faults("$log.faults");
+	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
+	return;
+}
+
+my $LET_GO = '^WAL is kept';
+let_go('', 'all is confirmed at once', sub { $_[0] });
+let_go('', 'WAL of an outage is let go', sub { $_[0] < 10 ? $_[0] : $_[0] < 18 ? 10 : $_[0] - 1 });
+let_go($LET_GO, 'and is not', sub { $_[0] < 10 ? $_[0] : $_[0] < 24 ? 10 : $_[0] });
+let_go($LET_GO, 'some of it is', sub { $_[0] < 10 ? $_[0] : $_[0] < 16 ? 10 : $_[0] < 24 ? 16 : $_[0] });
+let_go('', 'the relay is killed', sub { $_[0] < 10 ? $_[0] : $_[0] < 24 ? 10 : $_[0] }, faults => [ '10.0 boxes_refuse ', '17.0 relay_kill ', '24.0 boxes_accept ' ]);
+let_go('', 'without an outage, little may wait', sub { $_[0] < 10 ? $_[0] : 10 }, faults => []);
+let_go($LET_GO, 'much may not', sub { $_[0] < 10 ? $_[0] : 10 }, faults => [], rate => $Chaos::Plan::DIVERT_BYTES / 10);
+
+# A row of which two versions were committed, at 11.0 and at 21.0, and one was not; what the stream has of it, each an operation, a version, whose it is
+# and when it was stored; calls that have succeeded at 6.0 and 32.0, if not told otherwise.
+my @ROWS = ('read 0 0 5.0', 'update 1 1 10.5', 'update 2 2 20.5', 'read 2 2 31.0');
+
+sub rows
+{
+	my ($rule, $name, $messages, %case) = @_;
+	my $log = "$dir/log" . ++$times{log};
+	my $delivery = $case{delivery} // 'wal';
+	my $end = $case{end} // 'rollback';
+	write_lines($log, map { ("${_}0.0 begin 1.$_.0  ", "${_}0.0 call 1.$_.0.0 kept_$delivery 10", "${_}0.0 told 1.$_.0.0 ok  ", $_ < 3 ? ("${_}0.2 end commit", "${_}1.0 done committed")
+		: ("${_}0.2 end $end", "${_}1.0 done " . ($end eq 'commit' ? '58030 text detail' : 'rolled'))) } 1 .. 3);
+	write_lines("$log.reader", map { s/DELIVERY/$delivery/r } @{ $case{calls} // [ '4.0 call DELIVERY', '6.0 told DELIVERY ok', '30.0 call DELIVERY', '32.0 told DELIVERY ok' ] });
+	my $run = Chaos::Checker->new(strict => $case{strict} // 1, wal_began => $case{wal_began});
+	$run->read_log($log);
+	$run->read_reader("$log.reader");
+	$run->committed('1.1.0', '1.2.0');
+	$run->kept_row($delivery, 1, $case{version} // 2);
+	my $seq;
+	foreach my $message (map { [ split / / ] } @$messages)
+	{
+		my ($op, $version, $by, $time) = @$message;
+		my %new = (key => 1, version => $version, $by ? (attempt => "1.$by.0", message => "1.$by.0.0") : ());
+		$run->kept(++$seq, "chaos.kept.$delivery.1", encode_json({ op => $op, new => \%new }), $time);
+	}
+	is_deeply([ grep { my (undef, @violations) = $run->check($_); @violations } $run->rules ], [ grep { $rule && /$rule/ } $run->rules ], $name);
+	return;
+}
+
+my ($READ, $BEHIND, $LAST) = ('^each row is in the stream once more', '^no row is published behind', '^what the stream has last');
+my @BEHIND = (@ROWS[ 0 .. 2 ], 'read 1 1 25.0', $ROWS[3]);
+my @failed = (calls => [ '4.0 call DELIVERY', '6.0 told DELIVERY ok', '15.0 call DELIVERY', '18.0 told DELIVERY 58030 text', '18.2 call DELIVERY', '32.0 told DELIVERY ok' ]);
+rows('', "rows are read: $_", \@ROWS, delivery => $_) foreach qw(on_commit outbox wal);
+rows($READ, 'a row is not read', [ @ROWS[ 0 .. 2 ] ]);
+rows($READ, 'nor is it for what was read before', [ $ROWS[0], 'read 0 0 5.1', @ROWS[ 1, 2 ] ]);
+rows('', 'the WAL went with its primary', [ @ROWS[ 1 .. 3 ] ], wal_began => 7);
+rows($READ, 'a table did not', [ @ROWS[ 1 .. 3 ] ], wal_began => 7, delivery => 'outbox');
+rows($BEHIND, "an older row behind a newer one: $_", \@BEHIND, delivery => $_) foreach qw(on_commit outbox wal);
+rows('', 'which a call had read that has failed', \@BEHIND, delivery => 'on_commit', @failed);
+rows($BEHIND, 'but what waited in the outbox', \@BEHIND, delivery => 'outbox', @failed);
+rows($BEHIND, 'or was read for a newer change', [ @BEHIND[ 0 .. 2 ], 'read 0 0 25.0', 'read 2 2 31.0' ], delivery => 'on_commit',
+	calls => [ '4.0 call DELIVERY', '6.0 told DELIVERY ok', '15.0 call DELIVERY', '18.0 told DELIVERY 58030 text', '18.2 call DELIVERY', '32.0 told DELIVERY ok' ]);
+rows($BEHIND, 'changes the other way round', [ @ROWS[ 0, 2, 1, 3 ] ]);
+rows('', 'where no order is promised', [ @ROWS[ 0, 2, 1, 3 ] ], strict => 0);
+rows($BEHIND, 'a change twice', [ @ROWS[ 0 .. 2, 2, 3 ] ]);
+rows('', 'one that was not committed', [ @ROWS, 'update 3 3 31.5' ], delivery => 'on_commit', end => 'commit');
+rows('^no message for the outbox', 'one that was rolled back', [ @ROWS, 'update 3 3 31.5' ]);
+rows($LAST, 'the row is another one by now', \@ROWS, version => 3);
+rows('^every error is', 'a call is told what nobody knows', \@ROWS, calls => [ '4.0 call DELIVERY', '4.5 told DELIVERY XX000 bug', '4.7 call DELIVERY', '6.0 told DELIVERY ok', '30.0 call DELIVERY', '32.0 told DELIVERY ok' ]);
 
 breaks('^no message is stored twice', 'stored twice', stored => [ [ 'CHAOS_ASYNC', 2, 'chaos.async.1', '1.1.0.2|0|' ] ]);
 

@@ -181,7 +181,8 @@ sub published
 	$offset = log_length($node);
 	$_->close foreach $session, $other;
 	$node->stop('fast');
-	is_deeply(alarms($offset), [], 'nor are the launcher and the relays that a shutdown ends');
+	# a session of ours may not have seen yet that it is closed
+	is_deeply([ grep { !/ 047_relay_states\.pl FATAL: / } @{ alarms($offset) } ], [], 'nor are the launcher and the relays that a shutdown ends');
 	$node->start;
 	$_ = PsqlSession->new($node) foreach $session, $other;
 }

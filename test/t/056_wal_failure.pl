@@ -187,6 +187,10 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 	$session = PsqlSession->new($node);
 	wait_for('a relay', sub { wal_pid() ne '' });
 	is(slot_column("confirmed_flush_lsn >= '$before'"), 't', 'the position is written down at the end');
+	my ($table, $wal) = map { $session->value("SELECT extract(epoch FROM backend_start) FROM pg_stat_activity WHERE backend_type = '$_'") }
+		'nats_publish relay', 'nats_publish WAL relay';
+	# the launcher looks every five seconds unasked
+	cmp_ok($wal - $table, '<', 4, 'that of the WAL begins with that of the table');
 }
 
 # NATS is away for long
@@ -213,6 +217,48 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 		return $session->value('SELECT last_value FROM nats_outbox_id_seq') == $before;
 	});
 	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
+}
+
+# All at once, though it is not tried so often to publish by then
+
+{
+	reconfigure($node, 'nats_publish.wal_divert_after' => '6s');
+	$nats->kill9;
+	my $began = time;
+	$session->value(q(SELECT count(nats_publish_outbox('k.moved', to_jsonb(i))) FROM generate_series(1, 10000) i));
+	wait_until_confirmed();
+	my $seconds = time - $began;
+	is($session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'k.moved')), '10000', 'ten thousand messages are moved');
+	cmp_ok($seconds, '>', 6, 'when it is time');
+	cmp_ok($seconds, '<', 25, 'and without a pause between any two of them');
+	$nats->start;
+	wait_until_drained($session, $LONG);
+	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
+}
+
+# One that begins knows what was moved before: none passes by an earlier one of its subject
+
+{
+	$session->value(q(SELECT nats_publish_outbox('late.x', '1'::jsonb)));
+	wait_for('the message to be moved', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'late.x')) == 1 });
+	my $holder = PsqlSession->new($node);
+	$holder->value(q(BEGIN; SELECT FROM nats_outbox WHERE subject = 'late.x' FOR UPDATE));
+	# nor is it one that is for later
+	$session->value(q(SELECT nats_publish_outbox('k.other', '{}'::jsonb, deliver_at => now() + interval '1 day')));
+	client()->create_stream('LATE', ['late.>'], storage => 'file');
+	my $pid = wal_pid();
+	$session->value("SELECT pg_terminate_backend($pid)");
+	wait_for('another relay', sub { my $new = wal_pid(); $new ne '' && $new ne $pid }, $LONG);
+	my $there = in_stream();
+	$session->value(q(SELECT nats_publish_outbox('late.x', '2'::jsonb), nats_publish_outbox('k.other', '{}'::jsonb)));
+	wait_until_confirmed();
+	is($session->value(q(SELECT string_agg(convert_from(payload, 'UTF8'), ' ' ORDER BY id) FROM nats_outbox WHERE subject = 'late.x')), '1 2', 'it follows the one before it');
+	is(in_stream(), $there + 1, 'and others do not');
+	$holder->close;
+	$session->value(q(DELETE FROM nats_outbox WHERE subject = 'k.other'));
+	wait_until_drained($session, $LONG);
+	is(join(' ', map { $_->{payload} } client()->consume('LATE')), '1 2', 'so they are in order');
+	client()->delete_stream('LATE');
 }
 
 # Or paused

@@ -20,6 +20,10 @@ Chaos::Checker - decides from what the clients were told and what is there now, 
   $run->read_boxes(@files);                 # which messages they saw, and when
   $run->read_probes($node, $file);          # of Chaos::Probe
   $run->read_faults($file);                 # their times and names
+  $run->read_reader($file);                 # of Chaos::Reader
+  $run->read_wal($file);                    # of Chaos::WalWatch
+  $run->kept($sequence, $subject, $payload, $time) foreach ...;     # of the stream of kept rows, and
+  $run->kept_row($delivery, $key, $version);                        # what these are in the end
 
   foreach my $rule ($run->rules) { my ($checked, @violations) = $run->check($rule); }
   my %count = $run->counts;
@@ -35,6 +39,9 @@ package Chaos::Checker;
 
 use strict;
 use warnings FATAL => 'all';
+
+use JSON::PP;
+use List::Util qw(max);
 
 use Chaos::Plan;
 
@@ -74,19 +81,35 @@ my %EITHER = map { $_ => 1 } qw(58030 57014 57P01 57P02 57P03 lost 25P02);
 # For these a stream has certainly not stored it.
 my $REFUSED = qr/: (?:no stream takes this subject|maximum messages exceeded \(JetStream error 10077\))(?!; it was sent before)/;
 
-my %CRITICAL = map { $_ => 1 } qw(async held atomic change_on_commit change_async);
-my %AT_COMMIT = map { $_ => 1 } qw(held atomic change_on_commit);
-my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox late unheard noack large);
+my %CRITICAL = map { $_ => 1 } qw(async held atomic change_on_commit change_async kept_on_commit);
+my %AT_COMMIT = map { $_ => 1 } qw(held atomic change_on_commit kept_on_commit);
+
+# What the relays publish, and of this what goes through the WAL.
+my %WAL = map { $_ => 1 } qw(wal gone change_wal kept_wal);
+my %OUTBOX = map { $_ => 1 } qw(outbox change_outbox late unheard noack large kept_outbox), keys %WAL;
 
 # Streams to whose subjects only relays publish, by rows of which the ids are known.
 my @ORDERED = qw(CHAOS_OUTBOX CHAOS_LATE CHAOS_UNHEARD CHAOS_NOACK);
+
+# Those to which what is in the WAL is published.
+my @WAL_STREAMS = qw(CHAOS_WAL CHAOS_GONE);
 
 # So long after a message was edited or deleted it may still be sent as it was: it waits for the message before it, and
 # then is on its way, for ack_timeout each; and a box may hold it.
 my $EDITED_SECONDS = 2 * $Chaos::Plan::ACK_TIMEOUT + $Chaos::Plan::LONGEST + 4;
 
-# In a calm, the relay needs so long to find the servers again, and then so long for a message.
-my ($RELAY_SETTLED_SECONDS, $HEALTHY_SECONDS) = (6, 2);
+# In a calm, the relays need so long to find the servers again, and then so long for a message; and that many times as long as
+# a probe, which goes the way to a node and back once.
+my ($RELAY_SETTLED_SECONDS, $HEALTHY_SECONDS, $HEALTHY_PROBES) = (6, 2, 10);
+
+# In so long WAL is moved to the table when it is time for that.
+my $MOVED_SECONDS = 5;
+
+# When a relay has just begun, it reads what it has read before.
+my $RELAY_BEGINS_SECONDS = 2;
+
+# After a call of nats_publish_rows() has failed, its session may be known to be lost before its locks are gone, or later.
+my $LOST_SECONDS = 1;
 
 my @RULES = (
 	[ 'what was told to be committed is committed, and nothing that was told not to be' => '_end_of_transaction' ],
@@ -101,9 +124,14 @@ my @RULES = (
 	[ 'what was edited or deleted is not sent much later' => '_sent_late' ],
 	[ 'what no server takes is given up, and nothing else' => '_given_up' ],
 	[ 'messages of the outbox go on while others wait' => '_healthy' ],
+	[ 'WAL is kept for what is not published no longer than it may be' => '_wal_let_go' ],
 	[ 'no message is stored twice' => '_twice' ],
 	[ 'what one session published synchronously is in its order' => '_order_sync' ],
 	[ 'what the relay published of one subject is in its order' => '_order_outbox' ],
+	[ 'what was published from the WAL is in the order of the commits' => '_order_wal' ],
+	[ 'each row is in the stream once more when nats_publish_rows() has succeeded' => '_rows_read' ],
+	[ 'no row is published behind a newer one of the same key' => '_rows_in_order' ],
+	[ 'what the stream has last of each row is what it is' => '_rows_last' ],
 	[ 'an atomic batch is stored as a whole, in its order, with nothing in between' => '_atomic' ],
 	[ 'a message that could not be published is not stored' => '_refused' ],
 	[ 'what COMMIT tells of its messages is true' => '_told_by_commit' ],
@@ -118,7 +146,8 @@ sub new
 	# told, text, stream, seq, undone, flushed; a wait is one of from, to, told, text, bytes, streams
 	# edits, of the messages of the outbox, by their first names, in their order: a hash of edit (whose row is in the ledger), from, done_at, and
 	# to, length, subject, new_id, unless it was deleted
-	return bless { attempts => {}, calls => {}, edits => {}, becomes => {}, touched => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, elsewhere => {},
+	# kept, by delivery and key, in the order of their stream: a hash of delivery, key, version, attempt, op, seq, stored_at
+	return bless { wal_began => $args{wal_began}, timeless => {}, kept => {}, kept_changes => {}, rows => [], runs => [], failed_runs => [], wal => {}, attempts => {}, calls => {}, edits => {}, becomes => {}, touched => {}, seen => {}, boxes => 1, probes => {}, faults => [], committed => {}, elsewhere => {},
 		stored => {}, streams => {}, waiting => [], dead => [], strict => $args{strict} // 1, canary => $args{canary} // 0 }, $class;
 }
 
@@ -139,7 +168,7 @@ sub read_log
 		}
 		elsif ($event eq 'call')
 		{
-			my $call = $call{ $fields[0] } = { message => $fields[0], mode => $fields[1], bytes => $fields[2] // 0, attempt => $attempt };
+			my $call = $call{ $fields[0] } = { number => scalar @{ $attempt->{calls} }, message => $fields[0], mode => $fields[1], bytes => $fields[2] // 0, attempt => $attempt };
 			$attempt->{bytes} += $call->{bytes};
 			$attempt->{modes}{ $fields[1] } = $modes{ $fields[1] } = 1;
 			push @{ $attempt->{calls} }, $call;
@@ -169,7 +198,7 @@ sub read_log
 sub _streams
 {
 	my ($modes) = @_;
-	my %streams = map { (s/^change_.*/change/r => 1) } grep { !$OUTBOX{$_} } keys %$modes;
+	my %streams = map { (s/^(change|kept)_.*/$1/r => 1) } grep { !$OUTBOX{$_} } keys %$modes;
 	return [ sort keys %streams ];
 }
 
@@ -196,7 +225,11 @@ sub read_edits
 	{
 		my ($time, $event, $edit, @more) = @$fields;
 		if ($event eq 'begin') { @edits = (); }
-		elsif ($event eq 'touch') { $self->{touched}{ $more[0] }++; }
+		elsif ($event eq 'touch')
+		{
+			$self->{touched}{ $more[0] }++;
+			$self->{timeless}{ _first_name($more[1]) } = 1 if $more[0] eq 'no_time';
+		}
 		elsif ($event eq 'done') { $_->{done_at} = $time foreach @edits; }
 		elsif ($event =~ /^(edit|delete)$/)
 		{
@@ -242,7 +275,7 @@ sub read_probes
 	foreach my $fields (_lines($file))
 	{
 		my ($sent, $stream, $seconds) = @$fields;
-		$rounds{$sent}{$stream} = $seconds ne '' && $seconds < $WELL_SECONDS;
+		$rounds{$sent}{$stream} = $seconds ne '' ? $seconds : 'inf';
 	}
 	$self->{probes}{$node} = [ map { { sent => $_, streams => $rounds{$_} } } sort { $a <=> $b } keys %rounds ];
 	return;
@@ -256,6 +289,50 @@ sub read_faults
 		my ($time, $what, $node) = @$fields;
 		push @{ $self->{faults} }, { at => $time, what => $what, node => $node };
 	}
+	return;
+}
+
+# A run may take several calls.
+sub read_reader
+{
+	my ($self, $file) = @_;
+	my %began;
+	foreach my $fields (_lines($file))
+	{
+		my ($time, $event, $delivery, @told) = @$fields;
+		if ($event eq 'call') { $began{$delivery} //= $time; }
+		elsif ($told[0] eq 'ok') { push @{ $self->{runs} }, { delivery => $delivery, from => delete $began{$delivery} }; }
+		else { push @{ $self->{failed_runs} }, { delivery => $delivery, at => $time, told => $told[0], text => $told[-1] }; }
+	}
+	return;
+}
+
+sub read_wal
+{
+	my ($self, $file) = @_;
+	foreach my $fields (_lines($file))
+	{
+		my ($time, $database, $written, $confirmed) = @$fields;
+		push @{ $self->{wal}{$database} }, { at => $time, written => $written, confirmed => $confirmed };
+	}
+	return;
+}
+
+sub kept
+{
+	my ($self, $seq, $subject, $payload, $time) = @_;
+	my $message = decode_json($payload);
+	my ($delivery) = $subject =~ /^chaos\.kept\.(\w+)\./;
+	my %kept = (%{ $message->{new} }, delivery => $delivery, op => $message->{op}, seq => $seq, stored_at => $time);
+	push @{ $self->{kept}{$delivery}{ $kept{key} } }, \%kept;
+	$self->{kept_changes}{ $kept{message} } = 1 unless $kept{op} eq 'read';
+	return;
+}
+
+sub kept_row
+{
+	my ($self, $delivery, $key, $version) = @_;
+	push @{ $self->{rows} }, { delivery => $delivery, key => $key, version => $version };
 	return;
 }
 
@@ -277,7 +354,7 @@ sub check
 	my ($method) = map { $_->[1] } grep { $_->[0] eq $rule } @RULES;
 	local @$self{ 'checked', 'violations' } = (0, []);
 	$self->$method;
-	return ($self->{checked}, @{ $self->{violations} });
+	return ($self->{checked}, sort @{ $self->{violations} });
 }
 
 # One thing that the rule speaks of, and whether it holds.
@@ -289,10 +366,20 @@ sub _hold
 	return;
 }
 
-sub _attempts { my ($self) = @_; return map { $self->{attempts}{$_} } sort keys %{ $self->{attempts} }; }
+sub _attempts { my ($self) = @_; return values %{ $self->{attempts} }; }
 sub _is_committed { my ($self, $attempt) = @_; return $self->{committed}{ $attempt->{name} }; }
 sub _is_committed_anywhere { my ($self, $name) = @_; return $self->{committed}{$name} || $self->{elsewhere}{$name}; }
-sub _is_stored { my ($self, $message) = @_; return exists $self->{stored}{$message}; }
+sub _is_stored { my ($self, $message) = @_; return exists $self->{stored}{$message} || exists $self->{kept_changes}{$message}; }
+
+# A standby that is promoted has no slot, before PostgreSQL 17: what was not published until the WAL is published again is not. Nor is a row that
+# was there already when its transaction was tried again.
+sub _may_be_lost
+{
+	my ($self, $call) = @_;
+	return 0 unless $WAL{ $call->{mode} } && defined $self->{wal_began};
+	my @calls = $call->{mode} eq 'change_wal' ? grep { $self->_is_committed($_->{attempt}) } @{ $self->{calls}{ $call->{message} } } : $call;
+	return scalar grep { $_->{attempt}{end_at} < $self->{wal_began} } @calls;
+}
 
 # The calls of committed attempts that were not taken back.
 sub _committed_calls
@@ -344,7 +431,7 @@ sub _acknowledged
 sub _phantoms
 {
 	my ($self, $modes, $may_be_stored, $why_not) = @_;
-	foreach my $message (sort keys %{ $self->{calls} })
+	foreach my $message (keys %{ $self->{calls} })
 	{
 		my $calls = $self->{calls}{$message};
 		next unless $modes->{ $calls->[0]{mode} };
@@ -368,7 +455,7 @@ sub _on_its_way
 {
 	my ($self) = @_;
 	my %late;
-	foreach my $message (sort keys %{ $self->{calls} })
+	foreach my $message (keys %{ $self->{calls} })
 	{
 		my $calls = $self->{calls}{$message};
 		next unless $AT_COMMIT{ $calls->[0]{mode} };
@@ -440,7 +527,7 @@ sub _is_well
 	foreach my $round (grep { $_->{sent} > $wait->{from} - $USUALLY_PROBED_SECONDS && $_->{sent} < $wait->{to} } @{ $self->{probes}{$node} })
 	{
 		return 0 if $round->{sent} > $last + $PROBED_SECONDS;
-		return 0 if grep { !$round->{streams}{$_} } @{ $wait->{streams} };
+		return 0 if grep { ($round->{streams}{$_} // 'inf') > $WELL_SECONDS } @{ $wait->{streams} };
 		$last = $round->{sent};
 		$rounds++;
 	}
@@ -450,7 +537,10 @@ sub _is_well
 sub _outbox_phantom
 {
 	my ($self) = @_;
-	$self->_phantoms(\%OUTBOX, sub { $self->_is_committed_anywhere($_[0]{name}) }, 'was not committed');
+	my %table = map { $_ => 1 } grep { !$WAL{$_} } keys %OUTBOX;
+	$self->_phantoms(\%table, sub { $self->_is_committed_anywhere($_[0]{name}) }, 'was not committed');
+	# it is published when the standby has it
+	$self->_phantoms(\%WAL, sub { $self->_is_committed($_[0]) }, 'was not committed');
 	foreach my $name (grep { $self->{becomes}{$_} } sort keys %{ $self->{stored} })
 	{
 		my $edit = $self->{becomes}{$name}{edit};
@@ -464,7 +554,7 @@ sub _outbox
 {
 	my ($self) = @_;
 	$self->_hold($self->_is_stored($_->{message}), "$_->{mode} $_->{message} of $_->{attempt}{name} is not stored")
-		foreach grep { $OUTBOX{ $_->{mode} } && $_->{mode} ne 'large' && !$self->_edits_of($_->{message}) } $self->_committed_calls;
+		foreach grep { $OUTBOX{ $_->{mode} } && $_->{mode} ne 'large' && !$self->_edits_of($_->{message}) && !$self->_may_be_lost($_) } $self->_committed_calls;
 	$self->_hold(0, "$_ is left in the outbox") foreach @{ $self->{waiting} };
 	return;
 }
@@ -548,40 +638,100 @@ sub _given_up
 	return;
 }
 
-# What happens in a calm, happens to sessions, or ends it.
-sub _calms
+# From each fault of a name to the first one that ends it.
+sub _periods
 {
-	my ($self) = @_;
-	my (@calms, $calm);
+	my ($self, $begin, $end) = @_;
+	my (@periods, $from);
 	foreach my $fault (@{ $self->{faults} })
 	{
-		if ($fault->{what} eq 'calm_begin') { $calm = { from => $fault->{at} }; }
-		elsif ($calm && $fault->{what} !~ /^backend_(terminate|cancel)$/)
+		if ($fault->{what} eq $begin) { $from = $fault->{at}; }
+		elsif (defined $from && $fault->{what} =~ $end)
 		{
-			push @calms, { %$calm, to => $fault->{at} };
-			$calm = undef;
+			push @periods, { from => $from, to => $fault->{at} };
+			$from = undef;
 		}
 	}
-	return @calms;
+	return @periods;
 }
 
-# While every node is well.
+# What happens in a calm, happens to sessions, or ends it.
+sub _calms { return $_[0]->_periods('calm_begin', qr/^(?!backend_(?:terminate|cancel)$)/); }
+
+# As long as every node answers; how fast says how fast messages can be.
 sub _healthy
 {
 	my ($self) = @_;
-	$self->{slowest} = 0;
+	my @canaries = grep { $_->{name} =~ /^$self->{canary}\./ && ($_->{done} // '') eq 'committed' } $self->_attempts;
 	foreach my $calm ($self->_calms)
 	{
-		foreach my $attempt (grep { $_->{name} =~ /^$self->{canary}\./ && ($_->{done} // '') eq 'committed' } $self->_attempts)
+		foreach my $attempt (@canaries)
 		{
-			next if $attempt->{end_at} < $calm->{from} + $RELAY_SETTLED_SECONDS || $attempt->{done_at} > $calm->{to} - $HEALTHY_SECONDS;
-			my $message = $attempt->{calls}[0]{message};
-			my %wait = (from => $attempt->{end_at}, to => $attempt->{done_at} + $HEALTHY_SECONDS, streams => ['outbox']);
-			next if grep { !$self->_is_well($_, \%wait) } keys %{ $self->{probes} };
-			my ($stored) = map { $_->{stored_at} } @{ $self->{stored}{$message} // [] };
-			my $seconds = ($stored // 'inf') - $attempt->{done_at};
-			$self->{slowest} = $seconds if $seconds > $self->{slowest};
-			$self->_hold($seconds < $HEALTHY_SECONDS, "$message was committed at $attempt->{done_at}, and stored $seconds s later");
+			next if $attempt->{end_at} < $calm->{from} + $RELAY_SETTLED_SECONDS;
+			my $slowest = $self->_slowest_probe($attempt->{end_at}, $attempt->{done_at} + $HEALTHY_SECONDS);
+			foreach my $call (@{ $attempt->{calls} })
+			{
+				# those before it go one after the other
+				my $before = grep { $_->{done_at} < $attempt->{done_at} && ($self->_stored_at($_->{calls}[ $call->{number} ]{message}) // 'inf') > $attempt->{done_at} } @canaries;
+				my $bound = $HEALTHY_SECONDS + $HEALTHY_PROBES * (1 + $before) * $slowest;
+				$self->_is_soon_stored($call, $bound) if $attempt->{done_at} + $bound <= $calm->{to};
+			}
+		}
+	}
+	return;
+}
+
+sub _stored_at { my ($self, $message) = @_; return ($self->{stored}{$message} // [ {} ])->[0]{stored_at}; }
+
+sub _is_soon_stored
+{
+	my ($self, $call, $bound) = @_;
+	my $done_at = $call->{attempt}{done_at};
+	my $seconds = ($self->_stored_at($call->{message}) // 'inf') - $done_at;
+	$self->{slowest}{ $call->{mode} } = $seconds if $seconds > ($self->{slowest}{ $call->{mode} } // 0);
+	return $self->_hold($seconds < $bound, "$call->{mode} $call->{message} was committed at $done_at, and stored $seconds s later, not $bound s");
+}
+
+# Of all nodes and streams; one that was not made in time, or not answered, took for ever.
+sub _slowest_probe
+{
+	my ($self, $from, $to) = @_;
+	my $slowest = 0;
+	foreach my $node (keys %{ $self->{probes} })
+	{
+		my @rounds = grep { $_->{sent} > $from - $USUALLY_PROBED_SECONDS && $_->{sent} < $to } @{ $self->{probes}{$node} };
+		my @gaps = map { $rounds[$_]{sent} - $rounds[ $_ - 1 ]{sent} - $USUALLY_PROBED_SECONDS } 1 .. $#rounds;
+		$slowest = max($slowest, @gaps, @rounds ? map { values %{ $_->{streams} } } @rounds : 'inf');
+	}
+	return $slowest;
+}
+
+# Until when what was written at a look must be confirmed: for an outage, or for its size. Nothing, if it need not.
+sub _let_go_until
+{
+	my ($look, @outages) = @_;
+	my ($outage) = grep { $_->{from} < $look->{at} && $look->{at} < $_->{to} } @outages;
+	my $until = max($look->{at}, ($outage // { from => $look->{at} })->{from} + $Chaos::Plan::DIVERT_SECONDS) + $MOVED_SECONDS;
+	return ($until) if ($outage && $until < $outage->{to}) || $look->{written} - $look->{confirmed} > $Chaos::Plan::DIVERT_BYTES;
+	return;
+}
+
+# Unless something happened to the relay meanwhile.
+sub _wal_let_go
+{
+	my ($self) = @_;
+	my @disturbed = map { $_->{at} } grep { $_->{what} =~ /^(postgres_|relay_|backend_kill|promote)/ } @{ $self->{faults} };
+	my @outages = $self->_periods('boxes_refuse', qr/^boxes_accept/);
+	foreach my $database (sort keys %{ $self->{wal} })
+	{
+		my @looks = @{ $self->{wal}{$database} };
+		foreach my $look (grep { $_->{confirmed} < $_->{written} } @looks)
+		{
+			my ($until) = _let_go_until($look, @outages) or next;
+			my ($then) = grep { $_->{at} > $until } @looks or last;
+			next if grep { $_ > $look->{at} - $RELAY_BEGINS_SECONDS && $_ < $then->{at} } @disturbed;
+			my $kept = $look->{written} - $then->{confirmed};
+			$self->_hold($kept <= 0, "$database has not confirmed $kept of", $look->{written} - $look->{confirmed}, "bytes that there were at $look->{at} by $then->{at}");
 		}
 	}
 	return;
@@ -591,7 +741,7 @@ sub _healthy
 sub _twice
 {
 	my ($self) = @_;
-	foreach my $name (sort keys %{ $self->{stored} })
+	foreach my $name (keys %{ $self->{stored} })
 	{
 		my @at = map { "$_->{stream} $_->{seq}" } @{ $self->{stored}{$name} };
 		$self->_hold(@at == 1, "$name is stored at", join(', ', @at));
@@ -628,7 +778,8 @@ sub _order_sync
 
 # In the order of the rows, of which a message that was tried again after a lost COMMIT may have two. What was edited while it was
 # on its way is there twice, and the first one counts. Neither what has got another subject has a place, nor what came back from the dead,
-# nor what an old primary still has that was edited or deleted since.
+# nor what an old primary still has that was edited or deleted since, nor what has lost its next_attempt_at, and is seen as late as the relay looks
+# at all rows.
 sub _order_outbox
 {
 	my ($self) = @_;
@@ -639,7 +790,108 @@ sub _order_outbox
 	{
 		delete $row{$message} if grep { %{ $self->{elsewhere} } || (defined $_->{to} && $_->{subject} ne $self->_first_subject($message)) } $self->_edits_of($message);
 	}
-	$self->_order_rows($_, {%row}) foreach @ORDERED;
+	delete @row{ keys %{ $self->{timeless} } };
+	$self->_order_rows($_, \%row) foreach @ORDERED;
+	return;
+}
+
+# Who had been told of his COMMIT before another one was sent comes before it; and the messages of a transaction in the order of its calls.
+sub _order_wal
+{
+	my ($self) = @_;
+	return unless $self->{strict};
+	my %last;
+	foreach my $message (map { @{ $self->{streams}{$_} // [] } } @WAL_STREAMS)
+	{
+		my ($call, @more) = grep { !$_->{undone} && $self->_is_committed($_->{attempt}) } @{ $self->{calls}{ $message->{name} } // [] };
+		next if !$call || @more;
+		$self->_follows($call, $last{ $message->{subject} } //= { sent => undef, calls => {} });
+	}
+	return;
+}
+
+# Whether it may come after all that was before it of its subject: of these the last COMMIT that was sent, and the last call of each transaction.
+sub _follows
+{
+	my ($self, $call, $last) = @_;
+	my $attempt = $call->{attempt};
+	my $before = $last->{calls}{ $attempt->{name} };
+	my $sent = $last->{sent} // $attempt;
+	my $told = ($attempt->{done} // '') =~ /^(committed|unknown)$/ ? $attempt->{done_at} : 'inf';
+	$self->_hold($told >= $sent->{end_at} - $ROUNDED_SECONDS && (!$before || $before->{number} <= $call->{number}),
+		"$call->{message}, whose COMMIT was told at $told, comes after $sent->{name}, whose was sent at $sent->{end_at}" . ($before ? ", and after $before->{message}" : ''));
+	$last->{calls}{ $attempt->{name} } = $call;
+	$last->{sent} = $attempt if $attempt->{end_at} >= $sent->{end_at};
+	return;
+}
+
+# What a run has read is behind its beginning; so there are as many as there were runs from each one on.
+sub _rows_read
+{
+	my ($self) = @_;
+	foreach my $delivery (@Chaos::Plan::KEPT)
+	{
+		my @began = sort { $a <=> $b } map { $_->{from} } grep { $_->{delivery} eq $delivery } @{ $self->{runs} };
+		@began = grep { $_ > $self->{wal_began} } @began if $delivery eq 'wal' && defined $self->{wal_began};
+		foreach my $row (grep { $_->{delivery} eq $delivery } @{ $self->{rows} })
+		{
+			my @read = map { $_->{stored_at} } grep { $_->{op} eq 'read' } @{ $self->{kept}{$delivery}{ $row->{key} } // [] };
+			foreach my $number (0 .. $#began)
+			{
+				my $found = grep { $_ > $began[$number] - $ROUNDED_SECONDS } @read;
+				$self->_hold($found >= @began - $number, "$delivery $row->{key} was read $found times since $began[$number], in", @began - $number, 'runs');
+			}
+		}
+	}
+	return;
+}
+
+# Of a key, what was read and the changes that were committed.
+sub _of_key
+{
+	my ($self, $delivery, $key) = @_;
+	return grep { $_->{op} eq 'read' || $self->{committed}{ $_->{attempt} } } @{ $self->{kept}{$delivery}{$key} // [] };
+}
+
+# relaxed is none for what the relays publish.
+sub _is_ordered { my ($self, $delivery) = @_; return $self->{strict} || $delivery eq 'on_commit'; }
+
+sub _rows_in_order
+{
+	my ($self) = @_;
+	foreach my $row (grep { $self->_is_ordered($_->{delivery}) } @{ $self->{rows} })
+	{
+		my $last = { version => -1, seq => 'none' };
+		foreach my $message ($self->_of_key(@$row{qw(delivery key)}))
+		{
+			my $holds = $message->{version} > $last->{version} || ($message->{op} eq 'read' && $message->{version} == $last->{version});
+			$self->_hold($holds || $self->_was_on_its_way_as_read($message),
+				"$row->{delivery} $row->{key}: $message->{op} $message->{seq} has version $message->{version}, and $last->{seq} had $last->{version}");
+			$last = $message if $message->{version} > $last->{version};
+		}
+	}
+	return;
+}
+
+# A chunk whose COMMIT has failed can't take back what is in the kernels of other machines, and keeps nobody from changing its rows.
+sub _was_on_its_way_as_read
+{
+	my ($self, $message) = @_;
+	return 0 if $message->{op} ne 'read' || $message->{delivery} ne 'on_commit';
+	my ($newer) = grep { $_->{version} > $message->{version} } $self->_of_key(@$message{qw(delivery key)});
+	my $changed_at = $newer->{op} eq 'read' ? $newer->{stored_at} : $self->{attempts}{ $newer->{attempt} }{done_at} // $newer->{stored_at};
+	return scalar grep { $_->{delivery} eq 'on_commit' && $_->{at} < $changed_at + $LOST_SECONDS && $_->{at} < $message->{stored_at} + $LOST_SECONDS } @{ $self->{failed_runs} };
+}
+
+sub _rows_last
+{
+	my ($self) = @_;
+	foreach my $row (@{ $self->{rows} })
+	{
+		my @versions = map { $_->{version} } $self->_of_key(@$row{qw(delivery key)});
+		my $last = ($self->_is_ordered($row->{delivery}) ? $versions[-1] : max(@versions)) // 'none';
+		$self->_hold($last eq $row->{version}, "$row->{delivery} $row->{key} has version $row->{version}, and the stream $last");
+	}
 	return;
 }
 
@@ -691,7 +943,7 @@ sub _atomic
 sub _refused
 {
 	my ($self) = @_;
-	foreach my $message (sort keys %{ $self->{calls} })
+	foreach my $message (keys %{ $self->{calls} })
 	{
 		my $calls = $self->{calls}{$message};
 		next unless $calls->[0]{mode} =~ /^(sync|async|uncritical|change_sync)$/;
@@ -736,6 +988,9 @@ sub _told_by_commit
 	return;
 }
 
+# A standby that was promoted has no slot until it is given one.
+sub _is_known { my ($self, $told) = @_; return $KNOWN{$told} || ($told eq '55000' && defined $self->{wal_began}); }
+
 sub _documented
 {
 	my ($self) = @_;
@@ -745,12 +1000,15 @@ sub _documented
 		{
 			foreach my $told (grep { defined && !/^(ok|lost)$/ } @$call{ 'told', 'awaited' })
 			{
-				$self->_hold($KNOWN{$told}, "$call->{mode} $call->{message} was told $told:", $call->{text} // '');
+				$self->_hold($self->_is_known($told), "$call->{mode} $call->{message} was told $told:", $call->{text} // '');
 			}
 		}
 		next unless ($attempt->{done} // '') =~ /^[0-9A-Z]{5}$/;
 		$self->_hold($KNOWN{ $attempt->{done} }, "$attempt->{name} was told $attempt->{done}: $attempt->{text}");
 	}
+	# a session that was lost is not known to be by PostgreSQL at once
+	my %told = (%KNOWN, lost => 1, 55006 => 1);
+	$self->_hold($told{ $_->{told} }, "nats_publish_rows() was told $_->{told}: $_->{text}") foreach @{ $self->{failed_runs} };
 	return;
 }
 
@@ -792,7 +1050,11 @@ sub counts
 	$count{"edits stored as they were on their way"} = grep { $self->_was_on_its_way($_) } keys %{ $self->{edits} };
 	$count{"touched: $_"} = $self->{touched}{$_} foreach keys %{ $self->{touched} };
 	$count{'dead'} = @{ $self->{dead} };
-	$count{'slowest canary in a calm, ms'} = $self->{slowest} * 1000 if defined $self->{slowest};
+	$count{"slowest $_ canary in a calm, ms"} = $self->{slowest}{$_} * 1000 foreach keys %{ $self->{slowest} };
+	$count{"runs of nats_publish_rows, $_->{delivery}"}++ foreach @{ $self->{runs} };
+	$count{"calls of nats_publish_rows told $_->{told}"}++ foreach @{ $self->{failed_runs} };
+	$count{'stored in CHAOS_KEPT'} = map { map { @$_ } values %$_ } values %{ $self->{kept} };
+	$count{'of the WAL that may be lost'} = grep { $self->_may_be_lost($_) && !$self->_is_stored($_->{message}) } $self->_committed_calls;
 	return %count;
 }
 

@@ -52,7 +52,8 @@ my $LONG_SECONDS = 1;
 
 my %FUNCTION = (
 	async => 'nats_publish_async', uncritical => 'nats_publish_async', held => 'nats_publish_on_commit',
-	atomic => 'nats_publish_on_commit', map { ($_ => 'nats_publish_outbox') } qw(outbox late unheard noack large));
+	atomic => 'nats_publish_on_commit', wal => 'publish_through_wal', gone => 'publish_through_wal',
+	map { ($_ => 'nats_publish_outbox') } qw(outbox late unheard noack large));
 
 sub run
 {
@@ -80,7 +81,7 @@ sub _attempt
 	my ($self, $transaction, $attempt) = @_;
 	$self->_connect;
 	@$self{qw(messages savepoints futures transaction)} = ([], [], {}, $transaction);
-	my $name = "$transaction->{name}.$attempt";
+	my $name = $self->{attempt} = "$transaction->{name}.$attempt";
 	$self->_note('begin', $name, $transaction->{anonymous} ? 'anonymous' : '', $transaction->{impatient} || $transaction->{hurried} ? 'impatient' : '');
 	unless ($self->_do('BEGIN') && $self->_do('INSERT INTO ledger VALUES (?)', $name) && $self->_settings)
 	{
@@ -211,7 +212,9 @@ sub _publish
 	my $payload = "$message|$step->{length}|" . 'x' x $step->{length};
 	$self->_note('call', $message, $step->{mode}, length $payload);
 	push @{ $self->{messages} }, $message;
-	my @told = $step->{mode} =~ /^change_(.*)/ ? $self->_change($1, $message, $payload) : $self->_call($step->{mode}, $message, $payload);
+	my @told = $step->{mode} =~ /^change_(.*)/ ? $self->_change($1, $message, $payload)
+		: $step->{mode} =~ /^kept_/ ? $self->_kept($step, $message)
+		: $self->_call($step->{mode}, $message, $payload);
 	$self->{futures}{$message} = $told[1] if @told && $step->{mode} eq 'async';
 	$self->_note('told', $message, @told ? ('ok', @told) : $self->_error);
 	return @told > 0;
@@ -231,6 +234,13 @@ sub _change
 {
 	my ($self, $delivery, $message, $payload) = @_;
 	return $self->_do("INSERT INTO change_$delivery VALUES (?, ?, ?) ON CONFLICT DO NOTHING", $message, $self->{client}, $payload) ? ('', '') : ();
+}
+
+# A row that is there already. It has the attempt in it, for a change that was not committed has no place among the others.
+sub _kept
+{
+	my ($self, $step, $message) = @_;
+	return $self->_do("UPDATE $step->{mode} SET version = version + 1, attempt = ?, message = ? WHERE key = ?", $self->{attempt}, $message, $step->{key}) ? ('', '') : ();
 }
 
 # With one statement.

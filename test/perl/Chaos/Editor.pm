@@ -12,7 +12,8 @@ Chaos::Editor - a session that edits messages which wait in the outbox, and writ
 =head1 DESCRIPTION
 
 Runs the editor's transactions of the plan until C<until> returns true. Each has a row in the table C<ledger>. A row of
-the outbox is edited by one editor only, and locked before it is looked at; the canary's are nobody's.
+the outbox is edited by one editor only, and locked before it is looked at; the canary's are nobody's, nor are those that
+came from the WAL or are of kept rows.
 
 A line of the log is a time and fields with tabs between them. A message's name is that of its last edit: its first one, a
 tilde, and the transaction and the step that have edited it.
@@ -20,7 +21,7 @@ tilde, and the transaction and the step that have edited it.
   begin    edit
   edit     edit, name, new name, length, new subject, "new id" or nothing
   delete   edit, name
-  touch    edit, what, name                 what makes no other message of it: a lock, a retry, another time
+  touch    edit, what, name                 what makes no other message of it: a lock, a retry, another time or "no_time"
   end      commit or rollback               is about to be sent
   done     "committed" or "rolled back"; or "lost"; or SQLSTATE, text
 
@@ -84,7 +85,7 @@ sub _pick
 	my ($self, $step) = @_;
 	my $waiting = $step->{only_waiting} ? 'next_attempt_at IS NOT NULL AND ' : '';
 	my $row = $self->_try(sub { [ $self->{session}->selectrow_array("SELECT id, $NAME, subject FROM nats_outbox
-		WHERE $waiting id % ? = ? AND subject <> ? AND id >= (SELECT min(id) + floor(random() * (max(id) - min(id))) FROM nats_outbox)
+		WHERE $waiting id % ? = ? AND subject <> ? AND subject !~ '^chaos[.](wal|gone|kept)[.]' AND id >= (SELECT min(id) + floor(random() * (max(id) - min(id))) FROM nats_outbox)
 		ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED", undef, $Chaos::Plan::EDITORS, $self->{editor} - 1, Chaos::Plan::subject('outbox', $Chaos::Plan::CANARY)) ] });
 	return $row ? map { $_ // '' } @$row[ 0 .. 2 ] : ();
 }
@@ -139,7 +140,7 @@ sub _retry { my ($self, $step) = @_; return $self->_touch($step, 'SELECT nats_ou
 sub _time
 {
 	my ($self, $step) = @_;
-	return $self->_touch({ %$step, only_waiting => 1 }, "UPDATE nats_outbox SET next_attempt_at = $step->{time} WHERE id = ?");
+	return $self->_touch({ %$step, only_waiting => 1, what => $step->{time} eq 'NULL' ? 'no_time' : 'time' }, "UPDATE nats_outbox SET next_attempt_at = $step->{time} WHERE id = ?");
 }
 
 sub _retry_all { return $_[0]->_do('SELECT nats_outbox_retry_all()'); }

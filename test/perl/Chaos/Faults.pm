@@ -7,12 +7,13 @@ Chaos::Faults - does what the plan says to servers, network and sessions
 
 =head1 SYNOPSIS
 
-  my $faults = Chaos::Faults->new(servers => [...], boxes => [...], node => $postgres, standby => $standby, big => $file,
-      create => sub { my ($stream) = @_; ... });
+  my $faults = Chaos::Faults->new(servers => [...], boxes => [...], node => $postgres, standby => $standby, databases => [...],
+      big => $file, create => sub { my ($stream) = @_; ... });
   $faults->act($action);           # of Chaos::Plan::faults; true when there was something to do it to
   $faults->heal;                   # everything whole again
   $faults->node                    # the PostgreSQL that is the primary now
   $faults->old_primary             # the one that was, if a standby was promoted
+  $faults->wal_began               # when its WAL was published from then on
 
 =head1 DESCRIPTION
 
@@ -33,6 +34,7 @@ use Time::HiRes qw(sleep time);
 use Chaos::Network;
 use Chaos::Plan;
 use NatsClient;
+use PublishTest qw(wait_for);
 
 # For the JetStream API to have a leader again
 my $API_SECONDS = 60;
@@ -43,11 +45,12 @@ my $ORPHANS_SECONDS = 60;
 sub new
 {
 	my ($class, %args) = @_;
-	return bless { %args, full => {}, overdue => {}, old => undef }, $class;
+	return bless { %args, full => {}, overdue => {}, old => undef, wal_began => undef }, $class;
 }
 
 sub node { return $_[0]->{node}; }
 sub old_primary { return $_[0]->{old}; }
+sub wal_began { return $_[0]->{wal_began}; }
 
 sub act
 {
@@ -68,6 +71,7 @@ sub heal
 		$self->_server_start({ node => $number });
 	}
 	$self->_commits_end;
+	$self->_boxes_accept;
 	# one that recovers from a crash is running
 	$self->{node}->start unless -e $self->{node}->data_dir . '/postmaster.pid';
 	my $end = time + $API_SECONDS;
@@ -131,6 +135,8 @@ sub _box_cut
 }
 
 sub _boxes_cut { $_->cut foreach @{ $_[0]{boxes} }; return 1; }
+sub _boxes_refuse { $_->refuse foreach @{ $_[0]{boxes} }; return _boxes_cut(@_); }
+sub _boxes_accept { $_->accept foreach @{ $_[0]{boxes} }; return 1; }
 
 # As from the server, and with something in front of it that wants an answer.
 sub _box_end
@@ -271,14 +277,27 @@ sub _postgres_kill
 	return 1;
 }
 
-# The primary is lost.
+# The primary is lost, and with it the slots from which its WAL was published.
 sub _promote
 {
 	my ($self) = @_;
 	$self->{node}->stop('immediate', fail_ok => 1);
 	$self->{standby}->promote;
 	@$self{ 'old', 'node' } = ($self->{node}, $self->{standby});
+	enable_wal(@$self{ 'node', 'databases' });
+	$self->{wal_began} = time;
 	return 1;
+}
+
+# When each database has its relay.
+sub enable_wal
+{
+	my ($node, $databases) = @_;
+	foreach my $database (@$databases)
+	{
+		wait_for("the WAL of $database", sub { $node->psql($database, 'SELECT nats_wal_enable()') == 0 });
+	}
+	return;
 }
 
 # Nobody writes to it; but its relays go on where they were.

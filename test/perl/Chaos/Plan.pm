@@ -21,7 +21,7 @@ a SilentProxy; what happens to that is nothing to the cluster.
 
 A node that is hung or silent for longer than every timeout is so alone: no other fault of servers, networks and streams
 begins or ends in that time, nor does PostgreSQL, so that what is promised then can be looked at. Before it all connections are cut, so that some
-sessions come to be at that node. A calm is alone, too: in it, nothing happens at all, while messages of the outbox wait for
+sessions come to be at that node. So is an outage, in which no box takes connections, for longer than WAL is kept for that. A calm is alone, too: in it, nothing happens at all, while messages of the outbox wait for
 what is away: for the streams of @WAYWARD, which are taken away and brought back at other times, as long as it happens to be.
 
 transaction() returns what the client does in its n-th transaction: a hash of C<steps>, C<end> (commit or rollback),
@@ -35,7 +35,10 @@ a message of the outbox adds a tilde and a name of the edit.
 edits() returns what an editor does in its n-th transaction with messages that wait in the outbox: a hash of C<steps>, C<hold> (for how many
 seconds it keeps their rows locked), C<end> and C<pause>.
 
-The clients of database C<second> write only for the outbox, and the one of @CANARY a message at a time, always.
+A transaction changes one row at most of those that are read by Chaos::Reader, the kept ones, for two could be a deadlock.
+
+The clients of database C<second> write only for the outbox, and the one of @CANARY a message at a time, always: through the
+table and through the WAL.
 
 =cut
 
@@ -54,11 +57,19 @@ our $EDITORS = 2;
 our $NODES = 3;
 
 # Each has a stream of its own, CHAOS_<NAME>, of the subjects chaos.<name>.>
-our @STREAMS = qw(sync async uncritical held atomic outbox change);
+our @STREAMS = qw(sync async uncritical held atomic outbox change kept);
 
-# These too, of what goes through the outbox; but late and unheard do not exist at first, and can lose their subjects,
-# those of unheard to clients who answer nothing. noack acknowledges only at times.
-our @WAYWARD = qw(late unheard noack);
+# And this one, to which nobody publishes but the relay of the WAL, of both kinds of messages.
+our $WAL_STREAM = 'wal';
+our $LANES = 4;
+
+# These too, of what goes through the outbox; but late, gone and unheard do not exist at first, and can lose their subjects,
+# those of unheard to clients who answer nothing. noack acknowledges only at times. What is for gone goes through the WAL.
+our @WAYWARD = qw(late unheard noack gone);
+
+# Tables of rows that clients change and that are read again and again, by their delivery.
+our @KEPT = qw(on_commit outbox wal);
+our $KEYS = 40;
 
 # No server takes more than the first; it is longer than all other messages.
 our $MAX_PAYLOAD = 256 * 1024;
@@ -70,6 +81,11 @@ our $LONGEST = 8;
 # As in chaos.pl; a hang lasts longer than each of them.
 our $ACK_TIMEOUT = 5;
 our $COMMIT_TIMEOUT = 8;
+
+# WAL is kept so long for NATS, or so much of it; an outage is longer.
+our $DIVERT_SECONDS = 4;
+our $DIVERT_BYTES = 16 * 1024 * 1024;
+my $OUTAGE_SECONDS = $DIVERT_SECONDS + 10;
 
 # Between two faults that are alone.
 my $ALONE_SECONDS = 10;
@@ -83,21 +99,22 @@ my $RETURN_SECONDS = 4;
 my %WEIGHT_OF_FAULT = (
 	server_hang => 3, box_hang => 3, box_silence => 3, box_hold => 1, box_cut => 3, box_end => 2, commits_begin => 3,
 	server_kill => 3, server_stop => 3, network_cut => 3, network_slow => 2, step_down => 4, stream_full => 2,
-	stream_away => 4, stream_back => 3, calm_begin => 3,
+	stream_away => 4, stream_back => 3, calm_begin => 3, boxes_refuse => 2,
 	backend_terminate => 3, backend_cancel => 4, backend_kill => 1,
 	relay_terminate => 1, relay_cancel => 1, relay_kill => 1, postgres_crash => 1, postgres_kill => 1, postgres_restart => 1);
 
 my %END_OF_FAULT = (
 	server_hang => 'server_continue', box_hang => 'box_pass', box_silence => 'box_pass', box_hold => 'box_pass',
 	commits_begin => 'commits_end', server_kill => 'server_start', server_stop => 'server_continue', network_cut => 'network_heal',
-	network_slow => 'network_heal', stream_full => 'stream_room', calm_begin => 'calm_end');
+	network_slow => 'network_heal', stream_full => 'stream_room', calm_begin => 'calm_end', boxes_refuse => 'boxes_accept');
 
 my %WEIGHT_OF_STEP = (
 	sync => 4, async => 6, uncritical => 2, held => 6, outbox => 4, late => 0.6, unheard => 0.6, noack => 0.6, large => 0.2,
-	change_on_commit => 2, change_async => 1, change_sync => 1, change_outbox => 2,
+	wal => 3, gone => 0.6, change_on_commit => 2, change_async => 1, change_sync => 1, change_outbox => 2, change_wal => 3,
+	(map { ("kept_$_" => 1) } @KEPT),
 	await => 2, flush => 1, futures => 1, savepoint => 3, rollback_to => 2, release => 1, break => 1, idle => 1);
 
-my %WEIGHT_OF_OUTBOX_STEP = (outbox => 4, late => 1, unheard => 1, noack => 1, large => 0.2,
+my %WEIGHT_OF_OUTBOX_STEP = (outbox => 4, late => 1, unheard => 1, noack => 1, gone => 1, large => 0.2,
 	savepoint => 1, rollback_to => 0.5, break => 0.2, idle => 0.5);
 
 my %WEIGHT_OF_EDIT = (edit => 4, edit_same_id => 2, delete => 2, retry => 3, time => 3, lock => 3, edit_dead => 2, retry_all => 0.2);
@@ -132,12 +149,12 @@ sub _fault
 	my ($at, $busy, $promotion) = @_;
 	my $what = _weighted(\%WEIGHT_OF_FAULT);
 	my $length = 0.3 + rand($LONGEST - 0.3);
-	my @streams = $what =~ /^stream_(away|back)$/ ? @WAYWARD : (@STREAMS, @WAYWARD);
+	my @streams = $what =~ /^stream_(away|back)$/ ? @WAYWARD : (@STREAMS, $WAL_STREAM, @WAYWARD);
 	my ($node, $client, $stream) = (1 + int rand $NODES, 1 + int rand $CLIENTS, $streams[ rand @streams ]);
 	my ($rate, $direction) = (64 * 2**int(rand 6), (qw(both both in out))[ rand 4 ]);
 	my %fault = (at => $at, what => $what, length => $length);
 
-	if ($what =~ /^(server_hang|box_hang|commits_begin|calm_begin)$/)
+	if ($what =~ /^(server_hang|box_hang|boxes_refuse|commits_begin|calm_begin)$/)
 	{
 		return _alone(\%fault, $busy) ? { %fault, $what =~ /_hang$/ ? (node => $node, direction => $direction) : () } : undef;
 	}
@@ -171,7 +188,7 @@ sub _fault
 	}
 	elsif ($what =~ /^relay_/)
 	{
-		return if ($busy->{calm} // 0) > $at;
+		return if ($busy->{relay} // 0) > $at;
 	}
 	$fault{client} = $client if $what =~ /^backend_/;
 	return \%fault;
@@ -187,10 +204,10 @@ sub _alone
 	{
 		@$fault{qw(signal rate length)} = ((qw(INT INT TERM))[ rand 3 ], (0, 0, 20_000)[ rand 3 ], 3 + rand 2);
 	}
-	else { $fault->{length} = $fault->{what} eq 'calm_begin' ? $CALM_SECONDS : $COMMIT_TIMEOUT + 1 + rand 2; }
+	else { $fault->{length} = { calm_begin => $CALM_SECONDS, boxes_refuse => $OUTAGE_SECONDS }->{ $fault->{what} } // $COMMIT_TIMEOUT + 1 + rand 2; }
 	my $end = $fault->{at} + $fault->{length} + 0.5;
-	$busy->{calm} = $end if $fault->{what} eq 'calm_begin';
-	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS, @WAYWARD;
+	$busy->{relay} = $end if $fault->{what} =~ /^(calm_begin|boxes_refuse)$/;
+	$busy->{$_} = $end foreach 'postgres', (map { "node $_" } 1 .. $NODES), map { "stream $_" } @STREAMS, $WAL_STREAM, @WAYWARD;
 	$busy->{alone} = $end + $ALONE_SECONDS;
 	return 1;
 }
@@ -217,8 +234,8 @@ sub transaction
 		  $is_second ? _mixed(1 + int rand 12, \%WEIGHT_OF_OUTBOX_STEP)
 		: $options{big} ? _big()
 		: $style < 0.15 && $options{atomic} ? _atomic()
-		: $style < 0.20 ? _bulk()
-		: $style < 0.202 ? _big()
+		: $style < 0.18 ? _bulk()
+		: $style < 0.182 ? _big()
 		: _mixed(1 + int rand 12, \%WEIGHT_OF_STEP);
 	$transaction{pause} += rand 0.3 if $is_second;
 	my $message = 0;
@@ -233,13 +250,15 @@ sub _canary
 {
 	my ($name) = @_;
 	return { name => $name, ids => 1, anonymous => 0, impatient => 0, hurried => 0, retries => 0, end => 'commit', pause => 0.2,
-		steps => [ { what => 'publish', mode => 'outbox', message => 0, length => 0 } ] };
+		steps => [ map { { what => 'publish', mode => (qw(outbox wal))[$_], message => $_, length => 0 } } 0, 1 ] };
 }
 
-# What a client's message of a mode is published to.
+# What a client's message of a mode is published to. Of the WAL, several clients and both kinds have a subject in common: it is to be
+# in the order of their commits.
 sub subject
 {
 	my ($mode, $client) = @_;
+	return "chaos.$WAL_STREAM." . ($client == $CANARY ? 'canary' : $client % $LANES) if $mode =~ /^(change_)?wal$/;
 	my $name = $mode eq 'large' ? 'outbox' : $mode =~ s/^change_/change./r;
 	return "chaos.$name.$client";
 }
@@ -274,7 +293,7 @@ sub _atomic
 # More than fits into work_mem, or into the window.
 sub _bulk
 {
-	my @modes = (qw(held async outbox), rand() < 0.3 ? 'late' : ());
+	my @modes = (qw(held async outbox wal), rand() < 0.3 ? 'late' : ());
 	my $mode = $modes[ rand @modes ];
 	return [ { %{ _message($mode) }, count => 50 + int rand 1500, length => 10 } ];
 }
@@ -294,6 +313,7 @@ sub _mixed
 	{
 		my $what = _weighted($weights);
 		next if $what =~ /^(rollback_to|release)$/ && $depth == 0;
+		next if $what =~ /^kept_/ && grep { ($_->{mode} // '') =~ /^kept_/ } @steps;
 		$depth++ if $what eq 'savepoint';
 		$depth-- if $what eq 'release';
 		push @steps, $what =~ /^(await|flush|futures|savepoint|rollback_to|release|break|idle)$/ ? { what => $what } : _message($what);
@@ -305,7 +325,7 @@ sub _message
 {
 	my ($mode) = @_;
 	my $length = int(rand() < 0.05 ? rand 30_000 : rand 500);
-	return { what => 'publish', mode => $mode, length => $mode eq 'large' ? $LARGE : $length };
+	return { what => 'publish', mode => $mode, length => $mode eq 'large' ? $LARGE : $length, $mode =~ /^kept_/ ? (key => 1 + int rand $KEYS) : () };
 }
 
 sub _weighted
