@@ -852,7 +852,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 		$primary->restart;
 		$session = PsqlSession->new($primary);
 		wait_for('an attempt', sub { relay_column($session, 'last_error') ne '' }) if $workers == 2;
-		my $why = $workers == 1 ? 'has not been started\. The server's log says why' : 'is stopped\. .*Its last error: no background worker slot is free';
+		my $why = $workers == 1 ? q(has not been started\. The server's log says why) : 'is stopped\. .*Its last error: no background worker slot is free';
 		finds(doctor($session, ''), 'relay', 'warning', qr/^The relay $why/, "max_worker_processes = $workers");
 		$session->value($INSERT);
 		finds(doctor($session, ''), 'relay', $workers == 1 ? 'failed' : 'warning', qr/^The relay $why.*In nats_outbox: $workers message/, 'with rows');
