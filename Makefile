@@ -5,7 +5,7 @@
 
 EXTENSION   = nats_publish
 MODULE_big  = nats_publish
-PGFILEDESC  = "nats_publish - publish to NATS JetStream from SQL and triggers"
+PGFILEDESC  = "nats_publish - publish to NATS JetStream from SQL, triggers, an outbox or the WAL"
 NP_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" nats_publish.control)
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
