@@ -590,7 +590,7 @@ CREATE FUNCTION nats_unschedule(subject text, msg_id text)
 RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_unschedule(text, text)
-IS 'take back a message that waits in its stream for deliver_at; false: none with that subject and msg_id does';
+IS 'cancel a message that waits in its stream until deliver_at; false: none with that subject and msg_id waits';
 
 CREATE FUNCTION nats_get_message(stream text, seq bigint)
 RETURNS nats_message

@@ -152,7 +152,7 @@ find_failover(const NpWalSlot *slot, NpFinding *finding)
 				"There are standbys, and the replication slot is not kept there. Call nats_wal_disable() and nats_wal_enable(), which makes one for failover.");
 	else if (!has_synchronous && (standby_slots == NULL || standby_slots[0] == '\0'))
 		np_find(finding, NP_CHECK_WARNING,
-				"There are standbys, and none is waited for: a failover can take back what was published. Name their slots in synchronized_standby_slots.");
+				"There are standbys, and none is waited for: a failover can undo what was already published. Name their slots in synchronized_standby_slots.");
 	else
 		np_find(finding, NP_CHECK_OK, "Standbys keep it.");
 }

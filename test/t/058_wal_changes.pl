@@ -215,7 +215,7 @@ run('ALTER TABLE p21 REPLICA IDENTITY NOTHING');
 like(run(q(SELECT error FROM nats_published_tables WHERE relation = 'p'::regclass AND trigger_name = 'nats_publish_row')),
 	qr/^updates cannot be published from the WAL: the replica identity of table p21 does not have its key$/, 'what a partition lacks is told of the table');
 like(run(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'changes')),
-	qr/^failed Changes of p are not all published, by trigger "nats_publish_row": updates cannot/, 'by nats_check(), too');
+	qr/^failed Changes of p are not all published because of trigger "nats_publish_row": updates cannot/, 'by nats_check(), too');
 run('DROP TABLE p, p3');
 
 # What the WAL does not have
