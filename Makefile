@@ -5,7 +5,7 @@
 
 EXTENSION   = nats_publish
 MODULE_big  = nats_publish
-PGFILEDESC  = "nats_publish - publish to NATS JetStream from SQL and triggers"
+PGFILEDESC  = "nats_publish - publish to NATS JetStream from SQL, triggers, an outbox or the WAL"
 NP_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" nats_publish.control)
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
@@ -62,7 +62,7 @@ PGXS := $(if $(TOO_OLD),,$(and $(call has_headers,$(PG_CONFIG)),$(wildcard $(she
 
 ## make: builds the extension; PG_CONFIG=/path/to/pg_config says for which PostgreSQL
 ## make install: installs it there
-## make uninstall: removes it; "Uninstall" in README.md says what comes first
+## make uninstall: removes it; "Uninstalling" in doc/operations.md says what to do first
 ## make installcheck: tests the installed extension in a running server, or says what that server lacks
 ## make clean: removes what was built
 ifneq ($(PGXS),)
@@ -152,7 +152,7 @@ test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo -Wl,--wrap=clock
 $(addprefix run-,$(UNIT_TESTS)): run-%: %
 	@./$< || { s=$$?; [ $$s -eq 2 ] || echo "not ok - $(notdir $<) ended with status $$s"; exit 1; }
 
-## make fuzz, make fuzz SECONDS=60 TARGET=ack: look so long for an input that breaks what holds of every input
+## make fuzz, make fuzz SECONDS=60 TARGET=ack: look for so many seconds for an input that breaks what must hold for every input
 SECONDS = 600
 # given on make's command line; what the environment calls so is something else
 T =
@@ -190,7 +190,7 @@ chaos:
 	@test/setup chaos
 	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) CHAOS_STANDBY=$(STANDBY) test/chaos/run
 
-## make results: take what the tests printed last time as what they are expected to print
+## make results: take what the tests printed last time as their expected output
 .PHONY: results
 results:
 	cp results/*.out expected/
@@ -202,13 +202,13 @@ lint: all
 format: all
 	test/format $(wildcard src/*.c src/*/*.[ch] test/fuzz/*.[ch])
 
-## make demo: see it work, next to a private PostgreSQL and a private nats-server
+## make demo: see it work, on a private PostgreSQL and a private nats-server
 .PHONY: demo
 demo:
 	@test/setup demo
 	@test/demo
 
-## make bench, make bench ROUNDS=3 ONLY=name: against plain C
+## make bench, make bench ROUNDS=3 ONLY=name: how fast it is, compared with plain C
 .PHONY: bench
 bench:
 	@test/setup bench
@@ -247,7 +247,7 @@ sanitizers:
 	@test/setup sanitizers
 	@test/sanitizers
 
-## make compilers, make compilers HEADERS=/usr/include/postgresql/16/server: no warning of gcc or clang, for any PostgreSQL
+## make compilers, make compilers HEADERS=/usr/include/postgresql/16/server: do gcc and clang warn, with the headers of any PostgreSQL?
 .PHONY: compilers
 compilers:
 	@test/setup compilers
@@ -291,6 +291,6 @@ packages:
 	@test/setup packages
 	@test/packages $(RELEASES)
 
-## make print-NAME: what a variable of this file came to
+## make print-NAME: the value of a variable of this file
 print-%:
 	@echo '$*=$($*)'

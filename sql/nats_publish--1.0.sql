@@ -162,13 +162,13 @@ CREATE TABLE nats_outbox (
     last_error text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
-COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay; a row is a message, and can be inserted by whoever was granted that';
+COMMENT ON TABLE nats_outbox IS 'messages that wait for the relay; a row is a message, and roles can be granted to insert it';
 COMMENT ON SEQUENCE nats_outbox_id_seq IS 'the ids of nats_outbox';
 COMMENT ON COLUMN nats_outbox.payload IS 'text in UTF-8, or any bytes; NULL is an empty message';
 COMMENT ON COLUMN nats_outbox.headers IS 'as the argument headers of nats_publish()';
 COMMENT ON COLUMN nats_outbox.msg_id IS 'the Nats-Msg-Id, the same at each attempt';
-COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'not before this time: of a message that failed, it is tried again; of one that was not tried yet, it is delivered';
-COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; once it is 58030, for a message that may be stored, it stays so';
+COMMENT ON COLUMN nats_outbox.next_attempt_at IS 'earliest time at which a message that failed is tried again, or one that was not tried yet is delivered';
+COMMENT ON COLUMN nats_outbox.last_error IS 'SQLSTATE and text; 58030, for a message that may be stored, stays';
 
 -- What waits to be tried again holds up the rest of its subject, which can be too long for an index.
 CREATE INDEX nats_outbox_waiting ON nats_outbox (left(subject, 500) COLLATE "C", id) WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0);
@@ -193,7 +193,7 @@ CREATE TABLE nats_outbox_dead (
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
 COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, because ids of nats_outbox can repeat, and come from other databases';
 COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
-COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored all the same';
+COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored nevertheless';
 
 CREATE VIEW nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
@@ -206,15 +206,15 @@ SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts,
 FROM nats_outbox_dead;
 -- A time so far away was written by a clock that was wrong; the relay does not wait for it.
 COMMENT ON VIEW nats_outbox_messages
-IS 'what waits for the relay or for its time, is tried again or was given up, for those who need not see what is in it';
+IS 'what waits for the relay or for its time, is tried again or was given up, without headers and payloads';
 
 -- pg_dump and pg_restore take tables by name, and what is paused has to be known before the messages are there.
 CREATE TABLE nats_control (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     paused boolean NOT NULL
 );
-COMMENT ON TABLE nats_control IS 'what the relay of this database is told to do: nothing, while a row says so';
-COMMENT ON COLUMN nats_control.id IS 'random, so that rows replicated from another database have another one';
+COMMENT ON TABLE nats_control IS 'pauses the relay of this database while a row says so';
+COMMENT ON COLUMN nats_control.id IS 'random, so that it differs from that of rows replicated from another database';
 
 SELECT pg_catalog.pg_extension_config_dump('nats_control', '');
 SELECT pg_catalog.pg_extension_config_dump('nats_outbox', '');
@@ -234,9 +234,9 @@ CREATE TABLE nats_wal (
 );
 COMMENT ON TABLE nats_wal IS 'how the WAL of this database is published; it has a row once nats_wal_enable() was called';
 COMMENT ON COLUMN nats_wal.database IS 'the identifier of the cluster and the oid of the database';
-COMMENT ON COLUMN nats_wal.secret IS 'by which messages in the WAL are known to be written by the functions that publish; never changes';
+COMMENT ON COLUMN nats_wal.secret IS 'proves that a message in the WAL was written by the functions that publish; never changes';
 COMMENT ON COLUMN nats_wal.slot IS 'the replication slot that nats_wal_enable() has made; NULL: nats_wal_disable() was called since';
-COMMENT ON COLUMN nats_wal.lost_from IS 'what was committed between this, if it is known, and lost_to, and not published before, is lost';
+COMMENT ON COLUMN nats_wal.lost_from IS 'what was committed between this (if known) and lost_to and not published before is lost';
 
 CREATE FUNCTION nats_outbox_check()
 RETURNS trigger
@@ -310,7 +310,7 @@ WITH waiting AS (
 SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
 $$;
 COMMENT ON FUNCTION nats_outbox_retry(bigint)
-IS 'let the relay try a dead or waiting message of the outbox again, now; false: there is none with that id';
+IS 'let the relay try a dead or waiting message of the outbox again now; false: none has that id';
 
 CREATE FUNCTION nats_outbox_retry_all()
 RETURNS bigint
@@ -321,7 +321,7 @@ FROM (SELECT id FROM @extschema@.nats_outbox_dead
       UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed
 $$;
 COMMENT ON FUNCTION nats_outbox_retry_all()
-IS 'let the relay try all dead and waiting messages of the outbox again, now; returns how many';
+IS 'let the relay try all dead and waiting messages of the outbox again now; returns how many';
 
 CREATE FUNCTION nats_relay_pause()
 RETURNS void
@@ -331,7 +331,7 @@ WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
 INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)
 $$;
 COMMENT ON FUNCTION nats_relay_pause()
-IS 'let the relay of this database publish nothing more, until nats_relay_resume()';
+IS 'stop the relay of this database from publishing, until nats_relay_resume()';
 
 CREATE FUNCTION nats_relay_resume()
 RETURNS void
@@ -344,7 +344,7 @@ CREATE FUNCTION nats_wal_enable()
 RETURNS pg_lsn
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_wal_enable()
-IS 'have the relay of this database publish what is in the WAL from now on: make its replication slot; returns where it begins';
+IS 'publish the WAL of this database from now on: create the replication slot of its relay; returns where it begins';
 
 CREATE FUNCTION nats_wal_disable(discard boolean DEFAULT false)
 RETURNS pg_lsn
@@ -443,7 +443,7 @@ CREATE FUNCTION nats_server_info(OUT url text, OUT server_name text, OUT server_
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_server_info()
-IS 'connect to NATS if need be and tell about the server';
+IS 'connect to NATS if necessary and describe the server';
 
 CREATE FUNCTION nats_disconnect()
 RETURNS boolean
@@ -492,7 +492,7 @@ CREATE VIEW nats_publish_histogram AS
 SELECT d.datname, t.mode, t.measure, t.from_ms, t.to_ms, t.count
 FROM @extschema@.nats_publish_times() AS t JOIN pg_catalog.pg_database AS d ON d.oid = t.database;
 COMMENT ON VIEW nats_publish_histogram
-IS 'how often an acknowledgment (ack) or a commit (commit_wait) took how long';
+IS 'how many acknowledgments (ack) or commits (commit_wait) took how long';
 
 -- In the schema of the extension anybody may have put operators that fit better: those of the views are PostgreSQL's.
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -532,7 +532,7 @@ CREATE FUNCTION nats_publish_stats_reset()
 RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_stats_reset()
-IS 'begin to count anew, in all databases';
+IS 'set the statistics of all databases to zero';
 
 CREATE FUNCTION nats_publish_backends(OUT pid int, OUT database oid, OUT role oid, OUT url text, OUT server_name text,
     OUT state text, OUT pending int, OUT pending_bytes bigint, OUT oldest_pending timestamptz, OUT last_error text)
@@ -590,7 +590,7 @@ CREATE FUNCTION nats_unschedule(subject text, msg_id text)
 RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_unschedule(text, text)
-IS 'take back a message that waits in its stream for deliver_at; false: none with that subject and msg_id does';
+IS 'cancel a message that waits in its stream until deliver_at; false: none with that subject and msg_id waits';
 
 CREATE FUNCTION nats_get_message(stream text, seq bigint)
 RETURNS nats_message
@@ -640,7 +640,7 @@ CREATE FUNCTION nats_publish_table(relation regclass, subject text DEFAULT '{sch
 RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, text, boolean, text)
-IS 'publish the changes of a table: create its triggers, instead of those of an earlier call';
+IS 'publish the changes of a table: create its triggers, replacing those of an earlier call';
 
 CREATE FUNCTION nats_unpublish_table(relation regclass)
 RETURNS boolean
@@ -675,12 +675,12 @@ CREATE TABLE nats_publish_rows_runs (
 );
 COMMENT ON TABLE nats_publish_rows_runs IS 'how far nats_publish_rows() is with each table';
 COMMENT ON COLUMN nats_publish_rows_runs.run IS 'begins the ids of its messages';
-COMMENT ON COLUMN nats_publish_rows_runs.arguments IS 'with which a call goes on with it';
-COMMENT ON COLUMN nats_publish_rows_runs.last_key IS 'up to which all is done';
-COMMENT ON COLUMN nats_publish_rows_runs.rows_read IS 'rows that were passed, with those that do not satisfy the condition';
-COMMENT ON COLUMN nats_publish_rows_runs.rows_expected IS 'an estimate, of when it was started';
+COMMENT ON COLUMN nats_publish_rows_runs.arguments IS 'what a call must be given to resume it';
+COMMENT ON COLUMN nats_publish_rows_runs.last_key IS 'the key up to which all rows are done';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_read IS 'rows that were read, including those that do not satisfy the condition';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_expected IS 'an estimate, made when it was started';
 COMMENT ON COLUMN nats_publish_rows_runs.rows_before IS 'rows that were read before it was resumed';
-COMMENT ON COLUMN nats_publish_rows_runs.stop IS 'it is to end after its chunk';
+COMMENT ON COLUMN nats_publish_rows_runs.stop IS 'whether it ends after its chunk';
 
 CREATE PROCEDURE nats_publish_rows(relation regclass, condition text DEFAULT NULL, subject text DEFAULT NULL,
     batch int DEFAULT 1000, pause interval DEFAULT '0', only_missing boolean DEFAULT false, trigger name DEFAULT NULL,
@@ -693,7 +693,7 @@ CREATE FUNCTION nats_publish_rows_stop(relation regclass, forget boolean DEFAULT
 RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_rows_stop(regclass, boolean)
-IS 'let nats_publish_rows() of a table end after its chunk; forget => true: it is not to be gone on with';
+IS 'end nats_publish_rows() of a table after its chunk; forget => true: it cannot be resumed';
 
 CREATE FUNCTION nats_publish_command()
 RETURNS event_trigger
@@ -705,7 +705,7 @@ CREATE FUNCTION nats_check_ddl(subject text, delivery text)
 RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_check_ddl(text, text)
-IS 'whether DDL can be published so: raises why not';
+IS 'check how DDL is to be published; raises what is wrong with it';
 
 CREATE TABLE nats_published_ddl (
     subject text NOT NULL,
@@ -716,7 +716,7 @@ CREATE UNIQUE INDEX nats_published_ddl_one ON nats_published_ddl ((true));
 COMMENT ON TABLE nats_published_ddl IS 'how DDL is published; one row, or none';
 COMMENT ON COLUMN nats_published_ddl.subject IS 'where to: {command} in it is the command tag';
 COMMENT ON COLUMN nats_published_ddl.delivery IS 'on_commit, async, sync or outbox';
-COMMENT ON CONSTRAINT nats_published_ddl_check ON nats_published_ddl IS 'it can be published so';
+COMMENT ON CONSTRAINT nats_published_ddl_check ON nats_published_ddl IS 'the subject and the delivery can be used';
 COMMENT ON INDEX nats_published_ddl_one IS 'there is one way to publish DDL';
 SELECT pg_catalog.pg_extension_config_dump('nats_published_ddl', '');
 
@@ -753,7 +753,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION nats_publish_ddl(text, text)
-IS 'publish DDL: create event triggers, instead of those of an earlier call';
+IS 'publish DDL: create event triggers, replacing those of an earlier call';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -777,7 +777,7 @@ SELECT t.tgrelid::regclass AS relation,
 FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL @extschema@.nats_change_options(t.oid) o
 WHERE t.tgfoid = '@extschema@.nats_publish_change()'::regprocedure AND t.tgparentid = 0;
 COMMENT ON VIEW @extschema@.nats_published_tables
-IS 'the tables whose changes are published: by which triggers, how, and to where';
+IS 'the tables whose changes are published: by which triggers, how, and where to';
 
 -- Its lock is that of rows_run.c.
 CREATE VIEW @extschema@.nats_publish_rows_progress AS
@@ -813,7 +813,7 @@ DECLARE
     function regprocedure;
 BEGIN
     IF names IS NULL THEN
-        RAISE 'there is no "%" to be granted', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
+        RAISE 'there is no "%" to grant', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
     END IF;
     FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = '@extschema@'::regnamespace AND proname = ANY (names) LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);

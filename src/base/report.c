@@ -34,9 +34,9 @@ static const FaultKind fault_kinds[] = {
 	[NP_FAULT_IN_TRANSACTION] = {ERRCODE_ACTIVE_SQL_TRANSACTION,
 	"Call it alone, outside of a transaction block and of functions."},
 	[NP_FAULT_RUN] = {ERRCODE_OBJECT_IN_USE, NULL},
-	[NP_FAULT_STOPPED] = {ERRCODE_QUERY_CANCELED, "The same call goes on where this one has ended."},
+	[NP_FAULT_STOPPED] = {ERRCODE_QUERY_CANCELED, "Repeat the same call to go on where this one ended."},
 	[NP_FAULT_NOT_LOADED] = {ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-	"Add it to shared_preload_libraries in postgresql.conf and restart the server; PostgreSQL 17 and later do without."},
+	"Add it to shared_preload_libraries in postgresql.conf and restart the server; PostgreSQL 17 and later do not need that."},
 	[NP_FAULT_SIZE] = {ERRCODE_PROGRAM_LIMIT_EXCEEDED, NULL},
 	[NP_FAULT_FEATURE] = {ERRCODE_FEATURE_NOT_SUPPORTED, NULL},
 	[NP_FAULT_UNREACHABLE] = {ERRCODE_SYSTEM_ERROR,
@@ -72,18 +72,17 @@ typedef struct ServerError
 } ServerError;
 
 static const ServerError server_errors[] = {
-	{10111, NP_FAULT_FEATURE, "Let the stream have allow_rollup_hdrs."},	/* rollup not permitted */
-	{10168, NP_FAULT_FEATURE, "Let the stream be created with allow_msg_counter."}, /* message counters is
-																					 * disabled */
-	{10169, NP_FAULT_INPUT, "The stream counts: publish to it with increment."},	/* message counter
-																					 * increment is missing */
+	{10111, NP_FAULT_FEATURE, "Set allow_rollup_hdrs for the stream."}, /* rollup not permitted */
+	{10168, NP_FAULT_FEATURE, "Create the stream with allow_msg_counter."}, /* message counters is disabled */
+	{10169, NP_FAULT_INPUT, "The stream holds counters: publish to it with increment."},	/* message counter
+																							 * increment is missing */
 	{10170, NP_FAULT_INPUT, NULL},	/* message counter has payload */
 	{10171, NP_FAULT_INPUT, NULL},	/* message counter increment is invalid */
-	{10188, NP_FAULT_FEATURE, "Let the stream have allow_msg_schedules, or publish with nats_publish_outbox()."},	/* message schedules is
+	{10188, NP_FAULT_FEATURE, "Set allow_msg_schedules for the stream, or publish with nats_publish_outbox()."},	/* message schedules is
 																													 * disabled */
 	{10189, NP_FAULT_INPUT, NULL},	/* message schedules pattern is invalid */
-	{10190, NP_FAULT_INPUT, "A message that waits in a stream is for a subject of the same stream."},	/* message schedules
-																										 * target is invalid */
+	{10190, NP_FAULT_INPUT, "A message can wait only in the stream that takes its subject."},	/* message schedules
+																								 * target is invalid */
 	{10191, NP_FAULT_INPUT, NULL},	/* message schedules invalid per-message TTL */
 	{10192, NP_FAULT_INPUT, NULL},	/* message schedules invalid rollup */
 	{10203, NP_FAULT_INPUT, NULL},	/* message schedules source is invalid */

@@ -252,7 +252,7 @@ define_relay_settings(void)
 							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("nats_publish.relay_ordering",
 							 "Whether the relay keeps the order of the messages of a subject.",
-							 "strict: yes; pipelined: yes, and as fast with nats-server before 2.11.5, where copies of the stream would stop; relaxed: all at once, in the order of their ids.",
+							 "strict: yes; pipelined: yes, in a pipeline also with nats-server before 2.11.5, where copies of the stream would stop; relaxed: no, all are sent at once.",
 							 &np_relay_ordering, NP_RELAY_STRICT, relay_ordering_options,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
@@ -270,7 +270,7 @@ define_relay_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("nats_publish.relay_max_attempts",
 							"After so many refused attempts a message is moved to nats_outbox_dead.",
-							"A missing or full stream, a missing permission and an unreachable server are waited for without end.",
+							"The relay waits without end for a missing or full stream, a missing permission and an unreachable server.",
 							&np_relay_max_attempts, 10, 1, 1000000,
 							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
@@ -292,7 +292,7 @@ define_wal_settings(void)
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("nats_publish.wal_divert_size",
-							"Most WAL that is kept because it is not published.",
+							"Most WAL that is kept for what is not published yet.",
 							"Beyond it, what comes from the WAL is moved to nats_outbox.",
 							&np_wal_divert_size, 1024, 16, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB,

@@ -120,7 +120,7 @@ render_subject(const char *template, const char *tag)
 				 strncmp(part.text.data, "command", part.text.length) == 0)
 			append_command(&out, tag);
 		else
-			np_raise_input("the template of the subject has something else than {command} in braces: \"%s\"", template);
+			np_raise_input("the template of the subject has something other than {command} in braces: \"%s\"", template);
 	}
 	return np_to_utf8(out.data, out.len);
 }
@@ -207,7 +207,7 @@ Datum
 nats_check_ddl(PG_FUNCTION_ARGS)
 {
 	if (np_delivery_parse(text_to_cstring(PG_GETARG_TEXT_PP(1))) == NP_DELIVER_WAL)
-		np_raise_fault(NP_FAULT_FEATURE, "Take the delivery \"outbox\".", "commands cannot be published from the WAL");
+		np_raise_fault(NP_FAULT_FEATURE, "Use the delivery \"outbox\".", "commands cannot be published from the WAL");
 	np_message_check_subject(render_subject(text_to_cstring(PG_GETARG_TEXT_PP(0)), "CREATE TABLE"));
 	PG_RETURN_BOOL(true);
 }

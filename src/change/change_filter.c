@@ -64,7 +64,7 @@ column_is_unfit(Walk *walk, const Var *column)
 	NpChangeFilter *filter = walk->filter;
 
 	if (column->varattno <= 0)
-		return is_unfit(walk, "WHEN has a whole row or a system column in it");
+		return is_unfit(walk, "WHEN contains a whole row or a system column");
 	if (column->varno == PRS2_OLD_VARNO)
 		filter->old_columns = bms_add_member(filter->old_columns, column->varattno - 1);
 	else
@@ -116,11 +116,11 @@ find_unfit(Node *node, void *argument)
 	if (node == NULL)
 		return false;
 	if (!kind_is_known(node))
-		return is_unfit(walk, "WHEN has something in it that is more than a simple expression");
+		return is_unfit(walk, "WHEN contains more than a simple expression");
 	if (has_type(node) && exprType(node) >= FirstNormalObjectId)
-		return is_unfit(walk, "WHEN has a type in it that is not PostgreSQL's own");
+		return is_unfit(walk, "WHEN contains a type that is not PostgreSQL's own");
 	if (check_functions_in_node(node, function_is_unfit, NULL))
-		return is_unfit(walk, "WHEN has a function or operator in it that is not immutable, or not PostgreSQL's own");
+		return is_unfit(walk, "WHEN contains a function or operator that is not immutable, or not PostgreSQL's own");
 	if (IsA(node, Var))
 		return column_is_unfit(walk, (Var *) node);
 	return expression_tree_walker(node, NP_COMPAT_WALKER(find_unfit), argument);

@@ -87,7 +87,7 @@ find_column(const Source *source, const char *option, const char *name)
 			continue;
 		if (column_is_there(source, i))
 			return i;
-		failure = np_failure(NP_FAULT_FEATURE, "option %s names the column \"%s\", which is a virtual generated one",
+		failure = np_failure(NP_FAULT_FEATURE, "option %s names the column \"%s\", which is a virtual generated column",
 							 option, name);
 		failure.hint = "A virtual column has no value in a trigger: use a stored one.";
 		raise_misfit(source, failure);
@@ -293,7 +293,7 @@ require_key(const Source *source, const NpChangePlan *plan)
 	if (plan->key_count > 0 || plan->old ||
 		!(TRIGGER_FOR_UPDATE(trigger_type) || TRIGGER_FOR_DELETE(trigger_type)))
 		return;
-	failure = np_failure(NP_FAULT_INPUT, "table \"%s\" has no key, so its updates and deletes would not tell which row they change",
+	failure = np_failure(NP_FAULT_INPUT, "table \"%s\" has no key, so its updates and deletes would not say which row they change",
 						 source->table);
 	failure.hint = "Set the option key or old, or give the table a primary key or a replica identity.";
 	raise_misfit(source, failure);
@@ -327,9 +327,9 @@ require_true_rows(const Source *source)
 	if (source->published->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || TRIGGER_FOR_ROW(trigger_type))
 		return;
 	if (TRIGGER_FOR_UPDATE(trigger_type))
-		refuse_statement_trigger(source, "updates", "PostgreSQL does not show it all rows that a MERGE updates.");
+		refuse_statement_trigger(source, "updates", "PostgreSQL does not show such a trigger all rows that a MERGE updates.");
 	if (TRIGGER_FOR_INSERT(trigger_type) && constraints != NULL && constraints->has_generated_stored)
-		refuse_statement_trigger(source, "inserts", "PostgreSQL does not show it the generated columns of each partition.");
+		refuse_statement_trigger(source, "inserts", "PostgreSQL does not show such a trigger the generated columns of each partition.");
 }
 
 static const char *
@@ -540,7 +540,7 @@ compile_headers(const Source *source, NpChangePlan *plan)
 		name = pnstrdup(key.val.string.val, key.val.string.len);
 		check_header(plan, name);
 		if (value.type != jbvString)
-			np_raise_input("option headers has something else than a string for the header \"%s\"", name);
+			np_raise_input("option headers has something other than a string for the header \"%s\"", name);
 		check_literals(name, value.val.string.val, value.val.string.len);
 		header->name = (NpSpan) {name, strlen(name)};
 		compile_template(source, "headers", pnstrdup(value.val.string.val, value.val.string.len),

@@ -106,13 +106,13 @@ find_problems_of_table(const Look *look)
 
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
 		find_problem(look, op, form->relkind == RELKIND_FOREIGN_TABLE || form->relpersistence != RELPERSISTENCE_PERMANENT,
-					 "Publish it by another delivery.",
+					 "Use another delivery.",
 					 psprintf("%s table %s has no changes in the WAL",
 							  form->relkind == RELKIND_FOREIGN_TABLE ? "foreign" :
 							  form->relpersistence == RELPERSISTENCE_UNLOGGED ? "unlogged" : "temporary", name));
 	find_problem_of_rows(look, published_needs(look->plan, RelationGetDescr(look->relation)) & NP_NEEDS_TABLES,
-						 "Declare the function IMMUTABLE if it looks into no tables, or leave the column out.",
-						 psprintf("a column of table %s becomes text by a function that is not immutable", name));
+						 "Declare the function IMMUTABLE if it reads no tables, or leave the column out.",
+						 psprintf("a column of table %s is converted to text by a function that is not immutable", name));
 }
 
 static void
@@ -121,18 +121,18 @@ find_problems_of_trigger(const Look *look)
 	const NpTriggerFacts *trigger = look->trigger;
 
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
-		find_problem(look, op, !TRIGGER_FOR_AFTER(trigger->type), "Create the trigger AFTER the change.",
-					 "its trigger is not AFTER the change");
+		find_problem(look, op, !TRIGGER_FOR_AFTER(trigger->type), "Create it as an AFTER trigger.",
+					 "it is not an AFTER trigger");
 	find_problem_of_rows(look, !TRIGGER_FOR_ROW(trigger->type), "Publish it at level row.",
-						 "the WAL has rows and no statements");
-	find_problem(look, NP_UPDATE, trigger->has_columns, "Say by WHEN which updates are published, or by the option columns.",
-				 "the WAL does not have the columns that UPDATE OF is about");
+						 "the WAL has rows, not statements");
+	find_problem(look, NP_UPDATE, trigger->has_columns, "Use WHEN or the option columns to say which updates are published.",
+				 "the WAL does not say which columns an UPDATE has set");
 }
 
 static char *
 identity_hint(const Look *look)
 {
-	return psprintf("ALTER TABLE %s REPLICA IDENTITY FULL has all columns of old rows written to the WAL.",
+	return psprintf("ALTER TABLE %s REPLICA IDENTITY FULL writes all columns of old rows to the WAL.",
 					quote_identifier(RelationGetRelationName(look->relation)));
 }
 

@@ -38,7 +38,7 @@ require_slot(void)
 		return;
 	failure = np_failure(NP_FAULT_NOT_LOADED, slot.state == NP_WAL_SLOT_MISSING ?
 						 "the WAL of this database is not published" : "the replication slot \"%s\" cannot be used", slot.name);
-	failure.hint = slot.state == NP_WAL_SLOT_FOREIGN ? "It is not nats_publish's: drop it, and call nats_wal_enable()." :
+	failure.hint = slot.state == NP_WAL_SLOT_FOREIGN ? "It does not belong to nats_publish: drop it, and call nats_wal_enable()." :
 		"Call nats_wal_enable().";
 	np_raise(&failure);
 }
@@ -57,7 +57,7 @@ require_policy(const NpChangePlan *plan, const NpChangeOptions *options)
 	if (np_policy_allows(subject))
 		return;
 	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the subjects \"%s\"", options->subject);
-	failure.hint = "The setting nats_publish.allowed_subjects must allow them with any values.";
+	failure.hint = "The setting nats_publish.allowed_subjects must allow them, whatever the values.";
 	np_raise(&failure);
 }
 

@@ -177,7 +177,7 @@ open_table(const NpRowsOptions *options)
 
 	if (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE)
 		return relation;
-	failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table of which rows can be locked", RelationGetRelationName(relation));
+	failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table whose rows can be locked", RelationGetRelationName(relation));
 	np_raise(&failure);
 }
 
@@ -290,7 +290,7 @@ publish_row(void *argument, Datum row, TransactionId version)
 	return np_futures_failed() == 0;
 }
 
-/* The key up to which all is done. */
+/* The key the key up to which all rows are done. */
 static void
 keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 {
@@ -329,8 +329,8 @@ static void
 require_publishing(void)
 {
 	if (np_publishing != NP_PUBLISHING_ON)
-		np_raise_fault(NP_FAULT_NOT_PERMITTED, "Switch it on again, and repeat the call, which goes on from there.",
-					   "nats_publish.publishing is not on any more");
+		np_raise_fault(NP_FAULT_NOT_PERMITTED, "Switch it on again and repeat the call: it goes on from there.",
+					   "nats_publish.publishing is no longer on");
 }
 
 /* How a chunk has ended. */
@@ -560,7 +560,7 @@ publish_rows_alone(Call *call)
 	if (!np_rows_run_lock(&lock, call->options.schema, call->options.relation))
 	{
 		failure = np_failure(NP_FAULT_RUN, "another session publishes the rows of table \"%s\"", call->table);
-		failure.hint = "Look at nats_publish_rows_progress, or let it end with nats_publish_rows_stop().";
+		failure.hint = "See nats_publish_rows_progress, or end it with nats_publish_rows_stop().";
 		np_raise(&failure);
 	}
 	PG_TRY();
@@ -578,7 +578,7 @@ static void
 start_run(FunctionCallInfo fcinfo, Call *call)
 {
 	if (!IsA(fcinfo->context, CallContext) || ((CallContext *) fcinfo->context)->atomic)
-		np_raise_fault(NP_FAULT_IN_TRANSACTION, NULL, "nats_publish_rows() commits, and cannot be called inside of a transaction");
+		np_raise_fault(NP_FAULT_IN_TRANSACTION, NULL, "nats_publish_rows() commits, and cannot be called inside a transaction");
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
 	publish_rows_alone(call);

@@ -47,7 +47,7 @@ raise_no_trigger(Relation relation, const NpRowsOptions *options)
 	else
 		failure = np_failure(NP_FAULT_INPUT, "inserted or updated rows of table \"%s\" are not published",
 							 RelationGetRelationName(relation));
-	failure.hint = "Its rows are published as nats_publish_table() says: call that first.";
+	failure.hint = "Rows are published by the options of nats_publish_table(): call that first.";
 	np_raise(&failure);
 }
 
@@ -115,9 +115,9 @@ prepare_when(const Trigger *trigger, EState *estate)
 		return NULL;
 	if (!TRIGGER_FOR_INSERT(trigger->tgtype))
 	{
-		failure = np_failure(NP_FAULT_FEATURE, "trigger \"%s\" has a condition for updates, which no row has that is only read",
+		failure = np_failure(NP_FAULT_FEATURE, "trigger \"%s\" has a condition about an update, which a row that is only read cannot meet",
 							 trigger->tgname);
-		failure.hint = "Let it fire for inserted rows, too.";
+		failure.hint = "Make it fire for inserts, too.";
 		np_raise(&failure);
 	}
 	previous = MemoryContextSwitchTo(estate->es_query_cxt);
@@ -171,7 +171,7 @@ adapt(NpChangeOptions *options, const void *argument)
 	if (!adaption->options->only_missing)
 		return;
 	if (np_delivery_is_relayed(options->delivery))
-		np_raise_input("only_missing needs another delivery than \"%s\"", np_delivery_name(options->delivery));
+		np_raise_input("only_missing needs a delivery other than \"%s\"", np_delivery_name(options->delivery));
 	options->delivery = NP_DELIVER_ON_COMMIT;
 }
 
@@ -209,8 +209,8 @@ static void
 require_subject(const NpPlanTemplate *subject)
 {
 	if (subject_has(subject, NP_PLAN_LSN) || subject_has(subject, NP_PLAN_COMMIT_TS))
-		np_raise_fault(NP_FAULT_INPUT, "Say by subject => '...' where they are to go.",
-					   "rows that are read have no {lsn} and {commit_ts}, which the subject of the table has");
+		np_raise_fault(NP_FAULT_INPUT, "Say by subject => '...' where they go.",
+					   "rows that are read have no {lsn} and {commit_ts}, which the subject of the table contains");
 }
 
 /*

@@ -211,9 +211,9 @@ find(NpRowsRun *run, Datum arguments, MemoryContext context)
 		return true;
 	if (run->last_key != NULL)
 	{
-		failure = np_failure(NP_FAULT_RUN, "rows of table \"%s\" were published with other arguments, or by another role, and not all of them",
+		failure = np_failure(NP_FAULT_RUN, "rows of table \"%s\" are published in part, by a call with other arguments or of another role",
 							 get_rel_name(run->relation));
-		failure.hint = "Call it as before to go on with that, or with restart => true to begin anew.";
+		failure.hint = "Repeat that call to go on, or use restart => true to start over.";
 		np_raise(&failure);
 	}
 	return false;
@@ -303,8 +303,8 @@ check_role(Oid relation, Oid user)
 
 	if (OidIsValid(role) ? has_privs_of_role(user, role) : superuser_arg(user))
 		return;
-	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied to stop the rows of table \"%s\"", get_rel_name(relation));
-	failure.hint = "The role that publishes them may, and who is a member of it.";
+	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied to stop publishing the rows of table \"%s\"", get_rel_name(relation));
+	failure.hint = "Only the role that publishes them and its members may do so.";
 	np_raise(&failure);
 }
 

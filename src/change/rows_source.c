@@ -177,7 +177,7 @@ execute(const Statement *statement, bool (*take) (void *argument, TupleTableSlot
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", statement->text.data, SPI_result_code_string(SPI_result));
 	if (!SPI_is_cursor_plan(plan))
-		np_raise_input("condition is not one expression");
+		np_raise_input("condition is not a single expression");
 	result = SPI_execute_plan_extended(plan, &options);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "\"%s\" failed: %s", statement->text.data, SPI_result_code_string(result));

@@ -282,7 +282,7 @@ np_examine_user(NpExamination *examination)
 	examination->user = answer != NULL && JB_ROOT_IS_OBJECT(answer) ? np_json_child(answer, "data") : NULL;
 	if (examination->user == NULL)
 	{
-		examination->user_failure = np_failure(NP_FAULT_UNKNOWN, "the reply says nothing of a user");
+		examination->user_failure = np_failure(NP_FAULT_UNKNOWN, "the reply says nothing about a user");
 		return;
 	}
 	np_examine_clock(examination, np_json_child(answer, "server"), "time", before);
@@ -324,7 +324,7 @@ np_examine_stream_info(NpExamination *examination)
 	if (examination->config == NULL || examination->state == NULL)
 	{
 		examination->config = NULL;
-		examination->stream_unknown = "JetStream says nothing of the stream's configuration and state.";
+		examination->stream_unknown = "JetStream says nothing about the stream's configuration and state.";
 	}
 	np_examine_clock(examination, examination->stream_info, "ts", before);
 }

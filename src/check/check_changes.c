@@ -43,7 +43,7 @@ find_errors(NpFinding *finding)
 
 		if (error != NULL && broken++ < MAX_NAMED)
 			np_find(finding, NP_CHECK_FAILED, SPI_getvalue(row, columns, TRIGGER_IS_OF_WAL) == NULL ?
-					"Writes to %s fail, by trigger \"%s\": %s." : "Changes of %s are not all published, by trigger \"%s\": %s.",
+					"Writes to %s fail because of trigger \"%s\": %s." : "Changes of %s are not all published because of trigger \"%s\": %s.",
 					SPI_getvalue(row, columns, TRIGGER_TABLE), SPI_getvalue(row, columns, TRIGGER_NAME), error);
 	}
 	if (broken > MAX_NAMED)

@@ -73,9 +73,9 @@ np_check_features(NpExamination *examination, NpFinding *finding)
 	if (refused[0] != '\0')
 		np_find(finding, NP_CHECK_OK, "It does not allow %s.", refused);
 	if (np_json_is_true(examination->config, "allow_msg_counter"))
-		np_find(finding, NP_CHECK_OK, "It is one of counters, and takes no message without increment.");
+		np_find(finding, NP_CHECK_OK, "It holds counters, and takes no message without increment.");
 	if (!np_json_is_true(examination->config, "allow_msg_schedules"))
-		np_find(finding, NP_CHECK_OK, "What has deliver_at can wait in nats_outbox only.");
+		np_find(finding, NP_CHECK_OK, "Messages with deliver_at can wait only in nats_outbox.");
 	else if (!has_room_for_schedules(examination))
 		np_find(finding, NP_CHECK_WARNING, "Messages with deliver_at have no place to wait: give the stream a subject that takes \"%s\".",
 				np_from_utf8(np_schedule_subject(examination->subject, (NpSpan) {"x", 1})));

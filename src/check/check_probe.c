@@ -375,7 +375,7 @@ np_examine_answers(NpExamination *examination)
 		return;
 	examination->asked_answers = true;
 	if (np_publishing != NP_PUBLISHING_ON)
-		examination->no_answers = "There is no probe, as nats_publish.publishing is not on.";
+		examination->no_answers = "No probe was sent: nats_publish.publishing is not on.";
 	else if (!np_session_ready(examination->session, true, &failure))
 		examination->no_answers = psprintf("The probe could not be sent: %s.", failure.text);
 	else
@@ -400,7 +400,7 @@ find_no_answer(const NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_FAILED, "%s takes the probe. %s", answers->subscribers > 0 ? "No stream" : "Nobody",
 				np_advice_without_stream(examination));
 	else
-		np_find(finding, NP_CHECK_FAILED, "No stream answers the probe within %d ms, so no message would be acknowledged. See that the stream has a leader, no_ack is not set, and no mapping leads messages elsewhere.", np_ack_timeout);
+		np_find(finding, NP_CHECK_FAILED, "No stream answers the probe within %d ms, so no message would be acknowledged. Check that the stream has a leader, no_ack is not set, and no mapping leads messages elsewhere.", np_ack_timeout);
 }
 
 /* "A", "B" */
@@ -426,7 +426,7 @@ find_answers(const NpAnswers *answers, NpFinding *finding)
 	if (answers->refusal[0] != '\0')
 		np_find(finding, NP_CHECK_FAILED, "It refuses the probe: %s. Fix that, or publish to another stream.", answers->refusal);
 	if (answers->strangers > 0)
-		np_find(finding, NP_CHECK_WARNING, "Somebody else than JetStream answers on the subject, and may be taken for its acknowledgment. Let it answer elsewhere.");
+		np_find(finding, NP_CHECK_WARNING, "Something other than JetStream answers on the subject, and its answer may be taken for an acknowledgment. Make it answer elsewhere.");
 	if (answers->subscribers > 0)
 		np_find(finding, NP_CHECK_OK, "It would also go to %s, whose answers might be taken for an acknowledgment.",
 				np_count_of(answers->subscribers, "subscriber"));

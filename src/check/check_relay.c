@@ -56,7 +56,7 @@ static void
 find_content(const NpOutboxContent *content, NpFinding *finding)
 {
 	if (content->waiting == 0)
-		np_find(finding, NP_CHECK_OK, content->scheduled == 0 ? "nats_outbox is empty." : "No message in nats_outbox can go yet.");
+		np_find(finding, NP_CHECK_OK, content->scheduled == 0 ? "nats_outbox is empty." : "No message in nats_outbox is due yet.");
 	else
 		np_find(finding, content->is_late ? NP_CHECK_WARNING : NP_CHECK_OK, "In nats_outbox: %s, the oldest for %s.",
 				np_count_of(content->waiting, "message"), content->oldest);
@@ -64,7 +64,7 @@ find_content(const NpOutboxContent *content, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "Of these, %s failed and will be tried again; the first, of subject \"%s\": %s.",
 				np_count_of(content->retrying, "message"), content->subject, content->error == NULL ? "no error is known" : content->error);
 	if (content->scheduled > 0)
-		np_find(finding, NP_CHECK_OK, "%s there is to be delivered later.", np_count_of(content->scheduled, "message"));
+		np_find(finding, NP_CHECK_OK, "%s there for later.", np_count_of(content->scheduled, "message"));
 	if (content->dead > 0)
 		np_find(finding, NP_CHECK_WARNING, "In nats_outbox_dead: %s. Fix what last_error says there, and call nats_outbox_retry_all().",
 				np_count_of(content->dead, "message"));
@@ -78,15 +78,15 @@ find_absence(const NpOutboxContent *content, bool is_wanted, NpFinding *finding)
 	NpCheckStatus status = !is_empty ? NP_CHECK_FAILED : NP_CHECK_WARNING;
 
 	if (RecoveryInProgress())
-		np_find(finding, NP_CHECK_OK, "This is a standby, whose relay begins when it is promoted.");
+		np_find(finding, NP_CHECK_OK, "This is a standby: its relay starts when it is promoted.");
 	else if (!is_wanted && is_empty)
-		np_find(finding, NP_CHECK_OK, "This database has no relay, as it is not in nats_publish.relay_databases, and needs none.");
+		np_find(finding, NP_CHECK_OK, "This database has no relay and needs none: it is not in nats_publish.relay_databases.");
 	else if (!np_relay_state_is_there())
 		np_find(finding, status, "There is no relay. Put nats_publish into shared_preload_libraries, and this database into nats_publish.relay_databases.");
 	else if (!is_wanted)
 		np_find(finding, status, "There is no relay. Put this database into nats_publish.relay_databases.");
 	else
-		np_find(finding, status, "The relay has not been started. Look into the server's log for why, and see that max_worker_processes is high enough.");
+		np_find(finding, status, "The relay has not been started. The server's log says why. Check that max_worker_processes is high enough.");
 }
 
 /* "The relay is …" */
@@ -115,22 +115,22 @@ advice_for(NpRelayState state)
 	switch (state)
 	{
 		case NP_RELAY_WAITING:
-			return "See that NATS runs, and takes the relay's connection.";
+			return "Check that NATS runs, and takes the relay's connection.";
 		case NP_RELAY_PAUSED:
-			return "Call nats_relay_resume() when it is to go on.";
+			return "Call nats_relay_resume() to let it go on.";
 		case NP_RELAY_OFF:
 			return "Set nats_publish.publishing to on, unless this is a copy.";
 		case NP_RELAY_NO_EXTENSION:
 		case NP_RELAY_NO_DATABASE:
 			return "It looks again within seconds.";
 		case NP_RELAY_CLOSED:
-			return "It begins when ALTER DATABASE ... ALLOW_CONNECTIONS true lets it.";
+			return "It starts after ALTER DATABASE ... ALLOW_CONNECTIONS true.";
 		case NP_RELAY_NO_RIGHTS:
 			return "Grant the owner of nats_outbox what the error names.";
 		case NP_RELAY_DIVERTING:
-			return "It could not publish in time, and moves what it reads to nats_outbox. See that NATS runs, and takes its connection.";
+			return "It could not publish in time, and moves what it reads to nats_outbox. Check that NATS runs, and takes its connection.";
 		case NP_RELAY_STOPPED:
-			return "It is started again soon; the server's log says why it ended.";
+			return "It will be started again soon; the server's log says why it ended.";
 		default:
 			return NULL;
 	}

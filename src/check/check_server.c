@@ -40,14 +40,14 @@ typedef struct Cure
 } Cure;
 
 static const Cure cures[] = {
-	[NP_WIRE_OK] = {"inbox", "Let the NATS user subscribe to the inboxes, or set inbox_prefix to what it may subscribe to."},
-	[NP_WIRE_NO_LOGIN] = {"authentication", "Make the file with the credentials one that the server process can read and NATS can use."},
+	[NP_WIRE_OK] = {"inbox", "Allow the NATS user to subscribe to the inboxes, or set inbox_prefix to a subject that it may subscribe to."},
+	[NP_WIRE_NO_LOGIN] = {"authentication", "Check that the server process can read the file, and that it holds credentials for NATS."},
 	[NP_WIRE_NO_HOST] = {"dns", "Correct the host in the URL, or the name resolution of this machine."},
-	[NP_WIRE_NO_SERVER] = {"tcp", "See that nats-server runs and listens there, and that no firewall is in between."},
-	[NP_WIRE_NO_TLS] = {"tls", "See that the server wants TLS, that tls_ca_file has the authority of its certificate, and that the certificate has the name in the URL."},
+	[NP_WIRE_NO_SERVER] = {"tcp", "Check that nats-server runs and listens there, and that no firewall is in between."},
+	[NP_WIRE_NO_TLS] = {"tls", "Check that the server wants TLS, that tls_ca_file has the authority of its certificate, and that the certificate has the name in the URL."},
 	[NP_WIRE_NOT_AUTHORIZED] = {"authentication", "Correct the credentials in the settings, or in the user mapping of the foreign server."},
 	[NP_WIRE_NOT_SUPPORTED] = {"libnats", "Use a newer libnats, or switch the option off."},
-	[NP_WIRE_FAILED] = {"nats", "See that what listens there is nats-server 2.9 or later, and takes clients."},
+	[NP_WIRE_FAILED] = {"nats", "Check that what listens there is nats-server 2.9 or later, and accepts clients."},
 };
 
 static void
@@ -86,7 +86,7 @@ find_no_connection(NpExamination *examination, NpFinding *finding, const NpFailu
 	np_find_failure(finding, NP_CHECK_FAILED, failure);
 	np_find(finding, NP_CHECK_FAILED, "%s", failure->hint != NULL ? failure->hint :
 			session == NULL ? "Set nats_publish.server to a foreign server that is there and that the role may use." :
-			"See that the server runs and is not overloaded.");
+			"Check that the server runs and is not overloaded.");
 }
 
 void
@@ -213,7 +213,7 @@ find_no_jetstream(NpExamination *examination, NpFinding *finding, const NpFailur
 		status = NP_CHECK_FAILED;
 	np_find(finding, status, "%s. %s", what, examination->no_jetstream);
 	if (status == NP_CHECK_UNKNOWN)
-		np_find(finding, status, "It may be that another account or server takes what is published: nats_check(subject, probe => true) tells.");
+		np_find(finding, status, "Another account or server may take what is published: nats_check(subject, probe => true) tells.");
 }
 
 void
@@ -287,7 +287,7 @@ find_clock(NpExamination *examination, NpFinding *finding)
 	if (examination->clock == NULL || !np_check_attempt(read_clock, examination, &written, &failure) ||
 		TIMESTAMP_NOT_FINITE(written))
 	{
-		np_find(finding, NP_CHECK_OK, "The server does not tell its time.");
+		np_find(finding, NP_CHECK_OK, "The server does not report its time.");
 		return;
 	}
 	offset = clock_offset(examination, written);
@@ -312,14 +312,14 @@ np_check_round_trip(NpExamination *examination, NpFinding *finding)
 	}
 	if (!ping(examination->session->connection, times))
 	{
-		np_find(finding, NP_CHECK_FAILED, "The server does not answer a PING. See that it runs and is not overloaded.");
+		np_find(finding, NP_CHECK_FAILED, "The server does not answer a PING. Check that it runs and is not overloaded.");
 		examination->unreachable = "The server does not answer.";
 		return;
 	}
 	np_find(finding, NP_CHECK_OK, "The median of %d PINGs is %.2f ms, the longest took %.2f ms.", PINGS,
 			times[PINGS / 2] / 1000.0, times[PINGS - 1] / 1000.0);
 	if (times[PINGS / 2] > SLOW_ROUND_TRIP)
-		np_find(finding, NP_CHECK_WARNING, "Each COMMIT that publishes waits for a round trip or more: bring the server nearer, or use the outbox.");
+		np_find(finding, NP_CHECK_WARNING, "Each COMMIT that publishes waits for a round trip or more: move the server closer, or use the outbox.");
 	np_examine_user(examination);
 	if (examination->clock == NULL && examination->subject.data != NULL)
 		np_examine_streams(examination);

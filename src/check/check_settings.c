@@ -35,7 +35,7 @@ find_misspelt(NpFinding *finding)
 	ListCell   *cell;
 
 	foreach(cell, np_misspelt_names)
-		np_find(finding, NP_CHECK_WARNING, "\"%s\" is set, but is no setting of nats_publish, so it does nothing. Correct its name.",
+		np_find(finding, NP_CHECK_WARNING, "\"%s\" is set, but is not a setting of nats_publish, so it does nothing. Correct its name.",
 				(const char *) lfirst(cell));
 }
 
@@ -68,7 +68,7 @@ find_sending(NpExamination *examination, NpFinding *finding)
 	if (np_commit_batch != NP_COMMIT_ATOMIC)
 		return;
 	if (examination->info != NULL && np_json_int64(examination->info, "api_lvl", 0) < 2)
-		np_find(finding, NP_CHECK_WARNING, "nats_publish.commit_batch is atomic, which this server does not know. Set it to pipelined, or use nats-server 2.12.");
+		np_find(finding, NP_CHECK_WARNING, "nats_publish.commit_batch is atomic, which this server does not support. Set it to pipelined, or use nats-server 2.12.");
 	if (examination->config != NULL && !np_json_is_true(examination->config, "allow_atomic"))
 		np_find(finding, NP_CHECK_WARNING, "nats_publish.commit_batch is atomic, which the stream does not allow. Set it to pipelined, or allow_atomic for the stream.");
 }

@@ -106,9 +106,9 @@ find_unusable_stream(const NpExamination *examination, NpFinding *finding)
 	if (np_json_is_true(examination->config, "sealed"))
 		np_find(finding, status, "It is sealed and takes no message. Publish to another stream.");
 	if (np_json_child(examination->config, "mirror") != NULL)
-		np_find(finding, status, "It is a mirror, which takes messages from its origin only. Publish to a subject of that.");
+		np_find(finding, status, "It is a mirror, which takes messages from its origin only. Publish to a subject of its origin.");
 	if (is_clustered(examination) && (leader == NULL || leader[0] == '\0'))
-		np_find(finding, status, "It has no leader, and takes nothing until a majority of its replicas is there. Start their servers.");
+		np_find(finding, status, "It has no leader, and takes nothing until a majority of its replicas is up. Start their servers.");
 }
 
 /*
@@ -126,7 +126,7 @@ find_no_stream(const NpExamination *examination, NpFinding *finding)
 	{
 		np_find(finding, NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
 		if (nobody)
-			np_find(finding, NP_CHECK_FAILED, "No stream takes a message to the subject: see that there is one, and that it has a leader.");
+			np_find(finding, NP_CHECK_FAILED, "No stream takes a message to the subject: check that there is one, and that it has a leader.");
 		if (examination->has_no_stream)
 			np_find(finding, NP_CHECK_UNKNOWN, "Create one with nats_create_stream(), unless an import, a mapping or another domain brings messages to one.");
 		if (examination->answers == NULL && examination->bad_subject == NULL && !examination->probe)
@@ -149,7 +149,7 @@ find_stream(const NpExamination *examination, NpFinding *finding)
 	else
 		np_find(finding, NP_CHECK_OK, "\"%s\" takes the subject.", examination->stream);
 	if (examination->config == NULL && examination->stream_failure.fault == NP_FAULT_JETSTREAM)
-		np_find(finding, status, "%s See that a majority of the servers with its replicas run.", examination->stream_unknown);
+		np_find(finding, status, "%s Check that a majority of the servers with its replicas run.", examination->stream_unknown);
 	else if (examination->config == NULL)
 		np_find(finding, examination->is_elsewhere ? NP_CHECK_OK : NP_CHECK_UNKNOWN, "%s", examination->stream_unknown);
 	else
@@ -199,7 +199,7 @@ find_replicas(const NpExamination *examination, NpFinding *finding)
 		if (np_json_is_true(replica, "offline"))
 			np_find(finding, NP_CHECK_WARNING, "The replica on \"%s\" is offline. Start that server.", name);
 		else if (!np_json_is_true(replica, "current"))
-			np_find(finding, NP_CHECK_WARNING, "The replica on \"%s\" is not current. See that this server keeps up with the leader.", name);
+			np_find(finding, NP_CHECK_WARNING, "The replica on \"%s\" is not current. Check that this server keeps up with the leader.", name);
 	}
 }
 
@@ -211,7 +211,7 @@ np_check_replicas(NpExamination *examination, NpFinding *finding)
 	if (replicas > 1)
 		np_find(finding, NP_CHECK_OK, INT64_FORMAT " replicas.", replicas);
 	else if (is_clustered(examination))
-		np_find(finding, NP_CHECK_WARNING, "1 replica in a cluster: the stream stands still without its server, and is lost with its disk. Give it 3 replicas.");
+		np_find(finding, NP_CHECK_WARNING, "1 replica in a cluster: the stream stops without its server, and is lost with its disk. Give it 3 replicas.");
 	else
 		np_find(finding, NP_CHECK_OK, "1 replica on a server without a cluster: the stream is lost with its disk.");
 	find_replicas(examination, finding);

@@ -84,7 +84,7 @@ find_idle_users(const Need *need, NpFinding *finding)
 		np_find(finding, NP_CHECK_FAILED, "%s of delivery wal %s not published.", np_count_of(need->tables, "table"),
 				need->tables == 1 ? "is" : "are");
 	if (np_outbox_storage == NP_STORAGE_WAL)
-		np_find(finding, NP_CHECK_FAILED, "nats_publish.outbox_storage is wal, where the outbox can't be written to.");
+		np_find(finding, NP_CHECK_FAILED, "nats_publish.outbox_storage is wal, but the outbox in the WAL can't be written to.");
 	if (wal_level < NP_COMPAT_WAL_LEVEL)
 		np_find(finding, NP_CHECK_FAILED, "Set wal_level to " NP_COMPAT_WAL_LEVEL_NAME ", restart the server, and then call nats_wal_enable().");
 	else
@@ -96,11 +96,11 @@ find_no_slot(const NpWalSlot *slot, const Need *need, NpFinding *finding)
 {
 	if (need->is_enabled)
 		np_find(finding, NP_CHECK_FAILED,
-				"Replication slot \"%s\", which nats_wal_enable() has made, is not there any more: what was committed since, and was not published, is not published. nats_wal_enable() begins anew, nats_wal_disable() says that it is meant so.",
+				"Replication slot \"%s\", which nats_wal_enable() has made, is gone: what was committed since then and not published will not be published. Call nats_wal_enable() to start over, or nats_wal_disable() if that was intended.",
 				slot->name);
 	find_idle_users(need, finding);
 	if (finding->status == NP_CHECK_OK)
-		np_find(finding, NP_CHECK_OK, "The WAL of this database is not published, and nothing needs that.");
+		np_find(finding, NP_CHECK_OK, "The WAL of this database is not published, and nothing needs it to be.");
 }
 
 /* It has a slot of a standby that was synchronized, or none: what happens when it is promoted? */
@@ -110,10 +110,10 @@ find_on_standby(const NpWalSlot *slot, const Need *need, NpFinding *finding)
 	if (!need->is_enabled)
 		np_find(finding, NP_CHECK_OK, "The WAL of this database is not published.");
 	else if (slot->state == NP_WAL_SLOT_USABLE)
-		np_find(finding, NP_CHECK_OK, "This is a standby, with the replication slot for when it is promoted.");
+		np_find(finding, NP_CHECK_OK, "This is a standby, and has the replication slot for when it is promoted.");
 	else
 		np_find(finding, NP_CHECK_WARNING,
-				"This is a standby without the replication slot: what the primary has not published when it fails is not published. %sCall nats_wal_enable() here once it is promoted.",
+				"This is a standby without the replication slot: what the primary has not published when it fails will not be published. %sCall nats_wal_enable() here once it is promoted.",
 				NP_COMPAT_HAS_FAILOVER ? "Set sync_replication_slots to on, or " : "");
 }
 
@@ -146,13 +146,13 @@ find_failover(const NpWalSlot *slot, NpFinding *finding)
 		return;
 	if (!NP_COMPAT_HAS_FAILOVER)
 		np_find(finding, NP_CHECK_WARNING,
-				"There are standbys, which do not have the replication slot: what is not published when one is promoted is not published. Call nats_wal_enable() there then; PostgreSQL 17 and later keep slots on standbys.");
+				"There are standbys, and they do not have the replication slot: what is not published when one is promoted will not be. Call nats_wal_enable() there then; PostgreSQL 17 and later keep slots on standbys.");
 	else if (!slot->has_failover)
 		np_find(finding, NP_CHECK_WARNING,
 				"There are standbys, and the replication slot is not kept there. Call nats_wal_disable() and nats_wal_enable(), which makes one for failover.");
 	else if (!has_synchronous && (standby_slots == NULL || standby_slots[0] == '\0'))
 		np_find(finding, NP_CHECK_WARNING,
-				"There are standbys, and none is waited for: a failover can take back what was published. Name their slots in synchronized_standby_slots.");
+				"There are standbys, and none is waited for: a failover can undo what was already published. Name their slots in synchronized_standby_slots.");
 	else
 		np_find(finding, NP_CHECK_OK, "Standbys keep it.");
 }
@@ -165,13 +165,13 @@ find_relay(NpFinding *finding)
 	if (!np_check_relay_status(&status, true))
 	{
 		np_find(finding, NP_CHECK_FAILED,
-				"There is a replication slot, and no relay reads it, so that WAL is kept for nothing. See that this database is in nats_publish.relay_databases, and max_worker_processes is high enough; or call nats_wal_disable(discard => true).");
+				"There is a replication slot, but no relay reads it, so WAL is kept for nothing. Check that this database is in nats_publish.relay_databases, and max_worker_processes is high enough; or call nats_wal_disable(discard => true).");
 		return;
 	}
 	np_check_relay_state("relay of the WAL", &status, false, finding);
 	if (status.wal.forged > 0)
 		np_find(finding, NP_CHECK_WARNING,
-				"%s in the WAL had the prefix of nats_publish, and %s not written by its functions: left out. See who calls pg_logical_emit_message().",
+				"%s in the WAL had the prefix of nats_publish, but %s not written by its functions: left out. Find out who calls pg_logical_emit_message().",
 				np_count_of(status.wal.forged, "message"), status.wal.forged == 1 ? "was" : "were");
 }
 
@@ -187,7 +187,7 @@ find_slot(const NpWalSlot *slot, const Need *need, NpFinding *finding)
 	}
 	if (slot->state == NP_WAL_SLOT_LOST)
 		np_find(finding, NP_CHECK_FAILED,
-				"Replication slot \"%s\" has lost WAL: what was committed after %X/%X, and was not published, is not published. nats_wal_enable() begins anew.",
+				"Replication slot \"%s\" has lost WAL: what was committed after %X/%X and not published will not be published. Call nats_wal_enable() to start over.",
 				slot->name, LSN_FORMAT_ARGS(slot->confirmed));
 	else
 		np_find(finding, NP_CHECK_WARNING, "Replication slot \"%s\" was not made by nats_wal_enable() of this extension, and keeps WAL. %s", slot->name,
@@ -208,5 +208,5 @@ np_check_wal(NpExamination *examination, NpFinding *finding)
 	else
 		find_slot(&slot, &need, finding);
 	if (need.lost != NULL)
-		np_find(finding, NP_CHECK_WARNING, "What was committed %s, and was not published before, was lost: see nats_wal_relay.", need.lost);
+		np_find(finding, NP_CHECK_WARNING, "What was committed %s and not published before was lost: see nats_wal_relay.", need.lost);
 }

@@ -292,7 +292,7 @@ on_member_answered(void *owner, uint64 token, const NpReply *reply, bool was_sen
 			if (is_commit && acknowledges_batch(batch, reply))
 				batch->stored = true;
 			else
-				record_bad_reply(batch, "the server has acknowledged something else than the batch");
+				record_bad_reply(batch, "the server has acknowledged something other than the batch");
 			break;
 		case NP_REPLY_NO_RESPONDERS:
 			{
@@ -518,7 +518,7 @@ raise_refusal(const Batch *batch)
 		failure.hint = "All messages of the transaction must go to one stream.";
 	}
 	if (batch->refusal_code == 10174)
-		failure.hint = "Create the stream with the option allow_atomic, and publish to no other one in the transaction.";
+		failure.hint = "Create the stream with the option allow_atomic, and publish to no other stream in the transaction.";
 	failure.text = psprintf("could not publish the transaction's messages as one batch: %s", failure.text);
 	np_raise(&failure);
 }

@@ -256,7 +256,7 @@ attend_uncritical(void)
 }
 
 /*
- * An ERROR about something else than a message that was sent: raise it with
+ * An ERROR about something other than a message that was sent: raise it with
  * what has become of these.  An interrupt leaves them open anyway.
  */
 static void
@@ -431,7 +431,7 @@ np_commit_warn_unasked(void)
 	ereport(WARNING,
 			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 			 errmsg("the transaction has committed without its messages"),
-			 errdetail("nats_publish was loaded in its COMMIT: messages that were held for it are not sent, and others are not waited for."),
+			 errdetail("nats_publish was loaded during its COMMIT: messages held for it were not sent, and others were not waited for."),
 			 errhint("Add nats_publish to session_preload_libraries or shared_preload_libraries.")));
 }
 

@@ -305,7 +305,7 @@ np_transaction_join(void)
 	if (ending || (!IsTransactionState() && GetCurrentTransactionNestLevel() == 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("cannot use NATS any more in this transaction"),
+				 errmsg("cannot use NATS any longer in this transaction"),
 				 errdetail("It is about to end, and its messages were sent."),
 				 errhint("A library that publishes at the end of a transaction must do so in a deferred trigger.")));
 	prepare_backend();

@@ -98,7 +98,7 @@ require_relay(void)
 {
 	if (!np_relay_state_is_there())
 		np_raise_fault(NP_FAULT_NOT_LOADED, "Add nats_publish to shared_preload_libraries, and restart the server.",
-					   "the WAL is published by a relay, for which the library was not loaded when the server started");
+					   "the WAL is published by a relay, which needs the library from the server's start");
 	if (np_relay_find(MyDatabaseId) < 0)
 		np_raise_fault(NP_FAULT_NOT_LOADED, "Add it to nats_publish.relay_databases, and reload the configuration.",
 					   "the WAL is published by a relay, and this database has none");
@@ -109,7 +109,7 @@ require_wal_level(void)
 {
 	if (wal_level < NP_COMPAT_WAL_LEVEL)
 		np_raise_fault(NP_FAULT_NOT_LOADED, "Set wal_level to \"" NP_COMPAT_WAL_LEVEL_NAME "\", and restart the server.",
-					   "what is in the WAL can't be published with this wal_level");
+					   "the WAL can't be published with this wal_level");
 }
 
 static void
@@ -159,9 +159,9 @@ warn_of_loss(XLogRecPtr from, XLogRecPtr to)
 	ereport(WARNING,
 			(errmsg("changes and messages in the WAL were lost"),
 			 XLogRecPtrIsInvalid(from) ?
-			 errdetail("The replication slot was gone. What was committed before %X/%X and had not been published is not published.",
+			 errdetail("The replication slot was gone. What was committed before %X/%X and not published will not be published.",
 					   LSN_FORMAT_ARGS(to)) :
-			 errdetail("The replication slot was gone, or had lost WAL. What was committed between %X/%X and %X/%X is not published.",
+			 errdetail("The replication slot was gone, or had lost WAL. What was committed between %X/%X and %X/%X will not be published.",
 					   LSN_FORMAT_ARGS(from), LSN_FORMAT_ARGS(to))));
 }
 
@@ -171,7 +171,7 @@ warn_of_failover(void)
 	if (!NP_COMPAT_HAS_FAILOVER)
 		ereport(WARNING,
 				(errmsg("a standby that is promoted does not have the replication slot"),
-				 errdetail("What was committed and not published before is not published then. PostgreSQL 17 and later keep slots on standbys."),
+				 errdetail("What was committed and not published by then will not be published. PostgreSQL 17 and later keep slots on standbys."),
 				 errhint("Call nats_wal_enable() there once it is promoted.")));
 }
 
@@ -263,7 +263,7 @@ raise_without_relay(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the relay that publishes the WAL is not running"),
-			 errhint("See nats_relay; or call nats_wal_disable(discard => true), which leaves out what is not published yet.")));
+			 errhint("See nats_relay; or call nats_wal_disable(discard => true), which discards what is not published yet.")));
 }
 
 /* Wait until all that is committed by now is published, or in nats_outbox. */
@@ -291,7 +291,7 @@ warn_of_discarded(void)
 	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
 
 	ereport(NOTICE,
-			(errmsg("what was committed after %X/%X and is not published yet is not published", LSN_FORMAT_ARGS(slot.confirmed))));
+			(errmsg("what was committed after %X/%X and not published will not be published", LSN_FORMAT_ARGS(slot.confirmed))));
 }
 
 static void

@@ -434,7 +434,7 @@ try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secure
 	if (is_connected_to(handshake->wire->socket, address))
 		return NP_WIRE_OK;
 	np_wire_disconnect(handshake->wire);
-	snprintf(handshake->error, sizeof(handshake->error), "the server has ended the connection before it was ready");
+	snprintf(handshake->error, sizeof(handshake->error), "the server closed the connection before it was ready");
 	return NP_WIRE_FAILED;
 }
 

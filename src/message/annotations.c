@@ -36,7 +36,7 @@ check_name(const char *name)
 		if (pg_strncasecmp(name, prefixes[i], strlen(prefixes[i])) == 0)
 			np_raise_input("annotations cannot set the header \"%s\"", name);
 	if (pg_strcasecmp(name, "traceparent") == 0)
-		np_raise_input("annotations cannot set the header \"%s\", which nats_publish.traceparent does", name);
+		np_raise_input("annotations cannot set the header \"%s\", which nats_publish.traceparent sets", name);
 }
 
 static void

@@ -342,7 +342,7 @@ static const struct
 	[NP_ABSENT_OFF] = {"JetStream is not switched on at the NATS server", NP_HINT_SWITCH_ON},
 	[NP_ABSENT_HERE] = {"JetStream is not switched on at the NATS server", NP_HINT_ELSEWHERE},
 	[NP_ABSENT_FOR_ACCOUNT] = {"the account of the NATS user has no JetStream", NP_HINT_ACCOUNT},
-	[NP_ABSENT_STOPPED] = {"JetStream is not enabled any more at the NATS server", NP_HINT_STOPPED},
+	[NP_ABSENT_STOPPED] = {"JetStream is no longer enabled at the NATS server", NP_HINT_STOPPED},
 };
 
 /* Of a message that no stream takes, with what is known of JetStream. */
@@ -479,7 +479,7 @@ keeps_from_resend(const NpPending *message)
 	if (message->id_length == 0)
 		return "it has no id";
 	if (np_now() - message->published_at > NP_MILLISECONDS(np_delivery_resend_time()))
-		return "the first time is too long ago";
+		return "it was first sent too long ago";
 	return NULL;
 }
 
@@ -574,7 +574,7 @@ np_delivery_fail_newer(NpSession *session, NpFeature known)
 		if (message->needs <= known)
 			continue;
 		message->in_doubt |= was_sent(message, sent);
-		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the connection was lost, and the next server does not know %s",
+		np_delivery_fail(session, message, np_failure(NP_FAULT_FEATURE, "the connection was lost, and the next server does not support %s",
 													  np_feature_origin(message->needs)->name));
 	}
 }

@@ -517,8 +517,8 @@ flush_session(NpSession *session, NpTime limit)
 	if (session->window.count == 0 ||
 		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
 		return;
-	failure = np_failure(NP_FAULT_UNKNOWN, session->window.count == 1 ? "%d message is not acknowledged in time" :
-						 "%d messages are not acknowledged in time", session->window.count);
+	failure = np_failure(NP_FAULT_UNKNOWN, session->window.count == 1 ? "%d message was not acknowledged in time" :
+						 "%d messages were not acknowledged in time", session->window.count);
 	failure.hint = HINT_PENDING;
 	np_raise(&failure);
 }

@@ -77,7 +77,7 @@ handle_ack(NpSession *session, NpPending *message, NpPubAck *ack)
 		ack->value = (NpSpan) {NULL, 0};
 	if (expected.length > 0 && !np_span_equals(expected, ack->stream))
 	{
-		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" has answered, not the expected one",
+		NpFailure	failure = np_failure(NP_FAULT_CONFLICT, "stream \"%s\" answered, not the expected one",
 										 np_from_utf8(ack->stream));
 
 		failure.hint = "Another stream takes this subject.";

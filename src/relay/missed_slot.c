@@ -44,9 +44,9 @@ report(const NpWalSlot *slot)
 	}
 	if (!was_missed)
 		ereport(LOG,
-				(errmsg("nats_publish relay misses the WAL: %s", problem),
-				 errdetail("What was committed and not published before is not published."),
-				 errhint("Call nats_wal_enable() to begin anew, or nats_wal_disable().")));
+				(errmsg("nats_publish relay cannot read the WAL: %s", problem),
+				 errdetail("What was committed and not published will not be published."),
+				 errhint("Call nats_wal_enable() to start over, or nats_wal_disable().")));
 	was_missed = true;
 }
 

@@ -120,7 +120,7 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 		is_failing = true;
 		ereport(LOG,
 				(errmsg("%s cannot publish: %s", name(), problem),
-				 errdetail("It tries again until it can.")));
+				 errdetail("It keeps trying.")));
 	}
 	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
 	next_try = np_now() + np_jittered(pause_after_error);

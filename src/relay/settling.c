@@ -316,7 +316,7 @@ raise_undeleted(int count)
 			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 			 errmsg_plural("%d message that is stored could not be deleted from nats_outbox",
 						   "%d messages that are stored could not be deleted from nats_outbox", count, count),
-			 errhint("See which trigger of nats_outbox keeps its rows from being deleted.")));
+			 errhint("Find the trigger of nats_outbox that keeps its rows from being deleted.")));
 }
 
 static bool

@@ -337,7 +337,7 @@ np_stream_rest(NpStream *stream, bool has_others)
 	if (has_others && stream->delay == FIRST_REST)
 		ereport(LOG,
 				(errmsg("another publisher writes to stream \"%s\" of nats_publish's relay", np_string_from_utf8(stream->name)),
-				 errdetail("The relay has one message of a subject on its way at a time, and tries from time to time whether it is the only one again.")));
+				 errdetail("The relay now sends one message of a subject at a time, and tries from time to time whether it is the only publisher again.")));
 	ereport(DEBUG1, (errmsg("nats_publish relay: stream \"%s\" goes by subject", np_string_from_utf8(stream->name))));
 	stream->mode = NP_STREAM_BY_SUBJECT;
 	stream->has_others = has_others;

@@ -313,9 +313,9 @@ check_rows(const NpChangePlan *plan, const NpChange *change)
 		if (!change->unchanged[i] || !(plan->is_key[i] || plan->needed[i] ||
 									   (wal->filter != NULL && np_change_filter_needs(wal->filter, plan->places[i]))))
 			continue;
-		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL, as it is out of line and was not changed",
+		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL: it is stored out of line and was not changed",
 							 plan->json_names[i]);
-		failure.hint = "REPLICA IDENTITY FULL has it written to the WAL.";
+		failure.hint = "REPLICA IDENTITY FULL writes it to the WAL.";
 		np_raise(&failure);
 	}
 }

@@ -290,7 +290,7 @@ enter(NpRow *row)
 	if (np_lanes_enter(row, np_relay_ordering != NP_RELAY_RELAXED))
 		return;
 	np_row_free(row);
-	elog(ERROR, "a message of the WAL was passed by");
+	elog(ERROR, "a message of the WAL was skipped");
 }
 
 static void
@@ -466,8 +466,8 @@ slot_is_usable(const NpWalSlot *slot)
 	if (!slot_is_missed)
 		ereport(LOG,
 				(errmsg("nats_publish WAL relay has nothing to read: %s", problem),
-				 errdetail("What was committed after %X/%X and was not published will not be.", LSN_FORMAT_ARGS(slot->confirmed)),
-				 errhint("Call nats_wal_enable() to begin anew.")));
+				 errdetail("What was committed after %X/%X and not published will not be published.", LSN_FORMAT_ARGS(slot->confirmed)),
+				 errhint("Call nats_wal_enable() to start over.")));
 	slot_is_missed = true;
 	return false;
 }
@@ -837,7 +837,7 @@ drop_slot(void)
 	if (slot.state == NP_WAL_SLOT_USABLE || slot.state == NP_WAL_SLOT_LOST)
 	{
 		ReplicationSlotDrop(slot.name, true);
-		ereport(LOG, (errmsg("nats_publish WAL relay has dropped replication slot \"%s\": there is no extension any more", slot.name)));
+		ereport(LOG, (errmsg("nats_publish WAL relay has dropped replication slot \"%s\": the extension is gone", slot.name)));
 	}
 	proc_exit(0);
 }

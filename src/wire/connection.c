@@ -511,7 +511,7 @@ np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 }
 
 /*
- * Before closing: see that the server has read everything, for what it has
+ * Before closing: check that the server has read everything, for what it has
  * not is lost then.  False: that could not be seen in time.
  */
 bool

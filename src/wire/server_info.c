@@ -195,7 +195,7 @@ info_until(NpConnection *connection, NpTime deadline)
 		char	   *id;
 
 		if (info == NULL || !JB_ROOT_IS_OBJECT(info))
-			raise_unanswered("It greets with something else than a JSON object.");
+			raise_unanswered("It greets with something other than a JSON object.");
 		id = np_json_text(info, "server_id");
 		if (id != NULL && strcmp(id, server_id) == 0)
 		{
@@ -248,7 +248,7 @@ ask_version(NpConnection *connection)
 	if (version == NULL || sscanf(version, "%d.%d", &said.major, &said.minor) != 2)
 		raise_unanswered("It does not tell its version.");
 	if (np_connection_is_hearsay(connection) && (said.major > 2 || said.minor >= 12))
-		raise_unanswered("It tells a version before TLS begins that it does not tell in it.");
+		raise_unanswered("It tells a version before TLS begins, but not inside TLS.");
 	said.is_known = true;
 	*known = said;
 }

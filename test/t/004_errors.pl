@@ -413,7 +413,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 		'58030, no counts', 'a batch of which a part may be stored');
 }
 
-# An error of COMMIT about something else than what was sent
+# An error of COMMIT about something other than what was sent
 {
 	my $lose = sub { my ($peer, $command, $number) = @_; return ++$peer->{count} == 10 || $number > 1 ? $peer->close : 0; };
 	my @thirty = (q(SELECT count(nats_publish_on_commit('t.a', 'x')) FROM generate_series(1, 30)), 'nats_publish.max_pending' => 10);

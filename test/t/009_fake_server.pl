@@ -496,7 +496,7 @@ check('a max_payload that is no number', '(54000|58000|success)', replies(ack(1)
 		"PING$CRLF" => qr/does not greet with INFO/,
 		"HTTP/1.1 400 Bad Request$CRLF" => qr/does not speak the NATS protocol/,
 		'INFO {' => qr/does not answer in time/,
-		"INFO []$CRLF" => qr/something else than a JSON object/,
+		"INFO []$CRLF" => qr/something other than a JSON object/,
 		'INFO {"server_id":"OTHER"}' . $CRLF => qr/Other servers answer at its address/,
 		$no_version => qr/does not tell its version/);
 	foreach my $greeting (sort keys %greetings)
@@ -552,14 +552,14 @@ check_batch('its acknowledgment alone', '', qr/^$/, [ undef, undef, $batch_ack ]
 check_batch('its acknowledgment after "not now"', '', qr/^$/, [ ([ '', ' 503' ]) x 3, '', '', $batch_ack ]);
 
 check_batch('nothing but that its commit has arrived', '58030', qr/as one batch: the commit of the batch has no acknowledgment$/m, [ '', '', '' ]);
-check_batch("its commit is answered with $_", '58030', qr/as one batch: the server has acknowledged something else than the batch$/m, [ '', '', $_ ])
+check_batch("its commit is answered with $_", '58030', qr/as one batch: the server has acknowledged something other than the batch$/m, [ '', '', $_ ])
 	foreach '{"stream":"T","seq":3}', '{"stream":"T","seq":3,"batch":"ID"}', '{"stream":"T","seq":3,"count":3}', '{"stream":"T","seq":3,"batch":"ID","count":2}',
 	'{"stream":"T","seq":3,"batch":"ID","count":"3"}', '{"stream":"T","seq":3,"batch":"ID ","count":3}', '{"stream":"T","seq":3,"batch":"","count":3}',
 	'{"stream":"T","seq":3,"batch":"0123456789ABCDEFGHIJKL","count":3}', '{"stream":"T","seq":3,"batch":null,"count":3}';
 check_batch('its commit is answered with no JSON', '58030', qr/the reply is not an acknowledgment of JetStream$/m, [ '', '', 'x' ]);
 check_batch('nonsense for its commit, and no answer to another member', '58030', qr/as one batch: /, [ undef, '', $_ ], @short)
 	foreach '', '{"stream":"T","seq":3}';
-check_batch('its acknowledgment comes to another member', '58030', qr/something else than the batch$/m, [ '', $batch_ack, '' ]);
+check_batch('its acknowledgment comes to another member', '58030', qr/something other than the batch$/m, [ '', $batch_ack, '' ]);
 
 # Of several refusals the first is told that is no consequence of another one.
 my $incomplete = refusal(10176, 'batch is incomplete');
@@ -570,8 +570,8 @@ check_batch('the cause between its consequences', '40001', qr/wrong last sequenc
 check_batch('the cause behind its consequences', '40001', qr/wrong last sequence: 5/, [ $incomplete, $incomplete, $conflict ]);
 check_batch('two causes', '40001', qr/wrong last sequence: 5/, [ $incomplete, $conflict, $is_full ]);
 check_batch('two causes, in the other order', '53400', qr/maximum messages exceeded/, [ $is_full, $incomplete, $conflict ]);
-check_batch('nonsense before a consequence', '58030', qr/something else than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
-check_batch('nonsense behind a consequence', '58030', qr/something else than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
+check_batch('nonsense before a consequence', '58030', qr/something other than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
+check_batch('nonsense behind a consequence', '58030', qr/something other than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
 check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HINT:  All messages of the transaction must go to one stream/s, [ ($incomplete) x 3 ]);
 check_batch('only consequences, once', '', qr/^$/, [ ($incomplete) x 3, '', '', $batch_ack ]);
 

@@ -553,7 +553,7 @@ foreach my $case (
 	my $session = PsqlSession->new($node,
 		settings => { 'nats_publish.url' => $fake->url, 'nats_publish.max_pending' => 1, map { ("nats_publish.${_}_timeout" => '30s') } qw(ack commit) });
 	my $result = $session->run(q(SELECT nats_publish_async('t.a', 'first', ttl => '1 h', critical => false); SELECT nats_publish('t.a', 'second', ttl => '1 h')));
-	is($result->{sqlstate}, '0A000', 'a message with a TTL has waited for room, and the next server does not know TTLs') or diag $result->{error};
+	is($result->{sqlstate}, '0A000', 'a message with a TTL has waited for room, and the next server does not support TTLs') or diag $result->{error};
 	is($fake->next_event, '1 first', 'the first message');
 	is($fake->next_event(1), undef, 'and no other one to the old server');
 }

@@ -74,7 +74,7 @@ my $MAYBE_SLOW = qr/^(ok|warning)$/;
 sub complains_only_of
 {
 	my ($rows, $what, @expected) = @_;
-	my @complaints = grep { $rows->{$_}{status} =~ /warning|failed/ && $rows->{$_}{detail} !~ /bring the server nearer/ } sort keys %$rows;
+	my @complaints = grep { $rows->{$_}{status} =~ /warning|failed/ && $rows->{$_}{detail} !~ /move the server closer/ } sort keys %$rows;
 	is_deeply(\@complaints, [ sort @expected ], "$what: nothing else is complained of")
 		or diag join "\n", map { "$_: $rows->{$_}{detail}" } @complaints;
 	return;
@@ -183,13 +183,13 @@ my $DNS = qr{nats://nowhere\.invalid:4222 \(dns\): could not resolve the host na
 my $TCP = qr{nats://127\.0\.0\.1:$closed \(tcp\): could not connect: Connection refused\.};
 
 no_connection('an unknown host', qr/^$DNS.*name resolution/, url => 'nats://nowhere.invalid:4222');
-no_connection('nobody there', qr/^$TCP See that nats-server runs/, url => "nats://a:secret\@127.0.0.1:$closed");
-no_connection('a list of URLs', qr/^$DNS.* $TCP Correct the host.* See that nats-server runs/, url => "nats://nowhere.invalid,nats://127.0.0.1:$closed");
+no_connection('nobody there', qr/^$TCP Check that nats-server runs/, url => "nats://a:secret\@127.0.0.1:$closed");
+no_connection('a list of URLs', qr/^$DNS.* $TCP Correct the host.* Check that nats-server runs/, url => "nats://nowhere.invalid,nats://127.0.0.1:$closed");
 no_connection('a wrong password', qr{^nats://127\.0\.0\.1:\d+ \(authentication\): .*Correct the credentials}, url => url($nats, 'noapi', 'mysecret'));
 no_connection('an unknown authority', qr{^tls://localhost:\d+ \(tls\): .*tls_ca_file}, url => $secure->tls_url, tls_ca_file => $certificates->ca_file('foreign'));
 no_connection('TLS of a server without', qr{^tls://127\.0\.0\.1:\d+ \(tls\): }, url => url($nats, 'admin') =~ s/^nats/tls/r, tls_ca_file => $certificates->ca_file);
 no_connection('no right to the inbox', qr{\(inbox\): may not subscribe.*inbox_prefix}, url => url($nats, 'noinbox'));
-no_connection('a file that is not there', qr{\(authentication\): could not open creds_file: No such file.*Make the file}, url => $nats->url, creds_file => '/nowhere/secret');
+no_connection('a file that is not there', qr{\(authentication\): could not open creds_file: No such file.*Check that the server process can read}, url => $nats->url, creds_file => '/nowhere/secret');
 no_connection('no such foreign server', qr/^Server "none" does not exist\. Set nats_publish\.server/, server => 'none');
 {
 	my $fake = FakeServer->new(sub { $_[0]->send("HTTP/1.1 400 Bad Request\r\n\r\n"); return $_[0]->hold; });
@@ -306,11 +306,11 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '2s'), '
 			return;
 		});
 	my $rows = doctor_at($slow->url);
-	finds($rows, 'round_trip', 'warning', qr/median of 5 PINGs is \d\d+\.\d\d ms.*nearer.*does not tell its time/, 'a slow network');
+	finds($rows, 'round_trip', 'warning', qr/median of 5 PINGs is \d\d+\.\d\d ms.*closer.*does not report its time/, 'a slow network');
 	my $info = sub { my ($time) = @_; return { '$SYS.REQ.USER.INFO' => qq({"server":{"time":"$time"},"data":{"user":"a"}}) }; };
 	finds(doctor_at(fake($info->('2020-01-01T00:00:00.123456789Z'))->url), 'round_trip', 'warning', qr/clock is \d+\.\d s behind ours.*Synchronize/, 'a clock that is slow');
 	finds(doctor_at(fake($info->('2120-01-01T00:00:00Z'))->url), 'round_trip', 'warning', qr/clock is \d+\.\d s ahead of ours/, 'a clock that is fast');
-	finds(doctor_at(fake($info->($_))->url), 'round_trip', $MAYBE_SLOW, qr/does not tell its time/, "a clock that says '$_'") foreach 'noon', 'infinity', '';
+	finds(doctor_at(fake($info->($_))->url), 'round_trip', $MAYBE_SLOW, qr/does not report its time/, "a clock that says '$_'") foreach 'noon', 'infinity', '';
 }
 
 # ---- permissions
@@ -382,7 +382,7 @@ finds(doctor_at(fake({ '$JS.API.INFO' => '' })->url, '', ack_timeout => '2s'), '
 		while (my $message = $answering->next_message(600)) { $answering->publish($message->{reply}, 'thank you') if $message->{reply}; $answering->flush; }
 		POSIX::_exit(0);
 	}
-	my ($status, $who) = $TRACES ? ('ok', qr/It would also go to 1 subscriber, whose answers/) : ('warning', qr/Somebody else than JetStream answers on the subject/);
+	my ($status, $who) = $TRACES ? ('ok', qr/It would also go to 1 subscriber, whose answers/) : ('warning', qr/Something other than JetStream answers on the subject/);
 	$rows = eval { look_until($session, q('t.strange', true), 'stream', $who) } // {};
 	kill 'KILL', $answers;
 	waitpid($answers, 0);
@@ -542,7 +542,7 @@ finds(of_fake({ config => ',"duplicate_window":0' }), 'duplicate_window', 'warni
 
 finds(of_stream('asynchronous', ['persist_mode'], server => $new, persist_mode => 'async'), 'persist_mode', 'warning', qr/^async: messages are acknowledged before they are written/, 'asynchronous');
 
-finds(of_stream('plain', []), 'features', 'ok', qr/^It does not allow rollup, ttl, increment, deliver_at, atomic commits, batches of fast ingest\. What has deliver_at can wait in nats_outbox only\.$/,
+finds(of_stream('plain', []), 'features', 'ok', qr/^It does not allow rollup, ttl, increment, deliver_at, atomic commits, batches of fast ingest\. Messages with deliver_at can wait only in nats_outbox\.$/,
 	'plain');
 finds(of_stream('counting', [], server => $new, allow_msg_counter => \1), 'features', 'ok', qr/^The stream allows increment\. .*takes no message without increment/, 'counting');
 finds(of_stream('later', ['features'], server => $new, allow_msg_schedules => \1), 'features', 'warning',
@@ -649,13 +649,13 @@ settings('off', 'warning', qr/publishing is off/, publishing => 'off');
 settings('dry_run', 'warning', qr/publishing is dry_run/, publishing => 'dry_run');
 settings('no ids', 'warning', qr/auto_msg_id is off/, auto_msg_id => 'off');
 settings('an early commit', 'warning', qr/ack_timeout is longer than commit_timeout/, ack_timeout => '11s');
-settings('atomic, of an old server', 'warning', qr/atomic, which this server does not know/, commit_batch => 'atomic') if $minor < 12;
+settings('atomic, of an old server', 'warning', qr/atomic, which this server does not support/, commit_batch => 'atomic') if $minor < 12;
 settings('atomic, not allowed', 'warning', qr/atomic, which the stream does not allow/, commit_batch => 'atomic', server => $new);
 settings('synchronous_commit', 'warning', qr/synchronous_commit is off/, synchronous_commit => 'off');
 settings('two at once', 'warning', qr/publishing is off.*auto_msg_id is off/, publishing => 'off', auto_msg_id => 'off');
 $client{new}->create_stream('ATOMIC', ['atomic.>'], storage => 'file', allow_atomic => \1);
 complains_only_of(doctor_at(url($new, 'admin'), q('atomic.a'), commit_batch => 'atomic'), 'atomic');
-finds(doctor_at(url($nats, 'admin'), q('t.a', true), publishing => 'off'), 'stream', 'unknown', qr/no probe, as nats_publish\.publishing is not on/, 'off');
+finds(doctor_at(url($nats, 'admin'), q('t.a', true), publishing => 'off'), 'stream', 'unknown', qr/No probe was sent: nats_publish\.publishing is not on/, 'off');
 $node->append_conf('postgresql.conf', 'fsync = off');
 $node->reload;
 ok(wait_for('fsync to be off', sub { $node->safe_psql('postgres', 'SHOW fsync') eq 'off' }), 'fsync = off');
@@ -685,7 +685,7 @@ foreach my $nonsense (@nonsense)
 	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"streams":1}'); $peer->{mute} = 1; return; });
 	my $rows = doctor(session(url => $fake->url, ack_timeout => '1s'), q('s.a'));
 	finds($rows, 'jetstream', 'ok', qr/with 1 stream\.$/, 'a server that falls silent');
-	finds($rows, 'round_trip', 'failed', qr/^The server does not answer a PING\. See that it runs/, 'a server that falls silent');
+	finds($rows, 'round_trip', 'failed', qr/^The server does not answer a PING\. Check that it runs/, 'a server that falls silent');
 	finds($rows, $_, 'unknown', qr/^The server does not answer\.$/, 'a server that has fallen silent') foreach qw(permissions stream storage);
 }
 
@@ -787,7 +787,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$primary->start;
 	$primary->safe_psql('postgres', 'CREATE EXTENSION nats_publish');
 	my $session = PsqlSession->new($primary);
-	finds(doctor($session, ''), 'relay', 'ok', qr/not in nats_publish\.relay_databases, and needs none/, 'preloaded, and not relayed');
+	finds(doctor($session, ''), 'relay', 'ok', qr/needs none: it is not in nats_publish\.relay_databases/, 'preloaded, and not relayed');
 	unlike(doctor($session, '')->{settings}{detail}, qr/preload/, 'which is not remarked upon');
 	$session->value($INSERT);
 	finds(doctor($session, ''), 'relay', 'failed', qr/^There is no relay\. Put this database into nats_publish\.relay_databases/, 'rows, and not relayed');
@@ -814,7 +814,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$session->value($INSERT);
 	wait_for_state($session, 'waiting');
 	$rows = doctor($session, '');
-	finds($rows, 'relay', 'warning', qr/^The relay is waiting\. See that NATS runs.*Its last error: .*In nats_outbox: 1 message/, 'waiting');
+	finds($rows, 'relay', 'warning', qr/^The relay is waiting\. Check that NATS runs.*Its last error: .*In nats_outbox: 1 message/, 'waiting');
 	complains_only_of($rows, 'waiting', 'connection', 'relay');
 	reconfigure($primary, 'nats_publish.url' => undef);
 	wait_until_drained($session);
@@ -825,7 +825,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$session->value('SELECT pg_terminate_backend(pid) FROM nats_relay WHERE datname = current_database()');
 	wait_for_state($session, 'stopped');
 	$session->value($INSERT);
-	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is stopped\. It is started again soon.*In nats_outbox: 1 message/, 'stopped');
+	finds(doctor($session, ''), 'relay', 'warning', qr/^The relay is stopped\. It will be started again soon.*In nats_outbox: 1 message/, 'stopped');
 	publishing_database($primary, 'other');
 	finds(doctor(PsqlSession->new($primary, dbname => 'other'), ''), 'relay', 'warning', qr/^The relay is without its database\. It looks again/, 'a new database');
 	kill 'CONT', $launcher;
@@ -852,7 +852,7 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 		$primary->restart;
 		$session = PsqlSession->new($primary);
 		wait_for('an attempt', sub { relay_column($session, 'last_error') ne '' }) if $workers == 2;
-		my $why = $workers == 1 ? 'has not been started\. Look into' : 'is stopped\. .*Its last error: no background worker slot is free';
+		my $why = $workers == 1 ? q(has not been started\. The server's log says why) : 'is stopped\. .*Its last error: no background worker slot is free';
 		finds(doctor($session, ''), 'relay', 'warning', qr/^The relay $why/, "max_worker_processes = $workers");
 		$session->value($INSERT);
 		finds(doctor($session, ''), 'relay', $workers == 1 ? 'failed' : 'warning', qr/^The relay $why.*In nats_outbox: $workers message/, 'with rows');

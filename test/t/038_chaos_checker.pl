@@ -557,7 +557,7 @@ ridden_out('', 'for another stream', node2 => $never, node1 => $never);
 ridden_out('', 'nobody has looked', unprobed => 1);
 ridden_out('', 'nobody has looked in a short time', unprobed => 1, from => '14.0');
 ridden_out($RIDDEN_OUT, 'of another stream, which is all that it needs', mode => 'held', node2 => $never);
-ridden_out('', 'what an earlier transaction has published to such a stream', text => '1~message~is~not~acknowledged~in~time');
+ridden_out('', 'what an earlier transaction has published to such a stream', text => '1~message~was~not~acknowledged~in~time');
 ridden_out('', 'of the relay', mode => 'outbox');
 ridden_out('', 'without ids', begin => 'anonymous ');
 ridden_out('', 'with a short timeout', begin => ' impatient');

@@ -176,7 +176,7 @@ is(PsqlSession->new($node)->value('SELECT bounded(); ' . $PUBLISH), "42501\nT", 
 	my $session = PsqlSession->new($node, user => $role);
 	like($session->error($PUBLISH), qr/^WARNING:  42602: invalid configuration parameter name "nats_publish.allowed_subject"/m, 'a setting with a misspelt name: a warning');
 	like($session->value(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'settings')),
-		qr/^warning.*"nats_publish\.allowed_subject" is set, but is no setting of nats_publish/, 'which the doctor repeats');
+		qr/^warning.*"nats_publish\.allowed_subject" is set, but is not a setting of nats_publish/, 'which the doctor repeats');
 }
 
 # A parallel worker gets the values of its leader: all at once, from where they were set.

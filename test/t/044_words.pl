@@ -79,7 +79,7 @@ my $OTHER_ID = qr/^Publish it again, and it may be stored twice. With a msg_id o
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') AS future \gset
 		SELECT nats_await(:future, '100ms')), '58030', qr/in time$/, qr/^You can wait again for what is pending\.$/, 'nats_await()');
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
-		SELECT nats_flush('100ms')), '58030', qr/^1 message is not acknowledged in time$/, qr/^You can wait again/, 'nats_flush()');
+		SELECT nats_flush('100ms')), '58030', qr/^1 message was not acknowledged in time$/, qr/^You can wait again/, 'nats_flush()');
 
 	# nothing was published: nothing may be stored
 	raises($session, "SELECT $_", '58000', qr/^JetStream request "\$JS\.API\.\S+" failed: no answer within 300 ms$/, undef, $_)

@@ -183,7 +183,7 @@ foreach my $case ([ 0, '' ], [ 5.5, '58030' ])
 	my $session = session(url => $fake->url, ack_timeout => '3s', commit_timeout => '3s', connect_timeout => '2s');
 	my $result = $session->run(qq(BEGIN; INSERT INTO t VALUES (2); SELECT nats_publish_async('t.a', 'x'); SELECT pg_sleep($seconds); COMMIT));
 	is($result->{sqlstate}, $sqlstate, "COMMIT $seconds s after a message whose acknowledgment was lost");
-	like($result->{error}, $sqlstate ? qr/can't be sent again \(the first time is too long ago\)/ : qr/^$/, 'says why') ;
+	like($result->{error}, $sqlstate ? qr/can't be sent again \(it was first sent too long ago\)/ : qr/^$/, 'says why') ;
 	$session->value(q(ROLLBACK; SELECT nats_publish('t.a', 'end')));
 	my @events;
 	push @events, $fake->next_event while !@events || $events[-1] !~ /end/;

@@ -313,7 +313,7 @@ sub enable_again
 	$session->value(q(SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots));
 	my $offset = log_length($node);
 	start_relays();
-	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish relay misses the WAL: replication slot "\w+" was dropped/) });
+	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish relay cannot read the WAL: replication slot "\w+" was dropped/) });
 	pass('that the slot is missed is in the log');
 	like($session->error(q(SELECT nats_publish_outbox('k.x', 'x'))), qr/55000: .*There is no replication slot/s, 'without its slot, a message is an error');
 	enable_again('dropped', qr{committed (between [0-9A-F/]+ and|before) [0-9A-F]+/[0-9A-F]+});
@@ -338,7 +338,7 @@ sub enable_again
 	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish WAL relay has nothing to read: replication slot "\w+" has lost WAL/) });
 	pass('the log says so');
 	reconfigure($node, max_slot_wal_keep_size => undef);
-	enable_again('lost', qr{committed between [0-9A-F]+/[0-9A-F]+ and [0-9A-F]+/[0-9A-F]+ is not published});
+	enable_again('lost', qr{committed between [0-9A-F]+/[0-9A-F]+ and [0-9A-F]+/[0-9A-F]+ will not be published});
 }
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal (?!9)/) ], [], 'nothing has crashed by itself');

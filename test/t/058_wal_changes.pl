@@ -215,7 +215,7 @@ run('ALTER TABLE p21 REPLICA IDENTITY NOTHING');
 like(run(q(SELECT error FROM nats_published_tables WHERE relation = 'p'::regclass AND trigger_name = 'nats_publish_row')),
 	qr/^updates cannot be published from the WAL: the replica identity of table p21 does not have its key$/, 'what a partition lacks is told of the table');
 like(run(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'changes')),
-	qr/^failed Changes of p are not all published, by trigger "nats_publish_row": updates cannot/, 'by nats_check(), too');
+	qr/^failed Changes of p are not all published because of trigger "nats_publish_row": updates cannot/, 'by nats_check(), too');
 run('DROP TABLE p, p3');
 
 # What the WAL does not have
@@ -243,7 +243,7 @@ w.update null {"id":1,"a":"z","big":"__debezium_unavailable_value"}
 END
 run(q(SELECT nats_publish_table('t', subject => 'w.{big}', events => '{update}', delivery => 'wal'); UPDATE t SET a = 'q'));
 is(lines(from_wal()), '', 'a subject can not be made of such a value');
-is(dead(), 'public.t.update {"op":"update","schema":"public","table":"t","key":{"id":2}} 0A000: the value of column "big" is not in the WAL, as it is out of line and was not changed',
+is(dead(), 'public.t.update {"op":"update","schema":"public","table":"t","key":{"id":2}} 0A000: the value of column "big" is not in the WAL: it is stored out of line and was not changed',
 	'and what can not be made is buried, with its table and key');
 
 foreach my $case (
@@ -251,7 +251,7 @@ foreach my $case (
 	[q('t', ignore => '{a}'), 'updates cannot be published from the WAL: option ignore needs the whole old row'],
 	[q('t', subject => 'w.{a}'), 'deletes cannot be published from the WAL: the replica identity of table t does not have all columns that messages of deleted rows'],
 	[q('t', key => '{a}'), 'updates cannot be published from the WAL: the replica identity of table t does not have its key'],
-	[q('t', level => 'statement'), 'inserts cannot be published from the WAL: the WAL has rows and no statements'],
+	[q('t', level => 'statement'), 'inserts cannot be published from the WAL: the WAL has rows, not statements'],
 	[q('fast'), 'inserts cannot be published from the WAL: unlogged table fast has no changes in the WAL'])
 {
 	run('CREATE UNLOGGED TABLE IF NOT EXISTS fast (id int PRIMARY KEY)');
@@ -287,9 +287,9 @@ END
 is(run(q(SELECT string_agg(trigger_name || ': ' || error, E'\n' ORDER BY trigger_name) FROM nats_published_tables WHERE error IS NOT NULL)),
 	<<'END' =~ s/\n\z//r, 'what triggers of one\'s own can not do is told');
 wl: updates cannot be published from the WAL: WHEN needs columns of the old row, which the replica identity of table f does not have
-wx: inserts cannot be published from the WAL: WHEN has a function or operator in it that is not immutable, or not PostgreSQL's own
-wy: updates cannot be published from the WAL: the WAL does not have the columns that UPDATE OF is about
-wz: deletes cannot be published from the WAL: its trigger is not AFTER the change
+wx: inserts cannot be published from the WAL: WHEN contains a function or operator that is not immutable, or not PostgreSQL's own
+wy: updates cannot be published from the WAL: the WAL does not say which columns an UPDATE has set
+wz: deletes cannot be published from the WAL: it is not an AFTER trigger
 END
 run('DROP TRIGGER wx ON f; DROP TRIGGER wy ON f; DROP TRIGGER wz ON f; ALTER TABLE f REPLICA IDENTITY FULL');
 run(q(INSERT INTO f VALUES (1, 5, 'a'), (2, 11, 'b'), (3, 12, 'no'); UPDATE f SET n = 20 WHERE id = 1; UPDATE f SET n = 5 WHERE id = 1;
@@ -405,7 +405,7 @@ ALTER TABLE c OWNER TO bounded;
 INSERT INTO c SELECT i, format('[%s,)', i)::u FROM generate_series(1, 9) i;
 INSERT INTO c VALUES (10, '[10,)');
 END
-like($session->error(q(SELECT nats_publish_table('d', delivery => 'wal'))), qr/a column of table d becomes text by a function that is not immutable/,
+like($session->error(q(SELECT nats_publish_table('d', delivery => 'wal'))), qr/a column of table d is converted to text by a function that is not immutable/,
 	'a cast to json that may look into tables is refused');
 is(lines(from_wal()), <<'END' =~ s/\n\z//r, 'a cast to json that can be made is, and counted');
 w.c {"op":"insert","schema":"public","table":"c","key":{"id":1},"new":{"id":1,"u":1},"tx":{"n":1}}

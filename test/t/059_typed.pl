@@ -38,7 +38,7 @@ sub payloads
 	is($session->value(q(SELECT string_agg(state, ' ') FROM nats_outbox_messages)), 'scheduled', 'a view says that it waits');
 	is(relay_column($session, q(concat_ws(' ', backlog, retrying, scheduled, oldest_age IS NULL))), '0 0 1 t', 'it is no backlog');
 	like($session->value(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'relay')),
-		qr/^ok .*No message in nats_outbox can go yet\. 1 message there is to be delivered later\./, 'and the doctor is not alarmed');
+		qr/^ok .*No message in nats_outbox is due yet\. 1 message there for later\./, 'and the doctor is not alarmed');
 	ok(time < $begun + 3, 'all that was before its time');
 	ok(wait_for('it', sub { payloads($client, 'T', 't.a') eq '1 2 3 later' }, 30), 'it is published');
 	my ($message) = grep { $_->{payload} eq 'later' } $client->stream_messages('T');
@@ -134,7 +134,7 @@ SKIP:
 		my ($what, $call) = @$case;
 		my $lost = publishing_session($node, url => $urls);
 		my $error = $lost->error("BEGIN; SELECT $call; COMMIT");
-		like($error, qr/58030.*the connection was lost, and the next server does not know $what/s, "$what, with an old server behind a new one") or diag($error);
+		like($error, qr/58030.*the connection was lost, and the next server does not support $what/s, "$what, with an old server behind a new one") or diag($error);
 		$lost->close;
 	}
 	is(payloads($client, 'T', 't.lost'), '', 'which has stored nothing');
