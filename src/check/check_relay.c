@@ -129,6 +129,8 @@ advice_for(NpRelayState state)
 			return "Grant the owner of nats_outbox what the error names.";
 		case NP_RELAY_DIVERTING:
 			return "It could not publish in time, and moves what it reads to nats_outbox. See that NATS runs, and takes its connection.";
+		case NP_RELAY_STANDBYS:
+			return "Those of synchronous_standby_names or synchronized_standby_slots do not have its WAL: see that they run, or take them out.";
 		case NP_RELAY_STOPPED:
 			return "It is started again soon; the server's log says why it ended.";
 		default:

@@ -86,6 +86,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
 #define STANDBY_INTERVAL	NP_MILLISECONDS(5)
 
+/* For so long they may be waited for without a word. */
+#define STANDBYS_LATE		NP_MILLISECONDS(5000)
+
 /* While a large transaction is decoded: after so many messages it is looked what has been answered, ... */
 #define PUMP_MESSAGES		64
 
@@ -112,7 +115,8 @@ static XLogRecPtr saved;
 static NpTime next_save;
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
-static bool is_before_standbys; /* what comes next is not on all standbys */
+static bool is_before_standbys; /* what comes next is not on all standbys ... */
+static NpTime awaits_since;		/* ... since then at the latest */
 static bool slot_is_missed;		/* that was logged */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
 static int64 published;			/* since that was last counted */
@@ -254,8 +258,11 @@ static NpWalRecord *
 peek(void)
 {
 	NpWalRecord *record = np_wal_queue_peek();
+	bool		was_before = is_before_standbys;
 
 	is_before_standbys = record != NULL && !np_standbys_have(np_wal_record_transaction(record)->end_lsn);
+	if (is_before_standbys && !was_before)
+		awaits_since = np_now();
 	return is_before_standbys ? NULL : record;
 }
 
@@ -750,6 +757,14 @@ has_work(void)
 }
 
 static void
+show_waiting_for_standbys(void)
+{
+	if (np_worker_shown_state() != NP_RELAY_STANDBYS)
+		np_standbys_report(np_position_oldest()->end_lsn);
+	np_worker_show_state(NP_RELAY_STANDBYS);
+}
+
+static void
 show_rest(void)
 {
 	const char *problem;
@@ -763,7 +778,10 @@ show_rest(void)
 	else
 	{
 		np_worker_end_pause();
-		np_worker_show_state(NP_RELAY_IDLE);
+		if (is_before_standbys && np_now() > awaits_since + STANDBYS_LATE)
+			show_waiting_for_standbys();
+		else
+			np_worker_show_state(NP_RELAY_IDLE);
 	}
 }
 
