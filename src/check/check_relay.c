@@ -168,7 +168,7 @@ np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, Np
 	else
 		np_find(finding, NP_CHECK_WARNING, "The %s is %s. %s", name, phrase_for(state), advice);
 	if (status->shared_stream[0] != '\0')
-		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\", so it gets one message of a subject at a time.",
+		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\" (it can be another relay of this server), so it gets one message of a subject at a time.",
 				np_string_from_utf8(status->shared_stream));
 	if (advice != NULL && status->last_error[0] != '\0')
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",

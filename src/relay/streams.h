@@ -56,6 +56,7 @@ typedef struct NpStream
 	bool		has_others;		/* who write to it */
 	NpTime		next_question;
 	NpTime		delay;			/* until it is pipelined again, when it ceases to be */
+	NpTime		next_telling;	/* that this relay writes to it */
 	MemoryContext context;		/* of its subjects; NULL: not used yet */
 	NpSpan	   *subjects;
 	int			subject_count;

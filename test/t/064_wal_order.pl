@@ -214,6 +214,36 @@ foreach my $size (1, 10, $COUNT)
 	cmp_ok($chained, '<', $COUNT / 2, 'most goes by subject');
 }
 
+# the relay of the table, which is not taken for a stranger
+{
+	clean(O => ['o.>']);
+	my $offset = log_length($node);
+	my $table = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'table' });
+	foreach my $round (1, 2)
+	{
+		my @numbers = (($round - 1) * $COUNT + 1, $round * $COUNT);
+		$table->begin(sprintf q(CALL write(%d, %d, 10, 10, 'table ')), @numbers);
+		$session->value(sprintf q(CALL write(%d, %d, 10, 10, 'main ')), @numbers);
+		is($table->finish($LONG)->{error}, '', 'both write');
+	}
+	wait_until_confirmed();
+	wait_until_drained($session, $LONG);
+	subjects_are_in_order('beside the relay of the table', 'main', 2 * $COUNT, messages());
+	subjects_are_in_order('its messages', 'table', 2 * $COUNT, messages());
+	is(scalar(log_lines($node, $offset, qr/another publisher writes to stream/)), 0, 'nobody is said to be another publisher');
+	sleep 3;
+	my $before = in_stream();
+	# the first ones go by subject, until the stream was asked
+	$session->value("CALL write(1, 100, 10, 10, 'again ')");
+	wait_until_confirmed();
+	sleep 0.5;
+	$session->value("CALL write(1, $COUNT, 10, 10, 'alone ')");
+	wait_until_confirmed();
+	my $chained = subjects_are_in_order('as soon as it is alone', 'alone', $COUNT, grep { $_->{seq} > $before } messages());
+	cmp_ok($chained, '>', $COUNT / 2, 'it is pipelined again');
+	$table->close;
+}
+
 # a subject moves to another stream
 {
 	my $client = client();
