@@ -19,14 +19,10 @@
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 
-#include "base/wait.h"
 #include "outbox/relay_streams.h"
 
 /* That are remembered; the one that was told first gives way. */
 #define MAX_WRITERS		256
-
-/* A relay that has not told for so long writes no more. */
-#define RECENT			NP_MILLISECONDS(1000)
 
 typedef struct Writer
 {
@@ -102,12 +98,12 @@ np_relay_streams_tell(const char *stream, const char *domain)
 	LWLockRelease(shared->lock);
 }
 
-/* Has another relay written to a stream just now? */
+/* Has another relay told of a stream within that time? */
 bool
-np_relay_streams_others(const char *stream, const char *domain)
+np_relay_streams_others(const char *stream, const char *domain, NpTime within)
 {
 	uint64		key = hash(stream, domain);
-	NpTime		since = np_now() - RECENT;
+	NpTime		since = np_now() - within;
 	bool		found = false;
 
 	LWLockAcquire(shared->lock, LW_SHARED);

@@ -58,6 +58,10 @@
 #define TELL_INTERVAL		NP_MILLISECONDS(200)
 #define LOOK_FOR_RELAYS		NP_MILLISECONDS(500)
 
+/* Who has told for so long before may be who writes between our messages, and who has not, has nothing more to write. */
+#define TOLD_LATELY			NP_MILLISECONDS(10000)
+#define TOLD_JUST_NOW		NP_MILLISECONDS(1000)
+
 /* Each row is compared with all of them. */
 #define MAX_SUBJECTS		100
 
@@ -148,8 +152,9 @@ begin_stream(NpStream *stream, const NpPubAck *ack)
 	np_stream_reset_delay(stream);
 }
 
-static void
-tell(NpStream *stream)
+/* A message is about to go to it, or was stored there: other relays of this server are to know. */
+void
+np_stream_tell(NpStream *stream)
 {
 	NpTime		now = np_now();
 
@@ -166,7 +171,7 @@ hear_again(NpStream *stream)
 	/* it takes subjects that it did not take when it was asked */
 	if (stream->mode == NP_STREAM_PIPELINED)
 		stream->next_question = Min(stream->next_question, np_now() + NP_MILLISECONDS(1000));
-	tell(stream);
+	np_stream_tell(stream);
 }
 
 /* A stream has acknowledged a message, of which it was known that it takes it (expected) or not. */
@@ -176,10 +181,7 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 	NpStream   *stream;
 
 	if (expected != NULL && is_named(expected, ack))
-	{
-		tell(expected);
 		return;
-	}
 	if (expected != NULL)
 		np_stream_doubt(expected);
 	if (ack->stream.length > NP_MAX_CHAIN_TEXT || ack->domain.length > NP_MAX_CHAIN_TEXT)
@@ -324,7 +326,7 @@ is_time_to_ask(NpStream *stream, NpTime now)
 	if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question ||
 		(stream->mode != NP_STREAM_PIPELINED && !is_idle(stream)))
 		return false;
-	if (stream->mode != NP_STREAM_BY_SUBJECT || !stream->has_others || !np_relay_streams_others(stream->name, stream->domain))
+	if (stream->mode != NP_STREAM_BY_SUBJECT || !stream->has_others || !np_relay_streams_others(stream->name, stream->domain, TOLD_JUST_NOW))
 		return true;
 	stream->next_question = now + LOOK_FOR_RELAYS;
 	return false;
@@ -373,7 +375,7 @@ np_stream_reset_delay(NpStream *stream)
 void
 np_stream_rest(NpStream *stream, bool has_others)
 {
-	bool		is_relay = has_others && np_relay_streams_others(stream->name, stream->domain);
+	bool		is_relay = has_others && np_relay_streams_others(stream->name, stream->domain, TOLD_LATELY);
 
 	if (stream->mode != NP_STREAM_PIPELINED)
 		return;
