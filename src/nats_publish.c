@@ -39,6 +39,7 @@
 #include "commit/transaction.h"
 #include "message/annotations.h"
 #include "outbox/relay_state.h"
+#include "outbox/relay_streams.h"
 #include "relay/relay_launcher.h"
 #include "stats/activity.h"
 #include "stats/shared_memory.h"
@@ -54,7 +55,7 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
-	static const NpSharedArea *const areas[] = {&np_relay_area, &np_stats_area, &np_activity_area, NULL};
+	static const NpSharedArea *const areas[] = {&np_relay_area, &np_relay_streams_area, &np_stats_area, &np_activity_area, NULL};
 
 	np_annotations_define();
 	np_settings_define();

@@ -215,11 +215,11 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_slot_has_failover(slot)	((void) (slot), false)
 #endif
 
-/* Have all standbys of synchronized_standby_slots the WAL up to a position?  Since 17. */
+/* Have all standbys of synchronized_standby_slots the WAL up to a position?  Who has not is logged at this level.  Since 17. */
 #if PG_VERSION_NUM >= 170000
-#define np_compat_standby_slots_have(position)	StandbySlotsHaveCaughtup((position), DEBUG1)
+#define np_compat_standby_slots_have(position, level)	StandbySlotsHaveCaughtup((position), (level))
 #else
-#define np_compat_standby_slots_have(position)	((void) (position), true)
+#define np_compat_standby_slots_have(position, level)	((void) (position), (void) (level), true)
 #endif
 
 /* Can WAL be decoded with this wal_level?  Since 19 it is raised when there is a slot. */

@@ -129,6 +129,8 @@ advice_for(NpRelayState state)
 			return "Grant the owner of nats_outbox what the error names.";
 		case NP_RELAY_DIVERTING:
 			return "It could not publish in time, and moves what it reads to nats_outbox. Check that NATS runs, and takes its connection.";
+		case NP_RELAY_STANDBYS:
+			return "Those of synchronous_standby_names or synchronized_standby_slots do not have its WAL: check that they run, or take them out.";
 		case NP_RELAY_STOPPED:
 			return "It will be started again soon; the server's log says why it ended.";
 		default:
@@ -166,7 +168,7 @@ np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, Np
 	else
 		np_find(finding, NP_CHECK_WARNING, "The %s is %s. %s", name, phrase_for(state), advice);
 	if (status->shared_stream[0] != '\0')
-		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\", so it gets one message of a subject at a time.",
+		np_find(finding, NP_CHECK_OK, "Somebody else writes to stream \"%s\" (it can be another relay of this server), so it gets one message of a subject at a time.",
 				np_string_from_utf8(status->shared_stream));
 	if (advice != NULL && status->last_error[0] != '\0')
 		np_find(finding, NP_CHECK_WARNING, "Its last error: %s.",

@@ -191,7 +191,7 @@ find_slot(const NpWalSlot *slot, const Need *need, NpFinding *finding)
 				slot->name, LSN_FORMAT_ARGS(slot->confirmed));
 	else
 		np_find(finding, NP_CHECK_WARNING, "Replication slot \"%s\" was not made by nats_wal_enable() of this extension, and keeps WAL. %s", slot->name,
-				slot->state == NP_WAL_SLOT_FOREIGN ? "Drop it." : "Drop it, or call nats_wal_enable(), which replaces it.");
+				slot->state == NP_WAL_SLOT_FOREIGN ? "Drop it." : "Call nats_wal_enable(), which goes on with that of a server that was upgraded, and replaces any other; or drop it.");
 	find_idle_users(need, finding);
 }
 

@@ -7,6 +7,9 @@
  * is made first, and dropped last.  That it should be there is in nats_wal: so
  * a slot that was dropped behind our back is missed.
  *
+ * pg_upgrade keeps slots, from 17 on, and the table.  Then there is a slot, and
+ * its row is of another cluster: publishing goes on there.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -61,6 +64,15 @@ static NpStatement set_disabled = {
 
 static NpStatement is_expected = {
 	.text = "SELECT FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) $2",
+	.argument_count = 2,
+	.types = {TEXTOID, NAMEOID}
+};
+
+/* A cluster that was upgraded has another identifier, and what its database knew by the old one. */
+static NpStatement go_on = {
+	.text = "INSERT INTO %1$s.nats_wal (database, secret, slot, enabled_at) SELECT $1, secret, slot, pg_catalog.clock_timestamp()"
+	" FROM %1$s.nats_wal WHERE slot OPERATOR(pg_catalog.=) $2 AND NOT EXISTS (SELECT FROM %1$s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1)"
+	" ORDER BY enabled_at DESC LIMIT 1",
 	.argument_count = 2,
 	.types = {TEXTOID, NAMEOID}
 };
@@ -205,13 +217,13 @@ drop_old_slot(const char *name)
 }
 
 static bool
-slot_is_expected(Oid schema, const NpWalSlot *slot)
+execute_for_slot(NpStatement *statement, Oid schema, const NpWalSlot *slot, bool read_only)
 {
 	Datum		values[2];
 
 	values[0] = np_wal_database();
 	values[1] = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
-	return execute(&is_expected, schema, values, NULL, true) > 0;
+	return execute(statement, schema, values, NULL, read_only) > 0;
 }
 
 static void
@@ -246,10 +258,10 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("replication slot \"%s\" is not one of nats_publish", slot.name),
 				 errhint("Drop it.")));
-	is_expected_here = slot_is_expected(schema, &slot);
+	is_expected_here = execute_for_slot(&is_expected, schema, &slot, true);
 	if (slot.state == NP_WAL_SLOT_USABLE && is_expected_here)
 		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
-	else
+	else if (slot.state != NP_WAL_SLOT_USABLE || !execute_for_slot(&go_on, schema, &slot, false))
 		enable(schema, &slot, is_expected_here);
 	np_relay_order(np_relay_wal_slot(np_relay_find(MyDatabaseId)), NP_WAL_GO_ON);
 	PG_RETURN_LSN(np_wal_slot(MyDatabaseId).confirmed);

@@ -57,6 +57,7 @@ static const char *const state_names[] = {
 	[NP_RELAY_NO_RIGHTS] = "no rights",
 	[NP_RELAY_BLOCKED] = "blocked",
 	[NP_RELAY_DIVERTING] = "diverting",
+	[NP_RELAY_STANDBYS] = "waiting for standbys",
 	[NP_RELAY_NO_SLOT] = "no slot",
 	[NP_RELAY_STOPPED] = "stopped",
 };

@@ -215,6 +215,7 @@ np_chain_begin(NpRow *row)
 	NpChain    *chain = &stream->chain;
 	bool		is_pipelined = stream->mode == NP_STREAM_PIPELINED;
 
+	np_stream_tell(stream);
 	row->is_chained = is_pipelined && chain->is_open && is_chainable(row) && is_worth_it(chain);
 	if (chain->on_way == 0)
 		chain->answered_at = np_now();

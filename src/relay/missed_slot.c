@@ -35,7 +35,7 @@ static void
 report(const NpWalSlot *slot)
 {
 	int			place = np_relay_wal_slot(np_worker_slot());
-	const char *problem = psprintf("replication slot \"%s\" was dropped", slot->name);
+	const char *problem = psprintf("there is no replication slot \"%s\"", slot->name);
 
 	if (np_relay_slot_name(place, np_relay_status(np_worker_slot()).name))
 	{

@@ -24,6 +24,9 @@
  * A user who may not ask, or whom nobody answers, has his messages sent by
  * subject.  All is asked again after a time, for a stream can be changed.
  *
+ * When it is another relay of this server that writes to a stream, it goes by
+ * subject for as long as that one does, and no longer.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -34,6 +37,7 @@
 #include "base/json.h"
 #include "base/settings.h"
 #include "base/subject.h"
+#include "outbox/relay_streams.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "relay/streams.h"
@@ -49,6 +53,14 @@
 /* How long a stream goes by subject: the first time, and at most. */
 #define FIRST_REST			NP_MILLISECONDS(10000)
 #define LAST_REST			NP_MILLISECONDS(300000)
+
+/* How often other relays are told what this one writes to, and are looked for. */
+#define TELL_INTERVAL		NP_MILLISECONDS(200)
+#define LOOK_FOR_RELAYS		NP_MILLISECONDS(500)
+
+/* Who has told for so long before may be who writes between our messages, and who has not, has nothing more to write. */
+#define TOLD_LATELY			NP_MILLISECONDS(10000)
+#define TOLD_JUST_NOW		NP_MILLISECONDS(1000)
 
 /* Each row is compared with all of them. */
 #define MAX_SUBJECTS		100
@@ -140,6 +152,28 @@ begin_stream(NpStream *stream, const NpPubAck *ack)
 	np_stream_reset_delay(stream);
 }
 
+/* A message is about to go to it, or was stored there: other relays of this server are to know. */
+void
+np_stream_tell(NpStream *stream)
+{
+	NpTime		now = np_now();
+
+	if (now < stream->next_telling)
+		return;
+	np_relay_streams_tell(stream->name, stream->domain);
+	stream->next_telling = now + TELL_INTERVAL;
+}
+
+/* A stream that was heard of before has acknowledged a message. */
+static void
+hear_again(NpStream *stream)
+{
+	/* it takes subjects that it did not take when it was asked */
+	if (stream->mode == NP_STREAM_PIPELINED)
+		stream->next_question = Min(stream->next_question, np_now() + NP_MILLISECONDS(1000));
+	np_stream_tell(stream);
+}
+
 /* A stream has acknowledged a message, of which it was known that it takes it (expected) or not. */
 void
 np_streams_heard(const NpPubAck *ack, NpStream *expected)
@@ -155,9 +189,7 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 	for (int i = 0; i < np_streams_used; i++)
 		if (np_streams[i].mode != NP_STREAM_UNUSED && is_named(&np_streams[i], ack))
 		{
-			/* it takes subjects that it did not take when it was asked */
-			if (np_streams[i].mode == NP_STREAM_PIPELINED)
-				np_streams[i].next_question = Min(np_streams[i].next_question, np_now() + NP_MILLISECONDS(1000));
+			hear_again(&np_streams[i]);
 			return;
 		}
 	stream = free_place();
@@ -288,6 +320,18 @@ ask(NpSession *session, const NpStream *stream)
 	return np_json_parse(reply);
 }
 
+static bool
+is_time_to_ask(NpStream *stream, NpTime now)
+{
+	if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question ||
+		(stream->mode != NP_STREAM_PIPELINED && !is_idle(stream)))
+		return false;
+	if (stream->mode != NP_STREAM_BY_SUBJECT || !stream->has_others || !np_relay_streams_others(stream->name, stream->domain, TOLD_JUST_NOW))
+		return true;
+	stream->next_question = now + LOOK_FOR_RELAYS;
+	return false;
+}
+
 /*
  * Ask about one stream that it is time to ask about, on an open connection;
  * answers to messages are received meanwhile.  Returns the stream if it is
@@ -304,8 +348,7 @@ np_streams_ask(NpSession *session)
 		bool		was_pipelined = stream->mode == NP_STREAM_PIPELINED;
 		Jsonb	   *info;
 
-		if (stream->mode == NP_STREAM_UNUSED || now < stream->next_question ||
-			(stream->mode != NP_STREAM_PIPELINED && !is_idle(stream)))
+		if (!is_time_to_ask(stream, now))
 			continue;
 		info = ask(session, stream);
 		if (info == NULL && !np_session_is_open(session))
@@ -332,17 +375,20 @@ np_stream_reset_delay(NpStream *stream)
 void
 np_stream_rest(NpStream *stream, bool has_others)
 {
+	bool		is_relay = has_others && np_relay_streams_others(stream->name, stream->domain, TOLD_LATELY);
+
 	if (stream->mode != NP_STREAM_PIPELINED)
 		return;
-	if (has_others && stream->delay == FIRST_REST)
+	if (has_others && !is_relay && stream->delay == FIRST_REST)
 		ereport(LOG,
 				(errmsg("another publisher writes to stream \"%s\" of nats_publish's relay", np_string_from_utf8(stream->name)),
 				 errdetail("The relay now sends one message of a subject at a time, and tries from time to time whether it is the only publisher again.")));
 	ereport(DEBUG1, (errmsg("nats_publish relay: stream \"%s\" goes by subject", np_string_from_utf8(stream->name))));
 	stream->mode = NP_STREAM_BY_SUBJECT;
 	stream->has_others = has_others;
-	stream->next_question = np_now() + stream->delay;
-	stream->delay = Min(stream->delay * 2, LAST_REST);
+	stream->next_question = np_now() + (is_relay ? LOOK_FOR_RELAYS : stream->delay);
+	if (!is_relay)
+		stream->delay = Min(stream->delay * 2, LAST_REST);
 }
 
 /* It may not be there any more, or take other subjects: ask before anything is chained. */

@@ -56,6 +56,7 @@ typedef struct NpStream
 	bool		has_others;		/* who write to it */
 	NpTime		next_question;
 	NpTime		delay;			/* until it is pipelined again, when it ceases to be */
+	NpTime		next_telling;	/* that this relay writes to it */
 	MemoryContext context;		/* of its subjects; NULL: not used yet */
 	NpSpan	   *subjects;
 	int			subject_count;
@@ -67,6 +68,7 @@ extern int	np_streams_used;
 
 extern NpStream *np_stream_of(NpSpan subject);
 extern void np_streams_heard(const NpPubAck *ack, NpStream *expected);
+extern void np_stream_tell(NpStream *stream);
 extern bool np_streams_any_heard(void);
 extern NpStream *np_streams_ask(NpSession *session);
 extern void np_stream_rest(NpStream *stream, bool has_others);

@@ -184,6 +184,13 @@ np_divert_waiting(void)
 	return waiting;
 }
 
+/* More is not to wait, while it can't be moved. */
+bool
+np_divert_is_full(void)
+{
+	return waiting >= BATCH;
+}
+
 static Datum
 make_error(const NpRow *row)
 {

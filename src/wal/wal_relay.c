@@ -3,7 +3,7 @@
  * wal_relay.c
  *	  The background worker that publishes the WAL of its database.
  *
- *	  read WAL, transaction by transaction (decoder.c)
+ *	  read WAL, transaction by transaction (wal_reader.c, decoder.c)
  *	  ──► messages of the outbox, and of changed rows (wal_change.c)
  *	  ──► wait for their turn (wal_queue.c)
  *	  ──► publish them, as the relay of the table does (flight.c, lanes.c)
@@ -27,7 +27,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -42,7 +41,6 @@
 #include "base/wait.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
-#include "outbox/wal_annotations.h"
 #include "outbox/wal_message.h"
 #include "outbox/wal_slot.h"
 #include "publish/session.h"
@@ -56,28 +54,10 @@
 #include "wal/decoder.h"
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
+#include "wal/wal_reader.h"
 #include "wal/wal_standby.h"
 
 PGDLLEXPORT void np_wal_relay_main(Datum argument);
-
-/* So often it is shown how much of a large transaction is decoded. */
-#define SHOWN_MESSAGES		1024
-
-/* So often the position is written down. */
-#define SAVE_INTERVAL		NP_MILLISECONDS(1000)
-
-/*
- * For so long after it has read WAL, it does not ask to be woken, so that transactions gather: longer and longer while more
- * than one does.  Each batch costs the processor time here and in the server, however small it is.
- */
-#define SHORTEST_QUIET		NP_MILLISECONDS(1)
-#define LONGEST_QUIET		NP_MILLISECONDS(4)
-
-/* When there is WAL that is not flushed yet (synchronous_commit = off). */
-#define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
-
-/* Reading goes on for so long before something else is done. */
-#define READ_TIME			NP_MILLISECONDS(5)
 
 /* How often the tables are looked into unasked. */
 #define LOOK_INTERVAL		NP_MILLISECONDS(5000)
@@ -90,17 +70,14 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
 #define STANDBY_INTERVAL	NP_MILLISECONDS(5)
 
-/* While a large transaction is decoded: after so many messages it is looked what has been answered, ... */
-#define PUMP_MESSAGES		64
+/* For so long they may be waited for without a word. */
+#define STANDBYS_LATE		NP_MILLISECONDS(5000)
 
-/* ... and so long it is waited, so that what comes need not go into a file. */
+/* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
 
 /* After a problem it is looked so often whether the WAL is kept for too long, or is too much. */
 #define PROBLEM_INTERVAL	NP_MILLISECONDS(1000)
-
-/* More is not to be moved at a time, while it can't be. */
-#define MAX_DIVERTED		1000
 
 /* A relay is a process, and this is its state. */
 static NpSession *session;		/* on which messages go out; NULL: none yet */
@@ -110,31 +87,18 @@ static bool has_secret;			/* else nats_wal_enable() is not committed yet */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static NpTime next_look;		/* into the tables */
 static bool must_look;
-static bool may_have_more;		/* there may be WAL that was not read */
-static NpTime quiet_until;		/* it does not ask to be woken before */
-static NpTime quiet = SHORTEST_QUIET;	/* so long that was */
-static int	gathered;			/* transactions with messages that were read since then */
-static uint32 wakes_seen;
-static bool is_listening;
 static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table before this process began */
-static XLogRecPtr confirmed;
-static XLogRecPtr saved;
-static NpTime next_save;
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
-static bool is_before_standbys; /* what comes next is not on all standbys */
-static bool slot_is_missed;		/* that was logged */
+static bool is_before_standbys; /* what comes next is not on all standbys ... */
+static NpTime awaits_since;		/* ... since then at the latest */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
 static bool has_answer;			/* of this session, to any message */
 static MemoryContext round_context; /* of what a round needs */
-
-/* All messages before it, by commit and number, are in the queue, or have been. */
-static XLogRecPtr queued_commit;
-static int64 queued_messages;
 
 static bool
 may_publish(void)
@@ -264,7 +228,7 @@ waits_for_first(void)
 static bool
 may_take(void)
 {
-	return np_lanes_unsent() < np_relay_batch_size && np_divert_waiting() < MAX_DIVERTED && !is_held() && !waits_for_first();
+	return np_lanes_unsent() < np_relay_batch_size && !np_divert_is_full() && !is_held() && !waits_for_first();
 }
 
 /* The next message of those that a failover does not take back. */
@@ -272,8 +236,11 @@ static NpWalRecord *
 peek(void)
 {
 	NpWalRecord *record = np_wal_queue_peek();
+	bool		was_before = is_before_standbys;
 
 	is_before_standbys = record != NULL && !np_standbys_have(np_wal_record_transaction(record)->end_lsn);
+	if (is_before_standbys && !was_before)
+		awaits_since = np_now();
 	return is_before_standbys ? NULL : record;
 }
 
@@ -329,7 +296,7 @@ send_messages(void)
 	return false;
 }
 
-/* ---- Decoding --------------------------------------------------------------------------- */
+/* ---- While a transaction is decoded --------------------------------------------------------------------------- */
 
 static bool
 has_room(NpSession *of_flight, void *unused)
@@ -347,7 +314,7 @@ pump(void)
 {
 	const char *problem;
 
-	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_waiting() >= MAX_DIVERTED)
+	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
 		return;
 	np_flight_ask();
 	take_messages();
@@ -363,10 +330,7 @@ pump(void)
 static void
 show_progress(void)
 {
-	progress.read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
-	progress.confirmed = confirmed;
-	progress.queued = np_wal_queue_count();
-	progress.queued_bytes = np_wal_queue_bytes();
+	np_reader_show(&progress);
 	np_relay_slot_set_progress(np_worker_slot(), &progress);
 	if (published > 0)
 	{
@@ -378,146 +342,7 @@ show_progress(void)
 	published = 0;
 }
 
-/* A message that was decoded.  Decoded again, those that are known are left out. */
-static void
-take(void *argument, const NpMessage *message, const NpWalError *error)
-{
-	NpDecodedTransaction *transaction = argument;
-	int64		number = transaction->messages++;
-
-	progress.decoding = (TransactionId) transaction->xid;
-	progress.decoded = transaction->messages;
-	if (number % SHOWN_MESSAGES == SHOWN_MESSAGES - 1)
-		show_progress();
-	if (transaction->commit_lsn < queued_commit ||
-		(transaction->commit_lsn == queued_commit && number < queued_messages))
-		return;
-	np_wal_queue_add(np_position_begin(transaction->commit_lsn, transaction->end_lsn), message, error);
-	queued_commit = transaction->commit_lsn;
-	queued_messages = number + 1;
-	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
-		pump();
-}
-
-static void
-on_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change)
-{
-	np_wal_change(transaction, relation, change, take, transaction);
-}
-
-static void
-on_truncate(NpDecodedTransaction *transaction, int count, Relation *relations, ReorderBufferChange *change)
-{
-	np_wal_truncate(transaction, count, relations, change, take, transaction);
-}
-
-static void
-on_message(NpDecodedTransaction *transaction, const char *prefix, const char *data, size_t length)
-{
-	NpMessage	message;
-
-	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
-		np_wal_change_annotate(transaction, data, length);
-	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
-		return;
-	if (np_wal_read(&secret, (TransactionId) transaction->xid, data, length, &message))
-		take(transaction, &message, NULL);
-	else
-		progress.forged++;
-}
-
-static void
-nothing_is_decoded(void)
-{
-	progress.decoding = InvalidTransactionId;
-	progress.decoded = 0;
-}
-
-static void
-on_commit(NpDecodedTransaction *transaction)
-{
-	np_wal_change_end(transaction, take, transaction);
-	np_position_complete(transaction->commit_lsn);
-	gathered += transaction->messages > 0;
-	nothing_is_decoded();
-}
-
-static const NpDecoderEvents decoder_events = {
-	.change = on_change,
-	.truncate = on_truncate,
-	.message = on_message,
-	.commit = on_commit
-};
-
-/* False: it can't be read. */
-static bool
-slot_is_usable(const NpWalSlot *slot)
-{
-	const char *problem;
-
-	if (slot->state == NP_WAL_SLOT_USABLE)
-		return true;
-	problem = slot->state == NP_WAL_SLOT_MISSING ? "there is no replication slot \"%s\"" :
-		slot->state == NP_WAL_SLOT_LOST ? "replication slot \"%s\" has lost WAL that was not published" :
-		"replication slot \"%s\" is not one of nats_publish";
-	problem = psprintf(problem, slot->name);
-	np_relay_slot_set_error(np_worker_slot(), problem);
-	np_worker_show_state(NP_RELAY_NO_SLOT);
-	if (!slot_is_missed)
-		ereport(LOG,
-				(errmsg("nats_publish WAL relay has nothing to read: %s", problem),
-				 errdetail("What was committed after %X/%X and not published will not be published.", LSN_FORMAT_ARGS(slot->confirmed)),
-				 errhint("Call nats_wal_enable() to start over.")));
-	slot_is_missed = true;
-	return false;
-}
-
-/* False: there is nothing to be read. */
-static bool
-open_decoder(void)
-{
-	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
-
-	if (!slot_is_usable(&slot))
-		return false;
-	np_decoder_open(slot.name, &decoder_events);
-	slot_is_missed = false;
-	confirmed = saved = slot.confirmed;
-	may_have_more = true;
-	return true;
-}
-
-static bool
-may_read(void)
-{
-	return may_have_more && !np_wal_queue_is_full() && np_divert_waiting() < MAX_DIVERTED;
-}
-
-/* All is read that there was. */
-static void
-be_quiet(void)
-{
-	quiet = gathered > 1 ? Min(quiet * 2, LONGEST_QUIET) : Max(quiet / 2, SHORTEST_QUIET);
-	quiet_until = np_now() + quiet;
-	gathered = 0;
-}
-
-static void
-read_wal(void)
-{
-	NpTime		begun = np_now();
-
-	if (np_wal_queue_count() == 0)
-		last_progress = begun;
-	for (int i = 0; may_read(); i++)
-	{
-		may_have_more = np_decoder_step();
-		if (!may_have_more && i > 0)
-			be_quiet();
-		if (i % 256 == 255 && np_now() - begun > READ_TIME)
-			break;
-	}
-}
+static const NpReaderOwner reader_owner = {.secret = &secret,.pump = pump,.show = show_progress};
 
 /* ---- The tables ------------------------------------------------------------------------- */
 
@@ -612,7 +437,7 @@ divert_all(void)
 {
 	NpWalRecord *record;
 
-	while (np_divert_waiting() < MAX_DIVERTED && (record = peek()) != NULL)
+	while (!np_divert_is_full() && (record = peek()) != NULL)
 	{
 		NpRow	   *row;
 
@@ -643,76 +468,21 @@ try_to_publish(void)
 	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
 }
 
-/* ---- The position ----------------------------------------------------------------------- */
-
-static void
-save_position(void)
-{
-	if (saved == confirmed)
-		return;
-	np_decoder_save();
-	saved = confirmed;
-}
-
-static void
-confirm(void)
-{
-	XLogRecPtr	position = np_position_of(np_decoder_position());
-
-	if (position > confirmed)
-	{
-		np_decoder_confirm(position);
-		confirmed = position;
-	}
-	if (np_now() < next_save)
-		return;
-	save_position();
-	next_save = np_now() + SAVE_INTERVAL;
-}
-
 /* ---- Waiting ---------------------------------------------------------------------------- */
-
-/* Has somebody committed, or is it time to look whether somebody has? */
-static bool
-is_asked_to_read(void)
-{
-	if (!may_have_more && is_listening && np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
-		may_have_more = true;
-	return may_read();
-}
-
-/* To be called before it waits, when it knows of no more WAL: when is it to look unasked? */
-static NpTime
-listen_for_wal(void)
-{
-	is_listening = false;
-	if (np_now() < quiet_until)
-	{
-		wakes_seen = np_relay_slot_wakes(np_worker_slot());
-		return quiet_until;
-	}
-	wakes_seen = np_relay_slot_listen(np_worker_slot());
-	is_listening = true;
-	may_have_more = np_decoder_has_more();
-	if (may_have_more)
-		return 0;
-	/* where the next record will be can be behind the header of a page that is not there yet */
-	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
-}
 
 /* What could be sent waits until there is room for some of it: one by one would be dear. */
 static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
-		(wanted == session && np_flight_has_room()) || (np_lanes_first() == NULL && next_record() != NULL) || is_asked_to_read();
+		(wanted == session && np_flight_has_room()) || (np_lanes_first() == NULL && next_record() != NULL) || np_reader_is_asked();
 }
 
 /* While transactions gather, so do answers on which nothing waits. */
 static bool
 answers_can_wait(void)
 {
-	return np_now() < quiet_until && np_lanes_unsent() == 0 && np_wal_queue_peek() == NULL &&
+	return np_now() < np_reader_quiet_until() && np_lanes_unsent() == 0 && np_wal_queue_peek() == NULL &&
 		np_worker_is_connected(session) && np_outbound_unsent(np_session_outbound(session)) == 0;
 }
 
@@ -724,15 +494,16 @@ wait_for_answers(void)
 	NpTime		next_read = NP_FOREVER;
 
 	if (answers_can_wait())
-		np_sleep(NP_WAIT_ACK, quiet_until);
+		np_sleep(NP_WAIT_ACK, np_reader_quiet_until());
 	if (np_worker_is_connected(session))
 	{
 		/* there may be no wait */
 		np_connection_receive(session->connection);
-		next_read = may_have_more ? NP_FOREVER : listen_for_wal();
+		next_read = np_reader_listen();
 	}
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
-	may_have_more |= np_now() >= next_read;
+	if (np_now() >= next_read)
+		np_reader_look();
 }
 
 /* False: there is a problem, and it is reported. */
@@ -786,9 +557,17 @@ divert_what_must_be(void)
 static bool
 has_work(void)
 {
-	return np_flight_count() > 0 || may_read() || np_divert_waiting() > 0 ||
+	return np_flight_count() > 0 || np_reader_may_read() || np_divert_waiting() > 0 ||
 		(is_diverting ? np_wal_queue_count() > 0 && !is_before_standbys :
 		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
+}
+
+static void
+show_waiting_for_standbys(void)
+{
+	if (np_worker_shown_state() != NP_RELAY_STANDBYS)
+		np_standbys_report(np_position_oldest()->end_lsn);
+	np_worker_show_state(NP_RELAY_STANDBYS);
 }
 
 static void
@@ -807,7 +586,10 @@ show_rest(void)
 	else
 	{
 		np_worker_end_pause();
-		np_worker_show_state(NP_RELAY_IDLE);
+		if (is_before_standbys && np_now() > awaits_since + STANDBYS_LATE)
+			show_waiting_for_standbys();
+		else
+			np_worker_show_state(NP_RELAY_IDLE);
 	}
 }
 
@@ -815,10 +597,11 @@ show_rest(void)
 static NpTime
 next_round(void)
 {
-	NpTime		next = Min(next_look, next_save);
+	/* not in Min(), which calls twice */
+	NpTime		next_read = np_reader_listen();
+	NpTime		next_save = np_reader_next_save();
+	NpTime		next = Min(next_look, Min(next_save, next_read));
 
-	if (!may_have_more)
-		next = Min(next, listen_for_wal());
 	if (is_before_standbys)
 		next = Min(next, np_now() + STANDBY_INTERVAL);
 	if (np_worker_has_problem())
@@ -869,13 +652,15 @@ run_round(void)
 		drop_slot();
 	if (!has_secret)
 		return wait_for_secret();
-	if (!np_decoder_is_open() && !open_decoder())
+	if (!np_reader_open())
 		return next_look;
-	read_wal();
+	if (np_wal_queue_count() == 0)
+		last_progress = np_now();
+	np_reader_read();
 	is_well = publish();
 	np_worker_show_order();
 	divert_what_must_be();
-	confirm();
+	np_reader_confirm();
 	if (!is_well || has_work())
 		return 0;
 	if (is_diverting)
@@ -889,8 +674,7 @@ static void
 fail_round(const char *error)
 {
 	np_outbox_set_diverting(false);
-	np_decoder_abort();
-	nothing_is_decoded();
+	np_reader_abort();
 	report_problem(error);
 	round_failed = true;
 }
@@ -901,18 +685,17 @@ static void
 rest(NpTime until)
 {
 	if (round_failed || !np_worker_has_problem())
-		np_worker_rest(until, wakes_seen);
+		np_worker_rest(until, np_reader_wakes());
 	else
 		np_worker_pause(Min(until, np_now() + PROBLEM_INTERVAL));
 	if (until > 0)
-		may_have_more = true;
+		np_reader_look();
 }
 
 static void
 save_at_exit(int code, Datum argument)
 {
-	if (np_decoder_is_open())
-		save_position();
+	np_reader_save();
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -925,6 +708,7 @@ np_wal_relay_main(Datum argument)
 	stopped_as = NP_RELAY_STARTING;
 	np_wal_change_init();
 	np_flight_of(&flight_owner);
+	np_reader_of(&reader_owner);
 	must_look = true;
 	last_progress = np_now();
 	HOLD_CANCEL_INTERRUPTS();

@@ -35,6 +35,13 @@ synchronous_ones_have(XLogRecPtr position)
 	return result;
 }
 
+/* The slot is acquired. */
+static bool
+slots_have(XLogRecPtr position, int level)
+{
+	return !np_compat_slot_has_failover(&MyReplicationSlot->data) || np_compat_standby_slots_have(position, level);
+}
+
 /* Have all that are waited for the WAL up to a position?  The slot is acquired. */
 bool
 np_standbys_have(XLogRecPtr position)
@@ -43,9 +50,21 @@ np_standbys_have(XLogRecPtr position)
 
 	if (position <= known)
 		return true;
-	if (!synchronous_ones_have(position) ||
-		(np_compat_slot_has_failover(&MyReplicationSlot->data) && !np_compat_standby_slots_have(position)))
+	if (!synchronous_ones_have(position) || !slots_have(position, DEBUG1))
 		return false;
 	known = position;
 	return true;
+}
+
+/* Into the log, that they have been waited for for long. */
+void
+np_standbys_report(XLogRecPtr position)
+{
+	ereport(LOG,
+			(errmsg("nats_publish WAL relay waits for standbys"),
+			 errdetail("They do not have the WAL up to %X/%X, so that a failover could take back what is published.", LSN_FORMAT_ARGS(position)),
+			 errhint("See that those of %s run, or take them out.",
+					 synchronous_ones_have(position) ? "synchronized_standby_slots" : "synchronous_standby_names")));
+	/* says which */
+	(void) slots_have(position, LOG);
 }

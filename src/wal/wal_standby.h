@@ -11,5 +11,6 @@
 #include "access/xlogdefs.h"
 
 extern bool np_standbys_have(XLogRecPtr position);
+extern void np_standbys_report(XLogRecPtr position);
 
 #endif							/* NP_WAL_STANDBY_H */

@@ -244,6 +244,26 @@ purge();
 	isnt(wal_pid(), $pid, 'and is started again when it is ended');
 }
 
+# As after pg_upgrade, which keeps the slot and the table in a cluster of another identifier
+
+reconfigure($node, 'nats_publish.relay_databases' => '');
+wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+$writer->value(q(SELECT nats_publish_outbox('w.a', 'before the upgrade')));
+$session->value(q(UPDATE nats_wal SET database = '1.' || split_part(database, '.', 2)));
+reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+wait_for('its state', sub { $session->value('SELECT state FROM nats_wal_relay') eq 'no slot' });
+like($session->value(q(SELECT detail FROM nats_check() WHERE check_name = 'wal')), qr/Call nats_wal_enable\(\), which goes on with that of a server that was upgraded/,
+	'what is to be done with the slot of a server that was upgraded');
+like(error(PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'wal' }), q(SELECT nats_publish_outbox('w.a', 'x'))),
+	qr/55000: .*was not made by nats_wal_enable/s, 'until that is done, a message is an error');
+unlike($session->run('SELECT nats_wal_enable()')->{error}, qr/WARNING: .*lost/, 'when it is done, nothing is lost');
+$writer->value(q(SELECT nats_publish_outbox('w.a', 'after the upgrade')));
+settle();
+is_deeply(payloads(), [ 'before the upgrade', 'after the upgrade' ], 'it goes on where it was');
+is($session->value(q(SELECT count(*), count(DISTINCT secret) FROM nats_wal)), '2|1', 'with the same secret');
+$session->value(q(DELETE FROM nats_wal WHERE database LIKE '1.%'));
+purge();
+
 # Off again
 
 $writer->value(q(BEGIN; SELECT nats_publish_outbox('w.a', 'in an open transaction')));

@@ -261,6 +261,34 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 	client()->delete_stream('LATE');
 }
 
+# So much WAL is kept for NATS, and no more
+
+{
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h', 'nats_publish.wal_divert_size' => '16MB');
+	$session->value('TRUNCATE committed');
+	client()->purge('K');
+	$nats->kill9;
+	$session->value('CALL load(1, 50)');
+	$session->value(q(SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))) FROM generate_series(1, 4)));
+	sleep 1;
+	is($session->value('SELECT count(*) FROM nats_outbox'), '0', 'some WAL is kept while NATS is away');
+	my @clients = begin_load(3000);
+	foreach my $round (1 .. 3)
+	{
+		$session->value(q(SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))) FROM generate_series(1, 30)));
+		wait_until_confirmed();
+		# from where on it is needed is known from then on
+		$session->value('CHECKPOINT');
+		wait_for('WAL to be let go', sub { $session->value('SELECT kept_bytes < 20000000 FROM nats_wal_relay') eq 't' }, $LONG);
+		pass("round $round: more is not kept");
+	}
+	is($session->value('SELECT state FROM nats_wal_relay'), 'diverting', 'messages are moved to the table instead');
+	finish_load(@clients);
+	$nats->start;
+	check('much WAL was kept');
+	reconfigure($node, 'nats_publish.wal_divert_after' => undef, 'nats_publish.wal_divert_size' => undef);
+}
+
 # Or paused
 
 {
@@ -313,7 +341,7 @@ sub enable_again
 	$session->value(q(SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots));
 	my $offset = log_length($node);
 	start_relays();
-	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish relay cannot read the WAL: replication slot "\w+" was dropped/) });
+	wait_for('a line in the log', sub { log_lines($node, $offset, qr/LOG:  nats_publish relay cannot read the WAL: there is no replication slot "\w+"/) });
 	pass('that the slot is missed is in the log');
 	like($session->error(q(SELECT nats_publish_outbox('k.x', 'x'))), qr/55000: .*There is no replication slot/s, 'without its slot, a message is an error');
 	enable_again('dropped', qr{committed (between [0-9A-F/]+ and|before) [0-9A-F]+/[0-9A-F]+});

@@ -196,6 +196,33 @@ foreach my $size (1, 10, $COUNT)
 
 # ---- Others write, and the stream changes
 
+# the relay of the table, which is not taken for a stranger; before there was one, for whom the stream rests
+{
+	clean(O => ['o.>']);
+	my $offset = log_length($node);
+	my $table = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'table' });
+	my $count = 4000;
+	foreach my $round (1 .. 3)
+	{
+		my @numbers = (($round - 1) * $count + 1, $round * $count);
+		$table->begin(sprintf q(CALL write(%d, %d, 10, 10, 'table ')), @numbers);
+		$session->value(sprintf q(CALL write(%d, %d, 10, 10, 'main ')), @numbers);
+		is($table->finish($LONG)->{error}, '', 'both write');
+		wait_until_confirmed();
+		wait_until_drained($session, $LONG);
+		# a stranger would have it wait for 10 seconds, and longer each time
+		wait_for('it to be pipelined again', sub {
+			sleep 0.2;
+			$session->value("SELECT nats_publish_outbox('o.1', 'probe')");
+			$session->value('SELECT ordering FROM nats_wal_relay') eq 'pipelined';
+		}, 5);
+	}
+	subjects_are_in_order('beside the relay of the table', 'main', 3 * $count, messages());
+	subjects_are_in_order('its messages', 'table', 3 * $count, messages());
+	is(scalar(log_lines($node, $offset, qr/another publisher writes to stream/)), 0, 'nobody is said to be another publisher');
+	$table->close;
+}
+
 {
 	clean(O => ['o.>']);
 	my $writer = OtherWriter->new($nats->url, 0.2, map { "o.$_" } 0 .. 9);

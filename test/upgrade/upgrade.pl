@@ -25,6 +25,7 @@ my ($FROM, $TO) = @ENV{qw(UPGRADE_FROM UPGRADE_TO)};
 # postgres is a database that pg_upgrade drops and makes anew.
 my @DATABASES = qw(app billing postgres);
 my %SCHEMA = (app => 'public', billing => '"Nats Ext"', postgres => 'public');
+my ($FROM_MAJOR) = `$FROM/bin/pg_config --version` =~ /(\d+)/;
 my $RELAYS = "'" . join(', ', @DATABASES) . "'";
 
 my $EXTENSION = <<'END';
@@ -42,6 +43,13 @@ ALTER ROLE app SET nats_publish.allowed_subjects = 'u.>';
 ALTER DATABASE app SET nats_publish.ack_timeout = '7s';
 ALTER DATABASE billing SET nats_publish.server = 'main';
 ALTER ROLE app IN DATABASE billing SET nats_publish.connect_timeout = '9s';
+END
+
+# Of the WAL of database billing; to be made once that is published.
+my $LOGGED = <<'END';
+CREATE TABLE logged (id int PRIMARY KEY);
+SELECT nats_publish_table('logged', 'u.logged.{id}', delivery => 'wal');
+INSERT INTO logged VALUES (1);
 END
 
 my $SERVER = <<'END';
@@ -131,7 +139,7 @@ sub cluster
 	my $node = PostgreSQL::Test::Cluster->new($name, install_path => $installation);
 	$node->init(extra => [ '--data-checksums', '--encoding=UTF8', '--locale=C' ]);
 	$node->append_conf('postgresql.conf', join '', map { "$_\n" } 'log_statement = none', "shared_preload_libraries = 'nats_publish'",
-		"nats_publish.url = '" . $nats->url . "'", 'nats_publish.relay_max_attempts = 1', "nats_publish.relay_databases = ''");
+		"nats_publish.url = '" . $nats->url . "'", 'wal_level = logical', 'nats_publish.relay_max_attempts = 1', "nats_publish.relay_databases = ''");
 	return $node;
 }
 
@@ -157,10 +165,11 @@ sub state_of
 	return \%state;
 }
 
-# A stopped cluster with messages that are dead, are tried again, and wait; and its state.
+# A stopped cluster with messages that are dead, are tried again, and wait, and one with a slot whose WAL is published; and its
+# state.
 sub old_cluster
 {
-	my ($name, $nats, $pg_dump) = @_;
+	my ($name, $nats, $pg_dump, $keeps_slot) = @_;
 	my $node = cluster("${name}_old", $FROM, $nats);
 	$node->start;
 	$node->safe_psql('postgres', "CREATE ROLE app LOGIN;\nCREATE DATABASE app;\nCREATE DATABASE billing;\n$SETTINGS");
@@ -168,10 +177,11 @@ sub old_cluster
 	let_relays($node, $RELAYS);
 	$node->restart;
 	use_relay($node, $_) foreach @DATABASES;
-	let_relays($node, "''");
+	use_wal($node, $keeps_slot);
+	run_in($node, 'billing', 'SELECT nats_relay_pause()');
+	let_relays($node, "'billing'");
 	$node->restart;
 	run_in($node, $_, $WAITING) foreach @DATABASES;
-	run_in($node, 'billing', 'SELECT nats_relay_pause()');
 	my $state = state_of($node, $pg_dump);
 	my @messages = map { split /\n/, run_in($node, $_, $MESSAGES) } @DATABASES;
 	$node->stop;
@@ -192,6 +202,19 @@ sub use_relay
 		$session->value(qq(SELECT nats_publish_outbox('w.$what', '$database', headers => '{"Nats-Expected-Stream": "LATER"}')));
 		wait_for("a message that is $what", sub { $session->value("SELECT count(*) FROM nats_outbox_messages WHERE subject = 'w.$what' AND attempts > 0") eq '1' });
 	}
+	$session->close;
+	return;
+}
+
+# It is switched off before what does not keep its slot.
+sub use_wal
+{
+	my ($node, $keeps_slot) = @_;
+	my $session = session_in($node, 'billing');
+	$session->value('SELECT nats_wal_enable()');
+	$session->value($LOGGED);
+	wait_for('the WAL', sub { $session->value('SELECT published FROM nats_wal_relay') eq '1' });
+	$session->value('SELECT nats_wal_disable()') unless $keeps_slot;
 	$session->close;
 	return;
 }
@@ -262,7 +285,7 @@ sub check_relays
 	is(run_in($new, 'billing', $STATE{'the outbox'}), $state->{'billing: the outbox'}, 'a relay that is paused stays so');
 	wake_relay($session{billing});
 	wait_for('the rest to be published', sub { $session{billing}->value(q(SELECT count(*) FROM nats_outbox WHERE subject LIKE 'u.%')) eq '0' });
-	my @stored = stored_messages($client, qr/^u\.(?!before)/);
+	my @stored = stored_messages($client, qr/^u\.(?!before|logged)/);
 	is_deeply([ sort @stored ], $messages, 'what has waited is in the stream, once');
 	is(scalar(stored_messages($client, qr/^u\.before/)), scalar @DATABASES, 'what had been published is not again');
 	my @numbers = map { /^u\.many\.0\|\w+\|app-(\d+)/ ? $1 : () } @stored;
@@ -295,6 +318,27 @@ sub check_triggers
 	return;
 }
 
+# What is written before it is switched on, too, if the slot was kept.
+sub check_wal
+{
+	my ($new, $client, $keeps_slot) = @_;
+	my $session = session_in($new, 'billing');
+	my $slots = q(SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'nats_publish%');
+	is($session->value($slots), $keeps_slot ? '1' : '0', 'the slot is ' . ($keeps_slot ? 'kept' : 'not there'));
+	like($session->value(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'wal')),
+		$keeps_slot ? qr/^failed .*Call nats_wal_enable\(\), which goes on with that of a server that was upgraded/ :
+			qr/^failed 1 table of delivery wal is not published\. Call nats_wal_enable\(\)\./, 'the doctor tells what is to be done');
+	$session->value('INSERT INTO logged VALUES (2)');
+	unlike($session->run('SELECT nats_wal_enable()')->{error}, qr/WARNING: .*lost/, 'it is switched on without a loss');
+	$session->value('INSERT INTO logged VALUES (3)');
+	wait_for('a message', sub { grep { $_->{subject} eq 'u.logged.3' } $client->consume('U') });
+	is(join(' ', map { $_->{subject} } grep { $_->{subject} =~ /logged/ } $client->consume('U')), $keeps_slot ? 'u.logged.1 u.logged.2 u.logged.3' : 'u.logged.1 u.logged.3',
+		'and goes on, with what is written from ' . ($keeps_slot ? 'the old server\'s end' : 'there') . ' on');
+	is($session->value("$slots AND failover"), '1', 'with a slot for failover') if $keeps_slot;
+	$session->close;
+	return;
+}
+
 sub check_rights
 {
 	my ($new, $nats, $database) = @_;
@@ -316,7 +360,8 @@ foreach my $how (qw(dump copy link))
 	$client->create_stream('U', ['u.>']);
 	$client->create_stream('W', ['w.>'], storage => 'memory');
 	my $new = cluster("${how}_new", $TO, $nats);
-	my ($old, $state, $messages) = old_cluster($how, $nats, $new->installed_command('pg_dump'));
+	my $keeps_slot = $how ne 'dump' && $FROM_MAJOR >= 17;
+	my ($old, $state, $messages) = old_cluster($how, $nats, $new->installed_command('pg_dump'), $keeps_slot);
 	$UPGRADES{$how}->($old, $new);
 	let_relays($new, "''");
 	$new->start;
@@ -327,6 +372,7 @@ foreach my $how (qw(dump copy link))
 		check_triggers($new, $client, $database);
 		check_rights($new, $nats, $database);
 	}
+	check_wal($new, $client, $keeps_slot);
 	$new->stop;
 	$nats->stop;
 }

@@ -1,0 +1,335 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_reader.c
+ *	  The slot of a database, read into the queue.
+ *
+ * What is decoded waits in the queue (wal_queue.c), and the slot is confirmed
+ * up to where all of that has come to its end (wal_position.c).  Decoding that
+ * was ended by an error begins again at the slot, and what is in the queue
+ * already, or has been, is left out.
+ *
+ * It asks to be woken only when it has read all, and not at once: so it reads
+ * in batches when there is much.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "miscadmin.h"
+
+#include "base/settings.h"
+#include "outbox/wal_annotations.h"
+#include "outbox/wal_slot.h"
+#include "relay/relay_worker.h"
+#include "wal/decoder.h"
+#include "wal/wal_divert.h"
+#include "wal/wal_queue.h"
+#include "wal/wal_reader.h"
+
+/* So often it is shown how much of a large transaction is decoded. */
+#define SHOWN_MESSAGES		1024
+
+/* While a large transaction is decoded: after so many messages it is looked what has been answered. */
+#define PUMP_MESSAGES		64
+
+/* So often the position is written down. */
+#define SAVE_INTERVAL		NP_MILLISECONDS(1000)
+
+/*
+ * For so long after it has read WAL, it does not ask to be woken, so that transactions gather: longer and longer while more
+ * than one does.  Each batch costs the processor time here and in the server, however small it is.
+ */
+#define SHORTEST_QUIET		NP_MILLISECONDS(1)
+#define LONGEST_QUIET		NP_MILLISECONDS(4)
+
+/* When there is WAL that is not flushed yet (synchronous_commit = off). */
+#define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
+
+/* Reading goes on for so long before something else is done. */
+#define READ_TIME			NP_MILLISECONDS(5)
+
+static const NpReaderOwner *owner;
+static bool may_have_more;		/* there may be WAL that was not read */
+static NpTime quiet_until;		/* it does not ask to be woken before */
+static NpTime quiet = SHORTEST_QUIET;	/* so long that was */
+static int	gathered;			/* transactions with messages that were read since then */
+static uint32 wakes_seen;
+static bool is_listening;
+static XLogRecPtr confirmed;
+static XLogRecPtr saved;
+static NpTime next_save;
+static bool slot_is_missed;		/* that was logged */
+static TransactionId decoding;	/* the transaction that is being decoded; 0: none */
+static int64 decoded;			/* its messages so far */
+static int64 forged;			/* messages with our prefix that are not ours */
+
+/* All messages before it, by commit and number, are in the queue, or have been. */
+static XLogRecPtr queued_commit;
+static int64 queued_messages;
+
+/* To be called once. */
+void
+np_reader_of(const NpReaderOwner *whose)
+{
+	owner = whose;
+}
+
+/* ---- What is decoded ---------------------------------------------------------------------- */
+
+/* A message that was decoded.  Decoded again, those that are known are left out. */
+static void
+take(void *argument, const NpMessage *message, const NpWalError *error)
+{
+	NpDecodedTransaction *transaction = argument;
+	int64		number = transaction->messages++;
+
+	decoding = (TransactionId) transaction->xid;
+	decoded = transaction->messages;
+	if (number % SHOWN_MESSAGES == SHOWN_MESSAGES - 1)
+		owner->show();
+	if (transaction->commit_lsn < queued_commit ||
+		(transaction->commit_lsn == queued_commit && number < queued_messages))
+		return;
+	np_wal_queue_add(np_position_begin(transaction->commit_lsn, transaction->end_lsn), message, error);
+	queued_commit = transaction->commit_lsn;
+	queued_messages = number + 1;
+	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
+		owner->pump();
+}
+
+static void
+on_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change)
+{
+	np_wal_change(transaction, relation, change, take, transaction);
+}
+
+static void
+on_truncate(NpDecodedTransaction *transaction, int count, Relation *relations, ReorderBufferChange *change)
+{
+	np_wal_truncate(transaction, count, relations, change, take, transaction);
+}
+
+static void
+on_message(NpDecodedTransaction *transaction, const char *prefix, const char *data, size_t length)
+{
+	NpMessage	message;
+
+	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
+		np_wal_change_annotate(transaction, data, length);
+	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
+		return;
+	if (np_wal_read(owner->secret, (TransactionId) transaction->xid, data, length, &message))
+		take(transaction, &message, NULL);
+	else
+		forged++;
+}
+
+static void
+nothing_is_decoded(void)
+{
+	decoding = InvalidTransactionId;
+	decoded = 0;
+}
+
+static void
+on_commit(NpDecodedTransaction *transaction)
+{
+	np_wal_change_end(transaction, take, transaction);
+	np_position_complete(transaction->commit_lsn);
+	gathered += transaction->messages > 0;
+	nothing_is_decoded();
+}
+
+static const NpDecoderEvents decoder_events = {
+	.change = on_change,
+	.truncate = on_truncate,
+	.message = on_message,
+	.commit = on_commit
+};
+
+/* ---- Reading -------------------------------------------------------------------------------- */
+
+/* False: it can't be read. */
+static bool
+slot_is_usable(const NpWalSlot *slot)
+{
+	const char *problem;
+
+	if (slot->state == NP_WAL_SLOT_USABLE)
+		return true;
+	problem = slot->state == NP_WAL_SLOT_MISSING ? "there is no replication slot \"%s\"" :
+		slot->state == NP_WAL_SLOT_LOST ? "replication slot \"%s\" has lost WAL that was not published" :
+		"replication slot \"%s\" is not one of nats_publish";
+	problem = psprintf(problem, slot->name);
+	np_relay_slot_set_error(np_worker_slot(), problem);
+	np_worker_show_state(NP_RELAY_NO_SLOT);
+	if (!slot_is_missed)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay has nothing to read: %s", problem),
+				 errdetail("What was committed after %X/%X and not published will not be published.", LSN_FORMAT_ARGS(slot->confirmed)),
+				 errhint("Call nats_wal_enable() to start over.")));
+	slot_is_missed = true;
+	return false;
+}
+
+/* Begin where the slot is, if that is not done.  False: there is none that can be read, which is shown. */
+bool
+np_reader_open(void)
+{
+	NpWalSlot	slot;
+
+	if (np_decoder_is_open())
+		return true;
+	slot = np_wal_slot(MyDatabaseId);
+	if (!slot_is_usable(&slot))
+		return false;
+	np_decoder_open(slot.name, &decoder_events);
+	slot_is_missed = false;
+	confirmed = saved = slot.confirmed;
+	may_have_more = true;
+	return true;
+}
+
+/* After an error, when the transaction is aborted: it begins again. */
+void
+np_reader_abort(void)
+{
+	np_decoder_abort();
+	nothing_is_decoded();
+}
+
+/* May there be WAL that was not read, and may it be? */
+bool
+np_reader_may_read(void)
+{
+	return may_have_more && !np_wal_queue_is_full() && !np_divert_is_full();
+}
+
+/* All is read that there was. */
+static void
+be_quiet(void)
+{
+	quiet = gathered > 1 ? Min(quiet * 2, LONGEST_QUIET) : Max(quiet / 2, SHORTEST_QUIET);
+	quiet_until = np_now() + quiet;
+	gathered = 0;
+}
+
+/* Read some of it. */
+void
+np_reader_read(void)
+{
+	NpTime		begun = np_now();
+
+	for (int i = 0; np_reader_may_read(); i++)
+	{
+		may_have_more = np_decoder_step();
+		if (!may_have_more && i > 0)
+			be_quiet();
+		if (i % 256 == 255 && np_now() - begun > READ_TIME)
+			break;
+	}
+}
+
+/* ---- The position ----------------------------------------------------------------------- */
+
+/* Write the position down. */
+void
+np_reader_save(void)
+{
+	if (!np_decoder_is_open() || saved == confirmed)
+		return;
+	np_decoder_save();
+	saved = confirmed;
+}
+
+/* Have the slot let go what has come to its end, and write that down now and then. */
+void
+np_reader_confirm(void)
+{
+	XLogRecPtr	position = np_position_of(np_decoder_position());
+
+	if (position > confirmed)
+	{
+		np_decoder_confirm(position);
+		confirmed = position;
+	}
+	if (np_now() < next_save)
+		return;
+	np_reader_save();
+	next_save = np_now() + SAVE_INTERVAL;
+}
+
+/* When it is to be written down next. */
+NpTime
+np_reader_next_save(void)
+{
+	return next_save;
+}
+
+/* ---- Waiting for WAL ---------------------------------------------------------------------- */
+
+/* Has somebody committed, or is it time to look whether somebody has? */
+bool
+np_reader_is_asked(void)
+{
+	if (!may_have_more && is_listening && np_relay_slot_was_woken(np_worker_slot(), wakes_seen))
+		may_have_more = true;
+	return np_reader_may_read();
+}
+
+/* To be called before it waits: when is it to look unasked? */
+NpTime
+np_reader_listen(void)
+{
+	if (may_have_more)
+		return NP_FOREVER;
+	is_listening = false;
+	if (np_now() < quiet_until)
+	{
+		wakes_seen = np_relay_slot_wakes(np_worker_slot());
+		return quiet_until;
+	}
+	wakes_seen = np_relay_slot_listen(np_worker_slot());
+	is_listening = true;
+	may_have_more = np_decoder_has_more();
+	if (may_have_more)
+		return 0;
+	/* where the next record will be can be behind the header of a page that is not there yet */
+	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
+}
+
+/* Until then it does not ask to be woken. */
+NpTime
+np_reader_quiet_until(void)
+{
+	return quiet_until;
+}
+
+/* Somebody has waited, and it may be time to look. */
+void
+np_reader_look(void)
+{
+	may_have_more = true;
+}
+
+/* How often somebody had committed when it listened last. */
+uint32
+np_reader_wakes(void)
+{
+	return wakes_seen;
+}
+
+/* Where it is. */
+void
+np_reader_show(NpWalProgress *progress)
+{
+	progress->read = np_decoder_is_open() ? np_decoder_position() : InvalidXLogRecPtr;
+	progress->confirmed = confirmed;
+	progress->queued = np_wal_queue_count();
+	progress->queued_bytes = np_wal_queue_bytes();
+	progress->decoding = decoding;
+	progress->decoded = decoded;
+	progress->forged = forged;
+}
