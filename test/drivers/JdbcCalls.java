@@ -1,4 +1,4 @@
-// Executes calls with PostgreSQL's JDBC driver, as test/t/065_drivers.pl describes them: java JdbcCalls.java HOST PORT USER <CALLS
+// Executes calls with PostgreSQL's JDBC driver, as test/t/066_drivers.pl describes them: java JdbcCalls.java HOST PORT USER <CALLS
 
 import java.io.BufferedReader;
 import java.io.InputStreamReader;

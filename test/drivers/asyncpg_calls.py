@@ -1,4 +1,4 @@
-# Executes calls with asyncpg, as test/t/065_drivers.pl describes them: python3 asyncpg_calls.py HOST PORT USER <CALLS
+# Executes calls with asyncpg, as test/t/066_drivers.pl describes them: python3 asyncpg_calls.py HOST PORT USER <CALLS
 import asyncio, datetime, decimal, sys
 import asyncpg
 

@@ -1,4 +1,4 @@
-// Executes calls with node-postgres, as test/t/065_drivers.pl describes them: node pg_calls.js HOST PORT USER <CALLS
+// Executes calls with node-postgres, as test/t/066_drivers.pl describes them: node pg_calls.js HOST PORT USER <CALLS
 'use strict';
 const { Client } = require('pg');
 

@@ -1,4 +1,4 @@
-# Executes calls with psycopg2, as test/t/065_drivers.pl describes them: python3 psycopg2_calls.py HOST PORT USER <CALLS
+# Executes calls with psycopg2, as test/t/066_drivers.pl describes them: python3 psycopg2_calls.py HOST PORT USER <CALLS
 import datetime, decimal, re, sys
 import psycopg2
 
