@@ -252,6 +252,15 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_log_message(prefix, data, length)	LogLogicalMessage((prefix), (data), (length), true)
 #endif
 
+/* Delete a row that a snapshot sees, unless somebody else is about to write it. */
+#if PG_VERSION_NUM >= 190000
+#define np_compat_tuple_delete(table, place, snapshot, failure) \
+	table_tuple_delete((table), (place), GetCurrentCommandId(true), 0, (snapshot), InvalidSnapshot, false, (failure))
+#else
+#define np_compat_tuple_delete(table, place, snapshot, failure) \
+	table_tuple_delete((table), (place), GetCurrentCommandId(true), (snapshot), InvalidSnapshot, false, (failure), false)
+#endif
+
 /*
  * A function for expression_tree_walker(): without arguments in its prototype,
  * which is (void) to a compiler of C23.  By way of void (*) (void), which

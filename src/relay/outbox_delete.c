@@ -19,13 +19,13 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "rewrite/prs2lock.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "base/compat.h"
 #include "relay/outbox_delete.h"
 #include "relay/outbox_table.h"
 
@@ -81,9 +81,7 @@ delete_row(const Target *target, NpRow *row)
 	if (!ItemPointerIsValid(&row->place) || ItemPointerGetBlockNumber(&row->place) >= target->blocks ||
 		!table_tuple_fetch_row_version(target->table, &row->place, snapshot, target->slot))
 		return false;
-	return is_row(target, row) &&
-		table_tuple_delete(target->table, &row->place, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
-						   false, &failure, false) == TM_Ok;
+	return is_row(target, row) && np_compat_tuple_delete(target->table, &row->place, snapshot, &failure) == TM_Ok;
 }
 
 /*
