@@ -193,8 +193,10 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 			return;
 		}
 	stream = free_place();
-	if (stream != NULL)
-		begin_stream(stream, ack);
+	if (stream == NULL)
+		return;
+	begin_stream(stream, ack);
+	np_stream_tell(stream);
 }
 
 /* Is any to be asked about before it is known where its messages go? */

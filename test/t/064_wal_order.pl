@@ -201,6 +201,9 @@ foreach my $size (1, 10, $COUNT)
 	clean(O => ['o.>']);
 	my $offset = log_length($node);
 	my $table = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'table' });
+	# a stream can't be told of before its first acknowledgment
+	$table->value(q(SELECT nats_publish_outbox('o.1', 'probe')));
+	wait_until_drained($session, $LONG);
 	my $count = 4000;
 	foreach my $round (1 .. 3)
 	{
