@@ -241,7 +241,7 @@ SKIP:
 	reconfigure($primary, synchronized_standby_slots => 'standby');
 	is(enable($primary), '', 'switched on without a warning');
 	wait_for('the slot on the standby', sub { is_synchronized($standby) }, $LONG);
-	like(doctor(PsqlSession->new($standby)), qr/^ok This is a standby, with the replication slot/, 'the doctor says it on the standby');
+	like(doctor(PsqlSession->new($standby)), qr/^ok This is a standby, and has the replication slot/, 'the doctor says it on the standby');
 	my $offset = log_length($standby);
 	fail_over($primary, $standby, 1);
 	my $session = PsqlSession->new($standby);
