@@ -33,12 +33,12 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
 #include "base/report.h"
 #include "base/settings.h"
+#include "base/subtransaction.h"
 #include "base/wait.h"
 #include "change/change_publish.h"
 #include "change/rows_run.h"
@@ -290,7 +290,7 @@ publish_row(void *argument, Datum row, TransactionId version)
 	return np_futures_failed() == 0;
 }
 
-/* The key the key up to which all rows are done. */
+/* The key up to which all rows are done. */
 static void
 keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 {
@@ -333,24 +333,27 @@ require_publishing(void)
 					   "nats_publish.publishing is no longer on");
 }
 
-/* How a chunk has ended. */
-typedef struct ChunkEnd
+/* A chunk, and how it has ended. */
+typedef struct Chunk
 {
+	Call	   *call;
 	bool		is_last;
 	bool		is_stopped;		/* somebody wants no more */
-} ChunkEnd;
+} Chunk;
 
 static void
-work_on_chunk(Call *call, ChunkEnd *end)
+work_on_chunk(void *argument)
 {
+	Chunk	   *chunk = argument;
+	Call	   *call = chunk->call;
 	Relation	relation;
 
 	require_publishing();
 	np_transaction_join();
 	SPI_connect();
 	relation = open_table(&call->options);
-	end->is_last = !publish_chunk(call, relation);
-	end->is_stopped = !np_rows_run_save(&call->run, end->is_last);
+	chunk->is_last = !publish_chunk(call, relation);
+	chunk->is_stopped = !np_rows_run_save(&call->run, chunk->is_last);
 	relation_close(relation, NoLock);
 	SPI_finish();
 }
@@ -371,27 +374,14 @@ take_error(const Call *call)
 
 /* In a subtransaction, as SPI can't end a transaction in the middle of a statement that has failed. */
 static ErrorData *
-try_chunk(Call *call, ChunkEnd *end)
+try_chunk(Chunk *chunk)
 {
-	ResourceOwner owner = CurrentResourceOwner;
+	Call	   *call = chunk->call;
 	NpRowsRun	before = call->run;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
-	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(call->context);
-	PG_TRY();
-	{
-		work_on_chunk(call, end);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		error = take_error(call);
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(call->context);
-	CurrentResourceOwner = owner;
+	error = np_try_subtransaction(work_on_chunk, chunk);
 	if (error != NULL)
 		call->run = before;
 	else if (before.last_key != NULL && before.last_key != call->run.last_key)
@@ -404,15 +394,15 @@ try_chunk(Call *call, ChunkEnd *end)
  * a deadlock, or has met a row that was moved to another partition.
  */
 static ErrorData *
-try_chunk_again(Call *call, ChunkEnd *end)
+try_chunk_again(Chunk *chunk)
 {
-	ErrorData  *error = try_chunk(call, end);
+	ErrorData  *error = try_chunk(chunk);
 
 	for (int i = 1; i < MAX_ATTEMPTS && error != NULL && (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 														  error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE); i++)
 	{
 		FreeErrorData(error);
-		error = try_chunk(call, end);
+		error = try_chunk(chunk);
 	}
 	return error;
 }
@@ -453,12 +443,13 @@ prepare_transaction(void)
 
 /* Publish and commit a chunk, or raise what was wrong, when that is written down; that somebody has cancelled it is not. */
 static void
-commit_chunk(Call *call, ChunkEnd *end)
+commit_chunk(Chunk *chunk)
 {
+	Call	   *call = chunk->call;
 	ErrorData  *error;
 
 	prepare_transaction();
-	error = try_chunk_again(call, end);
+	error = try_chunk_again(chunk);
 	if (error == NULL)
 		error = try_commit(call);
 	if (error == NULL)
@@ -529,21 +520,21 @@ begin_run(Call *call)
 static void
 publish_rows(Call *call)
 {
-	ChunkEnd	end = {0};
+	Chunk		chunk = {.call = call};
 
 	begin_run(call);
-	while (!end.is_last)
+	while (!chunk.is_last)
 	{
 		NpFailure	failure;
 
-		commit_chunk(call, &end);
-		if (end.is_stopped && !end.is_last)
+		commit_chunk(&chunk);
+		if (chunk.is_stopped && !chunk.is_last)
 		{
 			failure = np_failure(NP_FAULT_STOPPED, "publishing the rows of table \"%s\" was stopped", call->table);
 			np_raise(&failure);
 		}
 		tell(call);
-		if (!end.is_last)
+		if (!chunk.is_last)
 			wait_for_next(call);
 	}
 	ereport(NOTICE,

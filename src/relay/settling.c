@@ -4,9 +4,9 @@
  *	  Writing down what became of the rows of the outbox.
  *
  * What is stored is deleted first, where it was read or by one statement, in a
- * transaction of its own, which nothing that is wrong with other rows can undo.  Then come those
- * that are dead, each in a subtransaction, and those that wait or are in
- * doubt, in one statement.
+ * transaction of its own, which nothing that is wrong with other rows can undo.
+ * Then come those that are dead, each in a subtransaction, and those that wait
+ * or are in doubt, in one statement.
  *
  * A row is settled if it is still that row, by id and msg_id: an id can be
  * another message's by now, and a message that was edited is another one.
@@ -23,7 +23,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "base/subtransaction.h"
 #include "publish/delivery.h"

@@ -24,7 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "base/encoding.h"
 #include "base/settings.h"
