@@ -262,28 +262,28 @@ CREATE FUNCTION nats_publish_outbox(subject text, payload text, headers jsonb DE
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_outbox(text, text, jsonb, text, timestamptz)
-IS 'put text into nats_outbox, from where the relay publishes it after the transaction has committed';
+IS 'write text to the outbox, from which the relay publishes it after the transaction has committed';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload bytea, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_bytea' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_outbox(text, bytea, jsonb, text, timestamptz)
-IS 'put bytes into nats_outbox, from where the relay publishes it after the transaction has committed';
+IS 'write bytes to the outbox, from which the relay publishes them after the transaction has committed';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload json, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_text' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_outbox(text, json, jsonb, text, timestamptz)
-IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
+IS 'write JSON to the outbox, from which the relay publishes it after the transaction has committed';
 
 CREATE FUNCTION nats_publish_outbox(subject text, payload jsonb, headers jsonb DEFAULT NULL, msg_id text DEFAULT NULL,
     deliver_at timestamptz DEFAULT NULL)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'nats_publish_outbox_jsonb' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_publish_outbox(text, jsonb, jsonb, text, timestamptz)
-IS 'put JSON into nats_outbox, from where the relay publishes it after the transaction has committed';
+IS 'write JSON to the outbox, from which the relay publishes it after the transaction has committed';
 
 -- ---------------------------------------------------------------------------
 -- The relay
@@ -310,7 +310,7 @@ WITH waiting AS (
 SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
 $$;
 COMMENT ON FUNCTION nats_outbox_retry(bigint)
-IS 'let the relay try a dead or waiting message of the outbox again now; false: none has that id';
+IS 'let the relay publish a dead, retrying or scheduled message of the outbox now; false: none has that id';
 
 CREATE FUNCTION nats_outbox_retry_all()
 RETURNS bigint
@@ -321,7 +321,7 @@ FROM (SELECT id FROM @extschema@.nats_outbox_dead
       UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed
 $$;
 COMMENT ON FUNCTION nats_outbox_retry_all()
-IS 'let the relay try all dead and waiting messages of the outbox again now; returns how many';
+IS 'let the relay publish all dead and retrying messages of the outbox now; returns how many';
 
 CREATE FUNCTION nats_relay_pause()
 RETURNS void

@@ -81,7 +81,7 @@ begin_greeting(Greeting *greeting, NpConnection *connection)
 	greeting->socket = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (greeting->socket < 0 ||
 		(connect(greeting->socket, (struct sockaddr *) &address, length) != 0 && errno != EINPROGRESS))
-		raise_unanswered(psprintf("It could not be connected to: %m."));
+		raise_unanswered(psprintf("Connecting to it failed: %m."));
 	greeting->wait_set = np_wait_set_create(greeting->socket);
 	if (!np_connection_begins_with_tls(connection))
 		return;
