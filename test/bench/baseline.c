@@ -2,9 +2,7 @@
  * The plain-C baseline of the benchmarks: what a C program reaches through
  * libnats, against the same server and the same stream. Any libnats since 3.4.1.
  *
- *   baseline URL stream             (re)creates the stream BENCH on bench.>
- *   baseline URL stored             prints how many messages it holds
- *   baseline URL MODE [key=value]   publishes, and prints what that took
+ *   baseline URL MODE [key=value]   publishes to bench.>, and prints what that took
  *
  * modes
  *   sync         js_Publish: one round trip each
@@ -13,6 +11,7 @@
  *   evloop       natsOptions_SetEventLoop and our own poll(): no I/O thread, acks
  *                read by the publishing thread
  *   evloop_hdr   the same with a Nats-Msg-Id header
+ *   evloop_batch the same, each `batch` messages an atomic batch, which has one ack
  *
  * keys
  *   count=100000  messages          size=128   bytes of payload
@@ -21,6 +20,7 @@
  *                 (0: once, at the end)
  *   rate=0        messages a second, each sent when its time has come (0: as fast
  *                 as it can)
+ *   ca=FILE       TLS, the server's certificate being of that authority
  *   latency=batch the percentiles printed are those of whole batches, or those
  *                 of single publish calls (latency=call)
  *
@@ -40,7 +40,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STREAM		"BENCH"
 #define WAIT_MS		60000
 #define MAX_SUBJECTS 10000
 #define ID_RANDOM	12			/* as the extension's ids: random characters, */
@@ -64,6 +63,7 @@ typedef struct EventLoop
 typedef struct Run
 {
 	const char *url;
+	const char *ca_file;
 	long		count;
 	long		size;
 	long		window;
@@ -83,6 +83,7 @@ typedef struct Run
 	size_t		reply_prefix;
 	EventLoop	loop;
 	uint64_t   *seqs;			/* evloop: stream sequence of each message */
+	bool		atomic;			/* one ack for each batch */
 	long		acked;
 	long		unflushed;		/* messages that the socket has not been given */
 } Run;
@@ -142,6 +143,24 @@ id_next(char *id)
 	}
 }
 
+/* ---- the connection -------------------------------------------------------- */
+
+static natsOptions *
+connection_options(const Run *run)
+{
+	natsOptions *options = NULL;
+
+	CHECK(natsOptions_Create(&options));
+	CHECK(natsOptions_SetURL(options, run->url));
+	CHECK(natsOptions_SetAllowReconnect(options, false));
+	if (run->ca_file != NULL)
+	{
+		CHECK(natsOptions_SetSecure(options, true));
+		CHECK(natsOptions_LoadCATrustedCertificates(options, run->ca_file));
+	}
+	return options;
+}
+
 /* ---- sync and async: libnats's own JetStream publishers --------------------- */
 
 static void
@@ -158,12 +177,9 @@ on_ack(jsCtx *js, natsMsg *msg, jsPubAck *ack, jsPubAckErr *error, void *closure
 static void
 library_open(Run *run)
 {
-	natsOptions *options = NULL;
+	natsOptions *options = connection_options(run);
 	jsOptions	js_options;
 
-	CHECK(natsOptions_Create(&options));
-	CHECK(natsOptions_SetURL(options, run->url));
-	CHECK(natsOptions_SetAllowReconnect(options, false));
 	CHECK(natsConnection_Connect(&run->nc, options));
 	natsOptions_Destroy(options);
 
@@ -271,12 +287,9 @@ loop_detach(void *user_data)
 static void
 evloop_open(Run *run)
 {
-	natsOptions *options = NULL;
+	natsOptions *options = connection_options(run);
 	natsInbox  *inbox = NULL;
 
-	CHECK(natsOptions_Create(&options));
-	CHECK(natsOptions_SetURL(options, run->url));
-	CHECK(natsOptions_SetAllowReconnect(options, false));
 	CHECK(natsOptions_SetEventLoop(options, &run->loop, loop_attach, loop_read, loop_write, loop_detach));
 	CHECK(natsOptions_SetSendAsap(options, true));	/* no flusher thread */
 	CHECK(natsOptions_SetPingInterval(options, 0));	/* no calls from the timer thread */
@@ -292,7 +305,7 @@ evloop_open(Run *run)
 	run->seqs = calloc((size_t) run->count, sizeof(*run->seqs));
 }
 
-/* An ack is {"stream":"S","seq":N}, and its subject ends with the message's slot. */
+/* An ack is {"stream":"S","seq":N}, and its subject ends with the message's slot; that of a batch is its last message's. */
 static void
 take_ack(Run *run, natsMsg *msg)
 {
@@ -306,8 +319,11 @@ take_ack(Run *run, natsMsg *msg)
 		fprintf(stderr, "baseline: not an ack: %.*s\n", (int) len, data);
 		exit(1);
 	}
-	run->seqs[slot] = strtoull(seq + 6, NULL, 10);
-	run->acked++;
+	for (unsigned long i = run->atomic ? slot - slot % (unsigned long) run->batch : slot; i <= slot; i++)
+	{
+		run->seqs[i] = strtoull(seq + 6, NULL, 10) - (slot - i);
+		run->acked++;
+	}
 }
 
 /* Hands over what is buffered, and takes the acks that arrive within timeout_ms. */
@@ -393,6 +409,35 @@ evloop_hdr_publish(Run *run, long i)
 }
 
 static void
+evloop_batch_open(Run *run)
+{
+	run->atomic = true;
+	evloop_open(run);
+}
+
+static void
+evloop_batch_publish(Run *run, long i)
+{
+	natsMsg    *msg = NULL;
+	char		number[24];
+	bool		last = (i + 1) % run->batch == 0 || i + 1 == run->count;
+
+	if (i % run->batch == 0)
+		id_next(run->msg_id);
+	snprintf(number, sizeof(number), "%ld", i % run->batch + 1);
+	set_reply(run, i);
+	CHECK(natsMsg_Create(&msg, run->subject[i % run->subjects], last ? run->reply : NULL,
+						 run->payload, (int) run->size));
+	CHECK(natsMsgHeader_Set(msg, "Nats-Batch-Id", run->msg_id));
+	CHECK(natsMsgHeader_Set(msg, "Nats-Batch-Sequence", number));
+	if (last)
+		CHECK(natsMsgHeader_Set(msg, "Nats-Batch-Commit", "1"));
+	CHECK(natsConnection_PublishMsg(run->nc, msg));
+	natsMsg_Destroy(msg);
+	evloop_window(run, i + 1);
+}
+
+static void
 evloop_drain(Run *run, long sent)
 {
 	while (run->acked < sent)
@@ -427,6 +472,7 @@ static const Mode modes[] = {
 	{"async_msgid", library_open, async_msgid_publish, async_drain, library_close},
 	{"evloop", evloop_open, evloop_publish, evloop_drain, evloop_close},
 	{"evloop_hdr", evloop_open, evloop_hdr_publish, evloop_drain, evloop_close},
+	{"evloop_batch", evloop_batch_open, evloop_batch_publish, evloop_drain, evloop_close},
 };
 
 /* ---- measuring ------------------------------------------------------------- */
@@ -518,50 +564,12 @@ measure(const Mode *mode, Run *run)
 	free(latency);
 }
 
-/* ---- the stream -------------------------------------------------------------- */
-
-static int
-stream_command(const char *url, bool create)
-{
-	natsConnection *nc = NULL;
-	jsCtx	   *js = NULL;
-	jsErrCode	code = 0;
-
-	CHECK(natsConnection_ConnectTo(&nc, url));
-	CHECK(natsConnection_JetStream(&js, nc, NULL));
-	if (create)
-	{
-		const char *subjects[] = {"bench.>"};
-		jsStreamConfig config;
-		natsStatus	status = js_DeleteStream(js, STREAM, NULL, &code);
-
-		if (status != NATS_OK && status != NATS_NOT_FOUND)
-			die("js_DeleteStream", status);
-		jsStreamConfig_Init(&config);	/* file storage, one replica */
-		config.Name = STREAM;
-		config.Subjects = subjects;
-		config.SubjectsLen = 1;
-		CHECK(js_AddStream(NULL, js, &config, NULL, &code));
-	}
-	else
-	{
-		jsStreamInfo *info = NULL;
-
-		CHECK(js_GetStreamInfo(&info, js, STREAM, NULL, &code));
-		printf("stored=%llu\n", (unsigned long long) info->State.Msgs);
-		jsStreamInfo_Destroy(info);
-	}
-	jsCtx_Destroy(js);
-	natsConnection_Destroy(nc);
-	return 0;
-}
-
 /* ---- command line ------------------------------------------------------------ */
 
 static int
 usage(void)
 {
-	fprintf(stderr, "usage: baseline URL stream | stored | MODE [key=value ...]\n");
+	fprintf(stderr, "usage: baseline URL MODE [key=value ...]\n");
 	return 2;
 }
 
@@ -587,6 +595,11 @@ parse_key(Run *run, const char *arg)
 			*keys[i].value = atol(arg + strlen(keys[i].name));
 			return *keys[i].value >= 0;
 		}
+	if (strncmp(arg, "ca=", 3) == 0)
+	{
+		run->ca_file = arg + 3;
+		return true;
+	}
 	run->time_calls = strcmp(arg, "latency=call") == 0;
 	return run->time_calls || strcmp(arg, "latency=batch") == 0;
 }
@@ -599,9 +612,6 @@ main(int argc, char **argv)
 
 	if (argc < 3)
 		return usage();
-	if (strcmp(argv[2], "stream") == 0 || strcmp(argv[2], "stored") == 0)
-		return stream_command(argv[1], strcmp(argv[2], "stream") == 0);
-
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (strcmp(argv[2], modes[i].name) == 0)
 			mode = &modes[i];

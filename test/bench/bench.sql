@@ -76,6 +76,26 @@ BEGIN
 END
 $$;
 
+-- Transactions of a few messages each that are held for the COMMIT, which counts.
+CREATE PROCEDURE bench.held_commits(transactions int, messages int, payload text,
+                                    INOUT rate float8 DEFAULT NULL, INOUT p50_us float8 DEFAULT NULL,
+                                    INOUT p99_us float8 DEFAULT NULL, INOUT max_us float8 DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    started  timestamptz := clock_timestamp();
+    before   timestamptz;
+    single   interval[];
+BEGIN
+    FOR t IN 1 .. transactions LOOP
+        before := clock_timestamp();
+        PERFORM nats_publish_on_commit('bench.a', payload) FROM generate_series(1, messages);
+        COMMIT;
+        single[t] := clock_timestamp() - before;
+    END LOOP;
+    SELECT * INTO rate, p50_us, p99_us, max_us FROM bench.timing(clock_timestamp() - started, single);
+END
+$$;
+
 -- The table whose changes are published, and the triggers that people write without nats_publish_table.
 CREATE TABLE bench.orders (id int PRIMARY KEY, customer int, note text, amount numeric, created timestamptz);
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from datetime import date
 from statistics import median
 
-from rows import LABELS, ROWS
+from every_row import ROWS
+from rows import LABELS
 
 COLUMNS = ("row", "case", "side", "round", "metric", "value")
 
@@ -24,6 +25,8 @@ METRICS = {
     "p50_us": "p50 µs", "p99_us": "p99 µs", "max_us": "max µs",
     "pss_first_kb": "PSS after the 1st, kB", "pss_held_kb": "PSS before COMMIT, kB",
     "pss_after_kb": "PSS after COMMIT, kB", "rss_after_kb": "RSS after COMMIT, kB", "threads": "threads",
+    "first_us": "first, p50 µs", "pss_kb": "PSS, kB", "server_mb": "nats-server's RSS, MB",
+    "server_cpu_us": "nats-server's CPU µs/message",
     "spread": "cost at the dearest count / at the cheapest",
 }
 

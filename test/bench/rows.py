@@ -112,6 +112,7 @@ class Row:
     sides: tuple
     bars: tuple = ()
     derive: Callable = field(default=lambda results: {})   # of one round: {(case, side): {metric: value}}
+    place: Callable = nullcontext    # (bench) -> what its sides run in: other servers
     turns: int = 1           # short rounds in place of each long one, where it matters on which core a process runs
 
 
@@ -132,12 +133,12 @@ def plain_c(mode, count, case="", **keys):
     return Side(mode, lambda bench: bench.baseline(mode, count=bench.scaled(count), **{"size": PAYLOAD, **keys}), case)
 
 
-def transaction(function, wanted, ids=False, size=PAYLOAD):
-    """`wanted` messages in one transaction; the time is the client's, from BEGIN to the answer to COMMIT."""
+def transaction(function, wanted, ids=False, size=PAYLOAD, **others):
+    """`wanted` messages in one transaction; the time is the client's, from BEGIN to the answer to COMMIT. others: settings."""
     def run(bench):
         count = bench.scaled(wanted)
         bench.new_stream()
-        with bench.session(**settings(ids)) as session:
+        with bench.session(**settings(ids), **others) as session:
             connect(session)
             cpu, switches = session.usage()
             ms = session.milliseconds(f"BEGIN;\n{select(function, count, size)}\nCOMMIT;")
@@ -473,9 +474,10 @@ HELD_ROW = Row(
     (Bar("peak_kb", "ours_ids", at_most=68 * 1024),))
 
 
-# ---- payload: from small to nearly the server's limit -----------------------------------------
+# ---- payload: from small to the server's limit -----------------------------------------
 
-PAYLOADS = (16, 128, 1_024, 8_192, 65_536, 262_144, 900_000)
+# The last is what nats-server takes at most.
+PAYLOADS = (16, 128, 1_024, 8_192, 65_536, 262_144, 1_048_576)
 PAYLOAD_BYTES = 64_000_000           # sent by each run, as far as
 PAYLOAD_MESSAGES = 50_000            # this many suffice
 PENDING_BYTES = 64 * 1024 * 1024     # the default of nats_publish.max_pending_bytes
@@ -499,7 +501,7 @@ def payload_sides(size):
 
 
 PAYLOAD_SIZES = Row(
-    "payload", "Payloads of 16 bytes to 900 kB: bytes of payload per second, by size",
+    "payload", "Payloads of 16 bytes to 1 MB: bytes of payload per second, by size",
     ("mb_s", "rate"),
     tuple(side for size in PAYLOADS for side in payload_sides(size)),
     tuple(Bar("mb_s", "ours", "evloop", case=str(size)) for size in PAYLOADS))
@@ -711,10 +713,10 @@ DELAY_SECONDS = 20
 DELAY_RATE = 100
 
 
-def backlog(ordering, subjects=1, **settings):
+def backlog(ordering, wanted=BACKLOG, subjects=1, **settings):
     """A backlog that was written while the relay was paused; the time from its resumption to the last message."""
     def run(bench):
-        count = bench.scaled(BACKLOG)
+        count = bench.scaled(wanted)
         bench.new_stream()
         with bench.relay(paused=True, ordering=ordering, **settings) as relay:
             relay.session.run(
@@ -761,7 +763,7 @@ def percentiles(seconds):
 def one_by_one(bench, relay, count):
     """One message in a transaction, 100 times a second: when each COMMIT was sent, and answered, and the message came."""
     sent, answered = [], []
-    with NatsClient(bench.nats.url) as client:
+    with NatsClient(bench.nats) as client:
         client.subscribe("bench.a")
         arrivals = Arrivals(client)
         arrivals.start()
@@ -802,11 +804,11 @@ RELAY = Row(
     ("rate", "cpu_us", "csw", "p50_us", "p99_us", "max_us"), (
         Side("relaxed", backlog("relaxed")),
         Side("strict_1", backlog("strict")),
-        Side("strict_100", backlog("strict", 100)),
-        Side("strict_10000", backlog("strict", 10_000)),
+        Side("strict_100", backlog("strict", subjects=100)),
+        Side("strict_10000", backlog("strict", subjects=10_000)),
         Side("pipelined_1", backlog("pipelined")),
-        Side("pipelined_100", backlog("pipelined", 100)),
-        Side("pipelined_10000", backlog("pipelined", 10_000)),
+        Side("pipelined_100", backlog("pipelined", subjects=100)),
+        Side("pipelined_10000", backlog("pipelined", subjects=10_000)),
         Side("evloop_hdr", backlog_plain_c()),
         Side("evloop_hdr_100", backlog_plain_c(100)),
         Side("evloop_hdr_10000", backlog_plain_c(10_000)),

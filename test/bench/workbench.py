@@ -9,16 +9,18 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 30
+ANSWER_SECONDS = 10
 EXIT_SECONDS = 5
 DRAIN_SECONDS = 300
 # How often a stream is asked what it holds while that is timed.
@@ -29,6 +31,10 @@ END_MARK = "-- end of output --"
 
 class Failure(Exception):
     """Something that ends the benchmark with a message and no traceback."""
+
+
+class LeftOut(Failure):
+    """What a row needs is not here: nothing has failed."""
 
 
 def program(name, hint):
@@ -59,32 +65,46 @@ def wait_for(condition, what, seconds=START_SECONDS):
 
 
 class NatsServer:
-    """A nats-server with JetStream on a port that it chooses itself."""
+    """A nats-server with JetStream on a port that it chooses itself; config: more of its configuration."""
 
-    def __init__(self, directory):
-        binary = program("nats-server", "install the package nats-server")
+    def __init__(self, directory, config="", name="bench", jetstream="", ca_file=None):
+        binary = os.environ.get("NATS_SERVER") or program("nats-server", "install the package nats-server")
         directory.mkdir()
+        self.name = name
+        self.ca_file = ca_file
         self.version = output_of([binary, "--version"]).split()[-1].lstrip("v")
         self._log = directory / "log"
-        config = directory / "conf"
-        config.write_text(f"""
+        path = directory / "conf"
+        path.write_text(f"""
+            server_name: "{name}"
             listen: "127.0.0.1:-1"
             ports_file_dir: "{directory}"
             log_file: "{self._log}"
-            jetstream {{ store_dir: "{directory / 'store'}" }}
+            jetstream {{ store_dir: "{directory / 'store'}", {jetstream} }}
+            {config}
         """)
         # A session of its own, so that Ctrl-C reaches the driver alone, which then stops it.
-        self.process = subprocess.Popen([binary, "-c", str(config)], start_new_session=True,
+        self.process = subprocess.Popen([binary, "-c", str(path)], start_new_session=True,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._ports = directory / f"nats-server_{self.process.pid}.ports"
+        self._ports = directory / f"{Path(binary).name}_{self.process.pid}.ports"
 
     def wait_until_ready(self):
+        # The file of its ports is there before it has anything in it.
         wait_for(lambda: self.process.poll() is not None
-                 or self._ports.exists() and "Server is ready" in self._log.read_text(),
+                 or self._ports.exists() and self._ports.read_text() and "Server is ready" in self._log.read_text(),
                  "nats-server did not start")
         if self.process.poll() is not None:
-            raise Failure(f"nats-server did not start: {self._log.read_text().strip()}")
-        self.url = json.loads(self._ports.read_text())["nats"][0]
+            log = self._log.read_text() if self._log.exists() else "it says nothing"
+            raise Failure(f"nats-server did not start: {log.strip()}")
+        port = json.loads(self._ports.read_text())["nats"][0].rpartition(":")[2]
+        # A certificate has the name.
+        self.url = f"tls://localhost:{port}" if self.ca_file else f"nats://127.0.0.1:{port}"
+
+    def usage(self):
+        return usage_of(self.process.pid)
+
+    def resident_mb(self):
+        return int(status_of(Path(f"/proc/{self.process.pid}"))["VmRSS"].split()[0]) / 1024
 
     def stop(self):
         self.process.terminate()
@@ -95,15 +115,78 @@ class NatsServer:
             self.process.wait()
 
 
-class NatsClient:
-    """A plain connection to a nats-server; one thread at a time reads from it."""
+class NatsCluster:
+    """Three servers, each connected to the others; clients connect to the first."""
 
-    def __init__(self, url):
-        address = urlsplit(url)
-        self._socket = socket.create_connection((address.hostname, address.port))
+    def __init__(self, directory):
+        directory.mkdir()
+        self._servers = []
+        names = ("n1", "n2", "n3")
+        ports = free_ports(len(names))
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+        try:
+            for name, port in zip(names, ports):
+                self._servers.append(NatsServer(
+                    directory / name, name=name,
+                    config=f'cluster {{ name: "bench", listen: "127.0.0.1:{port}", routes: [{routes}] }}'))
+        except BaseException:
+            self.stop()
+            raise
+        first = self._servers[0]
+        self.name, self.version, self.ca_file = first.name, first.version, first.ca_file
+
+    def wait_until_ready(self):
+        for server in self._servers:
+            server.wait_until_ready()
+        self.url = self._servers[0].url
+        wait_for(self._answers, "the cluster has no leader")
+
+    def _answers(self):
+        try:
+            with NatsClient(self, seconds=1) as client:
+                return "error" not in client.api("STREAM.NAMES")
+        except TimeoutError:
+            return False
+
+    def usage(self):
+        return tuple(map(sum, zip(*(server.usage() for server in self._servers))))
+
+    def stop(self):
+        for server in self._servers:
+            server.stop()
+
+
+def tls_server(directory):
+    """A server that asks for TLS, with a certificate that is its own authority."""
+    directory.mkdir()
+    certificate, key = directory / "certificate", directory / "key"
+    output_of([program("openssl", "install the package openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+               "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2, "-subj", "/CN=localhost", "-addext",
+               "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate])
+    return NatsServer(directory / "server", f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}', ca_file=certificate)
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+class NatsClient:
+    """A plain connection to a nats-server; one thread at a time reads from it. It waits so many seconds for what it reads."""
+
+    def __init__(self, server, seconds=None):
+        address = urlsplit(server.url)
+        self._socket = socket.create_connection(("127.0.0.1", address.port))
+        self._socket.settimeout(seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The server says nothing more before TLS, so the buffer holds nothing of that.
         self._file = self._socket.makefile("rb")
         self._file.readline()
+        if server.ca_file:
+            self._socket = ssl.create_default_context(cafile=server.ca_file).wrap_socket(
+                self._socket, server_hostname=address.hostname)
+            self._file = self._socket.makefile("rb")
         self._send(b'CONNECT {"verbose": false, "headers": true}\r\n')
         self._subscriptions = 0
         self._inbox = f"_INBOX.bench.{os.getpid()}.{id(self)}"
@@ -123,10 +206,13 @@ class NatsClient:
         while self._file.readline() != b"PONG\r\n":
             pass
 
-    def request(self, subject):
-        """The reply to an empty request."""
-        self._send(f"PUB {subject} {self._inbox} 0\r\n\r\n".encode())
+    def request(self, subject, payload=b""):
+        self._send(b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), self._inbox.encode(), len(payload), payload))
         return self.next_message()
+
+    def api(self, call, **request):
+        """The answer of JetStream's API."""
+        return json.loads(self.request(f"$JS.API.{call}", json.dumps(request).encode() if request else b""))
 
     def next_message(self):
         """Payload of the next message; None when the connection was closed."""
@@ -193,16 +279,21 @@ class Cluster:
                 raise Failure(f"{name} failed: {log.read().strip()}")
 
 
+def with_settings(settings):
+    """The environment of a client program: settings of nats_publish, by their short names."""
+    options = " ".join(f"-c nats_publish.{name}={value}" for name, value in settings.items())
+    return {**os.environ, "PGOPTIONS": options, "LC_ALL": "C"}
+
+
 class Session:
     """One psql and its backend, kept for a run."""
 
     def __init__(self, cluster, settings):
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         self._errors = tempfile.TemporaryFile("w+")
         self._psql = subprocess.Popen(
             cluster.client("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env={**os.environ, "PGOPTIONS": options, "LC_ALL": "C"})
+            env=with_settings(settings))
         self.pid = None
         try:
             self.pid = int(self.value("SELECT pg_backend_pid()"))
@@ -259,11 +350,7 @@ class Session:
         return usage_of(self.pid)
 
     def memory(self):
-        """Resident size, its peak, and proportional size in kB, and the number of threads."""
-        rollup = keyed(Path(f"/proc/{self.pid}/smaps_rollup"))
-        status = status_of(Path(f"/proc/{self.pid}"))
-        return {"rss_kb": int(rollup["Rss"].split()[0]), "pss_kb": int(rollup["Pss"].split()[0]),
-                "peak_kb": int(status["VmHWM"].split()[0]), "threads": int(status["Threads"])}
+        return memory_of(self.pid)
 
 
 class Relay:
@@ -361,6 +448,19 @@ def usage_of(pid):
     return cpu, switches
 
 
+def pgbench_log(directory):
+    """The words of each line of all its threads' logs."""
+    return [line.split() for log in Path(directory).glob("log.*") for line in log.read_text().splitlines()]
+
+
+def memory_of(pid):
+    """Resident size, its peak, and proportional size in kB, and the number of threads."""
+    rollup = keyed(Path(f"/proc/{pid}/smaps_rollup"))
+    status = status_of(Path(f"/proc/{pid}"))
+    return {"rss_kb": int(rollup["Rss"].split()[0]), "pss_kb": int(rollup["Pss"].split()[0]),
+            "peak_kb": int(status["VmHWM"].split()[0]), "threads": int(status["Threads"])}
+
+
 def keyed(path):
     """A /proc file of "key: value" lines."""
     return {key: value.strip() for key, _, value in
@@ -382,6 +482,7 @@ class Workbench:
         self.directory = Path(tempfile.mkdtemp(prefix="nats_publish_bench."))
         self.directory.chmod(0o755)    # the postgres account must get through
         self.nats = self.cluster = None
+        self.stream = {}
         try:
             self._start()
         except BaseException:
@@ -403,13 +504,13 @@ class Workbench:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
 
     def _start(self):
-        self._compile_baseline()
+        self.baseline_program = self._compile_baseline()
         self.nats = NatsServer(self.directory / "nats")
         self.nats.wait_until_ready()
         self.cluster = Cluster(self.directory / "pg")
         # Preloaded for the relay, which runs only where a row asks for it.
         self.cluster.start({"nats_publish.url": self.nats.url, "shared_preload_libraries": "nats_publish",
-                            "max_connections": 300})
+                            "max_connections": 1100})
         with self.session() as session:
             session.run("CREATE EXTENSION nats_publish;")
             session.run(f"\\i {HERE}/bench.sql")
@@ -420,8 +521,9 @@ class Workbench:
             flags = output_of(["pkg-config", "--cflags", "--libs", "libnats"]).split()
         except Failure:
             flags = ["-lnats"]
-        output_of([os.environ.get("CC") or "cc", "-std=gnu99", "-O2", "-o", self.directory / "baseline",
-                   HERE / "baseline.c", *flags])
+        compiled = self.directory / "baseline"
+        output_of([os.environ.get("CC") or "cc", "-std=gnu99", "-O2", "-o", compiled, HERE / "baseline.c", *flags])
+        return compiled
 
     def scaled(self, count):
         """A row's number of messages: less of it when the bench is only tried."""
@@ -433,13 +535,69 @@ class Workbench:
 
     def session(self, **settings):
         """settings: those of nats_publish, by their short names."""
-        return Session(self.cluster, {f"nats_publish.{name}": value for name, value in settings.items()})
+        return Session(self.cluster, settings)
+
+    @contextmanager
+    def servers(self, start, **stream):
+        """Other servers, in place of the one of the other rows; start(directory) makes them, stream is what its configuration
+        has besides."""
+        usual = self.nats, self.stream
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            os.chmod(directory, 0o755)
+            server = start(Path(directory) / "servers")
+            try:
+                server.wait_until_ready()
+                self.nats, self.stream = server, stream
+                self._publish_there(f"SET nats_publish.url = '{server.url}'",
+                                    f"SET nats_publish.tls_ca_file = '{server.ca_file or ''}'")
+                yield
+            finally:
+                self.nats, self.stream = usual
+                self._publish_there("RESET nats_publish.url", "RESET nats_publish.tls_ca_file")
+                server.stop()
+
+    def _publish_there(self, *changes):
+        with self.session() as session:
+            self._configure(session, changes)
+
+        def is_known():
+            with self.session() as session:
+                return session.value("SHOW nats_publish.url") == self.nats.url
+        wait_for(is_known, "PostgreSQL did not read its configuration")
+
+    def api_client(self):
+        return NatsClient(self.nats, seconds=ANSWER_SECONDS)
 
     def new_stream(self):
-        output_of([self.directory / "baseline", self.nats.url, "stream"])
+        with self.api_client() as client:
+            client.api("STREAM.DELETE.BENCH")
+            config = {"name": "BENCH", "subjects": ["bench.>"], "storage": "file", "num_replicas": 1, **self.stream}
+            # A cluster that has just started does not know its servers yet.
+            answer = {}
+
+            def made():
+                answer.update(error=None)
+                answer.update(client.api("STREAM.CREATE.BENCH", **config))
+                return not answer["error"]
+            try:
+                wait_for(made, "no stream was made")
+            except Failure:
+                raise Failure(f"no stream was made: {answer['error']['description']}") from None
+            if config["num_replicas"] > 1:
+                self._lead_from_here(client)
+
+    def _lead_from_here(self, client):
+        """The server to which everybody connects leads the stream: another one would cost a step more."""
+        def leads():
+            leader = client.api("STREAM.INFO.BENCH")["cluster"].get("leader")
+            if leader and leader != self.nats.name:
+                client.api("STREAM.LEADER.STEPDOWN.BENCH")
+            return leader == self.nats.name
+        wait_for(leads, "the stream is not led by the server of the clients")
 
     def stored(self):
-        return int(output_of([self.directory / "baseline", self.nats.url, "stored"]).partition("=")[2])
+        with self.api_client() as client:
+            return client.api("STREAM.INFO.BENCH")["state"]["messages"]
 
     def check_stored(self, expected):
         """A rate counts only when every message is in the stream."""
@@ -450,9 +608,9 @@ class Workbench:
     def wait_until_stored(self, expected):
         """Asks the stream all the time, so that the caller can take the time."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        with NatsClient(self.nats.url) as client:
+        with self.api_client() as client:
             while True:
-                stored = json.loads(client.request("$JS.API.STREAM.INFO.BENCH"))["state"]["messages"]
+                stored = client.api("STREAM.INFO.BENCH")["state"]["messages"]
                 if stored >= expected:
                     return
                 if time.monotonic() > deadline:
@@ -507,8 +665,7 @@ class Workbench:
 
     def baseline(self, mode, *, count, **keys):
         self.new_stream()
-        words = [f"{key}={value}" for key, value in {"count": count, **keys}.items()]
-        line = output_of([self.directory / "baseline", self.nats.url, mode, *words])
+        line = output_of(self._baseline_command(mode, count=count, **keys))
         self.check_stored(count)
         pairs = (word.partition("=") for word in line.split())
         return {key: value if key == "libnats" else float(value) for key, _, value in pairs}
@@ -516,24 +673,56 @@ class Workbench:
     def publishing_beside(self, publishers, rate, seconds):
         """Plain-C programs that publish at this rate together, each message with an id and waited for."""
         each = max(rate // publishers, 1)
-        words = [self.directory / "baseline", self.nats.url, "evloop_hdr", f"count={each * seconds}", "batch=1", f"rate={each}"]
-        return Beside([subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
-                       for _ in range(publishers)], each * seconds * publishers)
+        command = self._baseline_command("evloop_hdr", count=each * seconds, batch=1, rate=each)
+        return Beside([subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(publishers)],
+                      each * seconds * publishers)
+
+    def _baseline_command(self, mode, **keys):
+        if self.nats.ca_file:
+            keys["ca"] = self.nats.ca_file
+        return [str(self.baseline_program), self.nats.url, mode, *(f"{key}={value}" for key, value in keys.items())]
 
     def pgbench(self, script, transactions, **settings):
         """Latencies in µs of a script's transactions, by one client."""
-        prefix = self.directory / "pgbench"
-        options = " ".join(f"-c nats_publish.{name}={value}" for name, value in settings.items())
-        path = self.directory / "script.sql"
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            output_of(self._pgbench_command(directory, script, "-c", 1, "-t", transactions), env=with_settings(settings))
+            return sorted(float(words[2]) for words in pgbench_log(directory))
+
+    def pgbench_beside(self, script, clients, rate, seconds, look, **settings):
+        """A script by all clients in turn, at a rate: (client, second of its end, µs) of each transaction, in order, and what
+        look(pids of the backends) returns once each has run it."""
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory, self.session() as session:
+            query = ("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'idle' "
+                     f"AND query = $${script.strip()}$$;")
+            process = subprocess.Popen(self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-T", seconds),
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=with_settings(settings))
+            pids = []
+
+            def all_ran():
+                # Some of many are always busy.
+                pids[:] = map(int, session.run(query))
+                return len(pids) >= clients * 0.9 or process.poll() is not None
+            try:
+                wait_for(all_ran, "not all of pgbench's clients ran their script")
+                if process.poll() is not None:
+                    raise Failure("pgbench has ended before all of its clients ran their script")
+                seen = look(pids)
+                if process.wait(seconds + START_SECONDS) != 0:
+                    raise Failure("pgbench failed")
+            finally:
+                process.kill()
+                process.wait()
+            # Its times begin when a transaction was to begin: the last word is how late it did.
+            ended = sorted((int(words[4]) + int(words[5]) / 1e6, int(words[0]), float(words[2]) - float(words[6]))
+                           for words in pgbench_log(directory))
+        return [(client, at - ended[0][0], us) for at, client, us in ended], seen
+
+    def _pgbench_command(self, directory, script, *arguments):
+        """It logs each transaction there."""
+        path = Path(directory) / "script.sql"
         path.write_text(script)
-        output_of(self.cluster.client("pgbench", "-n", "-c", 1, "-t", transactions, "-f", path, "-l",
-                                      "--log-prefix", prefix) + ["postgres"],
-                  env={**os.environ, "PGOPTIONS": options})
-        logs = list(self.directory.glob("pgbench.*"))
-        latencies = [float(line.split()[2]) for log in logs for line in log.read_text().splitlines()]
-        for log in logs:
-            log.unlink()
-        return sorted(latencies)
+        return self.cluster.client("pgbench", "-n", *arguments, "-f", path, "-l", "--log-prefix",
+                                   Path(directory) / "log") + ["postgres"]
 
     def pgbench_tables(self, scale):
         """pgbench's own tables as new; an autovacuum of them would disturb one side alone."""
