@@ -101,6 +101,8 @@ CREATE TABLE bench.orders (id int PRIMARY KEY, customer int, note text, amount n
 
 CREATE TABLE bench.outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload json);
 
+CREATE TABLE bench.other_outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, subject text NOT NULL, payload text NOT NULL);
+
 CREATE FUNCTION bench.to_outbox() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -743,16 +743,17 @@ def backlog_plain_c(subjects=1):
 
 
 class Arrivals(threading.Thread):
-    """The clock at which each message came to a plain subscription; their payloads are 0, 1, 2, ..."""
+    """The clock at which each message came to a plain subscription; number(payload) is 0, 1, 2, ..."""
 
-    def __init__(self, client):
+    def __init__(self, client, number):
         super().__init__()
         self._client = client
+        self._number = number
         self.at = {}
 
     def run(self):
         while (payload := self._client.next_message()) is not None:
-            self.at[int(payload)] = time.monotonic()
+            self.at[self._number(payload)] = time.monotonic()
 
 
 def percentiles(seconds):
@@ -760,18 +761,18 @@ def percentiles(seconds):
     return {"p50_us": us[len(us) // 2], "p99_us": us[int(len(us) * 0.99)], "max_us": us[-1]}
 
 
-def one_by_one(bench, relay, count):
+def one_by_one(bench, relay, count, write="SELECT nats_publish_outbox('bench.a', '{}')", number=int):
     """One message in a transaction, 100 times a second: when each COMMIT was sent, and answered, and the message came."""
     sent, answered = [], []
     with NatsClient(bench.nats) as client:
         client.subscribe("bench.a")
-        arrivals = Arrivals(client)
+        arrivals = Arrivals(client, number)
         arrivals.start()
         try:
             started = time.monotonic()
             for i in range(count):
                 time.sleep(max(started + i / DELAY_RATE - time.monotonic(), 0))
-                relay.session.run(f"BEGIN;\nSELECT nats_publish_outbox('bench.a', '{i}');")
+                relay.session.run(f"BEGIN;\n{write.format(i)};")
                 sent.append(time.monotonic())
                 relay.session.run("COMMIT;")
                 answered.append(time.monotonic())
@@ -976,10 +977,10 @@ WAL_CHANGE_SIZE = 276
 WAL_CALLS = 100_000
 
 
-def wal_backlog(write, one=False):
+def wal_backlog(write, one=False, wanted=WAL_MESSAGES):
     """Like backlog(): what was committed while the relay was paused, which has decoded no more of it than it keeps in memory."""
     def run(bench):
-        count = bench.scaled(WAL_MESSAGES)
+        count = bench.scaled(wanted)
         bench.new_stream()
         with bench.wal_relay(ordering="pipelined") as relay, Peak(relay.pid()) as peak:
             relay.session.run("TRUNCATE bench.wal_rows;\n"

@@ -4,7 +4,7 @@ import random
 from statistics import median
 
 from rows import LABELS, PAYLOAD, Bar, Row, Side
-from workbench import memory_of
+from workbench import NatsServer, memory_of
 
 LABELS.update({
     "now_and_then": "nats_publish() now and then",
@@ -14,37 +14,38 @@ LABELS.update({
 
 CONNECTED = (1, 64, 256, 1_000)
 CONNECTED_RATE = 1_000              # messages a second of all backends together
-# In the first of which each backend publishes for the first time; no fewer when the bench is only tried.
-CONNECTED_SECONDS = 8
+CONNECTED_MESSAGES = 8_000
+# No fewer by each, or the first ones are gone before the last ones have begun.
+CONNECTED_LEAST = 8
 
 
 def one_a_transaction(calls, connected):
-    """A statement that publishes or does not, by all of them in turn; its times are those of the later half of the run."""
+    """A statement that publishes or does not, by all of them in turn; the server is a new one, whose memory is that of these."""
     def run(bench):
         def look(pids):
             # What a thousand have takes a second to read.
             some = random.sample(pids, min(len(pids), 100))
             return {"pss_kb": sum(memory_of(pid)["pss_kb"] for pid in some) / len(some), "server_mb": bench.nats.resident_mb()}
-        seconds = max(bench.seconds(CONNECTED_SECONDS), CONNECTED_SECONDS)
-        bench.new_stream()
-        before, _ = bench.nats.usage()
-        transactions, seen = bench.pgbench_beside(f"SELECT {calls};", connected, CONNECTED_RATE, seconds, look,
-                                                  connect_timeout="20s")
-        cpu = bench.nats.usage()[0] - before
-        if "nats_publish" in calls:
-            bench.check_stored(len(transactions))
-            seen["server_cpu_us"] = cpu / len(transactions)
-        return {**of_statements(transactions, seconds), **seen}
+        count = max(bench.scaled(CONNECTED_MESSAGES), 2 * CONNECTED_RATE)
+        with bench.servers(NatsServer):
+            bench.new_stream()
+            before, _ = bench.nats.usage()
+            transactions, seen = bench.pgbench_beside(f"SELECT {calls};", connected, CONNECTED_RATE, max(count // connected, CONNECTED_LEAST),
+                                                      look, connect_timeout="20s")
+            seen["server_cpu_us"] = (bench.nats.usage()[0] - before) / len(transactions)
+            bench.check_stored(len(transactions) if "nats_publish" in calls else 0)
+        return {**of_statements(transactions), **seen}
     return run
 
 
-def of_statements(transactions, seconds):
-    """transactions: (client, seconds from the first one, µs)"""
+def of_statements(transactions):
+    """transactions: (client, seconds from the first one, µs). Those of the later half of the time, and the first of each client."""
     first = {}
     for client, _, us in transactions:
         first.setdefault(client, us)
-    later = sorted(us for _, at, us in transactions if at > seconds / 2)
-    return {"rate": len(later) / (seconds / 2), "p50_us": later[len(later) // 2], "p99_us": later[int(len(later) * 0.99)],
+    half = transactions[-1][1] / 2
+    later = sorted(us for _, at, us in transactions if at > half)
+    return {"rate": len(later) / half, "p50_us": later[len(later) // 2], "p99_us": later[int(len(later) * 0.99)],
             "first_us": median(first.values())}
 
 
@@ -54,9 +55,9 @@ def connected_sides(connected):
 
 
 def connected_added(results):
-    """What publishing adds to a statement, to a backend and to the server, which alone has 1."""
+    """What publishing adds to a statement, to a backend and to the server."""
     return {(case, "now_and_then_added"): {name: metrics[name] - results[case, "now_and_then_none"][name]
-                                           for name in ("p50_us", "first_us", "pss_kb")}
+                                           for name in ("p50_us", "first_us", "pss_kb", "server_mb", "server_cpu_us")}
             for (case, side), metrics in results.items() if side == "now_and_then"}
 
 

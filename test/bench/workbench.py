@@ -664,8 +664,12 @@ class Workbench:
         session.run("\n".join(f"ALTER SYSTEM {change};" for change in changes) + "\nSELECT pg_reload_conf();")
 
     def baseline(self, mode, *, count, **keys):
+        return self.measured(self._baseline_command(mode, count=count, **keys), count)
+
+    def measured(self, command, count):
+        """What a program says that has published so many messages to a new stream."""
         self.new_stream()
-        line = output_of(self._baseline_command(mode, count=count, **keys))
+        line = output_of(command)
         self.check_stored(count)
         pairs = (word.partition("=") for word in line.split())
         return {key: value if key == "libnats" else float(value) for key, _, value in pairs}
@@ -688,13 +692,13 @@ class Workbench:
             output_of(self._pgbench_command(directory, script, "-c", 1, "-t", transactions), env=with_settings(settings))
             return sorted(float(words[2]) for words in pgbench_log(directory))
 
-    def pgbench_beside(self, script, clients, rate, seconds, look, **settings):
-        """A script by all clients in turn, at a rate: (client, second of its end, µs) of each transaction, in order, and what
+    def pgbench_beside(self, script, clients, rate, each, look, **settings):
+        """A script by all clients in turn, so often by each, at the rate of all together: (client, second of its end, µs) of each transaction, in order, and what
         look(pids of the backends) returns once each has run it."""
         with tempfile.TemporaryDirectory(dir=self.directory) as directory, self.session() as session:
             query = ("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'idle' "
                      f"AND query = $${script.strip()}$$;")
-            process = subprocess.Popen(self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-T", seconds),
+            process = subprocess.Popen(self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-t", each),
                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=with_settings(settings))
             pids = []
 
@@ -707,7 +711,7 @@ class Workbench:
                 if process.poll() is not None:
                     raise Failure("pgbench has ended before all of its clients ran their script")
                 seen = look(pids)
-                if process.wait(seconds + START_SECONDS) != 0:
+                if process.wait(DRAIN_SECONDS) != 0:
                     raise Failure("pgbench failed")
             finally:
                 process.kill()
