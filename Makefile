@@ -208,11 +208,18 @@ demo:
 	@test/setup demo
 	@test/demo
 
-## make bench, make bench ROUNDS=3 ONLY=name: how fast it is, compared with plain C
-.PHONY: bench
+## make bench, make bench ROUNDS=3 ONLY=name: how fast it is, compared with plain C; bench-newer: with PostgreSQL 18 and nats-server
+## 2.15, in a fresh system; plots: drawn from the newest results
+.PHONY: bench bench-newer plots
 bench:
-	@test/setup bench
+	@ONLY='$(ONLY)' test/setup bench
 	@ROUNDS='$(ROUNDS)' ONLY='$(ONLY)' test/bench/run
+bench-newer:
+	@test/setup bench-newer
+	@ROUNDS='$(ROUNDS)' ONLY='$(ONLY)' test/bench/newer
+plots:
+	@test/setup plots
+	@test/bench/plots.py
 
 ## make soak MINUTES=30: does anything grow under a mixed load?
 MINUTES = 30

@@ -1,10 +1,20 @@
-"""The plots of a benchmark, drawn with gnuplot from its results."""
+#!/usr/bin/env python3
+"""The plots of a benchmark, drawn with gnuplot from its results.
+
+    plots.py [DIRECTORY]     those of DIRECTORY/results into DIRECTORY/plots; of each row the newest
+"""
 
 import math
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from statistics import median
 
+sys.dont_write_bytecode = True
+
+from overview import overview
+from report import Newest
 from rows import ASYNC, CHANGE, LABELS, PAYLOAD_SIZES, PGBENCH, SCALE, SMALL, SYNC, TABLE, WRITE_UPS
 
 STYLE = """
@@ -88,7 +98,7 @@ plot $data using (0):1:(0):2:($1-0.36):($1+0.36):yticlabels(6) with boxxyerror l
      $data using 2:1:3:4 with xerrorbars pointtype 7 pointsize 0.3 linewidth 1 linecolor rgb "#27629b", \\
      $data using 5:($1-0.46):(0):(0.92) with vectors nohead linewidth 2.5 dashtype solid linecolor rgb "#c0392b", \\
      $data using 4:1:(sprintf("  %.2f", $2)) with labels left font ",11"
-""", results.heading + "; red: the bar to reach")
+""", results.source(*dict(bars)) + "; red: the bar to reach")
     return True
 
 
@@ -116,7 +126,7 @@ set logscale x
 set format x "%.0s%c"
 {axes}
 plot {", ".join(plots)}{extra}
-""", results.heading)
+""", results.source(row))
     return True
 
 
@@ -139,13 +149,19 @@ def scale_plot(results, path):
                        'set key bottom left\nset xrange [700:15000000]')
 
 
-PLOTS = {"ratios": ratios_plot, "change": change_plot, "table": table_plot, "payload": payload_plot,
+PLOTS = {"overview": overview, "ratios": ratios_plot, "change": change_plot, "table": table_plot, "payload": payload_plot,
          "scale": scale_plot}
 
 
-def draw_all(results, directory):
-    """Names of the plots drawn; those whose rows are not in the results are left as they are."""
+def draw_all(directory):
+    """Names of the plots drawn; those whose rows were never measured are left as they are."""
     if not shutil.which("gnuplot"):
         return None
-    directory.mkdir(parents=True, exist_ok=True)
-    return [name for name, plot in PLOTS.items() if plot(results, directory / f"{name}.svg")]
+    plots = directory / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    results = Newest(directory / "results")
+    return [name for name, plot in PLOTS.items() if plot(results, plots / f"{name}.svg")]
+
+
+if __name__ == "__main__":
+    print(", ".join(draw_all(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent) or []))

@@ -11,6 +11,7 @@ from statistics import median
 from every_row import ROWS
 from rows import LABELS
 
+DOCUMENTED = "*_pg15.*_libnats3.4.*_server2.9.*.tsv"
 COLUMNS = ("row", "case", "side", "round", "metric", "value")
 
 METRICS = {
@@ -42,7 +43,55 @@ def machine():
     return f"{os.cpu_count()} cores, {cpu}, {memory:.0f} GiB"
 
 
-class Results:
+class Samples:
+    """(row, case, side, round, metric, value) of several rounds."""
+
+    _samples = ()
+
+    def values(self, row, case, side, metric):
+        """{round: value}"""
+        return {number: value for name, at, who, number, what, value in self._samples
+                if (name, at, who, what) == (row.name, case, side, metric)}
+
+    def ratios(self, row, bar):
+        """What a bar is about, in each round."""
+        ours = self.values(row, bar.case, bar.ours, bar.metric)
+        if bar.against is None:
+            return list(ours.values())
+        if isinstance(bar.against, float):
+            return [value / bar.against for value in ours.values()]
+        theirs = self.values(row, bar.case, bar.against, bar.metric)
+        return [value / theirs[number] for number, value in ours.items() if theirs.get(number)]
+
+
+class Newest(Samples):
+    """Of each row those that were measured last, of the files in a directory that are of the same versions."""
+
+    def __init__(self, directory):
+        files = sorted(directory.glob("*.tsv"))
+        # What Debian 12 has, for that is what the documents tell; others where there is nothing else.
+        files = sorted(directory.glob(DOCUMENTED)) or [file for file in files if versions_of(file) == versions_of(files[-1])]
+        self._file = {sample[0]: file for file in files for sample in load(file)}
+        self._samples = [sample for file in files for sample in load(file) if self._file[sample[0]] == file]
+
+    def source(self, *rows):
+        """When those of them that there are were measured, and with what."""
+        files = sorted({self._file[row.name] for row in rows if row.name in self._file})
+        days = dict.fromkeys(file.name.partition("_")[0] for file in (files[0], files[-1]))
+        with open(files[-1]) as last:
+            return f"{' to '.join(days)}: {last.readline().partition(': ')[2].strip()}"
+
+
+def versions_of(file):
+    return file.name.partition("_")[2]
+
+
+def load(file):
+    lines = [line.split("\t") for line in file.read_text().splitlines() if not line.startswith("#")]
+    return [(row, case, side, int(number), metric, float(value)) for row, case, side, number, metric, value in lines[1:]]
+
+
+class Results(Samples):
     """The samples of one day and one set of versions; a run replaces the rows it measured."""
 
     def __init__(self, directory, bench, remark=""):
@@ -53,12 +102,7 @@ class Results:
         directory.mkdir(parents=True, exist_ok=True)
         self.tsv = directory / f"{name}.tsv"
         self._markdown = directory / f"{name}.md"
-        self._samples = self._load() if self.tsv.exists() else []
-
-    def _load(self):
-        lines = [line.split("\t") for line in self.tsv.read_text().splitlines() if not line.startswith("#")]
-        return [(row, case, side, int(number), metric, float(value))
-                for row, case, side, number, metric, value in lines[1:]]
+        self._samples = load(self.tsv) if self.tsv.exists() else []
 
     def replace(self, row, rounds):
         """rounds: for each round {(case, side): {metric: value}}"""
@@ -76,21 +120,6 @@ class Results:
     def rows(self):
         measured = {sample[0] for sample in self._samples}
         return [row for row in ROWS if row.name in measured]
-
-    def values(self, row, case, side, metric):
-        """{round: value}"""
-        return {number: value for name, at, who, number, what, value in self._samples
-                if (name, at, who, what) == (row.name, case, side, metric)}
-
-    def ratios(self, row, bar):
-        """What a bar is about, in each round."""
-        ours = self.values(row, bar.case, bar.ours, bar.metric)
-        if bar.against is None:
-            return list(ours.values())
-        if isinstance(bar.against, float):
-            return [value / bar.against for value in ours.values()]
-        theirs = self.values(row, bar.case, bar.against, bar.metric)
-        return [value / theirs[number] for number, value in ours.items() if theirs.get(number)]
 
     def table(self, row):
         """The Markdown of one row: what each side reached, then the ratios beside their bars."""
