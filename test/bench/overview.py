@@ -135,5 +135,6 @@ def overview(results, path):
     lines = [line for number, what in enumerate(panels) for line in panel(MARGIN + number * (PANEL_WIDTH + GAP), *what)]
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">\n'
                     f"<style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" class=\"paper\"/>\n" + "\n".join(lines) + "\n"
-                    + text(width - MARGIN, height - 10, f"blue: nats_publish. {results.source(*ROWS)}", "small", "end") + "\n</svg>\n")
+                    + text(width - MARGIN, height - 10, f"blue: nats_publish. {results.source(*ROWS)}", "small", "end")
+                    + "\n</svg>\n")
     return True

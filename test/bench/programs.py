@@ -52,9 +52,9 @@ def node_program(name):
 class Program:
     """One that says when it is ready, and begins when it is told to."""
 
-    def __init__(self, bench, command):
-        self._bench = bench
-        self._process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, command):
+        self._process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True)
         self.session = None
 
     def wait_until_ready(self):
@@ -85,7 +85,7 @@ def running_node(bench, name, *arguments):
     if not command:
         yield None
         return
-    program = Program(bench, [*command, *arguments])
+    program = Program([*command, *arguments])
     try:
         program.wait_until_ready()
         yield program

@@ -14,9 +14,9 @@ LABELS.update({
 
 CONNECTED = (1, 64, 256, 1_000)
 CONNECTED_RATE = 1_000              # messages a second of all backends together
-CONNECTED_MESSAGES = 8_000
+CONNECTED_MESSAGES = 5_000
 # No fewer by each, or the first ones are gone before the last ones have begun.
-CONNECTED_LEAST = 8
+CONNECTED_LEAST = 5
 
 
 def one_a_transaction(calls, connected):
@@ -26,12 +26,12 @@ def one_a_transaction(calls, connected):
             # What a thousand have takes a second to read.
             some = random.sample(pids, min(len(pids), 100))
             return {"pss_kb": sum(memory_of(pid)["pss_kb"] for pid in some) / len(some), "server_mb": bench.nats.resident_mb()}
-        count = max(bench.scaled(CONNECTED_MESSAGES), 2 * CONNECTED_RATE)
+        each = max(bench.scaled(CONNECTED_MESSAGES), 2 * CONNECTED_RATE) // connected
         with bench.servers(NatsServer):
             bench.new_stream()
             before, _ = bench.nats.usage()
-            transactions, seen = bench.pgbench_beside(f"SELECT {calls};", connected, CONNECTED_RATE, max(count // connected, CONNECTED_LEAST),
-                                                      look, connect_timeout="20s")
+            transactions, seen = bench.pgbench_looked_at(f"SELECT {calls};", connected, CONNECTED_RATE,
+                                                         max(each, CONNECTED_LEAST), look, connect_timeout="20s")
             seen["server_cpu_us"] = (bench.nats.usage()[0] - before) / len(transactions)
             bench.check_stored(len(transactions) if "nats_publish" in calls else 0)
         return {**of_statements(transactions), **seen}
@@ -39,7 +39,7 @@ def one_a_transaction(calls, connected):
 
 
 def of_statements(transactions):
-    """transactions: (client, seconds from the first one, µs). Those of the later half of the time, and the first of each client."""
+    """Of (client, seconds from the first one, µs): those of the later half of the time, and the first of each client."""
     first = {}
     for client, _, us in transactions:
         first.setdefault(client, us)
@@ -50,8 +50,9 @@ def of_statements(transactions):
 
 
 def connected_sides(connected):
-    return (Side("now_and_then", one_a_transaction(f"nats_publish('bench.a', repeat('x', {PAYLOAD}))", connected), str(connected)),
-            Side("now_and_then_none", one_a_transaction(f"repeat('x', {PAYLOAD})", connected), str(connected)))
+    payload = f"repeat('x', {PAYLOAD})"
+    return (Side("now_and_then", one_a_transaction(f"nats_publish('bench.a', {payload})", connected), str(connected)),
+            Side("now_and_then_none", one_a_transaction(payload, connected), str(connected)))
 
 
 def connected_added(results):

@@ -4,14 +4,12 @@ side whose language is not here is left out.
 """
 
 import json
-
 import time
 from contextlib import contextmanager
 
-from programs import node_program, running_node, go_program
-from rows import (LABELS, PAYLOAD, WAL_TRANSACTION, Bar, Row, Side, backlog, delay, in_backend, one_by_one, percentiles, plain_c,
-                  transaction, wal_backlog, wal_writer)
-
+from programs import go_program, node_program, running_node
+from rows import (LABELS, PAYLOAD, WAL_TRANSACTION, Bar, Row, Side, backlog, in_backend, one_by_one, percentiles, plain_c, transaction,
+                  wal_backlog, wal_writer)
 
 LABELS.update({
     "ours_sync_ids": "nats_publish(), ids",
@@ -43,8 +41,8 @@ def of_program(program, mode, count):
 
 
 CLIENTS = Row(
-    "clients", f"A program that publishes {MANY:,} messages with ids, 4096 of them unacknowledged at most, or {FEW:,}, each waited for; "
-    "nats_publish in one transaction, COMMIT included",
+    "clients", f"A program that publishes {MANY:,} messages with ids, 4096 of them unacknowledged at most, or {FEW:,}, each "
+    "waited for; nats_publish in one transaction, COMMIT included",
     ("rate", "cpu_us", "p50_us", "p99_us"), (
         Side("ours_ids", transaction("nats_publish_async", MANY, ids=True)),
         plain_c("async_msgid", MANY, latency="call"),
@@ -130,8 +128,8 @@ def begun(start, bench):
 
 
 OUTBOXES = Row(
-    "outboxes", f"An outbox: {OUTBOX:,} messages, from the relay's beginning to the last of them in the stream, its backend's CPU "
-    "included; and 100 transactions a second of one message each, from COMMIT to a subscriber",
+    "outboxes", f"An outbox: {OUTBOX:,} messages, from the relay's beginning to the last of them in the stream, its backend's "
+    "CPU included; and 100 transactions a second of one message each, from COMMIT to a subscriber",
     ("rate", "cpu_us", "p50_us", "p99_us"), (
         Side("relaxed", backlog("relaxed", OUTBOX)),
         Side("node_relay", node_backlog),
@@ -191,8 +189,8 @@ def id_of_row(payload):
 
 
 CDC = Row(
-    "cdc", f"Change data capture: {CHANGES:,} inserted rows in transactions of {WAL_TRANSACTION:,}, from the beginning to the last of them "
-    "in the stream, the backend's CPU included; and 100 transactions a second of one row each, from COMMIT to a subscriber",
+    "cdc", f"Change data capture: {CHANGES:,} inserted rows in transactions of {WAL_TRANSACTION:,}, from the beginning to the last "
+    "of them in the stream, the backend's CPU included; and 100 transactions a second of one row each, from COMMIT to a subscriber",
     ("rate", "cpu_us", "p50_us", "p99_us"), (
         Side("wal_changes", wal_backlog("write_rows", wanted=CHANGES)),
         Side("node_cdc", node_changes),

@@ -692,25 +692,17 @@ class Workbench:
             output_of(self._pgbench_command(directory, script, "-c", 1, "-t", transactions), env=with_settings(settings))
             return sorted(float(words[2]) for words in pgbench_log(directory))
 
-    def pgbench_beside(self, script, clients, rate, each, look, **settings):
-        """A script by all clients in turn, so often by each, at the rate of all together: (client, second of its end, µs) of each transaction, in order, and what
-        look(pids of the backends) returns once each has run it."""
-        with tempfile.TemporaryDirectory(dir=self.directory) as directory, self.session() as session:
-            query = ("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'idle' "
-                     f"AND query = $${script.strip()}$$;")
-            process = subprocess.Popen(self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-t", each),
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=with_settings(settings))
-            pids = []
-
-            def all_ran():
-                # Some of many are always busy.
-                pids[:] = map(int, session.run(query))
-                return len(pids) >= clients * 0.9 or process.poll() is not None
+    def pgbench_looked_at(self, script, clients, rate, each, look, **settings):
+        """
+        A script, so often by each of the clients, in turn, at the rate of all together: (client, second of its end, µs) of each
+        transaction, in their order; and what look(pids of the backends) returns when all are there and have run it.
+        """
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            process = subprocess.Popen(
+                self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-t", each),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=with_settings(settings))
             try:
-                wait_for(all_ran, "not all of pgbench's clients ran their script")
-                if process.poll() is not None:
-                    raise Failure("pgbench has ended before all of its clients ran their script")
-                seen = look(pids)
+                seen = look(self._pgbench_backends(process, script, clients))
                 if process.wait(DRAIN_SECONDS) != 0:
                     raise Failure("pgbench failed")
             finally:
@@ -720,6 +712,20 @@ class Workbench:
             ended = sorted((int(words[4]) + int(words[5]) / 1e6, int(words[0]), float(words[2]) - float(words[6]))
                            for words in pgbench_log(directory))
         return [(client, at - ended[0][0], us) for at, client, us in ended], seen
+
+    def _pgbench_backends(self, process, script, clients):
+        """Those that have run the script, when nearly all have: some of many are always busy."""
+        pids = []
+        with self.session() as session:
+            def have_run():
+                pids[:] = map(int, session.run(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'idle' "
+                    f"AND query = $${script.strip()}$$;"))
+                return len(pids) >= clients * 0.9 or process.poll() is not None
+            wait_for(have_run, "not all of pgbench's clients ran their script")
+        if process.poll() is not None:
+            raise Failure("pgbench has ended before all of its clients ran their script")
+        return pids
 
     def _pgbench_command(self, directory, script, *arguments):
         """It logs each transaction there."""
