@@ -47,6 +47,8 @@ make_chroot_base()
 fresh_chroot()
 {
 	local release=${1%+*}
+	# what is unpacked there would go into this machine's own /dev
+	! mountpoint -q "$2/dev" || { echo "$2 is in use: remove_chroot $2" >&2; return 1; }
 	chroot_base "$release" || return 1
 	mkdir -p "$2"
 	tar -C "$2" -xf "$chroot_cache/$release.tar"

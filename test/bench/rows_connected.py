@@ -16,7 +16,7 @@ CONNECTED = (1, 64, 256, 1_000)
 CONNECTED_RATE = 1_000              # messages a second of all backends together
 CONNECTED_MESSAGES = 5_000
 # No fewer by each, or the first ones are gone before the last ones have begun.
-CONNECTED_LEAST = 5
+CONNECTED_LEAST = 8
 
 
 def one_a_transaction(calls, connected):
