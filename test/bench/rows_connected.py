@@ -15,25 +15,28 @@ LABELS.update({
 CONNECTED = (1, 64, 256, 1_000)
 CONNECTED_RATE = 1_000              # messages a second of all backends together
 CONNECTED_MESSAGES = 5_000
-# No fewer by each, or the first ones are gone before the last ones have begun.
-CONNECTED_LEAST = 8
+CONNECTED_LEAST = 4                 # by each of them
+# A thousand connect at once, on two cores.
+PATIENT = {"connect_timeout": "20s"}
 
 
 def one_a_transaction(calls, connected):
-    """A statement that publishes or does not, by all of them in turn; the server is a new one, whose memory is that of these."""
+    """A statement that publishes or does not: once by all of them, then by all in turn. The server is a new one, whose memory is
+    that of these."""
     def run(bench):
         def look(pids):
             # What a thousand have takes a second to read.
             some = random.sample(pids, min(len(pids), 100))
             return {"pss_kb": sum(memory_of(pid)["pss_kb"] for pid in some) / len(some), "server_mb": bench.nats.resident_mb()}
-        each = max(bench.scaled(CONNECTED_MESSAGES), 2 * CONNECTED_RATE) // connected
+        statement = f"SELECT {calls};"
+        each = max(bench.scaled(CONNECTED_MESSAGES) // connected, CONNECTED_LEAST)
         with bench.servers(NatsServer):
             bench.new_stream()
+            seen = bench.pgbench_held(statement, connected, look, **PATIENT)
             before, _ = bench.nats.usage()
-            transactions, seen = bench.pgbench_looked_at(f"SELECT {calls};", connected, CONNECTED_RATE,
-                                                         max(each, CONNECTED_LEAST), look, connect_timeout="20s")
+            transactions = bench.pgbench_in_turn(statement, connected, CONNECTED_RATE, each, **PATIENT)
             seen["server_cpu_us"] = (bench.nats.usage()[0] - before) / len(transactions)
-            bench.check_stored(len(transactions) if "nats_publish" in calls else 0)
+            bench.check_stored(len(transactions) + connected if "nats_publish" in calls else 0)
         return {**of_statements(transactions), **seen}
     return run
 

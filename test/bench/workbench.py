@@ -692,39 +692,45 @@ class Workbench:
             output_of(self._pgbench_command(directory, script, "-c", 1, "-t", transactions), env=with_settings(settings))
             return sorted(float(words[2]) for words in pgbench_log(directory))
 
-    def pgbench_looked_at(self, script, clients, rate, each, look, **settings):
-        """
-        A script, so often by each of the clients, in turn, at the rate of all together: (client, second of its end, µs) of each
-        transaction, in their order; and what look(pids of the backends) returns when all are there and have run it.
-        """
+    def pgbench_in_turn(self, script, clients, rate, each, **settings):
+        """A script, so often by each of the clients, in turn, at the rate of all together: (client, second of its end, µs) of each
+        transaction, in their order."""
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
-            process = subprocess.Popen(
-                self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-t", each),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=with_settings(settings))
-            try:
-                seen = look(self._pgbench_backends(process, script, clients))
-                if process.wait(DRAIN_SECONDS) != 0:
-                    raise Failure("pgbench failed")
-            finally:
-                process.kill()
-                process.wait()
+            output_of(self._pgbench_command(directory, script, "-c", clients, "-j", 2, "-R", rate, "-t", each),
+                      env=with_settings(settings))
             # Its times begin when a transaction was to begin: the last word is how late it did.
             ended = sorted((int(words[4]) + int(words[5]) / 1e6, int(words[0]), float(words[2]) - float(words[6]))
                            for words in pgbench_log(directory))
-        return [(client, at - ended[0][0], us) for at, client, us in ended], seen
+        return [(client, at - ended[0][0], us) for at, client, us in ended]
 
-    def _pgbench_backends(self, process, script, clients):
-        """Those that have run the script, when nearly all have: some of many are always busy."""
+    def pgbench_held(self, script, clients, look, **settings):
+        """What look(pids of the backends) returns when each of the clients has run a script, and is held behind it."""
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory, self.session() as session:
+            session.run("SELECT pg_advisory_lock(1);")
+            process = subprocess.Popen(
+                self._pgbench_command(directory, f"{script}\nSELECT pg_advisory_lock_shared(1);\n", "-c", clients, "-t", 1),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=with_settings(settings))
+            try:
+                seen = look(self._held_backends(process, session, clients))
+                session.run("SELECT pg_advisory_unlock(1);")
+                process.wait(START_SECONDS)
+            finally:
+                process.kill()
+                process.wait()
+            wait_for(lambda: session.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'") == "0",
+                     "pgbench's backends did not end")
+        return seen
+
+    @staticmethod
+    def _held_backends(process, session, clients):
         pids = []
-        with self.session() as session:
-            def have_run():
-                pids[:] = map(int, session.run(
-                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND state = 'idle' "
-                    f"AND query = $${script.strip()}$$;"))
-                return len(pids) >= clients * 0.9 or process.poll() is not None
-            wait_for(have_run, "not all of pgbench's clients ran their script")
-        if process.poll() is not None:
-            raise Failure("pgbench has ended before all of its clients ran their script")
+
+        def are_held():
+            pids[:] = map(int, session.run("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted;"))
+            if process.poll() is not None:
+                raise Failure("pgbench failed")
+            return len(pids) == clients
+        wait_for(are_held, "not all of pgbench's clients ran their script", DRAIN_SECONDS)
         return pids
 
     def _pgbench_command(self, directory, script, *arguments):
