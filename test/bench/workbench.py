@@ -139,14 +139,7 @@ class NatsCluster:
         for server in self._servers:
             server.wait_until_ready()
         self.url = self._servers[0].url
-        wait_for(self._answers, "the cluster has no leader")
-
-    def _answers(self):
-        try:
-            with NatsClient(self, seconds=1) as client:
-                return "error" not in client.api("STREAM.NAMES")
-        except TimeoutError:
-            return False
+        wait_for(lambda: "error" not in ask(self, "STREAM.NAMES"), "the cluster has no leader")
 
     def usage(self):
         return tuple(map(sum, zip(*(server.usage() for server in self._servers))))
@@ -232,6 +225,15 @@ class NatsClient:
 
     def _send(self, data):
         self._socket.sendall(data)
+
+
+def ask(server, call):
+    """The answer of JetStream's API, or an error of our own: nobody answers as long as nobody leads."""
+    try:
+        with NatsClient(server, seconds=1) as client:
+            return client.api(call)
+    except TimeoutError:
+        return {"error": {"description": "nobody answers"}}
 
 
 class Cluster:
@@ -583,15 +585,15 @@ class Workbench:
                 wait_for(made, "no stream was made")
             except Failure:
                 raise Failure(f"no stream was made: {answer['error']['description']}") from None
-            if config["num_replicas"] > 1:
-                self._lead_from_here(client)
+        if config["num_replicas"] > 1:
+            self._lead_from_here()
 
-    def _lead_from_here(self, client):
+    def _lead_from_here(self):
         """The server to which everybody connects leads the stream: another one would cost a step more."""
         def leads():
-            leader = client.api("STREAM.INFO.BENCH")["cluster"].get("leader")
+            leader = ask(self.nats, "STREAM.INFO.BENCH").get("cluster", {}).get("leader")
             if leader and leader != self.nats.name:
-                client.api("STREAM.LEADER.STEPDOWN.BENCH")
+                ask(self.nats, "STREAM.LEADER.STEPDOWN.BENCH")
             return leader == self.nats.name
         wait_for(leads, "the stream is not led by the server of the clients")
 
