@@ -546,26 +546,29 @@ is_passed(const NpLane *lane, int64 id)
 }
 
 /*
- * A row is in the table, waits for none there, and is not in hand.  True: it
- * does not wait to be read again either; then nothing keeps it, and those
- * behind it, from being taken.
+ * A row is in the table, waits for none there, and is not in hand.  If it does
+ * not wait to be read again either, nothing keeps it from being taken.  Returns
+ * from which id on it is to be read then, with those that were passed by before
+ * it; else 0.
  */
-bool
-np_lanes_have_lost(NpSpan subject, int64 id)
+int64
+np_lanes_lost(NpSpan subject, int64 id)
 {
 	NpStream   *stream = np_stream_of(subject);
 	uint64		key = key_of(subject);
 	NpLane	   *lane = lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
+	int64		first = id;
 
 	if ((stream != NULL && np_chain_passes(stream, id)) || (lane != NULL && is_passed(lane, id)))
-		return false;
-	/* it was passed by for a row that is not there any more */
-	if (lane != NULL && lane->passed != 0 && lane->passed <= id)
+		return 0;
+	/* they were passed by for a row that is not there any more */
+	if (lane != NULL && lane->passed != 0)
 	{
+		first = Min(lane->passed, id);
 		pass_none(lane);
 		remove_if_empty(lane);
 	}
-	return true;
+	return first;
 }
 
 /* Forget the rows that wait behind others, to be read again from the lowest of their ids on. */

@@ -81,21 +81,24 @@ np_review_is_under_way(void)
 	return is_under_way;
 }
 
-/* A row that is in the table: is anything known of it? */
-static bool
-is_lost(HeapTuple tuple, int64 id)
+/*
+ * A row that is in the table: if nothing is known of it, from which id on it is
+ * to be read again; else 0.
+ */
+static int64
+find_lost(HeapTuple tuple, int64 id)
 {
 	bool		isnull;
 	char	   *msg_id = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2);
 	NpSpan		subject;
 
 	if (np_row_find(id, msg_id) != NULL || np_gaps_have(id))
-		return false;
+		return 0;
 	subject = np_text_to_utf8(DatumGetTextPP(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 3, &isnull)));
-	return np_lanes_have_lost(subject, id);
+	return np_lanes_lost(subject, id);
 }
 
-/* Look at the rows up to this id; returns the id of the first one that is lost, 0: none is. */
+/* Look at the rows up to this id; returns from which id on rows are to be read again, 0: none are. */
 static int64
 look_at_rows(int64 last, bool ordered)
 {
@@ -108,9 +111,10 @@ look_at_rows(int64 last, bool ordered)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		int64		id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
+		int64		lost = find_lost(tuple, id);
 
-		if (is_lost(tuple, id))
-			return id;
+		if (lost != 0)
+			return lost;
 		if (i + 1 == atoi(STEP_ROWS))
 			reviewed = id;
 	}
