@@ -6,9 +6,9 @@
  * They are those that have failed, and those that were not to go before a
  * time, and come from an index on that.  Each attempt moves a row there, and
  * leaves an entry that is dead behind, until the table is vacuumed.  So what is
- * known is not asked again: no row is looked for below a time before which
- * there was none, but when all is read again; and whether any has failed is
- * asked when we have written some, or at times.
+ * known is not asked again, but at times, for what others have written: no row
+ * is looked for below a time before which there was none, and whether any has
+ * failed is asked when we have written some.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,12 +19,16 @@
 #include "storage/bufmgr.h"
 #include "utils/rel.h"
 
+#include "base/settings.h"
 #include "relay/outbox_due.h"
 #include "relay/outbox_probes.h"
 #include "relay/outbox_table.h"
 
-/* Who gives a row a time that has been, now() for example, commits within this, or the row waits until all is read again. */
+/* Who gives a row a time that has been, now() for example, commits within this, or the row is found at times. */
 #define FLOOR_MARGIN	(10 * USECS_PER_SEC)
+
+/* What is below the floor may be looked at for this share of the time. */
+#define BELOW_SHARE		200
 
 /* Whether any has failed is asked so often, for rows that others have written. */
 #define FAILED_INTERVAL	NP_MILLISECONDS(1000)
@@ -66,24 +70,34 @@ static NpWay due_rows = {
 };
 
 static TimestampTz floor_time = DT_NOBEGIN; /* no row waits for an earlier time, as far as is known */
+static NpTime next_below;		/* when it is looked at what is below that */
 static bool any_failed;			/* rows have failed, when it was asked last ... */
 static TimestampTz last_failed; /* ... and the last of them is tried again at this time */
 static NpTime next_asking;		/* when it is asked again */
 static bool count_is_due;		/* it is to be counted how many have failed */
 static bool is_turn_of_due;		/* when there is room for one row only */
 
-/* No row is looked for that waits for an earlier time. */
+/* No row is looked for that waits for an earlier time; to be told how long that took (np_due_asked). */
 TimestampTz
 np_due_floor(void)
 {
+	if (np_now() >= next_below)
+		floor_time = DT_NOBEGIN;
 	return floor_time;
 }
 
-/* All is read again: nothing is known. */
+void
+np_due_asked(NpTime taken)
+{
+	if (floor_time == DT_NOBEGIN)
+		next_below = np_now() + Max(NP_MILLISECONDS(np_relay_poll_interval), taken * BELOW_SHARE);
+}
+
+/* Nothing is known any more. */
 void
 np_due_look_again(void)
 {
-	floor_time = DT_NOBEGIN;
+	next_below = 0;
 	next_asking = 0;
 	count_is_due = true;
 }
@@ -175,7 +189,8 @@ read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 	TimestampTz next = first;
 
-	floor_time = Max(floor_time, Min(first, now) - FLOOR_MARGIN);
+	if (!TIMESTAMP_NOT_FINITE(first))
+		floor_time = Max(floor_time, Min(first, now) - FLOOR_MARGIN);
 	if (first <= now)
 	{
 		if (!ask_time(&read_next, &next))

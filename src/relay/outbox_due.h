@@ -14,6 +14,7 @@
 #include "relay/outbox_source.h"
 
 extern TimestampTz np_due_floor(void);
+extern void np_due_asked(NpTime taken);
 extern void np_due_look_again(void);
 extern void np_due_written(void);
 extern bool np_due_read(NpOutboxLook *look, NpReading *reading, TimestampTz first, bool is_none);

@@ -204,10 +204,12 @@ static bool
 look_at_control(TimestampTz *first, bool *is_none)
 {
 	Datum		values[] = {TimestampTzGetDatum(np_due_floor())};
+	NpTime		begun = np_now();
 	bool		isnull;
 	bool		paused;
 
 	np_outbox_execute(&read_control, values, true);
+	np_due_asked(np_now() - begun);
 	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	*first = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, is_none));
 	return paused || np_pause_is_marked(np_outbox_extension());

@@ -101,6 +101,12 @@ $node->append_conf('postgresql.conf', "nats_publish.relay_poll_interval = '100ms
 $node->reload;
 wait_for_waiting(q(msg_id IN ('edited', 'low')), 0);
 pass('a row that was edited, and one with an id of its own');
+foreach my $time ("'-infinity'", "now() - interval '1 year'", "now() - interval '5 s'", "now() + interval '1 s'")
+{
+	$session->value("INSERT INTO nats_outbox (subject, attempts, last_error, next_attempt_at) VALUES ('l.time', 1, '42704: x', $time)");
+	wait_for('a row that waits for a time', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'l.time')) eq '0' });
+	pass("one that was given the time $time");
+}
 $client->create_stream('M', ['missing.>']);
 $session->value("DELETE FROM nats_outbox WHERE id = $first");
 wait_for('the rows behind one that was deleted', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
