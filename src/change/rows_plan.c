@@ -168,11 +168,8 @@ adapt(NpChangeOptions *options, const void *argument)
 		options->transaction = false;
 		options->transaction_end = NULL;
 	}
-	if (!adaption->options->only_missing)
-		return;
-	if (np_delivery_is_relayed(options->delivery))
+	if (adaption->options->only_missing && np_delivery_is_relayed(options->delivery))
 		np_raise_input("only_missing needs a delivery other than \"%s\"", np_delivery_name(options->delivery));
-	options->delivery = NP_DELIVER_ON_COMMIT;
 }
 
 static bool
