@@ -37,7 +37,7 @@ raise_no_key(Relation relation, const char *problem)
 	NpFailure	failure = np_failure(NP_FAULT_INPUT, "the rows of table \"%s\" cannot be read in the order of a key: %s",
 									 RelationGetRelationName(relation), problem);
 
-	failure.hint = "Give the table a primary key, or a unique index that is its replica identity.";
+	failure.hint = "Give the table a primary key that is not deferrable, or a unique index that is its replica identity.";
 	np_raise(&failure);
 }
 
