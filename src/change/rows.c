@@ -323,7 +323,7 @@ await_refused(void)
 {
 	int64		count = 0;
 
-	(void) np_publisher_flush(np_now() + NP_MILLISECONDS(np_commit_timeout));
+	np_publisher_settle();
 	np_futures_each(count_refused, &count);
 	return count;
 }

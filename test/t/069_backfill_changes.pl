@@ -38,6 +38,28 @@ foreach my $delivery ('on_commit', 'async', 'sync')
 }
 is($client->stream_info('B')->{state}{messages}, 60, 'each is stored once');
 
+# ---- What is missing ----
+
+# Which messages are refused is known before a chunk is written down, and COMMIT says what is wrong with them.
+{
+	$other->value(q(CREATE TABLE missing (id int PRIMARY KEY); INSERT INTO missing SELECT generate_series(1, 20);
+		SELECT nats_publish_table('missing', 'b.missing.{id}'); INSERT INTO missing SELECT generate_series(21, 25)));
+	my $reader = PsqlSession->new($node);
+	$reader->value('SELECT client_id FROM nats_server_info()');
+	$nats->stall;
+	my $call = $reader->run(q(SET nats_publish.commit_timeout = '500ms'; CALL nats_publish_rows('missing', only_missing => true)));
+	$nats->resume;
+	$reader->value('RESET nats_publish.commit_timeout');
+	is($call->{sqlstate}, '58030', 'a server that stands still ends the call');
+	like($call->{error}, qr/could not publish 25 messages of this transaction.*DETAIL: +"b\.missing\.1": /s, 'and its messages are told of, as by any COMMIT');
+	like($reader->run(q(CALL nats_publish_rows('missing', only_missing => true, batch => 10)))->{error},
+		qr/rows of table "missing": \d+ published, \d+ left out, of 25 read/, 'the same call goes on');
+	is($reader->value(q(SELECT rows_published + rows_left_out, rows_left_out >= 5 FROM nats_publish_rows_progress WHERE relation = 'missing'::regclass)), '25|t',
+		'each row was published or left out');
+	is(scalar(grep { $_->{subject} =~ /^b\.missing\./ } $client->stream_messages('B')), 25, 'and is there once');
+	$reader->close;
+}
+
 # ---- The table becomes another one ----
 
 # Something happens in a pause; what the call ends with, and what another one like it.
