@@ -321,6 +321,14 @@ SELECT relation, state, role FROM nats_publish_rows_progress WHERE relation = 'o
 RESET ROLE;
 -- Of the chunk that failed some may have gone out.
 SELECT DISTINCT subject FROM reads() ORDER BY subject;
+-- A row that can be seen and not be changed can't be locked.
+ALTER POLICY few ON orders USING (false);
+CREATE POLICY seen ON orders FOR SELECT USING (true);
+CREATE POLICY changed ON orders FOR UPDATE USING (id = 2);
+SET ROLE regress_nats_backfill;
+CALL nats_publish_rows('orders', restart => true);
+RESET ROLE;
+SELECT DISTINCT subject FROM reads() ORDER BY subject;
 -- Nor is anything published to where the session may not.
 SET nats_publish.allowed_subjects = 'backfill.other.>';
 CALL nats_publish_rows('orders', batch => 1, restart => true);
