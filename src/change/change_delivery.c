@@ -59,14 +59,14 @@ np_change_deliver(Oid schema, NpDelivery delivery, const NpMessage *message)
 /*
  * The same for a row that is only read, with a message that need not wait for
  * COMMIT: it is true, whatever becomes of the transaction.  So one that is
- * not relayed goes out while the next rows are read.  In all else it is as one
- * that was held, whichever delivery changes have: COMMIT waits for it, and if
- * that fails what is on its way must not arrive, as then the row can be changed.
+ * held otherwise goes out while the next rows are read.  In all else it is as
+ * one that was held: COMMIT waits for it, and if that fails what is on its way
+ * must not arrive, as then the row can be changed.
  */
 void
 np_change_deliver_read(Oid schema, NpDelivery delivery, NpMessage *message)
 {
-	if (np_delivery_is_relayed(delivery))
+	if (delivery != NP_DELIVER_ON_COMMIT)
 	{
 		np_change_deliver(schema, delivery, message);
 		return;
