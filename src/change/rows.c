@@ -337,13 +337,14 @@ count_published(Call *call, const Passage *passage)
 	call->run.published += passage->count - left_out;
 }
 
-/* The key up to which all rows are done. */
+/* The key up to which all rows are done; what is needed to write it is gone with the chunk. */
 static void
 keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 {
+	ArrayType  *text = np_rows_key_to_text(key, values);
 	MemoryContext previous = MemoryContextSwitchTo(call->context);
 
-	call->run.last_key = np_rows_key_to_text(key, values);
+	call->run.last_key = DatumGetArrayTypePCopy(PointerGetDatum(text));
 	MemoryContextSwitchTo(previous);
 }
 

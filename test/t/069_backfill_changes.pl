@@ -101,6 +101,18 @@ my $forgotten = in_the_middle('forgotten', q(SELECT nats_publish_rows_stop('t', 
 like($forgotten->{error}, qr/HINT:  The same call begins with the first row again/, 'or that it does not');
 cmp_ok($client->stream_info('B')->{state}{messages}, '>=', 140, 'it does not');
 
+# ---- Chunks leave nothing behind ----
+
+{
+	$other->value(q(CREATE TABLE keys (k text PRIMARY KEY); INSERT INTO keys SELECT i || repeat('k', 1000) FROM generate_series(1, 2000) AS i;
+		SELECT nats_publish_table('keys', 'b.keys')));
+	$session->value(q(SET client_min_messages = warning; CALL nats_publish_rows('keys', 'false', batch => 100)));
+	my $before = process_memory($session->pid);
+	my ($peak) = peak_memory($session, q(CALL nats_publish_rows('keys', 'false', batch => 1)));
+	note("memory grows by @{[ $peak - $before ]} kB");
+	cmp_ok($peak - $before, '<', 1500, '2000 keys are not kept');
+}
+
 $_->close foreach $session, $other;
 unlike(slurp_file($node->logfile), qr/PANIC|leak|XX000/, 'nothing else has happened');
 
