@@ -664,6 +664,7 @@ CREATE TABLE nats_publish_rows_runs (
     last_key text[],
     rows_read bigint NOT NULL DEFAULT 0,
     rows_published bigint NOT NULL DEFAULT 0,
+    rows_left_out bigint NOT NULL DEFAULT 0,
     rows_expected bigint,
     rows_before bigint NOT NULL DEFAULT 0,
     started timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -678,6 +679,7 @@ COMMENT ON COLUMN nats_publish_rows_runs.run IS 'begins the ids of its messages'
 COMMENT ON COLUMN nats_publish_rows_runs.arguments IS 'what a call must be given to resume it';
 COMMENT ON COLUMN nats_publish_rows_runs.last_key IS 'the key up to which all rows are done';
 COMMENT ON COLUMN nats_publish_rows_runs.rows_read IS 'rows that were read, including those that do not satisfy the condition';
+COMMENT ON COLUMN nats_publish_rows_runs.rows_left_out IS 'rows whose subjects had a message already, with only_missing';
 COMMENT ON COLUMN nats_publish_rows_runs.rows_expected IS 'an estimate, made when it was started';
 COMMENT ON COLUMN nats_publish_rows_runs.rows_before IS 'rows that were read before it was resumed';
 COMMENT ON COLUMN nats_publish_rows_runs.stop IS 'whether it ends after its chunk';
@@ -785,7 +787,7 @@ SELECT r.relation,
        CASE WHEN r.finished IS NOT NULL THEN 'finished'
             WHEN l.pid IS NOT NULL THEN CASE WHEN r.stop THEN 'stopping' ELSE 'running' END
             WHEN r.stop THEN 'stopped' WHEN r.error IS NOT NULL THEN 'failed' ELSE 'interrupted' END AS state,
-       l.pid, r.role, r.rows_read, r.rows_published, r.rows_expected,
+       l.pid, r.role, r.rows_read, r.rows_published, r.rows_left_out, r.rows_expected,
        s.rate AS rows_per_second,
        CASE WHEN l.pid IS NOT NULL AND s.rate > 0 AND r.rows_expected > r.rows_read
             THEN r.updated + (r.rows_expected - r.rows_read) / s.rate * interval '1 second' END AS estimated_end,

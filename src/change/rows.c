@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -117,11 +119,11 @@ get_pause(FunctionCallInfo fcinfo)
 {
 	const Interval *span = PG_ARGISNULL(ARG_PAUSE) ? NULL : PG_GETARG_INTERVAL_P(ARG_PAUSE);
 
-	if (span == NULL)
-		return 0;
-	if (span->month != 0 || span->day < 0 || span->time < 0 || span->day > 1)
-		np_raise_input("pause must be less than two days");
-	return span->day * USECS_PER_DAY + span->time;
+	double		days = span == NULL ? 0 : span->month * (double) DAYS_PER_MONTH + span->day + span->time / (double) USECS_PER_DAY;
+
+	if (days < 0 || days >= 2)
+		np_raise_input("pause must not be negative, and must be less than two days");
+	return (NpTime) rint(days * USECS_PER_DAY);
 }
 
 static void
@@ -143,6 +145,8 @@ read_call(Call *call, FunctionCallInfo fcinfo)
 			.trigger = PG_ARGISNULL(ARG_TRIGGER) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(ARG_TRIGGER))),
 			.only_missing = get_flag(fcinfo, ARG_ONLY_MISSING)
 	};
+	if (call->options.condition != NULL)
+		np_rows_check_condition(call->options.condition);
 	call->table = get_rel_name(call->options.relation);
 	if (call->table == NULL)
 	{
@@ -169,15 +173,17 @@ require_privileges(const NpRowsOptions *options)
 
 /* Its lock is that of who reads and locks rows. */
 static Relation
-open_table(const NpRowsOptions *options)
+open_table(const Call *call)
 {
-	Relation	relation = relation_open(options->relation, RowShareLock);
-	char		kind = relation->rd_rel->relkind;
+	Relation	relation = try_relation_open(call->options.relation, RowShareLock);
 	NpFailure	failure;
 
-	if (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE)
+	if (relation == NULL)
+		failure = np_failure(NP_FAULT_RELATION, "table \"%s\" is not there any more", call->table);
+	else if (relation->rd_rel->relkind != RELKIND_RELATION && relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table whose rows can be locked", call->table);
+	else
 		return relation;
-	failure = np_failure(NP_FAULT_RELATION, "\"%s\" is not a table whose rows can be locked", RelationGetRelationName(relation));
 	np_raise(&failure);
 }
 
@@ -290,13 +296,55 @@ publish_row(void *argument, Datum row, TransactionId version)
 	return np_futures_failed() == 0;
 }
 
-/* The key up to which all rows are done. */
+/* What is behind a key is behind it in this order only. */
+static void
+require_same_order(const Call *call, const NpRowsKey *key)
+{
+	NpFailure	failure;
+
+	if (strcmp(np_rows_key_order(key), call->run.order) == 0)
+		return;
+	failure = np_failure(NP_FAULT_RUN, "the key of table \"%s\" has become another one while its rows were published", call->table);
+	failure.hint = "Use restart => true to start over.";
+	np_raise(&failure);
+}
+
+/* A message that may be refused has been when it is acknowledged as a duplicate. */
+static void
+count_refused(const NpResult *result, void *count)
+{
+	if (result->critical && result->acked && result->ack.duplicate)
+		++* (int64 *) count;
+}
+
+/* Of the messages that may be refused, which wait for nothing else. */
+static int64
+await_refused(void)
+{
+	int64		count = 0;
+
+	np_publisher_settle();
+	np_futures_each(count_refused, &count);
+	return count;
+}
+
+static void
+count_published(Call *call, const Passage *passage)
+{
+	int64		left_out = call->options.only_missing ? await_refused() : 0;
+
+	call->run.left_out += left_out;
+	call->run.published += passage->count - left_out;
+}
+
+/* The key up to which all rows are done; what is needed to write it is gone with the chunk. */
 static void
 keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 {
+	ArrayType  *text = np_rows_key_to_text(key, values);
 	MemoryContext previous = MemoryContextSwitchTo(call->context);
 
-	call->run.last_key = np_rows_key_to_text(key, values);
+	call->run.last_key = DatumGetArrayTypePCopy(PointerGetDatum(text));
 	MemoryContextSwitchTo(previous);
 }
 
@@ -309,6 +357,7 @@ publish_chunk(Call *call, Relation relation)
 	int64		count;
 
 	begin_passage(&passage, relation, &call->options, call->run.id);
+	require_same_order(call, passage.plan->key);
 	range.after = call->run.last_key == NULL ? NULL : np_rows_key_from_text(passage.plan->key, call->run.last_key);
 	range.last = np_rows_find_last(relation, passage.plan->key, range.after, call->batch, &count);
 	if (range.last != NULL)
@@ -320,7 +369,7 @@ publish_chunk(Call *call, Relation relation)
 		keep_key(call, passage.plan->key, range.last);
 	}
 	call->run.read += count;
-	call->run.published += passage.count;
+	count_published(call, &passage);
 	np_rows_plan_free(passage.plan);
 	return count == call->batch;
 }
@@ -338,7 +387,7 @@ typedef struct Chunk
 {
 	Call	   *call;
 	bool		is_last;
-	bool		is_stopped;		/* somebody wants no more */
+	NpRowsWish	wish;
 } Chunk;
 
 static void
@@ -351,9 +400,9 @@ work_on_chunk(void *argument)
 	require_publishing();
 	np_transaction_join();
 	SPI_connect();
-	relation = open_table(&call->options);
+	relation = open_table(call);
 	chunk->is_last = !publish_chunk(call, relation);
-	chunk->is_stopped = !np_rows_run_save(&call->run, chunk->is_last);
+	chunk->wish = np_rows_run_save(&call->run, chunk->is_last);
 	relation_close(relation, NoLock);
 	SPI_finish();
 }
@@ -510,11 +559,33 @@ begin_run(Call *call)
 
 	prepare_transaction();
 	require_privileges(&call->options);
-	relation = open_table(&call->options);
+	relation = open_table(call);
 	np_rows_run_begin(&call->run, &call->options, np_rows_plan_make(relation, &call->options, "run")->key, call->anew);
 	relation_close(relation, NoLock);
 	SPI_commit();
 	call->began = call->told = np_now();
+}
+
+/* Somebody wants no more. */
+NP_NORETURN static void
+raise_stopped(const Call *call, NpRowsWish wish)
+{
+	NpFailure	failure = np_failure(NP_FAULT_STOPPED, "publishing the rows of table \"%s\" was stopped", call->table);
+
+	if (wish == NP_ROWS_FORGET)
+		failure.hint = "The same call begins with the first row again.";
+	np_raise(&failure);
+}
+
+static void
+tell_end(const Call *call)
+{
+	const NpRowsRun *run = &call->run;
+
+	ereport(NOTICE,
+			(errmsg("rows of table \"%s\": %lld published%s, of %lld read", call->table, (long long) run->published,
+					call->options.only_missing ? psprintf(", %lld left out", (long long) run->left_out) : "",
+					(long long) run->read)));
 }
 
 static void
@@ -525,21 +596,14 @@ publish_rows(Call *call)
 	begin_run(call);
 	while (!chunk.is_last)
 	{
-		NpFailure	failure;
-
 		commit_chunk(&chunk);
-		if (chunk.is_stopped && !chunk.is_last)
-		{
-			failure = np_failure(NP_FAULT_STOPPED, "publishing the rows of table \"%s\" was stopped", call->table);
-			np_raise(&failure);
-		}
+		if (chunk.wish != NP_ROWS_GO_ON && !chunk.is_last)
+			raise_stopped(call, chunk.wish);
 		tell(call);
 		if (!chunk.is_last)
 			wait_for_next(call);
 	}
-	ereport(NOTICE,
-			(errmsg("rows of table \"%s\": %lld published, of %lld read", call->table, (long long) call->run.published,
-					(long long) call->run.read)));
+	tell_end(call);
 }
 
 static void

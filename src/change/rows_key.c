@@ -37,7 +37,7 @@ raise_no_key(Relation relation, const char *problem)
 	NpFailure	failure = np_failure(NP_FAULT_INPUT, "the rows of table \"%s\" cannot be read in the order of a key: %s",
 									 RelationGetRelationName(relation), problem);
 
-	failure.hint = "Give the table a primary key, or a unique index that is its replica identity.";
+	failure.hint = "Give the table a primary key that is not deferrable, or a unique index that is its replica identity.";
 	np_raise(&failure);
 }
 
@@ -108,6 +108,7 @@ read_index(Relation relation, Relation index, NpRowsKey *key)
 				.index = number - 1,
 				.type = attribute->atttypid,
 				.typmod = attribute->atttypmod,
+				.collation = attribute->attcollation,
 				.is_by_value = attribute->attbyval,
 				.length = attribute->attlen
 		};
@@ -147,6 +148,27 @@ np_rows_key_template(const NpRowsKey *key)
 			appendStringInfoChar(&text, *byte);
 		}
 		appendStringInfoString(&text, "\"}");
+	}
+	return text.data;
+}
+
+/*
+ * What decides which key comes behind another, whatever the columns are called:
+ * 1 integer, 2 text collation 100.  palloc'd.
+ */
+char *
+np_rows_key_order(const NpRowsKey *key)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < key->count; i++)
+	{
+		const NpRowsKeyColumn *column = &key->columns[i];
+
+		appendStringInfo(&text, "%s%d %s", i > 0 ? ", " : "", column->index + 1, format_type_be_qualified(column->type));
+		if (OidIsValid(column->collation))
+			appendStringInfo(&text, " collation %u", column->collation);
 	}
 	return text.data;
 }

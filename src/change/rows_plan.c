@@ -11,6 +11,9 @@
  *		another subject.  Here it is the run, the key and the version of the
  *		row: a chunk that is published once more is dropped, and a row that has
  *		changed since is not.
+ *	  - the delivery, where it is that of the session: on_commit, for when a
+ *		chunk fails, what of it is on its way must not arrive.  Its rows can be
+ *		changed then.
  *	  - the place in the transaction, where the messages are for somebody else
  *		than the changes are: he is told of no end.
  *
@@ -168,11 +171,10 @@ adapt(NpChangeOptions *options, const void *argument)
 		options->transaction = false;
 		options->transaction_end = NULL;
 	}
-	if (!adaption->options->only_missing)
-		return;
-	if (np_delivery_is_relayed(options->delivery))
+	if (!np_delivery_is_relayed(options->delivery))
+		options->delivery = NP_DELIVER_ON_COMMIT;
+	else if (adaption->options->only_missing)
 		np_raise_input("only_missing needs a delivery other than \"%s\"", np_delivery_name(options->delivery));
-	options->delivery = NP_DELIVER_ON_COMMIT;
 }
 
 static bool

@@ -66,13 +66,14 @@ enum
 	RUN_LAST_KEY,
 	RUN_READ,
 	RUN_PUBLISHED,
+	RUN_LEFT_OUT,
 	RUN_EXPECTED,
 	RUN_IS_FINISHED,
 	RUN_IS_SAME
 };
 
 static NpStatement find_run = {
-	.text = "SELECT run, last_key, rows_read, rows_published, rows_expected, finished IS NOT NULL,"
+	.text = "SELECT run, last_key, rows_read, rows_published, rows_left_out, rows_expected, finished IS NOT NULL,"
 	" arguments OPERATOR(pg_catalog.=) $2 FROM %s." RUNS_TABLE " WHERE relation OPERATOR(pg_catalog.=) $1",
 	.argument_count = 2,
 	.types = {OIDOID, JSONBOID}
@@ -104,11 +105,11 @@ static NpStatement begin_anew = {
 };
 
 static NpStatement save = {
-	.text = "UPDATE %s." RUNS_TABLE " SET last_key = $2, rows_read = $3, rows_published = $4,"
-	" updated = pg_catalog.clock_timestamp(), finished = CASE WHEN $5 THEN pg_catalog.clock_timestamp() END"
+	.text = "UPDATE %s." RUNS_TABLE " SET last_key = $2, rows_read = $3, rows_published = $4, rows_left_out = $5,"
+	" updated = pg_catalog.clock_timestamp(), finished = CASE WHEN $6 THEN pg_catalog.clock_timestamp() END"
 	" WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING stop",
-	.argument_count = 5,
-	.types = {OIDOID, TEXTARRAYOID, INT8OID, INT8OID, BOOLOID}
+	.argument_count = 6,
+	.types = {OIDOID, TEXTARRAYOID, INT8OID, INT8OID, INT8OID, BOOLOID}
 };
 
 static NpStatement fail = {
@@ -162,7 +163,7 @@ append_string(StringInfo json, const char *name, const char *value)
 
 /* What must be the same for a run to go on: other rows are passed with others. */
 static Datum
-make_arguments(const NpRowsOptions *options, const NpRowsKey *key, const char *role)
+make_arguments(const NpRowsOptions *options, const char *order, const char *role)
 {
 	StringInfoData json;
 
@@ -172,7 +173,7 @@ make_arguments(const NpRowsOptions *options, const NpRowsKey *key, const char *r
 	append_string(&json, "subject", options->subject);
 	append_string(&json, "trigger", options->trigger);
 	append_string(&json, "role", role);
-	append_string(&json, "key", np_rows_key_template(key));
+	append_string(&json, "key", order);
 	appendStringInfo(&json, "\"only_missing\":%s}", options->only_missing ? "true" : "false");
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
@@ -190,6 +191,7 @@ read_run(NpRowsRun *run, MemoryContext context)
 	run->last_key = isnull ? NULL : DatumGetArrayTypePCopy(value);
 	run->read = run->before = DatumGetInt64(get_value(RUN_READ, &isnull));
 	run->published = DatumGetInt64(get_value(RUN_PUBLISHED, &isnull));
+	run->left_out = DatumGetInt64(get_value(RUN_LEFT_OUT, &isnull));
 	value = get_value(RUN_EXPECTED, &isnull);
 	run->expected = isnull ? -1 : DatumGetInt64(value);
 	MemoryContextSwitchTo(previous);
@@ -211,7 +213,7 @@ find(NpRowsRun *run, Datum arguments, MemoryContext context)
 		return true;
 	if (run->last_key != NULL)
 	{
-		failure = np_failure(NP_FAULT_RUN, "rows of table \"%s\" are published in part, by a call with other arguments or of another role",
+		failure = np_failure(NP_FAULT_RUN, "rows of table \"%s\" are published in part, by a call with other arguments or of another role, or in the order of another key",
 							 get_rel_name(run->relation));
 		failure.hint = "Repeat that call to go on, or use restart => true to start over.";
 		np_raise(&failure);
@@ -245,9 +247,9 @@ np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey 
 	Datum		arguments;
 	Datum		relation = ObjectIdGetDatum(options->relation);
 
-	*run = (NpRowsRun) {.schema = options->schema,.relation = options->relation};
+	*run = (NpRowsRun) {.schema = options->schema,.relation = options->relation,.order = np_rows_key_order(key)};
 	np_statements_begin(&caller, options->schema, RUNS_TABLE);
-	arguments = make_arguments(options, key, role);
+	arguments = make_arguments(options, run->order, role);
 	if (!anew && find(run, arguments, context))
 		execute(&go_on, run->schema, &relation, NULL);
 	else
@@ -260,24 +262,25 @@ np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey 
 
 /* ---- Going on ---------------------------------------------------------------------------- */
 
-/* Write down how far it is; false: somebody wants it to stop. */
-bool
+/* Write down how far it is. */
+NpRowsWish
 np_rows_run_save(const NpRowsRun *run, bool is_finished)
 {
 	NpStatementCaller caller;
 	Datum		values[] = {
 		ObjectIdGetDatum(run->relation), PointerGetDatum(run->last_key), Int64GetDatum(run->read),
-		Int64GetDatum(run->published), BoolGetDatum(is_finished)
+		Int64GetDatum(run->published), Int64GetDatum(run->left_out), BoolGetDatum(is_finished)
 	};
-	char		nulls[] = {' ', run->last_key == NULL ? 'n' : ' ', ' ', ' ', ' '};
-	bool		goes_on;
+	char		nulls[] = {' ', run->last_key == NULL ? 'n' : ' ', ' ', ' ', ' ', ' '};
+	NpRowsWish	wish = NP_ROWS_FORGET;
 	bool		isnull;
 
 	np_statements_begin(&caller, run->schema, RUNS_TABLE);
 	execute(&save, run->schema, values, nulls);
-	goes_on = SPI_processed > 0 && !DatumGetBool(get_value(1, &isnull));
+	if (SPI_processed > 0)
+		wish = DatumGetBool(get_value(1, &isnull)) ? NP_ROWS_STOP : NP_ROWS_GO_ON;
 	np_statements_end(&caller);
-	return goes_on;
+	return wish;
 }
 
 /* Write down what has ended it. */

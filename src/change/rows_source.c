@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/params.h"
+#include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -90,6 +91,31 @@ append_bound(Statement *statement, const NpRowsKey *key, const char *operator, c
 		appendStringInfo(&statement->text, "%s$%d", i > 0 ? ", " : "", statement->count);
 	}
 	appendStringInfoChar(&statement->text, ')');
+}
+
+/* The position of a syntax error is one in the condition, not in the CALL. */
+static void
+locate_error(void *condition)
+{
+	int			position = geterrposition();
+
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery(condition);
+}
+
+/*
+ * Raises 42601 for what is not one expression: what closes the parentheses in
+ * which it will be would make something else of the statement.
+ */
+void
+np_rows_check_condition(const char *condition)
+{
+	ErrorContextCallback callback = {error_context_stack, locate_error, unconstify(char *, condition)};
+
+	error_context_stack = &callback;
+	(void) raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
+	error_context_stack = callback.previous;
 }
 
 /* On lines of its own: it may end with a comment. */
@@ -163,7 +189,7 @@ begin_planning(void)
 	return nest_level;
 }
 
-/* SPI is connected.  The statement is one SELECT, or the condition has made something else of it. */
+/* SPI is connected. */
 static void
 execute(const Statement *statement, bool (*take) (void *argument, TupleTableSlot *slot), void *argument)
 {
@@ -176,8 +202,6 @@ execute(const Statement *statement, bool (*take) (void *argument, TupleTableSlot
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", statement->text.data, SPI_result_code_string(SPI_result));
-	if (!SPI_is_cursor_plan(plan))
-		np_raise_input("condition is not a single expression");
 	result = SPI_execute_plan_extended(plan, &options);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "\"%s\" failed: %s", statement->text.data, SPI_result_code_string(result));

@@ -20,6 +20,7 @@ typedef struct NpRowsRange
 /* Takes a row: a composite value, and its xmin; false: no more are wanted. */
 typedef bool (*NpRowTaker) (void *argument, Datum row, TransactionId version);
 
+extern void np_rows_check_condition(const char *condition);
 extern Datum *np_rows_find_last(Relation relation, const NpRowsKey *key, const Datum *after, int most, int64 *count);
 extern void np_rows_read(Relation relation, const NpRowsOptions *options, const NpRowsKey *key, const NpRowsRange *range,
 						 bool locked, NpRowTaker take, void *argument);

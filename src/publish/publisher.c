@@ -546,6 +546,20 @@ np_publisher_flush(NpTime limit)
 }
 
 /*
+ * Wait until nothing is pending, at most as long as COMMIT would, which then
+ * says what has failed or is pending still.
+ */
+void
+np_publisher_settle(void)
+{
+	NpSession  *session;
+
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		if (session->window.count > 0)
+			(void) np_session_wait(session, NP_WAIT_COMMIT, np_session_is_idle, NULL, np_commit_timeout, NP_FOREVER);
+}
+
+/*
  * Give up what is overdue, and report failures that nobody waits for: for a call that
  * does neither by publishing or waiting.
  */

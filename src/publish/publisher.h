@@ -22,6 +22,7 @@ extern NpSpan np_request(const char *subject, NpSpan payload);
 
 extern void np_publisher_await(uint64 future, NpTime limit, NpResult *result);
 extern int64 np_publisher_flush(NpTime limit);
+extern void np_publisher_settle(void);
 extern void np_publisher_report_failures(void);
 extern bool np_publisher_has_room(NpSession *session, size_t length);
 extern bool np_publisher_is_part_free(NpSession *session, size_t length);

@@ -88,6 +88,31 @@ CALL nats_publish_rows('keys', batch => 7);
 RESET ALL;
 SET search_path = backfill, public;
 SELECT count(DISTINCT payload::jsonb #> '{new,v}'), count(*) FROM reads();
+-- Each type, by the order of its own; chunks end anywhere.
+CREATE COLLATION backfill.no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TYPE mood AS ENUM ('sad', 'glad', 'bad', 'mad');
+CREATE TYPE pair AS (a int, b text);
+\set ECHO none
+SELECT format('CREATE TABLE key_%s (k %s PRIMARY KEY, v int)', number, type), format('INSERT INTO key_%s SELECT %s, i FROM generate_series(1, 4) AS i', number, value),
+    format('DO $do$ BEGIN PERFORM nats_publish_table(''key_%s'', ''backfill.key.%s''); END $do$', number, number), format('CALL nats_publish_rows(''key_%s'', batch => 3) /* %s */', number, type)
+FROM (VALUES (1, 'text', $$repeat(chr(68 - i), 9000)$$), (2, 'text COLLATE "C"', $$'B' || i$$), (3, 'text COLLATE no_case', $$'E' || chr(70 - i)$$),
+    (4, 'numeric', $$(ARRAY['NaN', '-Infinity', 'Infinity', '1e-300'])[i]::numeric$$), (5, 'uuid', $$md5(i::text)::uuid$$), (6, 'positive', $$5 - i$$),
+    (7, 'mood', $$(enum_range(NULL::mood))[i]$$), (8, 'pair', $$ROW(i % 2, 'a"b' || i)::pair$$), (9, 'int[]', $$ARRAY[i, NULL]$$), (10, 'int4range', $$int4range(i, 9)$$),
+    (11, 'char(5)', $$chr(100 - i)$$), (12, '"char"', $$chr(100 - i)::"char"$$), (13, 'name', $$'n' || i$$), (14, 'bytea', $$int4send(5 - i)$$), (15, 'money', $$(i * 1000.5)::numeric::money$$),
+    (16, 'date', $$(ARRAY['infinity', '-infinity', '0044-03-15 BC', '2026-01-01'])[i]::date$$), (17, 'timetz', $$('10:00+0' || i)::timetz$$), (18, 'inet', $$('10.0.0.' || 5 - i)::inet$$),
+    (19, 'bit varying', $$(5 - i)::bit(3)$$), (20, 'pg_lsn', $$('0/' || i)::pg_lsn$$), (21, 'jsonb', $$to_jsonb(5 - i)$$), (22, 'interval', $$make_interval(mins => 5 - i)$$)) AS v (number, type, value)
+\gexec
+\set ECHO all
+-- in that order, all of them
+SELECT subject, array_agg((payload::jsonb #>> '{new,v}')::int ORDER BY seq) AS rows, count(DISTINCT id) AS ids FROM (SELECT row_number() OVER () AS seq, * FROM reads()) AS r
+GROUP BY subject ORDER BY min(seq);
+-- An id has no way to be that of another key.
+CREATE TABLE two_texts (a text, b text, PRIMARY KEY (a, b));
+INSERT INTO two_texts VALUES ('a.b', 'c'), ('a', 'b.c'), ('', ''), ('.', ''), ('', '.'), ('a%2Eb', 'c'), ('a}.{b', '');
+SELECT nats_publish_table('two_texts', 'backfill.two');
+CALL nats_publish_rows('two_texts');
+SELECT count(*) FROM reads();
 CREATE TABLE unique_key (id int NOT NULL UNIQUE, v text);
 INSERT INTO unique_key VALUES (1);
 SELECT nats_publish_table('unique_key', 'backfill.unique', key => '{id}');
@@ -149,6 +174,12 @@ INSERT INTO orders VALUES (1, 'one'), (2, 'two'), (3, 'three');
 SELECT nats_jetstream('STREAM.PURGE.BACKFILL', '{"filter": "backfill.orders.2"}') ->> 'purged' AS purged;
 CALL nats_publish_rows('orders', only_missing => true);
 SELECT subject, id, payload FROM reads() WHERE payload::jsonb ->> 'op' = 'read';
+SELECT rows_read, rows_published, rows_left_out FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
+-- Counted by chunks; that of a row is no less missing as it does not satisfy the condition.
+SELECT nats_jetstream('STREAM.PURGE.BACKFILL', '{"filter": "backfill.orders.3"}') ->> 'purged' AS purged;
+CALL nats_publish_rows('orders', 'id > 1', only_missing => true, batch => 1);
+SELECT rows_read, rows_published, rows_left_out FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
+SELECT subject, payload::jsonb ->> 'op' AS op FROM reads();
 CALL nats_publish_rows('orders', only_missing => true, subject => 'backfill.orders.{op}.{id}');
 CALL nats_publish_rows('orders', only_missing => true, subject => 'backfill.orders.{Customer}');
 SELECT nats_publish_table('orders', 'backfill.orders.{id}', delivery => 'outbox');
@@ -174,6 +205,29 @@ CALL nats_publish_rows('orders', batch => 2, restart => true);
 SELECT subject FROM reads();
 CALL nats_publish_rows('orders', 'fails(id)', batch => 2);
 SELECT nats_publish_rows_stop('orders'), nats_publish_rows_stop('orders', forget => true), nats_publish_rows_stop('orders');
+-- What is behind a key is not, in another order.
+CREATE TABLE numbers (id int PRIMARY KEY, n int NOT NULL, v text COLLATE "C" NOT NULL DEFAULT 'x');
+INSERT INTO numbers SELECT i, i FROM generate_series(1, 10) AS i;
+SELECT nats_publish_table('numbers', 'backfill.numbers');
+SET backfill.fails = on;
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 1);
+ALTER TABLE numbers ALTER id TYPE text;
+SET backfill.fails = off;
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 1);
+ALTER TABLE numbers DROP CONSTRAINT numbers_pkey, ADD PRIMARY KEY (n);
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 1);
+ALTER TABLE numbers DROP CONSTRAINT numbers_pkey, ADD PRIMARY KEY (id, v);
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 1);
+SET backfill.fails = on;
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 2, restart => true);
+ALTER TABLE numbers ALTER v TYPE text COLLATE "POSIX";
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 2);
+ALTER TABLE numbers ALTER v TYPE text COLLATE "C";
+ALTER TABLE numbers RENAME id TO key;
+SET backfill.fails = off;
+CALL nats_publish_rows('numbers', 'fails(n)', batch => 2);
+SELECT payload::jsonb #>> '{new,id}' AS id, payload::jsonb #>> '{new,key}' AS key FROM reads() WHERE subject = 'backfill.numbers';
+DROP TABLE numbers;
 SELECT count(*) FROM reads();
 -- A message that fails, with its COMMIT.
 SELECT nats_publish_table('orders', 'nowhere.orders.{id}');
@@ -211,10 +265,25 @@ CALL nats_publish_rows(0::regclass);
 CALL nats_publish_rows('unpublished');
 CALL nats_publish_rows('keyless');
 CALL nats_publish_rows('orders', batch => 0);
-CALL nats_publish_rows('orders', pause => '-1 s');
+CALL nats_publish_rows('orders', batch => NULL);
+SELECT pause, left(error_of(format('CALL nats_publish_rows(''orders'', pause => %L)', pause)), 5) AS error
+FROM unnest('{-1 s,48:00:00,2 days,1 month,1 year,-1 day 12:00,100000000 days}'::interval[]) AS pause;
+\set VERBOSITY terse
+CALL nats_publish_rows('orders', pause => '1 day 23:59:59.999999');
+CALL nats_publish_rows('orders', pause => '2 days -00:00:00.000001');
+CALL nats_publish_rows('orders', pause => NULL);
+\set VERBOSITY default
 CALL nats_publish_rows('orders', 'no_column > 1');
 CALL nats_publish_rows('orders', 'true); DELETE FROM orders');
 CALL nats_publish_rows('orders', 'true); SELECT 1 FROM orders WHERE (true');
+CALL nats_publish_rows('orders', 'id < 2) OR (id > 2');
+CALL nats_publish_rows('orders', 'true /* no end');
+CALL nats_publish_rows('orders', 'id');
+CALL nats_publish_rows('orders', 'true ORDER BY id');
+CALL nats_publish_rows('orders', '');
+CALL nats_publish_rows('orders', 'count(*) > 0');
+CALL nats_publish_rows('orders', '1 / (id - id) = 1');
+CALL nats_publish_rows('orders', 'NULL', restart => true);
 CALL nats_publish_rows('orders', subject => 'backfill.{no_column}');
 BEGIN;
 CALL nats_publish_rows('orders');
@@ -251,6 +320,14 @@ CALL nats_publish_rows('orders', 'fails(id)', restart => true);
 SELECT relation, state, role FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
 RESET ROLE;
 -- Of the chunk that failed some may have gone out.
+SELECT DISTINCT subject FROM reads() ORDER BY subject;
+-- A row that can be seen and not be changed can't be locked.
+ALTER POLICY few ON orders USING (false);
+CREATE POLICY seen ON orders FOR SELECT USING (true);
+CREATE POLICY changed ON orders FOR UPDATE USING (id = 2);
+SET ROLE regress_nats_backfill;
+CALL nats_publish_rows('orders', restart => true);
+RESET ROLE;
 SELECT DISTINCT subject FROM reads() ORDER BY subject;
 -- Nor is anything published to where the session may not.
 SET nats_publish.allowed_subjects = 'backfill.other.>';

@@ -27,12 +27,13 @@ my $node = publishing_node('main',
 	'nats_publish.url' => $nats->url,
 	# of the table whose changes are read from the WAL; all rows have one subject
 	shared_preload_libraries => 'nats_publish',
-	'nats_publish.relay_databases' => 'backfill_wal',
+	'nats_publish.relay_databases' => join(',', map { "backfill_wal_$_" } 1 .. 5),
 	'nats_publish.relay_ordering' => 'relaxed',
 	wal_level => 'logical',
 	log_statement => 'none',
 	restart_after_crash => 'on',
 	max_connections => 30,
+	max_worker_processes => 20,
 	deadlock_timeout => '20ms');
 
 # Changes of any row, also of those that the chunks have not reached. New keys are among the old ones, and behind them.
@@ -131,15 +132,20 @@ my $OUTBOX = q(CREATE TABLE message AS SELECT id AS seq, subject, convert_from(p
 	headers || jsonb_build_object('Nats-Msg-Id', jsonb_build_array(msg_id)) AS headers FROM nats_outbox);
 
 my $number = 0;
+my $wal_number = 0;
+
+# With a relay of its database; there are five, with two processes each.
+sub is_from_wal { my (%case) = @_; return $case{delivery} eq 'wal' || $case{storage}; }
 
 # A database with a table that has had rows before it was published.
 sub table_with_rows
 {
 	my (%case) = @_;
-	my $db = publishing_database($node, $case{delivery} eq 'wal' ? 'backfill_wal' : 'backfill_' . ++$number);
+	my $db = publishing_database($node, is_from_wal(%case) ? 'backfill_wal_' . ++$wal_number : 'backfill_' . ++$number);
 	$client->purge('B');
-	if ($case{delivery} eq 'wal')
+	if (is_from_wal(%case))
 	{
+		$node->safe_psql($db, "ALTER DATABASE $db SET nats_publish.outbox_storage = '@{[ $case{storage} // 'table' ]}'");
 		# its relay may not have seen yet that it is there
 		$node->safe_psql($db, 'SELECT nats_relay_resume()');
 		wait_for('the relay', sub { $node->safe_psql($db, 'SELECT state FROM nats_relay WHERE datname = current_database()') eq 'idle' });
@@ -157,18 +163,18 @@ sub table_with_rows
 # What the stream has comes to the table that is there; each row of the beginning was told of.
 sub compare
 {
-	my ($what, $db, $delivery, $is_crash) = @_;
+	my ($what, $db, %case) = @_;
 	my $sql = sub { return $node->safe_psql($db, $_[0]); };
-	if ($delivery eq 'wal')
+	if (is_from_wal(%case))
 	{
 		my $position = $sql->('SELECT pg_current_wal_insert_lsn()');
 		wait_for("the WAL up to $position", sub { $sql->("SELECT confirmed_flush_lsn >= '$position' FROM pg_replication_slots WHERE database = current_database()") eq 't' });
 	}
-	if ($delivery eq 'outbox') { $sql->($OUTBOX); }
+	if ($case{delivery} eq 'outbox' && !$case{storage}) { $sql->($OUTBOX); }
 	else { stream_to_table($client, 'B', $node, $db, 'message'); }
 	# Of a transaction that was struck in its COMMIT there may be messages; its xid can come again. What was read is so,
 	# whatever became of the chunk. The WAL has the time of its COMMIT.
-	my $transaction = $delivery eq 'wal' ? ["(payload ->> 'xid')::xid8", 'xid'] :
+	my $transaction = $case{delivery} eq 'wal' ? ["(payload ->> 'xid')::xid8", 'xid'] :
 		["((payload ->> 'xid')::xid8, (payload ->> 'ts')::timestamptz)", 'xid, ts'];
 	$sql->("CREATE TABLE phantom AS SELECT seq FROM message WHERE payload ->> 'op' <> 'read'
 		AND $transaction->[0] NOT IN (SELECT $transaction->[1] FROM done)");
@@ -176,7 +182,7 @@ sub compare
 	my ($status, $output, $error) = $node->psql($db, 'SELECT op, number FROM replay()');
 	is($error, '', "$what: each message follows from those before it");
 	return if $error ne '';
-	cmp_ok($sql->('SELECT count(*) FROM phantom'), '<=', $is_crash ? 1 : 0, 'but for the transaction that was struck');
+	cmp_ok($sql->('SELECT count(*) FROM phantom'), '<=', $case{is_crash} ? 1 : 0, 'but for the transaction that was struck');
 	is($sql->('SELECT count(*) FROM unread'), 0, 'each row of the beginning was told of');
 	is($sql->('SELECT count(*) FROM ((TABLE t EXCEPT TABLE copy) UNION ALL (TABLE copy EXCEPT TABLE t)) AS different'), 0,
 		'the copy is equal to the table');
@@ -212,7 +218,7 @@ sub replay
 	my $allowed = $rollbacks ? qr/^(23505|40P01|25P02|3B001|40001)$/ : qr/^$/;
 	is(scalar(grep { $_ !~ /was already moved to another partition/ } $said =~ /40001: ([^\n]*)/g), 0, "$what: none that has to do with a message");
 	is(join(' ', grep { $_ !~ $allowed } sort keys %errors), '', "$what: no error but those of the changes") or diag(substr $said, 0, 3000);
-	my %counts = compare($what, $db, $case{delivery});
+	my %counts = compare($what, $db, %case);
 	note("$runs runs; " . join ', ', map { "$_ $counts{$_}" } sort keys %counts);
 	cmp_ok($counts{$_} // 0, '>=', 100, "there were many of each: $_") foreach qw(insert update delete);
 	cmp_ok($counts{read} // 0, '>=', $ROWS / 2, 'and many rows were read');
@@ -224,6 +230,7 @@ replay('without waiting', delivery => 'async', changes => 2000, batch => 40);
 replay('one round trip each', delivery => 'sync', changes => 1000, batch => 20);
 replay('through the outbox', delivery => 'outbox', changes => 1500, batch => 40);
 replay('from the WAL', delivery => 'wal', changes => 1500, batch => 40, table => "$TABLE; ALTER TABLE t REPLICA IDENTITY FULL");
+replay('through the outbox in the WAL', delivery => 'outbox', storage => 'wal', changes => 1500, batch => 40);
 replay('where they are missing', delivery => 'on_commit', changes => 1500, batch => 40, subject => 'b.t.{id}', only => ', only_missing => true');
 replay('of partitions', delivery => 'on_commit', changes => 1500, batch => 40, table => $PARTITIONED);
 
@@ -248,8 +255,9 @@ sub wait_for_middle
 # Something happens in the middle of a run, while others write; the same call goes on.
 sub interrupt_run
 {
-	my ($what, $delivery, $state, $strike) = @_;
-	my $db = table_with_rows(delivery => $delivery);
+	my ($what, $strike, %case) = @_;
+	$what .= ', ' . join ' in ', grep { defined } $case{delivery}, $case{storage};
+	my $db = table_with_rows(%case);
 	my $caller = PsqlSession->new($node, dbname => $db);
 	my $writer = PsqlSession->new($node, dbname => $db);
 	my $script = script(1, 0, 300);
@@ -263,7 +271,7 @@ sub interrupt_run
 	wait_until_back($node);
 	$_->kill foreach $caller, $writer;
 	my $read = progress($db, 'rows_read');
-	is(progress($db, "state || CASE WHEN error IS NULL THEN '' ELSE ' with an error' END"), $state, 'and the run is shown as such');
+	is(progress($db, "state || CASE WHEN error IS NULL THEN '' ELSE ' with an error' END"), 'interrupted', 'and the run is shown as such');
 	cmp_ok($read, '>=', 200, 'what was done is known');
 	cmp_ok($read, '<', $ROWS, 'and that it is not all');
 
@@ -274,21 +282,25 @@ sub interrupt_run
 	is(progress($db, 'state'), 'finished', 'and comes to its end');
 	cmp_ok($all, '<', $ROWS + 400, 'it did not begin anew');
 	$again->close;
-	compare($what, $db, $delivery, $what =~ /killed/);
+	compare($what, $db, %case, is_crash => scalar($what =~ /killed/));
 	is($node->safe_psql($db, "SELECT count(*) - count(DISTINCT headers -> 'Nats-Msg-Id') FROM message WHERE payload ->> 'op' = 'read'"), 0,
 		'no row was stored twice as it was');
 	return;
 }
 
-foreach my $delivery ('on_commit', 'async', 'outbox')
+my %STRIKES = (
+	cancelled => sub { my ($caller, $db) = @_; $node->safe_psql($db, 'SELECT pg_cancel_backend(' . $caller->pid . ')'); },
+	'backend ended' => sub { my ($caller, $db) = @_; $node->safe_psql($db, 'SELECT pg_terminate_backend(' . $caller->pid . ')'); },
+	'backend killed' => sub { my ($caller) = @_; kill 'KILL', $caller->pid; },
+	'PostgreSQL killed' => sub { $node->stop('immediate'); $node->start; });
+
+foreach my $strike (sort keys %STRIKES)
 {
-	interrupt_run("cancelled, $delivery", $delivery, 'interrupted',
-		sub { my ($caller, $db) = @_; $node->safe_psql($db, 'SELECT pg_cancel_backend(' . $caller->pid . ')'); });
-	interrupt_run("backend ended, $delivery", $delivery, 'interrupted',
-		sub { my ($caller, $db) = @_; $node->safe_psql($db, 'SELECT pg_terminate_backend(' . $caller->pid . ')'); });
-	interrupt_run("backend killed, $delivery", $delivery, 'interrupted', sub { my ($caller) = @_; kill 'KILL', $caller->pid; });
-	interrupt_run("PostgreSQL killed, $delivery", $delivery, 'interrupted', sub { $node->stop('immediate'); $node->start; });
+	interrupt_run($strike, $STRIKES{$strike}, delivery => $_) foreach qw(on_commit async outbox);
 }
+interrupt_run('backend killed', $STRIKES{'backend killed'}, delivery => 'sync');
+interrupt_run('backend killed', $STRIKES{'backend killed'}, delivery => 'outbox', storage => 'wal');
+interrupt_run($_, $STRIKES{$_}, delivery => 'wal', table => "$TABLE; ALTER TABLE t REPLICA IDENTITY FULL") foreach 'cancelled', 'PostgreSQL killed';
 
 # NATS is killed, and comes back too late for the messages of a chunk.
 foreach my $delivery ('on_commit', 'async')
@@ -305,7 +317,7 @@ foreach my $delivery ('on_commit', 'async')
 	$nats->restart;
 	$client = NatsClient->new(url => $nats->url);
 	is($caller->sqlstate($CALL), '', 'when it is back the same call goes on');
-	compare("NATS was killed, $delivery", $db, $delivery);
+	compare("NATS was killed, $delivery", $db, delivery => $delivery);
 	$caller->close;
 }
 
