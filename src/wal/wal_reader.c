@@ -283,14 +283,13 @@ np_reader_is_asked(void)
 NpTime
 np_reader_listen(void)
 {
+	is_listening = false;
+	wakes_seen = np_relay_slot_wakes(np_worker_slot());
+	/* there is no room for it: who has committed before can't wake it again and again */
 	if (may_have_more)
 		return NP_FOREVER;
-	is_listening = false;
 	if (np_now() < quiet_until)
-	{
-		wakes_seen = np_relay_slot_wakes(np_worker_slot());
 		return quiet_until;
-	}
 	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	is_listening = true;
 	may_have_more = np_decoder_has_more();
