@@ -84,6 +84,22 @@ my $grown = peak($pid) - $before;
 diag "memory: $before MB before, $grown MB more at the most";
 cmp_ok(peak($pid), '<=', 64 + $WORK_MEM, 'the memory of the relay has a bound');
 
+# Paused, with all the memory in use that it may have
+
+my $PAUSED = 100_000;
+$session->value('SELECT nats_relay_pause()');
+wait_for('the pause', sub { $session->value('SELECT state FROM nats_wal_relay') eq 'paused' });
+write_messages($COUNT + 1, $COUNT + $PAUSED, 1000);
+wait_for('them to be decoded', sub { $session->value('SELECT queued, decoded FROM nats_wal_relay') eq "$PAUSED|0" }, $LONG);
+$session->value('CREATE TABLE wakes_it ()');
+my $ticks = process_ticks($pid);
+sleep 3;
+cmp_ok(process_ticks($pid) - $ticks, '<=', 10, 'a paused relay sleeps');
+is(in_stream(), $COUNT, 'and publishes nothing');
+$session->value('SELECT nats_relay_resume()');
+check('after a pause', $COUNT + 1, $COUNT + $PAUSED);
+$COUNT += $PAUSED;
+
 # Interrupted in the middle
 
 {

@@ -73,7 +73,7 @@ like(column('slot'), qr/^nats_publish_\d+$/, 'the slot');
 is(column(q(wal_status || ' ' || (pid IN (SELECT pid FROM pg_stat_activity WHERE backend_type = 'nats_publish WAL relay')))), 'reserved true', 'its state, and the process');
 is(column('ordering'), 'by subject', 'how order is kept');
 is(column('failover'), $version >= 17 ? 't' : '', 'failover is known where there is one');
-$session->value(q(CREATE TABLE t (a int PRIMARY KEY, b text); SELECT nats_publish_table('t', 'w.t', delivery => 'wal')));
+$session->value(q(CREATE TABLE t (a int PRIMARY KEY, b text); SELECT nats_publish_table('t', 'w.t.{a}', delivery => 'wal')));
 publish(q(INSERT INTO t VALUES (1); SELECT nats_publish_outbox('w.a', 'x')));
 wait_for_column('published', '2');
 is(column('queued + queued_bytes + decoded + diverted + dead + forged'), '0', 'all is done');
