@@ -76,9 +76,6 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
 
-/* That it publishes again is told when it has for so long: a server that is there and does not answer ends that at once. */
-#define PUBLISHES_AGAIN		NP_MILLISECONDS(1000)
-
 /* After a problem it is looked so often whether the WAL is kept for too long, or is too much. */
 #define PROBLEM_INTERVAL	NP_MILLISECONDS(1000)
 
@@ -94,9 +91,6 @@ static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table before this process began */
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
-static bool is_told;			/* in the log, that this is so */
-static NpTime ended_since;		/* when that was ended last */
-static bool has_published;		/* since then */
 static bool is_before_standbys; /* what comes next is not on all standbys ... */
 static NpTime awaits_since;		/* ... since then at the latest */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
@@ -334,15 +328,6 @@ pump(void)
 }
 
 static void
-tell_of_success(void)
-{
-	if (!is_told || !has_published || is_diverting || np_now() < ended_since + PUBLISHES_AGAIN)
-		return;
-	is_told = false;
-	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
-}
-
-static void
 show_progress(void)
 {
 	np_reader_show(&progress);
@@ -351,12 +336,10 @@ show_progress(void)
 	{
 		np_relay_slot_count(np_worker_slot(), published, 0, 0);
 		np_worker_report_success(session);
-		has_published = true;
 	}
 	if (published > 0 || progress.queued == 0 || is_before_standbys)
 		last_progress = np_now();
 	published = 0;
-	tell_of_success();
 }
 
 static const NpReaderOwner reader_owner = {.secret = &secret,.pump = pump,.show = show_progress};
@@ -443,9 +426,6 @@ begin_to_divert(void)
 {
 	is_diverting = true;
 	begin_again();
-	if (is_told)
-		return;
-	is_told = true;
 	ereport(LOG,
 			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
 			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
@@ -483,9 +463,9 @@ try_to_publish(void)
 		return;
 	}
 	is_diverting = false;
-	has_published = false;
-	last_progress = ended_since = np_now();
+	last_progress = np_now();
 	must_look = true;
+	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------- */

@@ -219,30 +219,6 @@ wait_for('a relay of the WAL', sub { wal_pid() ne '' });
 	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
 }
 
-# A server that is there and does not answer: whenever nothing is left to be moved, it is tried again, in vain
-
-{
-	my $offset = log_length($node);
-	reconfigure($node, 'nats_publish.wal_divert_after' => '100ms');
-	$nats->stall;
-	foreach my $i (1 .. 10)
-	{
-		$session->value(qq(SELECT nats_publish_outbox('k.vain', to_jsonb($i))));
-		wait_for('it to be moved', sub { $session->value('SELECT count(*) FROM nats_outbox') >= $i }, $LONG);
-	}
-	is(scalar(log_lines($node, $offset, qr/WAL relay publishes again/)), 0, 'it is not told that it publishes again');
-	is(scalar(log_lines($node, $offset, qr/WAL relay moves messages/)), 1, 'and once that it does not');
-	$nats->resume;
-	reconfigure($node, 'nats_publish.wal_divert_after' => undef);
-	wait_until_drained($session, $LONG);
-	wait_for('it to be told', sub {
-		$session->value(q(SELECT nats_publish_outbox('k.vain', '{}'::jsonb)));
-		log_lines($node, $offset, qr/WAL relay publishes again/) }, $LONG);
-	wait_until_drained($session, $LONG);
-	wait_until_confirmed();
-	is(scalar(log_lines($node, $offset, qr/WAL relay (moves|publishes)/)), 2, 'until it does');
-}
-
 # All at once, though it is not tried so often to publish by then
 
 {
