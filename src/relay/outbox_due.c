@@ -7,8 +7,8 @@
  * time, and come from an index on that.  Each attempt moves a row there, and
  * leaves an entry that is dead behind, until the table is vacuumed.  So what is
  * known is not asked again, but at times, for what others have written: no row
- * is looked for below a time before which there was none, and whether any has
- * failed is asked when we have written some.
+ * is looked for below a time before which there was none, and that some have
+ * failed is taken to be so for a while.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +30,7 @@
 /* What is below the floor may be looked at for this share of the time. */
 #define BELOW_SHARE		200
 
-/* Whether any has failed is asked so often, for rows that others have written. */
+/* That rows have failed is taken to be so for so long. */
 #define FAILED_INTERVAL	NP_MILLISECONDS(1000)
 
 /* Of so many pages it is counted how many rows have failed; of more, so many are taken. */
@@ -73,7 +73,7 @@ static TimestampTz floor_time = DT_NOBEGIN; /* no row waits for an earlier time,
 static NpTime next_below;		/* when it is looked at what is below that */
 static bool any_failed;			/* rows have failed, when it was asked last ... */
 static TimestampTz last_failed; /* ... and the last of them is tried again at this time */
-static NpTime next_asking;		/* when it is asked again */
+static NpTime next_asking;		/* when it is asked again, if they have */
 static bool count_is_due;		/* it is to be counted how many have failed */
 static bool is_turn_of_due;		/* when there is room for one row only */
 
@@ -147,6 +147,13 @@ update_waiting(void)
 }
 
 static void
+none_failed(void)
+{
+	any_failed = false;
+	np_outbox_set_waiting(0);
+}
+
+static void
 ask_what_failed(NpOutboxLook *look)
 {
 	any_failed = ask_time(&read_last_failed, &last_failed);
@@ -157,7 +164,7 @@ ask_what_failed(NpOutboxLook *look)
 		next_asking = look->next_due = 0;
 	}
 	if (!any_failed)
-		np_outbox_set_waiting(0);
+		none_failed();
 	else if (count_is_due)
 		update_waiting();
 }
@@ -211,7 +218,9 @@ np_due_read(NpOutboxLook *look, NpReading *reading, TimestampTz first, bool is_n
 {
 	if (!is_none)
 		read_waiting(look, reading, first);
-	if (np_now() >= next_asking)
+	if (is_none)
+		none_failed();
+	else if (!any_failed || np_now() >= next_asking)
 		ask_what_failed(look);
 	if (any_failed && last_failed > GetCurrentTransactionStartTimestamp() + NP_LONG_DELAY)
 		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
