@@ -38,12 +38,11 @@
 #define SAVE_INTERVAL		NP_MILLISECONDS(1000)
 
 /*
- * For so long after it has read WAL, it does not ask to be woken, so that transactions gather: longer and longer while they
- * come this often.  Each batch costs the processor, here and in the server, as much as six transactions of one message.
+ * For so long after it has read WAL, it does not ask to be woken, so that transactions gather: longer and longer while more
+ * than one does.  Each batch costs the processor time here and in the server, however small it is.
  */
 #define SHORTEST_QUIET		NP_MILLISECONDS(1)
-#define LONGEST_QUIET		NP_MILLISECONDS(8)
-#define OFTEN				NP_MILLISECONDS(2)
+#define LONGEST_QUIET		NP_MILLISECONDS(4)
 
 /* When there is WAL that is not flushed yet (synchronous_commit = off). */
 #define UNFLUSHED_INTERVAL	NP_MILLISECONDS(10)
@@ -55,7 +54,6 @@ static const NpReaderOwner *owner;
 static bool may_have_more;		/* there may be WAL that was not read */
 static NpTime quiet_until;		/* it does not ask to be woken before */
 static NpTime quiet = SHORTEST_QUIET;	/* so long that was */
-static NpTime quiet_since;		/* when that was begun */
 static int	gathered;			/* transactions with messages that were read since then */
 static uint32 wakes_seen;
 static bool is_listening;
@@ -213,11 +211,8 @@ np_reader_may_read(void)
 static void
 be_quiet(void)
 {
-	NpTime		now = np_now();
-
-	quiet = gathered * OFTEN > now - quiet_since ? Min(quiet * 2, LONGEST_QUIET) : Max(quiet / 2, SHORTEST_QUIET);
-	quiet_since = now;
-	quiet_until = now + quiet;
+	quiet = gathered > 1 ? Min(quiet * 2, LONGEST_QUIET) : Max(quiet / 2, SHORTEST_QUIET);
+	quiet_until = np_now() + quiet;
 	gathered = 0;
 }
 
