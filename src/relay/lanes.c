@@ -45,7 +45,7 @@ typedef struct NpLane
 } NpLane;
 
 static HTAB *lanes;				/* NULL: none yet.  It is never walked: it stays as large as it once was. */
-static dlist_head crowded = DLIST_STATIC_INIT(crowded);	/* lanes where rows wait behind the first one */
+static dlist_head crowded = DLIST_STATIC_INIT(crowded); /* lanes where rows wait behind the first one */
 static dlist_head passed = DLIST_STATIC_INIT(passed);	/* lanes of which rows were passed by */
 static dlist_head ready = DLIST_STATIC_INIT(ready);
 static dlist_head doubted = DLIST_STATIC_INIT(doubted);

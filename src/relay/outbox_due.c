@@ -154,14 +154,14 @@ none_failed(void)
 }
 
 static void
-ask_what_failed(NpOutboxLook *look)
+ask_what_failed(NpTime *next_due)
 {
 	any_failed = ask_time(&read_last_failed, &last_failed);
 	next_asking = np_now() + FAILED_INTERVAL;
 	if (any_failed && last_failed > GetCurrentTransactionStartTimestamp() + 4 * USECS_PER_DAY)
 	{
 		np_outbox_execute(&mend_times, NULL, false);
-		next_asking = look->next_due = 0;
+		next_asking = *next_due = 0;
 	}
 	if (!any_failed)
 		none_failed();
@@ -191,7 +191,7 @@ read_due(NpReading *reading)
 
 /* first: the time of the first of them. */
 static void
-read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
+read_waiting(NpReading *reading, TimestampTz first, NpTime *next_due, bool *has_more)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 	TimestampTz next = first;
@@ -202,28 +202,29 @@ read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
 	{
 		if (!ask_time(&read_next, &next))
 			next = DT_NOEND;
-		look->has_more |= !read_due(reading);
+		*has_more |= !read_due(reading);
 	}
 	if (!TIMESTAMP_NOT_FINITE(next))
-		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+		*next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 }
 
 /*
  * Read what is due, or probed; first: the first time at which a row is due, not
- * before np_due_floor(); is_none: there is none.  True: some rows have failed,
+ * before np_due_floor(); is_none: there is none.  *next_due: when the next one
+ * is; *has_more is set if some could be read at once.  True: rows have failed,
  * and may hold up new ones.
  */
 bool
-np_due_read(NpOutboxLook *look, NpReading *reading, TimestampTz first, bool is_none)
+np_due_read(NpReading *reading, TimestampTz first, bool is_none, NpTime *next_due, bool *has_more)
 {
 	if (!is_none)
-		read_waiting(look, reading, first);
+		read_waiting(reading, first, next_due, has_more);
 	if (is_none)
 		none_failed();
 	else if (!any_failed || np_now() >= next_asking)
-		ask_what_failed(look);
+		ask_what_failed(next_due);
 	if (any_failed && last_failed > GetCurrentTransactionStartTimestamp() + NP_LONG_DELAY)
-		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
+		*next_due = Min(*next_due, np_probes_read(reading, has_more));
 	else
 		np_probes_none();
 	return any_failed;

@@ -254,7 +254,7 @@ look_inside(NpOutboxLook *look)
 	}
 	look->state = NP_OUTBOX_THERE;
 	choose_position(look->ordered);
-	any_failed = np_due_read(look, &reading, first, is_none);
+	any_failed = np_due_read(&reading, first, is_none, &look->next_due, &look->has_more);
 	read_rows(look, &reading, any_failed);
 	look->has_more |= np_review_is_under_way();
 }
