@@ -47,13 +47,6 @@ find(int64 number)
 	return -1;
 }
 
-/* Can a row with this number still appear? */
-bool
-np_gaps_have(int64 number)
-{
-	return find(number) >= 0;
-}
-
 /* The row with this number has appeared. */
 void
 np_gaps_remove(int64 number)

@@ -16,7 +16,6 @@ typedef struct NpGap
 } NpGap;
 
 extern void np_gaps_add(int64 first, int64 last);
-extern bool np_gaps_have(int64 number);
 extern void np_gaps_remove(int64 number);
 extern void np_gaps_cut(int64 settled, int64 read);
 extern const NpGap *np_gaps(int *count);

@@ -40,24 +40,14 @@ typedef struct NpLane
 	int			waiting;		/* ... and how many they are */
 	int64		passed;			/* the lowest id of those that were passed by; 0: none */
 	bool		is_free;		/* and nothing holds them up any more */
-	dlist_node	crowded_node;
-	dlist_node	passed_node;
 } NpLane;
 
-static HTAB *lanes;				/* NULL: none yet.  It is never walked: it stays as large as it once was. */
-static dlist_head crowded = DLIST_STATIC_INIT(crowded); /* lanes where rows wait behind the first one */
-static dlist_head passed = DLIST_STATIC_INIT(passed);	/* lanes of which rows were passed by */
+static HTAB *lanes;				/* NULL: none yet */
 static dlist_head ready = DLIST_STATIC_INIT(ready);
 static dlist_head doubted = DLIST_STATIC_INIT(doubted);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
 static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
-
-static int64
-lower(int64 a, int64 b)
-{
-	return a == 0 || (b != 0 && b < a) ? b : a;
-}
 
 static uint64
 key_of(NpSpan subject)
@@ -87,10 +77,16 @@ find(NpSpan subject)
 	return lane;
 }
 
+static int64
+lower(int64 a, int64 b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 static void
 remove_if_empty(NpLane *lane)
 {
-	if (lane->first == NULL && lane->waiting == 0 && lane->passed == 0)
+	if (lane->first == NULL && lane->passed == 0)
 		(void) hash_search(lanes, &lane->subject, HASH_REMOVE, NULL);
 }
 
@@ -104,33 +100,14 @@ static void
 add_behind(NpLane *lane, NpRow *row)
 {
 	dlist_push_tail(&lane->behind, &row->node);
-	if (lane->waiting++ == 0)
-		dlist_push_tail(&crowded, &lane->crowded_node);
+	lane->waiting++;
 }
 
 static void
 remove_behind(NpLane *lane, NpRow *row)
 {
 	dlist_delete(&row->node);
-	if (--lane->waiting == 0)
-		dlist_delete(&lane->crowded_node);
-}
-
-/* A row of the lane waits in the table. */
-static void
-pass(NpLane *lane, int64 id)
-{
-	if (lane->passed == 0)
-		dlist_push_tail(&passed, &lane->passed_node);
-	lane->passed = lower(lane->passed, id);
-}
-
-/* None does any more. */
-static void
-pass_none(NpLane *lane)
-{
-	dlist_delete(&lane->passed_node);
-	lane->passed = 0;
+	lane->waiting--;
 }
 
 /* Does a row of the subject hold up others? */
@@ -149,7 +126,7 @@ enter_lane(NpRow *row)
 
 	if ((lane->passed != 0 || lane->waiting >= width) && !row->is_due)
 	{
-		pass(lane, row->id);
+		lane->passed = lower(lane->passed, row->id);
 		return false;
 	}
 	unsent++;
@@ -220,7 +197,9 @@ np_lanes_enter(NpRow *row, bool ordered)
 void
 np_lanes_pass(NpSpan subject, int64 id)
 {
-	pass(find(subject), id);
+	NpLane	   *lane = find(subject);
+
+	lane->passed = lower(lane->passed, id);
 }
 
 static NpRow *
@@ -401,14 +380,9 @@ np_lanes_hold(NpRow *row)
 void
 np_lanes_forget(NpRow *row)
 {
-	NpLane	   *lane = row->lane;
-
-	if (lane != NULL)
-	{
-		row->lane = NULL;
-		lane->first = NULL;
-		remove_if_empty(lane);
-	}
+	if (row->lane != NULL)
+		row->lane->first = NULL;
+	row->lane = NULL;
 	forget(row);
 }
 
@@ -419,7 +393,7 @@ pass_row(NpLane *lane, NpRow *row)
 	remove_behind(lane, row);
 	/* one that is tried again holds up its lane there */
 	if (!row->is_due)
-		pass(lane, row->id);
+		lane->passed = lower(lane->passed, row->id);
 	drop(row);
 }
 
@@ -470,37 +444,38 @@ pass_chain(NpStream *stream)
 void
 np_lanes_pass_slow(NpTime sent_before)
 {
-	dlist_mutable_iter iter;
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
 
 	for (int i = 0; i < np_streams_used; i++)
 		if (np_chain_is_slow(&np_streams[i], sent_before))
 			pass_chain(&np_streams[i]);
-	dlist_foreach_modify(iter, &crowded)
-	{
-		NpLane	   *lane = dlist_container(NpLane, crowded_node, iter.cur);
-
+	if (lanes == NULL)
+		return;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
 		if (lane->first != NULL && lane->first->state != NP_ROW_UNSENT && lane->first->sent_at < sent_before)
 			pass_behind(lane);
-	}
 }
 
 /* Let lanes be half as wide as the widest one is, and pass by the rest. */
 void
 np_lanes_narrow(void)
 {
-	dlist_iter	iter;
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
 	int			widest = 0;
 
-	dlist_foreach(iter, &crowded)
-		widest = Max(widest, dlist_container(NpLane, crowded_node, iter.cur)->waiting);
+	if (lanes == NULL)
+		return;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
+		widest = Max(widest, lane->waiting);
 	width = Max(widest / 2, 1);
-	dlist_foreach(iter, &crowded)
-	{
-		NpLane	   *lane = dlist_container(NpLane, crowded_node, iter.cur);
-
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
 		while (lane->waiting > width)
 			pass_row(lane, dlist_tail_element(NpRow, node, &lane->behind));
-	}
 }
 
 /* Let them be twice as wide. */
@@ -522,85 +497,33 @@ np_lanes_free(void)
 void
 np_lanes_revisit(int64 id)
 {
-	dlist_mutable_iter iter;
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
 
 	free_id = 0;
 	np_chains_revisit(id);
-	dlist_foreach_modify(iter, &passed)
+	if (lanes == NULL)
+		return;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
 	{
-		NpLane	   *lane = dlist_container(NpLane, passed_node, iter.cur);
-
 		if (lane->passed >= id)
-			pass_none(lane);
+			lane->passed = 0;
 		if (lane->is_free)
 			free_id = lower(free_id, lane->passed);
 		remove_if_empty(lane);
 	}
 }
 
-/* Does a row of the lane wait for one in hand, or to be read again? */
-static bool
-is_passed(const NpLane *lane, int64 id)
-{
-	return lane->passed != 0 && lane->passed <= id && (lane->first != NULL || lane->is_free);
-}
-
 /*
- * A row is in the table, waits for none there, and is not in hand.  If it does
- * not wait to be read again either, nothing keeps it from being taken.  Returns
- * from which id on it is to be read then, with those that were passed by before
- * it; else 0.
- */
-int64
-np_lanes_lost(NpSpan subject, int64 id)
-{
-	NpStream   *stream = np_stream_of(subject);
-	uint64		key = key_of(subject);
-	NpLane	   *lane = lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
-	int64		first = id;
-
-	if ((stream != NULL && np_chain_passes(stream, id)) || (lane != NULL && is_passed(lane, id)))
-		return 0;
-	/* they were passed by for a row that is not there any more */
-	if (lane != NULL && lane->passed != 0)
-	{
-		first = Min(lane->passed, id);
-		pass_none(lane);
-		remove_if_empty(lane);
-	}
-	return first;
-}
-
-/* Forget the rows that wait behind others, to be read again from the lowest of their ids on. */
-static int64
-clear_crowded(void)
-{
-	int64		lowest = 0;
-
-	while (!dlist_is_empty(&crowded))
-	{
-		NpLane	   *lane = dlist_head_element(NpLane, crowded_node, &crowded);
-		dlist_iter	iter;
-
-		dlist_foreach(iter, &lane->behind)
-		{
-			const NpRow *row = dlist_container(NpRow, node, iter.cur);
-
-			lowest = row->is_due ? lowest : lower(lowest, row->id);
-		}
-		pass_behind(lane);
-		remove_if_empty(lane);
-	}
-	return lowest;
-}
-
-/*
- * Forget all rows that are not on their way.  Returns from which id on they are
- * to be read again, 0 when there are none; what was passed by before stays so.
+ * Forget all rows that are not on their way, and what was passed by.  Returns
+ * the lowest id of these, 0 when there are none.
  */
 int64
 np_lanes_clear(void)
 {
+	HASH_SEQ_STATUS scan;
+	NpLane	   *lane;
 	NpRow	   *row;
 	int64		lowest = 0;
 
@@ -617,5 +540,16 @@ np_lanes_clear(void)
 		lowest = row->is_due ? lowest : lower(lowest, row->id);
 		np_lanes_forget(row);
 	}
-	return lower(lowest, clear_crowded());
+	if (lanes == NULL)
+		return lowest;
+	hash_seq_init(&scan, lanes);
+	while ((lane = hash_seq_search(&scan)) != NULL)
+	{
+		pass_behind(lane);
+		lowest = lower(lowest, lane->passed);
+		lane->passed = 0;
+		remove_if_empty(lane);
+	}
+	free_id = 0;
+	return lowest;
 }

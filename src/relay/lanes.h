@@ -26,7 +26,6 @@ extern void np_lanes_narrow(void);
 extern void np_lanes_widen(void);
 extern int64 np_lanes_free(void);
 extern void np_lanes_revisit(int64 id);
-extern int64 np_lanes_lost(NpSpan subject, int64 id);
 extern int64 np_lanes_clear(void);
 extern NpRow *np_lanes_doubted(void);
 

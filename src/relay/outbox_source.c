@@ -6,12 +6,15 @@
  * New rows are read in the order of their ids, from a position on that only
  * grows, so that the rows that were deleted are not walked again.  Rows with
  * lower ids that appear later, when their transactions commit, are read from
- * the gaps that they have left.  Rows that wait for their time (outbox_due.c)
- * have a share of each look, and new rows the rest.
+ * the gaps that they have left.  Rows that have failed, and those that were
+ * not to go before a time, come from an index on next_attempt_at; they have a
+ * share of each look, and new rows the rest.
  *
  * In order, a new row behind one that has failed is passed by (lanes.c), and
- * read again when nothing holds it up any more.  What somebody has changed in
- * the table is found by a review of all (outbox_review.c).
+ * read again when nothing holds it up any more.  And each relay_poll_interval,
+ * or less often when that takes long, all is read from the first row on: for
+ * rows that somebody has written with an id of his own, has edited, or has
+ * deleted others before.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,25 +25,40 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "base/settings.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
-#include "relay/outbox_due.h"
+#include "relay/outbox_probes.h"
 #include "relay/outbox_read.h"
-#include "relay/outbox_review.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
 #include "relay/settled.h"
 
-/* The least time between looks that go back. */
+/* The share of the time that looks from the first row on may take, and the least time between others that go back. */
+#define FULL_LOOK_SHARE	20
 #define BACK_INTERVAL	NP_MILLISECONDS(1000)
 
 static NpStatement read_control = {
 	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1)",
-	.argument_count = 1,
-	.types = {TIMESTAMPTZOID}
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1)"
+};
+
+/* If any row waits for its time: when the next one is due, and when the last one is that has failed. */
+static NpStatement read_times = {
+	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)"
+};
+
+/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
+static NpStatement mend_times = {
+	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
+};
+
+static NpStatement count_waiting = {
+	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("")
 };
 
 static Oid	table_of_all;		/* that the rest is about */
@@ -48,6 +66,10 @@ static int64 last_given;		/* the last id that its sequence had given */
 static int64 position;			/* new rows have been read up to this id */
 static bool is_at_end;			/* there were no more when it was looked last */
 static bool gaps_are_due;		/* rows can have appeared there since they were read */
+static bool is_turn_of_due;		/* when there is room for one row only */
+static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
+static int64 full_look_end;		/* ... up to this id ... */
+static NpTime full_look_cost;	/* ... and has taken so long */
 static NpTime last_back;		/* when it went back last */
 static NpTime look_cost;		/* how long the last look took */
 
@@ -62,12 +84,12 @@ np_source_go_back(int64 id)
 	np_lanes_revisit(id);
 }
 
-/* Somebody may have changed rows that were read: find out. */
+/* Somebody may have changed rows that were read: read all again. */
 void
 np_source_look_again(void)
 {
-	np_due_look_again();
-	np_review_again();
+	if (next_full_look != NP_FOREVER)
+		next_full_look = 0;
 }
 
 /* It is another table, or was emptied and begins anew. */
@@ -76,7 +98,7 @@ begin_anew(void)
 {
 	(void) np_lanes_clear();
 	np_source_go_back(1);
-	np_due_look_again();
+	next_full_look = 0;
 	table_of_all = np_outbox_table();
 }
 
@@ -94,15 +116,16 @@ np_source_has_passed(void)
 	return may_go_back(np_now());
 }
 
-/* Go on with what is under way, or go back to rows that were passed by, if it is time. */
 static void
-choose_position(bool ordered)
+choose_position(NpTime now)
 {
-	NpTime		now = np_now();
-	int64		lost = np_review_is_under_way() ? np_review_step(position, ordered) : 0;
-
-	if (lost != 0)
-		np_source_go_back(lost);
+	if (now >= next_full_look)
+	{
+		next_full_look = NP_FOREVER;
+		full_look_end = position;
+		full_look_cost = 0;
+		np_source_go_back(1);
+	}
 	else if (may_go_back(now))
 	{
 		last_back = now;
@@ -110,11 +133,25 @@ choose_position(bool ordered)
 	}
 }
 
+static void
+account(NpTime begun)
+{
+	NpTime		now = np_now();
+
+	look_cost = now - begun;
+	if (next_full_look != NP_FOREVER)
+		return;
+	full_look_cost += now - begun;
+	if (is_at_end || position >= full_look_end)
+		next_full_look = now + Max(NP_MILLISECONDS(np_relay_poll_interval), full_look_cost * FULL_LOOK_SHARE);
+}
+
 /* ---- Ways to read ------------------------------------------------------------------- */
 
 #define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
 #define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT o.ctid, * FROM %1$s.nats_outbox AS o" \
 	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
+#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
 
 static void
 seen_in_gap(const NpReading *reading, int64 id)
@@ -144,6 +181,16 @@ static NpWay gap_rows = {
 		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
 	},
 	.seen = seen_in_gap
+};
+
+/* In order, none before an earlier one of its subject that comes later here. */
+static NpWay due_rows = {
+	.statements = {
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id"},
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND NOT " NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+		" ORDER BY o.next_attempt_at, o.id"}
+	},
+	.is_due = true
 };
 
 /* False: not all of them, for want of room. */
@@ -180,7 +227,79 @@ read_new(NpReading *reading, bool in_order)
 		position = Max(position, reading->settled);
 }
 
+/* They have a share; false: there are more. */
+static bool
+read_due(NpReading *reading)
+{
+	int			share = reading->room / 4;
+	int			rest;
+
+	is_turn_of_due = !is_turn_of_due;
+	if (share == 0 && is_turn_of_due)
+		share = 1;
+	rest = reading->room - share;
+	reading->room = share;
+	np_read_rows(&due_rows, reading->ordered, NULL, reading);
+	reading->room += rest;
+	return !reading->is_full;
+}
+
 /* ---- Looking -------------------------------------------------------------------------- */
+
+static TimestampTz
+get_time(int column, bool *isnull)
+{
+	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
+}
+
+/* What has failed: the last of it is tried again at this time. */
+static void
+read_failed(NpOutboxLook *look, NpReading *reading, TimestampTz last, TimestampTz now)
+{
+	if (last > now + 4 * USECS_PER_DAY)
+	{
+		np_outbox_execute(&mend_times, NULL, false);
+		look->next_due = 0;
+	}
+	if (last > now + NP_LONG_DELAY)
+		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
+	else
+		np_probes_none();
+}
+
+/* What waits for its time, the first at this one; false: nothing of it has failed. */
+static bool
+read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	TimestampTz next;
+	TimestampTz last;
+	bool		none_comes;
+	bool		none_failed;
+
+	np_outbox_execute(&read_times, NULL, true);
+	next = get_time(1, &none_comes);
+	last = get_time(2, &none_failed);
+	if (!none_comes && !TIMESTAMP_NOT_FINITE(next))
+		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+	if (first <= now)
+		look->has_more |= !read_due(reading);
+	if (!none_failed)
+		read_failed(look, reading, last, now);
+	return !none_failed;
+}
+
+/* About how many they are, now and then. */
+static void
+update_waiting(void)
+{
+	bool		isnull;
+
+	if (next_full_look != NP_FOREVER || full_look_cost > 0)
+		return;
+	np_outbox_execute(&count_waiting, NULL, true);
+	np_outbox_set_waiting(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)));
+}
 
 static void
 read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
@@ -203,15 +322,12 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 static bool
 look_at_control(TimestampTz *first, bool *is_none)
 {
-	Datum		values[] = {TimestampTzGetDatum(np_due_floor())};
-	NpTime		begun = np_now();
 	bool		isnull;
 	bool		paused;
 
-	np_outbox_execute(&read_control, values, true);
-	np_due_asked(np_now() - begun);
+	np_outbox_execute(&read_control, NULL, true);
 	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	*first = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, is_none));
+	*first = get_time(2, is_none);
 	return paused || np_pause_is_marked(np_outbox_extension());
 }
 
@@ -245,18 +361,22 @@ look_inside(NpOutboxLook *look)
 
 	look->session = np_outbox_session();
 	reading.settled = settle_ids();
-	if (np_review_begins())
-		np_due_look_again();
 	if (look_at_control(&first, &is_none))
 	{
 		look->state = NP_OUTBOX_PAUSED;
 		return;
 	}
 	look->state = NP_OUTBOX_THERE;
-	choose_position(look->ordered);
-	any_failed = np_due_read(&reading, first, is_none, &look->next_due, &look->has_more);
+	choose_position(np_now());
+	any_failed = !is_none && read_waiting(look, &reading, first);
+	if (any_failed)
+		update_waiting();
+	else
+	{
+		np_probes_none();
+		np_outbox_set_waiting(0);
+	}
 	read_rows(look, &reading, any_failed);
-	look->has_more |= np_review_is_under_way();
 }
 
 /*
@@ -278,5 +398,6 @@ np_source_read(NpOutboxLook *look)
 	if (np_outbox_begin(&caller))
 		look_inside(look);
 	np_outbox_commit(caller);
-	look_cost = np_now() - begun;
+	if (look->state == NP_OUTBOX_THERE)
+		account(begun);
 }

@@ -28,7 +28,6 @@
 #include "publish/delivery.h"
 #include "relay/lanes.h"
 #include "relay/outbox_delete.h"
-#include "relay/outbox_due.h"
 #include "relay/outbox_table.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
@@ -462,7 +461,6 @@ count_and_finish(NpRow *row, NpSettled *settled)
 		settled->dead++;
 	if (row->state == NP_ROW_FAILED && !row->is_uncounted)
 		settled->failed++;
-	np_due_written();
 	if (row->state != NP_ROW_DOUBTED)
 		record_error(settled, row->error, CurrentMemoryContext);
 	finish(row);

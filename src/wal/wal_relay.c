@@ -173,7 +173,6 @@ static void
 begin_again(void)
 {
 	(void) np_flight_abort();
-	np_lanes_revisit(1);
 	settle();
 	np_wal_queue_return_all();
 }
