@@ -78,27 +78,30 @@ def node_relay(bench):
             yield relay
 
 
-def drained(relay, bench, count):
-    """From its beginning to the last message in the stream; the CPU is that of the program and of its backend."""
-    cpu = relay.usage()
-    started = time.monotonic()
-    relay.begin()
-    bench.wait_until_stored(count)
-    seconds = time.monotonic() - started
-    used = relay.usage() - cpu
-    bench.check_stored(count)
-    return {"rate": count / seconds, "cpu_us": used / count}
+def node_backlog(start, wanted, write):
+    """From its beginning to the last message in the stream; the CPU is that of the program and of its backend. write(count) is
+    the statement that makes the backlog."""
+    def run(bench):
+        count = bench.scaled(wanted)
+        bench.new_stream()
+        with start(bench) as relay:
+            if not relay:
+                return {}
+            relay.session.run(f"{write(count)};\nCHECKPOINT;")
+            cpu = relay.usage()
+            started = time.monotonic()
+            relay.begin()
+            bench.wait_until_stored(count)
+            seconds = time.monotonic() - started
+            used = relay.usage() - cpu
+            bench.check_stored(count)
+        return {"rate": count / seconds, "cpu_us": used / count}
+    return run
 
 
-def node_backlog(bench):
-    count = bench.scaled(OUTBOX)
-    bench.new_stream()
-    with node_relay(bench) as relay:
-        if not relay:
-            return {}
-        relay.session.run(f"INSERT INTO bench.other_outbox (subject, payload) SELECT 'bench.a', repeat('x', {PAYLOAD}) "
-                          f"FROM generate_series(1, {count});\nANALYZE bench.other_outbox;\nCHECKPOINT;")
-        return drained(relay, bench, count)
+def write_outbox(count):
+    return (f"INSERT INTO bench.other_outbox (subject, payload) SELECT 'bench.a', repeat('x', {PAYLOAD}) "
+            f"FROM generate_series(1, {count});\nANALYZE bench.other_outbox")
 
 
 DELAY_SECONDS = 5
@@ -132,7 +135,7 @@ OUTBOXES = Row(
     "CPU included; and 100 transactions a second of one message each, from COMMIT to a subscriber",
     ("rate", "cpu_us", "p50_us", "p99_us"), (
         Side("relaxed", backlog("relaxed", OUTBOX)),
-        Side("node_relay", node_backlog),
+        Side("node_relay", node_backlog(node_relay, OUTBOX, write_outbox)),
         Side("relay_delay", others_delay(lambda bench: bench.relay(), "SELECT nats_publish_outbox('bench.a', '{}')")),
         Side("node_delay", others_delay(lambda bench: begun(node_relay, bench),
                                         "INSERT INTO bench.other_outbox (subject, payload) VALUES ('bench.a', '{}')")),
@@ -162,14 +165,8 @@ def node_cdc(bench):
                 last.run("DROP PUBLICATION bench_other;\nSELECT pg_drop_replication_slot('bench_other');")
 
 
-def node_changes(bench):
-    count = bench.scaled(CHANGES)
-    bench.new_stream()
-    with node_cdc(bench) as relay:
-        if not relay:
-            return {}
-        relay.session.run(f"CALL bench.write_rows({count}, {WAL_TRANSACTION});\nCHECKPOINT;")
-        return drained(relay, bench, count)
+def write_rows(count):
+    return f"CALL bench.write_rows({count}, {WAL_TRANSACTION})"
 
 
 @contextmanager
@@ -193,7 +190,7 @@ CDC = Row(
     "of them in the stream, the backend's CPU included; and 100 transactions a second of one row each, from COMMIT to a subscriber",
     ("rate", "cpu_us", "p50_us", "p99_us"), (
         Side("wal_changes", wal_backlog("write_rows", wanted=CHANGES)),
-        Side("node_cdc", node_changes),
+        Side("node_cdc", node_backlog(node_cdc, CHANGES, write_rows)),
         Side("wal_rows_delay", others_delay(wal_rows_published, WRITE_ROW, id_of_row)),
         Side("node_cdc_delay", others_delay(lambda bench: begun(node_cdc, bench), WRITE_ROW, id_of_row)),
     ),
