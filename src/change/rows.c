@@ -490,6 +490,18 @@ prepare_transaction(void)
 	EnsurePortalSnapshotExists();
 }
 
+/*
+ * No chunk waits for its WAL to be on disk, but the last one, which then waits
+ * for that of all: what a crash takes back was published, and is read again,
+ * under the same ids.  What is stored has nothing of that WAL to wait for.
+ */
+static void
+commit_sooner(void)
+{
+	if (synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* Publish and commit a chunk, or raise what was wrong, when that is written down; that somebody has cancelled it is not. */
 static void
 commit_chunk(Chunk *chunk)
@@ -500,7 +512,11 @@ commit_chunk(Chunk *chunk)
 	prepare_transaction();
 	error = try_chunk_again(chunk);
 	if (error == NULL)
+	{
+		if (!chunk->is_last && chunk->wish == NP_ROWS_GO_ON)
+			commit_sooner();
 		error = try_commit(call);
+	}
 	if (error == NULL)
 		return;
 	if (error->sqlerrcode != ERRCODE_QUERY_CANCELED)

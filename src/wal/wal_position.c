@@ -26,13 +26,14 @@ last_one(void)
 
 /* The transaction of this commit, the last one of all; it can have been begun before, when it was decoded for the first time. */
 NpWalTransaction *
-np_position_begin(XLogRecPtr commit_lsn, XLogRecPtr end_lsn)
+np_position_begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn)
 {
 	NpWalTransaction *transaction = last_one();
 
 	if (transaction != NULL && transaction->commit_lsn == commit_lsn)
 		return transaction;
 	transaction = MemoryContextAllocZero(TopMemoryContext, sizeof(*transaction));
+	transaction->xid = xid;
 	transaction->commit_lsn = commit_lsn;
 	transaction->end_lsn = end_lsn;
 	dlist_push_tail(&transactions, &transaction->node);

@@ -8,6 +8,7 @@
 #ifndef NP_WAL_POSITION_H
 #define NP_WAL_POSITION_H
 
+#include "access/transam.h"
 #include "access/xlogdefs.h"
 #include "lib/ilist.h"
 
@@ -17,12 +18,15 @@ typedef struct NpWalTransaction
 	dlist_node	node;			/* in the order of their commits */
 	XLogRecPtr	commit_lsn;		/* of its commit record ... */
 	XLogRecPtr	end_lsn;		/* ... and where that ends */
+	TransactionId xid;
+	bool		is_seen;		/* others see what it has done (wal_visible.c) ... */
+	bool		was_awaited;	/* ... and have been waited for */
 	bool		is_complete;	/* all of its messages are known */
 	int64		messages;		/* that are known */
 	int64		left;			/* of these, that have not come to their end */
 } NpWalTransaction;
 
-extern NpWalTransaction *np_position_begin(XLogRecPtr commit_lsn, XLogRecPtr end_lsn);
+extern NpWalTransaction *np_position_begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn);
 extern void np_position_add(NpWalTransaction *transaction);
 extern void np_position_complete(XLogRecPtr commit_lsn);
 extern void np_position_end_message(NpWalTransaction *transaction);

@@ -92,7 +92,7 @@ take(void *argument, const NpMessage *message, const NpWalError *error)
 	if (transaction->commit_lsn < queued_commit ||
 		(transaction->commit_lsn == queued_commit && number < queued_messages))
 		return;
-	np_wal_queue_add(np_position_begin(transaction->commit_lsn, transaction->end_lsn), message, error);
+	np_wal_queue_add(np_position_begin(decoding, transaction->commit_lsn, transaction->end_lsn), message, error);
 	queued_commit = transaction->commit_lsn;
 	queued_messages = number + 1;
 	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)

@@ -56,6 +56,7 @@
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
 #include "wal/wal_standby.h"
+#include "wal/wal_visible.h"
 
 PGDLLEXPORT void np_wal_relay_main(Datum argument);
 
@@ -67,10 +68,10 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often it is looked whether nats_wal_enable() has been committed. */
 #define SECRET_INTERVAL		NP_MILLISECONDS(50)
 
-/* How often standbys are asked for what waits for them; who waits for them at COMMIT wakes it, too. */
-#define STANDBY_INTERVAL	NP_MILLISECONDS(5)
+/* How often it is looked whether a transaction is visible, and on the standbys; who waits for these at COMMIT wakes it, too. */
+#define WITHHELD_INTERVAL	NP_MILLISECONDS(5)
 
-/* For so long they may be waited for without a word. */
+/* For so long standbys may be waited for without a word. */
 #define STANDBYS_LATE		NP_MILLISECONDS(5000)
 
 /* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
@@ -91,8 +92,8 @@ static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table before this process began */
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
-static bool is_before_standbys; /* what comes next is not on all standbys ... */
-static NpTime awaits_since;		/* ... since then at the latest */
+static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
+static NpTime withheld_since;	/* ... since then at the latest */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
@@ -231,17 +232,18 @@ may_take(void)
 	return np_lanes_unsent() < np_relay_batch_size && !np_divert_is_full() && !is_held() && !waits_for_first();
 }
 
-/* The next message of those that a failover does not take back. */
+/* The next message of those that others see the rows of, and a failover does not take back. */
 static NpWalRecord *
 peek(void)
 {
 	NpWalRecord *record = np_wal_queue_peek();
-	bool		was_before = is_before_standbys;
+	NpWalTransaction *transaction = record == NULL ? NULL : np_wal_record_transaction(record);
+	bool		was_withheld = is_withheld;
 
-	is_before_standbys = record != NULL && !np_standbys_have(np_wal_record_transaction(record)->end_lsn);
-	if (is_before_standbys && !was_before)
-		awaits_since = np_now();
-	return is_before_standbys ? NULL : record;
+	is_withheld = record != NULL && !(np_standbys_have(transaction->end_lsn) && np_others_see(transaction));
+	if (is_withheld && !was_withheld)
+		withheld_since = np_now();
+	return is_withheld ? NULL : record;
 }
 
 /* The next message that may go; NULL: there is none now. */
@@ -337,7 +339,7 @@ show_progress(void)
 		np_relay_slot_count(np_worker_slot(), published, 0, 0);
 		np_worker_report_success(session);
 	}
-	if (published > 0 || progress.queued == 0 || is_before_standbys)
+	if (published > 0 || progress.queued == 0 || is_withheld)
 		last_progress = np_now();
 	published = 0;
 }
@@ -414,7 +416,7 @@ is_time_to_divert(void)
 {
 	NpTime		waited = np_now() - last_progress;
 
-	if (np_wal_queue_count() == 0 || is_before_standbys)
+	if (np_wal_queue_count() == 0 || is_withheld)
 		return false;
 	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
 		return !may_publish() || waited > NP_MILLISECONDS(np_ack_timeout);
@@ -501,6 +503,8 @@ wait_for_answers(void)
 		np_connection_receive(session->connection);
 		next_read = np_reader_listen();
 	}
+	if (is_withheld)
+		next_read = Min(next_read, np_now() + WITHHELD_INTERVAL);
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
 	if (np_now() >= next_read)
 		np_reader_look();
@@ -558,8 +562,14 @@ static bool
 has_work(void)
 {
 	return np_flight_count() > 0 || np_reader_may_read() || np_divert_waiting() > 0 ||
-		(is_diverting ? np_wal_queue_count() > 0 && !is_before_standbys :
+		(is_diverting ? np_wal_queue_count() > 0 && !is_withheld :
 		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
+}
+
+static bool
+is_late_on_standbys(void)
+{
+	return is_withheld && np_now() > withheld_since + STANDBYS_LATE && !np_standbys_have(np_position_oldest()->end_lsn);
 }
 
 static void
@@ -586,7 +596,7 @@ show_rest(void)
 	else
 	{
 		np_worker_end_pause();
-		if (is_before_standbys && np_now() > awaits_since + STANDBYS_LATE)
+		if (is_late_on_standbys())
 			show_waiting_for_standbys();
 		else
 			np_worker_show_state(NP_RELAY_IDLE);
@@ -602,8 +612,8 @@ next_round(void)
 	NpTime		next_save = np_reader_next_save();
 	NpTime		next = Min(next_look, Min(next_save, next_read));
 
-	if (is_before_standbys)
-		next = Min(next, np_now() + STANDBY_INTERVAL);
+	if (is_withheld)
+		next = Min(next, np_now() + WITHHELD_INTERVAL);
 	if (np_worker_has_problem())
 		next = Min(next, Max(np_worker_next_try(), np_now()));
 	/* told since the round began, it was woken in vain */
@@ -657,6 +667,8 @@ run_round(void)
 	if (np_wal_queue_count() == 0)
 		last_progress = np_now();
 	np_reader_read();
+	/* also when nothing is sent: what is withheld is not moved to the table */
+	(void) peek();
 	is_well = publish();
 	np_worker_show_order();
 	divert_what_must_be();
