@@ -295,7 +295,7 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 WITH waiting AS (
     UPDATE @extschema@.nats_outbox AS o
-    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN '-infinity'::timestamptz END, subject = subject
+    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN now() END, subject = subject
     WHERE o.id = nats_outbox_retry.id RETURNING o.id
 ), dead AS (
     DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
@@ -304,7 +304,7 @@ WITH waiting AS (
         OVERRIDING SYSTEM VALUE
     SELECT CASE WHEN row_number() OVER (ORDER BY died_at, dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
                 THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
-           subject, payload, headers, msg_id, created_at, '-infinity', last_error
+           subject, payload, headers, msg_id, created_at, now(), last_error
     FROM dead RETURNING nats_outbox.id
 )
 SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)

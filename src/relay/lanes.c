@@ -110,6 +110,13 @@ remove_behind(NpLane *lane, NpRow *row)
 	lane->waiting--;
 }
 
+/* A table that was once large takes as long to walk when it is empty. */
+static bool
+are_any(void)
+{
+	return lanes != NULL && hash_get_num_entries(lanes) > 0;
+}
+
 /* Does a row of the subject hold up others? */
 static bool
 are_held(NpSpan subject)
@@ -450,7 +457,7 @@ np_lanes_pass_slow(NpTime sent_before)
 	for (int i = 0; i < np_streams_used; i++)
 		if (np_chain_is_slow(&np_streams[i], sent_before))
 			pass_chain(&np_streams[i]);
-	if (lanes == NULL)
+	if (!are_any())
 		return;
 	hash_seq_init(&scan, lanes);
 	while ((lane = hash_seq_search(&scan)) != NULL)
@@ -466,7 +473,7 @@ np_lanes_narrow(void)
 	NpLane	   *lane;
 	int			widest = 0;
 
-	if (lanes == NULL)
+	if (!are_any())
 		return;
 	hash_seq_init(&scan, lanes);
 	while ((lane = hash_seq_search(&scan)) != NULL)
@@ -502,7 +509,7 @@ np_lanes_revisit(int64 id)
 
 	free_id = 0;
 	np_chains_revisit(id);
-	if (lanes == NULL)
+	if (!are_any())
 		return;
 	hash_seq_init(&scan, lanes);
 	while ((lane = hash_seq_search(&scan)) != NULL)
@@ -540,7 +547,8 @@ np_lanes_clear(void)
 		lowest = row->is_due ? lowest : lower(lowest, row->id);
 		np_lanes_forget(row);
 	}
-	if (lanes == NULL)
+	free_id = 0;
+	if (!are_any())
 		return lowest;
 	hash_seq_init(&scan, lanes);
 	while ((lane = hash_seq_search(&scan)) != NULL)
@@ -550,6 +558,5 @@ np_lanes_clear(void)
 		lane->passed = 0;
 		remove_if_empty(lane);
 	}
-	free_id = 0;
 	return lowest;
 }

@@ -6,9 +6,8 @@
  * New rows are read in the order of their ids, from a position on that only
  * grows, so that the rows that were deleted are not walked again.  Rows with
  * lower ids that appear later, when their transactions commit, are read from
- * the gaps that they have left.  Rows that have failed, and those that were
- * not to go before a time, come from an index on next_attempt_at; they have a
- * share of each look, and new rows the rest.
+ * the gaps that they have left.  Rows that wait for their time (outbox_due.c)
+ * have a share of each look, and new rows the rest.
  *
  * In order, a new row behind one that has failed is passed by (lanes.c), and
  * read again when nothing holds it up any more.  And each relay_poll_interval,
@@ -30,31 +29,26 @@
 #include "outbox/relay_pause.h"
 #include "relay/gaps.h"
 #include "relay/lanes.h"
-#include "relay/outbox_probes.h"
+#include "relay/outbox_due.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
 #include "relay/settled.h"
 
-/* The share of the time that looks from the first row on may take, and the least time between others that go back. */
-#define FULL_LOOK_SHARE	20
+/* The share of the time that looks from the first row on take, unless they would be a minute apart, and then. */
+#define FULL_LOOK_SHARE	200
+#define LATE_LOOK		NP_MILLISECONDS(60000)
+#define LATE_LOOK_SHARE	20
+
+/* The least time between others that go back. */
 #define BACK_INTERVAL	NP_MILLISECONDS(1000)
 
 static NpStatement read_control = {
 	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at IS NOT NULL ORDER BY next_attempt_at, id LIMIT 1)"
-};
-
-/* If any row waits for its time: when the next one is due, and when the last one is that has failed. */
-static NpStatement read_times = {
-	.text = "SELECT (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)"
-};
-
-/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
-static NpStatement mend_times = {
-	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1),"
+	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)",
+	.argument_count = 1,
+	.types = {TIMESTAMPTZOID}
 };
 
 static NpStatement count_waiting = {
@@ -66,7 +60,6 @@ static int64 last_given;		/* the last id that its sequence had given */
 static int64 position;			/* new rows have been read up to this id */
 static bool is_at_end;			/* there were no more when it was looked last */
 static bool gaps_are_due;		/* rows can have appeared there since they were read */
-static bool is_turn_of_due;		/* when there is room for one row only */
 static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
 static int64 full_look_end;		/* ... up to this id ... */
 static NpTime full_look_cost;	/* ... and has taken so long */
@@ -88,6 +81,7 @@ np_source_go_back(int64 id)
 void
 np_source_look_again(void)
 {
+	np_due_from_the_lowest();
 	if (next_full_look != NP_FOREVER)
 		next_full_look = 0;
 }
@@ -98,6 +92,7 @@ begin_anew(void)
 {
 	(void) np_lanes_clear();
 	np_source_go_back(1);
+	np_due_from_the_lowest();
 	next_full_look = 0;
 	table_of_all = np_outbox_table();
 }
@@ -133,6 +128,15 @@ choose_position(NpTime now)
 	}
 }
 
+/* How long after one look from the first row on the next one is. */
+static NpTime
+full_look_interval(void)
+{
+	NpTime		interval = Min(full_look_cost * FULL_LOOK_SHARE, Max(LATE_LOOK, full_look_cost * LATE_LOOK_SHARE));
+
+	return Max(NP_MILLISECONDS(np_relay_poll_interval), interval);
+}
+
 static void
 account(NpTime begun)
 {
@@ -143,7 +147,7 @@ account(NpTime begun)
 		return;
 	full_look_cost += now - begun;
 	if (is_at_end || position >= full_look_end)
-		next_full_look = now + Max(NP_MILLISECONDS(np_relay_poll_interval), full_look_cost * FULL_LOOK_SHARE);
+		next_full_look = now + full_look_interval();
 }
 
 /* ---- Ways to read ------------------------------------------------------------------- */
@@ -151,7 +155,6 @@ account(NpTime begun)
 #define FROM_NEW	" FROM %1$s.nats_outbox AS o WHERE o.id > $1 AND o.next_attempt_at IS NULL ORDER BY o.id"
 #define FROM_GAPS	" FROM unnest($1, $2) AS gap (first, last) CROSS JOIN LATERAL (SELECT o.ctid, * FROM %1$s.nats_outbox AS o" \
 	" WHERE o.id BETWEEN gap.first AND gap.last AND o.next_attempt_at IS NULL ORDER BY o.id) AS o"
-#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now()"
 
 static void
 seen_in_gap(const NpReading *reading, int64 id)
@@ -181,16 +184,6 @@ static NpWay gap_rows = {
 		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
 	},
 	.seen = seen_in_gap
-};
-
-/* In order, none before an earlier one of its subject that comes later here. */
-static NpWay due_rows = {
-	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id"},
-		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND NOT " NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
-		" ORDER BY o.next_attempt_at, o.id"}
-	},
-	.is_due = true
 };
 
 /* False: not all of them, for want of room. */
@@ -227,67 +220,7 @@ read_new(NpReading *reading, bool in_order)
 		position = Max(position, reading->settled);
 }
 
-/* They have a share; false: there are more. */
-static bool
-read_due(NpReading *reading)
-{
-	int			share = reading->room / 4;
-	int			rest;
-
-	is_turn_of_due = !is_turn_of_due;
-	if (share == 0 && is_turn_of_due)
-		share = 1;
-	rest = reading->room - share;
-	reading->room = share;
-	np_read_rows(&due_rows, reading->ordered, NULL, reading);
-	reading->room += rest;
-	return !reading->is_full;
-}
-
 /* ---- Looking -------------------------------------------------------------------------- */
-
-static TimestampTz
-get_time(int column, bool *isnull)
-{
-	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull));
-}
-
-/* What has failed: the last of it is tried again at this time. */
-static void
-read_failed(NpOutboxLook *look, NpReading *reading, TimestampTz last, TimestampTz now)
-{
-	if (last > now + 4 * USECS_PER_DAY)
-	{
-		np_outbox_execute(&mend_times, NULL, false);
-		look->next_due = 0;
-	}
-	if (last > now + NP_LONG_DELAY)
-		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
-	else
-		np_probes_none();
-}
-
-/* What waits for its time, the first at this one; false: nothing of it has failed. */
-static bool
-read_waiting(NpOutboxLook *look, NpReading *reading, TimestampTz first)
-{
-	TimestampTz now = GetCurrentTransactionStartTimestamp();
-	TimestampTz next;
-	TimestampTz last;
-	bool		none_comes;
-	bool		none_failed;
-
-	np_outbox_execute(&read_times, NULL, true);
-	next = get_time(1, &none_comes);
-	last = get_time(2, &none_failed);
-	if (!none_comes && !TIMESTAMP_NOT_FINITE(next))
-		look->next_due = np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
-	if (first <= now)
-		look->has_more |= !read_due(reading);
-	if (!none_failed)
-		read_failed(look, reading, last, now);
-	return !none_failed;
-}
 
 /* About how many they are, now and then. */
 static void
@@ -318,16 +251,28 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 	look->has_more |= gaps_are_due || !is_at_end;
 }
 
-/* Also when the first row is due that waits for its time.  True: the relay is paused. */
-static bool
-look_at_control(TimestampTz *first, bool *is_none)
+static TimestampTz
+get_time(int column, bool *any)
 {
+	bool		isnull;
+	Datum		time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+
+	*any = !isnull;
+	return isnull ? 0 : DatumGetTimestampTz(time);
+}
+
+/* Also what waits for its time.  True: the relay is paused. */
+static bool
+look_at_control(NpWaiting *waiting)
+{
+	Datum		floor = TimestampTzGetDatum(np_due_floor());
 	bool		isnull;
 	bool		paused;
 
-	np_outbox_execute(&read_control, NULL, true);
+	np_outbox_execute(&read_control, &floor, true);
 	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	*first = get_time(2, is_none);
+	waiting->first = get_time(2, &waiting->any);
+	waiting->last = get_time(3, &waiting->any_failed);
 	return paused || np_pause_is_marked(np_outbox_extension());
 }
 
@@ -355,28 +300,23 @@ static void
 look_inside(NpOutboxLook *look)
 {
 	NpReading	reading = {.largest = look->largest,.ordered = look->ordered,.room = look->room};
-	TimestampTz first;
-	bool		is_none;
-	bool		any_failed;
+	NpWaiting	waiting;
 
 	look->session = np_outbox_session();
 	reading.settled = settle_ids();
-	if (look_at_control(&first, &is_none))
+	if (look_at_control(&waiting))
 	{
 		look->state = NP_OUTBOX_PAUSED;
 		return;
 	}
 	look->state = NP_OUTBOX_THERE;
 	choose_position(np_now());
-	any_failed = !is_none && read_waiting(look, &reading, first);
-	if (any_failed)
+	np_due_read(&waiting, &reading, look);
+	if (waiting.any_failed)
 		update_waiting();
 	else
-	{
-		np_probes_none();
 		np_outbox_set_waiting(0);
-	}
-	read_rows(look, &reading, any_failed);
+	read_rows(look, &reading, waiting.any_failed);
 }
 
 /*

@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_due.c
+ *	  What waits in the outbox for its time.
+ *
+ * Rows that have failed, and those that were not to go before a time, come
+ * from an index on next_attempt_at.  Its low end is where the entries of all
+ * earlier attempts are, which no VACUUM may remove while somebody has an old
+ * snapshot.  So it is read from a floor on, which follows the first row that
+ * still waits, and the clock, at some distance: who writes a time commits it a
+ * little later.  Who does so much later, or writes a time of the past, has
+ * his row seen when the index is read from its lowest entry again, which is
+ * done each second, or less often when that takes long.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/timestamp.h"
+
+#include "outbox/outbox.h"
+#include "relay/outbox_due.h"
+#include "relay/outbox_probes.h"
+#include "relay/outbox_table.h"
+
+/* Of the clock, in its microseconds: what is due is committed by then. */
+#define FLOOR_DISTANCE	(1 * USECS_PER_SEC)
+
+/* From the lowest entry on: the least time between, and the share of the time that it may take. */
+#define LOWEST_INTERVAL	NP_MILLISECONDS(1000)
+#define LOWEST_SHARE	200
+
+/* The first one that is not due yet. */
+static NpStatement read_next = {
+	.text = "SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1"
+};
+
+/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
+static NpStatement mend_times = {
+	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
+};
+
+#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now() AND o.next_attempt_at >= $1"
+
+/* In order, none before an earlier one of its subject that comes later here. */
+static NpWay due_rows = {
+	.statements = {
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND NOT " NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+		" ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}}
+	},
+	.is_due = true
+};
+
+static TimestampTz lowest = DT_NOBEGIN; /* the floor */
+static NpTime next_from_lowest;
+static NpTime begun;			/* to look from the lowest entry on; 0: it is done */
+static bool is_turn_of_due;		/* when there is room for one row only */
+
+/* ---- The floor ------------------------------------------------------------------------ */
+
+/* From which time on rows are to be looked for now. */
+TimestampTz
+np_due_floor(void)
+{
+	NpTime		now = np_now();
+
+	if (now < next_from_lowest)
+		return lowest;
+	begun = now;
+	return lowest = DT_NOBEGIN;
+}
+
+/* Times may have been written that are lower. */
+void
+np_due_from_the_lowest(void)
+{
+	next_from_lowest = 0;
+}
+
+/* What is below the first one that was found is not looked at for now. */
+static void
+raise_floor(const NpWaiting *waiting, TimestampTz now)
+{
+	lowest = now - FLOOR_DISTANCE;
+	if (waiting->any)
+		lowest = Min(lowest, waiting->first);
+	if (begun == 0)
+		return;
+	next_from_lowest = np_now() + Max(LOWEST_INTERVAL, (np_now() - begun) * LOWEST_SHARE);
+	begun = 0;
+}
+
+/* ---- Reading -------------------------------------------------------------------------- */
+
+/* They have a share; false: there are more. */
+static bool
+read_due(NpReading *reading)
+{
+	Datum		floor = TimestampTzGetDatum(lowest);
+	int			share = reading->room / 4;
+	int			rest;
+
+	is_turn_of_due = !is_turn_of_due;
+	if (share == 0 && is_turn_of_due)
+		share = 1;
+	rest = reading->room - share;
+	reading->room = share;
+	np_read_rows(&due_rows, reading->ordered, &floor, reading);
+	reading->room += rest;
+	return !reading->is_full;
+}
+
+/* When the next one is due. */
+static NpTime
+read_time_of_next(TimestampTz now)
+{
+	bool		isnull;
+	TimestampTz next;
+
+	np_outbox_execute(&read_next, NULL, true);
+	if (SPI_processed == 0)
+		return NP_FOREVER;
+	next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return TIMESTAMP_NOT_FINITE(next) ? NP_FOREVER : np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
+}
+
+/* What has failed: the last of it is tried again at this time. */
+static void
+read_failed(TimestampTz last, TimestampTz now, NpReading *reading, NpOutboxLook *look)
+{
+	if (last > now + 4 * USECS_PER_DAY)
+	{
+		np_outbox_execute(&mend_times, NULL, false);
+		np_due_from_the_lowest();
+		look->next_due = 0;
+	}
+	if (last > now + NP_LONG_DELAY)
+		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
+	else
+		np_probes_none();
+}
+
+/* Have the lanes take what is due of that which waits, and probe what no stream takes. */
+void
+np_due_read(const NpWaiting *waiting, NpReading *reading, NpOutboxLook *look)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+
+	raise_floor(waiting, now);
+	if (waiting->any)
+		look->next_due = read_time_of_next(now);
+	if (waiting->any && waiting->first <= now)
+		look->has_more |= !read_due(reading);
+	if (waiting->any_failed)
+		read_failed(waiting->last, now, reading, look);
+	else
+		np_probes_none();
+}
