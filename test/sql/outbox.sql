@@ -25,7 +25,7 @@ SELECT nats_publish_outbox('outbox.sübject.世', 'x');
 SELECT * FROM waiting();
 SELECT id, payload IS NULL AS "null", length(payload), payload FROM nats_outbox ORDER BY id;
 -- The rest of a new row.
-SELECT DISTINCT created_at BETWEEN now() - interval '1 minute' AND now() AS created, attempts, next_attempt_at, last_error FROM nats_outbox;
+SELECT DISTINCT created_at BETWEEN now() - interval '1 minute' AND now() AS created, attempts, next_attempt_at <= now() AS is_due, last_error FROM nats_outbox;
 SELECT count(DISTINCT msg_id) = count(*) AS "unique" FROM nats_outbox;
 TRUNCATE nats_outbox RESTART IDENTITY;
 
@@ -257,7 +257,7 @@ SELECT (SELECT count(*) FROM outbox_tricks.tricked) AS tricked, (SELECT count(*)
     (SELECT count(*) FROM pg_temp.nats_outbox) AS "temp", (SELECT count(*) FROM pg_temp.nats_outbox_dead) AS dead,
     (SELECT count(*) FROM outbox_tricks.nats_control) + (SELECT count(*) FROM pg_temp.nats_control) AS control;
 RESET ROLE;
-SELECT id, subject, attempts, next_attempt_at FROM public.nats_outbox ORDER BY id;
+SELECT id, subject, attempts, next_attempt_at <= now() AS is_due FROM public.nats_outbox ORDER BY id;
 SELECT count(*) FROM public.nats_outbox_dead;
 SELECT paused FROM public.nats_control;
 DROP TABLE pg_temp.nats_outbox, pg_temp.nats_outbox_dead, pg_temp.nats_control;
@@ -274,7 +274,7 @@ INSERT INTO nats_outbox_dead (id, subject, payload, headers, msg_id, created_at,
     (1003, 'outbox.dead', '\xff00', NULL, 'c', '2026-01-03 00:00+00', 1, NULL);
 SELECT count(*) FROM nats_outbox_dead WHERE died_at BETWEEN now() - interval '1 minute' AND now();
 SELECT nats_outbox_retry(1001), nats_outbox_retry(1001) AS "waits already", nats_outbox_retry(999), nats_outbox_retry(NULL) AS "null";
-SELECT id, subject, payload, headers, msg_id, created_at AT TIME ZONE 'UTC' AS created_at, attempts, next_attempt_at, last_error FROM nats_outbox;
+SELECT id, subject, payload, headers, msg_id, created_at AT TIME ZONE 'UTC' AS created_at, attempts, next_attempt_at <= now() AS is_due, last_error FROM nats_outbox;
 SELECT id FROM nats_outbox_dead ORDER BY id;
 -- A new message does not meet the id of an old one.
 SELECT nats_publish_outbox('outbox.new', 'x'), nats_publish_outbox('outbox.new', 'y');
@@ -282,7 +282,7 @@ UPDATE nats_outbox SET attempts = 4, next_attempt_at = now() + interval '1 hour'
 SELECT nats_outbox_retry(1);
 SELECT id, attempts, next_attempt_at > now() AS later, last_error FROM nats_outbox ORDER BY id;
 SELECT nats_outbox_retry_all();
-SELECT id, attempts, next_attempt_at, last_error FROM nats_outbox ORDER BY id;
+SELECT id, attempts, next_attempt_at <= now() AS is_due, last_error FROM nats_outbox ORDER BY id;
 SELECT nats_outbox_retry_all(), (SELECT count(*) FROM nats_outbox_dead) AS dead;
 -- A time that a wrong clock has written is not when it will be tried again.
 BEGIN;

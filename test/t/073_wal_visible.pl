@@ -63,7 +63,7 @@ is(in_stream(), '0', 'what was committed behind it keeps its place');
 $standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 $writer->finish(60);
 wait_for('the messages', sub { in_stream() == 2 });
-is_deeply([ map { $_->{subject} } @{ NatsClient->new(url => $nats->url)->consume('V') } ], [ 'v.change', 'v.behind' ], 'then both are published, in the order of the commits');
+is_deeply([ map { $_->{subject} } NatsClient->new(url => $nats->url)->consume('V') ], [ 'v.change', 'v.behind' ], 'then both are published, in the order of the commits');
 $_->close foreach $writer, $session;
 
 done_testing();
