@@ -9,8 +9,8 @@
  * snapshot.  So it is read from a floor on, which follows the first row that
  * still waits, and the clock, at some distance: who writes a time commits it a
  * little later.  Who does so much later, or writes a time of the past, has
- * his row seen when the index is read from its lowest entry again, which is
- * done each second, or less often when that takes long.
+ * his row seen when the index is read from its lowest entry again: a second
+ * after another look, or later when that takes long.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,17 +80,18 @@ np_due_from_the_lowest(void)
 	next_from_lowest = 0;
 }
 
-/* What is below the first one that was found is not looked at for now. */
-static void
+/* What is below the first one that was found is not looked at for now.  Returns when it must be. */
+static NpTime
 raise_floor(const NpWaiting *waiting, TimestampTz now)
 {
 	lowest = now - FLOOR_DISTANCE;
 	if (waiting->any)
 		lowest = Min(lowest, waiting->first);
 	if (begun == 0)
-		return;
+		return next_from_lowest;
 	next_from_lowest = np_now() + Max(LOWEST_INTERVAL, (np_now() - begun) * LOWEST_SHARE);
 	begun = 0;
+	return NP_FOREVER;
 }
 
 /* ---- Reading -------------------------------------------------------------------------- */
@@ -149,9 +150,9 @@ np_due_read(const NpWaiting *waiting, NpReading *reading, NpOutboxLook *look)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 
-	raise_floor(waiting, now);
+	look->next_due = raise_floor(waiting, now);
 	if (waiting->any)
-		look->next_due = read_time_of_next(now);
+		look->next_due = Min(look->next_due, read_time_of_next(now));
 	if (waiting->any && waiting->first <= now)
 		look->has_more |= !read_due(reading);
 	if (waiting->any_failed)

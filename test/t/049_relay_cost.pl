@@ -6,7 +6,7 @@ use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep);
+use Time::HiRes qw(sleep time);
 
 use NatsClient;
 use NatsServer;
@@ -48,6 +48,7 @@ sub statements
 	return $session->value("SELECT $columns FROM pg_stat_statements JOIN pg_roles ON pg_roles.oid = userid WHERE rolname = 'relay' AND query !~ '^INSERT'");
 }
 
+# The looks into the outbox, one more in a second than it is woken for; the other statements; those that are planned.
 sub count_for
 {
 	my ($messages, $subject) = @_;
@@ -55,15 +56,28 @@ sub count_for
 	publish_one($subject) foreach 1 .. $messages;
 	wait_for_state($session, 'idle');
 	# what an array of rows is looked up by is planned for the table as it is then
-	return split /\|/, statements(q(sum(calls), sum(plans) FILTER (WHERE query !~ '^DELETE')));
+	return split /\|/, statements(q(sum(calls) FILTER (WHERE query ~ 'nats_control'), sum(calls) FILTER (WHERE query !~ 'nats_control'),
+		sum(plans) FILTER (WHERE query !~ '^DELETE')));
+}
+
+sub check_cost
+{
+	my ($messages, $others, $what) = @_;
+	my $begun = time;
+	my ($looks, $executed, $planned) = count_for($messages, 'c.a');
+	my $seconds = time - $begun + 2;
+	cmp_ok($looks, '>=', $messages, "$what: a look for each message") or diag(statements('calls, query'));
+	cmp_ok($looks, '<=', $messages + $seconds, '... and seldom another one') or diag(statements('calls, query'));
+	# the rows of each look
+	cmp_ok($executed, '<=', $looks * $others, "... of $others statements more") or diag(statements('calls, query'));
+	is($planned, 0, '... that are not planned again') or diag(statements('plans, query'));
+	return $seconds;
 }
 
 # plans are kept from the sixth time on
 publish_one('c.a') foreach 1 .. 6;
-my ($executed, $planned) = count_for(20, 'c.a');
-# whether the relay is paused, the new row; its end needs none
-is($executed, 40, 'two statements for a message') or diag(statements('calls, query'));
-is($planned, 0, 'those that come before it is sent are not planned again');
+# the new row; its end needs none
+check_cost(20, 1, 'an outbox that is empty');
 
 # A message that waits for its stream makes another one: how long it does.
 $session->value(q(SELECT nats_publish_outbox('missing.a', 'x')));
@@ -72,11 +86,40 @@ wait_for('an attempt', sub { $session->value('SELECT max(attempts) FROM nats_out
 $session->value(q(UPDATE nats_outbox SET next_attempt_at = now() + interval '28 s'));
 publish_one('c.a') foreach 1 .. 6;
 my $before = $session->value('SELECT attempts FROM nats_outbox');
-($executed, $planned) = count_for(5, 'c.a');
-is($session->value('SELECT attempts FROM nats_outbox'), $before, 'a message that waits is not tried before its time');
-is($executed, 15, 'while it does, three for another one') or diag(statements('calls, query'));
-is($planned, 0, 'nor are these') or diag(statements('plans, query'));
+check_cost(5, 2, 'while a message waits');
+is($session->value('SELECT attempts FROM nats_outbox'), $before, 'which is not tried before its time');
 
 is(scalar(@{ [ $client->stream_messages('C') ] }), 37, 'each was published once');
+
+# ---- What VACUUM may not remove
+
+my $DEAD = 5000;
+my $COUNT = 50;
+my $old = PsqlSession->new($node);
+$old->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+$session->value(q(DELETE FROM nats_outbox));
+# due for long, and so at the low end of the index
+$session->value("INSERT INTO nats_outbox (subject, payload, next_attempt_at) SELECT 'c.b', 'x', now() - interval '1 hour' FROM generate_series(1, $DEAD)");
+wait_for('an outbox that is empty', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
+$session->value('VACUUM ANALYZE nats_outbox');
+publish_one('c.a') foreach 1 .. 6;
+sub entries { return $session->value(q(SELECT idx_tup_read FROM pg_stat_all_indexes WHERE indexrelname = 'nats_outbox_due')) }
+$before = entries();
+my $seconds = check_cost($COUNT, 1, 'behind dead rows');
+cmp_ok(entries() - $before, '<=', 2 * $seconds * $DEAD, 'what was due is walked each second, and not for each message');
+cmp_ok(2 * $seconds * $DEAD, '<', $COUNT * $DEAD, '... which are more than seconds') or diag("$seconds seconds");
+
+# What is committed long after the time that it says is found.
+my $late = PsqlSession->new($node);
+$late->value('BEGIN');
+my $id = $late->value(q(SELECT nats_publish_outbox('c.late', 'x', deliver_at => now() + interval '100 ms')));
+publish_one('c.a') foreach 1 .. 6;
+sleep 3;
+publish_one('c.a');
+$late->value('COMMIT');
+wait_for('a message that is late', sub { $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0' }, 15);
+pass('a message that is committed long after its time is published, too');
+$old->value('COMMIT');
+$_->close foreach $old, $late;
 
 done_testing();
