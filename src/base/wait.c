@@ -151,6 +151,13 @@ np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until)
 	return result;
 }
 
+/* For what takes less than the kernel's milliseconds, and nobody tells of.  Without a look at anything else. */
+void
+np_sleep_briefly(NpTime duration)
+{
+	pg_usleep(duration);
+}
+
 /* Wait for the time, or for somebody who sets the latch.  Interrupts as in np_wait. */
 void
 np_sleep(NpWaitEvent event, NpTime until)

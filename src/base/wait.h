@@ -36,5 +36,6 @@ extern NpWaitSet *np_wait_set_create(int fd);
 extern void np_wait_set_free(NpWaitSet *set);
 extern int	np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until);
 extern void np_sleep(NpWaitEvent event, NpTime until);
+extern void np_sleep_briefly(NpTime duration);
 
 #endif							/* NP_WAIT_H */

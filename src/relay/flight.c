@@ -62,6 +62,7 @@ static bool giving_up;			/* what is not answered, though the server is there */
 static NpTime last_result;		/* when a row came to its end */
 static int64 connects_seen;		/* another server may have other streams */
 static NpTime newest_answered;	/* when the youngest row that has been answered was sent */
+static bool has_answer;			/* of this session, to any row */
 
 /* ---- Rows that go with the connection --------------------------------------------------- */
 
@@ -125,6 +126,7 @@ end(NpRow *row)
 		np_lanes_hold(row);
 	else
 		np_lanes_leave(row);
+	has_answer |= row->sent_at > 0 && row->state != NP_ROW_DOUBTED;
 	owner->ended(row);
 }
 
@@ -251,6 +253,7 @@ np_flight_begin(NpSession *new_session)
 	{
 		session->relay = (NpRelayListener) {0};
 		np_streams_forget();
+		has_answer = false;
 	}
 	session = new_session;
 	session->relay = (NpRelayListener) {on_result, NULL};
@@ -280,6 +283,25 @@ np_flight_ask(void)
 	while ((sent = sent_table_iterate(sent_rows, &scan)) != NULL)
 		if (sent->row->lane != NULL && sent->row->stream == NULL && np_stream_of(sent->row->message.subject) == stream)
 			np_chain_join(sent->row, stream);
+}
+
+/*
+ * May rows go together?  In order, the first one of a session goes alone, and
+ * so do others until its stream has been asked.  Those behind it would go by
+ * their subjects, and could be passed by there, while others of the stream are
+ * not.
+ */
+bool
+np_flight_is_settled(const NpSession *wanted)
+{
+	return np_relay_ordering == NP_RELAY_RELAXED || (has_answer && session == wanted && !np_streams_any_heard());
+}
+
+/* Is there one on its way, or about to go, that is to go alone? */
+bool
+np_flight_waits_for_first(const NpSession *wanted)
+{
+	return !np_flight_is_settled(wanted) && np_lanes_unsent() + in_flight > 0;
 }
 
 /* How many rows are on their way. */

@@ -128,35 +128,42 @@ read_time_of_next(TimestampTz now)
 	return TIMESTAMP_NOT_FINITE(next) ? NP_FOREVER : np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 }
 
-/* What has failed: the last of it is tried again at this time. */
-static void
-read_failed(TimestampTz last, TimestampTz now, NpReading *reading, NpOutboxLook *look)
+/* What has failed, of which the last one is tried again at this time.  Returns when it is to be looked at again. */
+static NpTime
+read_failed(TimestampTz last, TimestampTz now, NpReading *reading, bool *has_more)
 {
-	if (last > now + 4 * USECS_PER_DAY)
+	bool		is_wrong = last > now + 4 * USECS_PER_DAY;
+	NpTime		next = NP_FOREVER;
+
+	if (is_wrong)
 	{
 		np_outbox_execute(&mend_times, NULL, false);
 		np_due_from_the_lowest();
-		look->next_due = 0;
 	}
 	if (last > now + NP_LONG_DELAY)
-		look->next_due = Min(look->next_due, np_probes_read(reading, &look->has_more));
+		next = np_probes_read(reading, has_more);
 	else
 		np_probes_none();
+	return is_wrong ? 0 : next;
 }
 
-/* Have the lanes take what is due of that which waits, and probe what no stream takes. */
-void
-np_due_read(const NpWaiting *waiting, NpReading *reading, NpOutboxLook *look)
+/*
+ * Have the lanes take what is due of that which waits, and probe what no
+ * stream takes.  Returns when there may be more.
+ */
+NpTime
+np_due_read(const NpWaiting *waiting, NpReading *reading, bool *has_more)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	NpTime		lowest_again = raise_floor(waiting, now);
+	NpTime		next = waiting->any ? read_time_of_next(now) : NP_FOREVER;
+	NpTime		failed = NP_FOREVER;
 
-	look->next_due = raise_floor(waiting, now);
-	if (waiting->any)
-		look->next_due = Min(look->next_due, read_time_of_next(now));
 	if (waiting->any && waiting->first <= now)
-		look->has_more |= !read_due(reading);
+		*has_more |= !read_due(reading);
 	if (waiting->any_failed)
-		read_failed(waiting->last, now, reading, look);
+		failed = read_failed(waiting->last, now, reading, has_more);
 	else
 		np_probes_none();
+	return Min(Min(next, failed), lowest_again);
 }

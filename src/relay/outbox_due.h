@@ -8,8 +8,8 @@
 #ifndef NP_OUTBOX_DUE_H
 #define NP_OUTBOX_DUE_H
 
+#include "base/wait.h"
 #include "relay/outbox_read.h"
-#include "relay/outbox_source.h"
 
 /* Of the rows that wait for their time. */
 typedef struct NpWaiting
@@ -22,6 +22,6 @@ typedef struct NpWaiting
 
 extern TimestampTz np_due_floor(void);
 extern void np_due_from_the_lowest(void);
-extern void np_due_read(const NpWaiting *waiting, NpReading *reading, NpOutboxLook *look);
+extern NpTime np_due_read(const NpWaiting *waiting, NpReading *reading, bool *has_more);
 
 #endif							/* NP_OUTBOX_DUE_H */

@@ -311,7 +311,7 @@ look_inside(NpOutboxLook *look)
 	}
 	look->state = NP_OUTBOX_THERE;
 	choose_position(np_now());
-	np_due_read(&waiting, &reading, look);
+	look->next_due = np_due_read(&waiting, &reading, &look->has_more);
 	if (waiting.any_failed)
 		update_waiting();
 	else

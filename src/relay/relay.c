@@ -178,7 +178,14 @@ is_asked_to_look(void)
 static bool
 may_look(void)
 {
-	return np_lanes_unsent() <= np_relay_batch_size / 2;
+	return np_lanes_unsent() <= np_relay_batch_size / 2 && !np_flight_waits_for_first(wanted);
+}
+
+/* For how many rows there is room. */
+static int
+room(void)
+{
+	return np_flight_is_settled(wanted) ? np_relay_batch_size - np_lanes_unsent() : 1;
 }
 
 static NpOutboxLook
@@ -186,7 +193,7 @@ look_into_outbox(void)
 {
 	NpTime		begun = np_now();
 	NpOutboxLook look = {
-		.room = np_relay_batch_size - np_lanes_unsent(),
+		.room = room(),
 		.largest = np_worker_is_connected(session) ? np_connection_max_payload(session->connection) : NP_MAX_PAYLOAD_LENGTH,
 		.ordered = np_relay_ordering != NP_RELAY_RELAXED
 	};

@@ -301,7 +301,11 @@ set_settings(void)
 	set("enable_hashjoin", "off");
 	set("enable_mergejoin", "off");
 	set("jit", "off");
-	/* else those of a large table are planned each time, as a range of which only the start is known would be half of it */
+
+	/*
+	 * else those of a large table are planned each time, as a range of which only the start is known would
+	 * be half of it
+	 */
 	set("plan_cache_mode", "force_generic_plan");
 	/* its messages have been admitted by those who wrote them */
 	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);

@@ -98,7 +98,6 @@ static NpTime last_progress;	/* when something was published, or there was nothi
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
-static bool has_answer;			/* of this session, to any message */
 static MemoryContext round_context; /* of what a round needs */
 
 static bool
@@ -121,7 +120,6 @@ static void
 end_row(NpRow *row)
 {
 	has_failed |= row->state != NP_ROW_STORED;
-	has_answer |= row->sent_at > 0 && row->state != NP_ROW_DOUBTED;
 	if (row->state == NP_ROW_FAILED || row->state == NP_ROW_DEAD)
 		np_divert_later(row);
 	else
@@ -215,21 +213,10 @@ is_held(void)
 	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_untried();
 }
 
-/*
- * In order, the first one goes alone, and so do others until its stream has
- * been asked: those behind it would go by their subjects.
- */
-static bool
-waits_for_first(void)
-{
-	return np_relay_ordering != NP_RELAY_RELAXED && (!has_answer || session != wanted || np_streams_any_heard()) &&
-		np_lanes_unsent() + np_flight_count() > 0;
-}
-
 static bool
 may_take(void)
 {
-	return np_lanes_unsent() < np_relay_batch_size && !np_divert_is_full() && !is_held() && !waits_for_first();
+	return np_lanes_unsent() < np_relay_batch_size && !np_divert_is_full() && !is_held() && !np_flight_waits_for_first(wanted);
 }
 
 /* The next message of those that others see the rows of, and a failover does not take back. */
@@ -287,7 +274,6 @@ send_messages(void)
 	if (np_lanes_first() == NULL)
 		return true;
 	np_flight_begin(wanted);
-	has_answer &= session == wanted;
 	session = wanted;
 	if (np_worker_shown_state() != NP_RELAY_PUBLISHING)
 		pgstat_report_activity(STATE_RUNNING, "publishing the WAL");

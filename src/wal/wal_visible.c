@@ -12,9 +12,9 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
 #include "storage/procarray.h"
 
+#include "base/wait.h"
 #include "wal/wal_visible.h"
 
 /*
@@ -38,7 +38,7 @@ np_others_see(NpWalTransaction *transaction)
 		return true;
 	if (!transaction->was_awaited)
 		for (int i = 0; i < STEPS && is_in_progress(transaction); i++)
-			pg_usleep(STEP);
+			np_sleep_briefly(STEP);
 	transaction->was_awaited = true;
 	transaction->is_seen = !is_in_progress(transaction);
 	return transaction->is_seen;
