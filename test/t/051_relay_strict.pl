@@ -6,6 +6,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -245,6 +246,34 @@ is(relay_column($session, 'shared_stream'), '', 'nobody else writes');
 		$last += 40_000;
 	}
 	has_in_order('the relay is ended and killed', 'O', 0 .. $last);
+}
+
+# A relay that begins knows no stream yet, and nats-server hangs again and again for longer than subjects are waited for.
+{
+	clean(O => ['o.>']);
+	make_known('O', 'o.first');
+	$session->value('SELECT nats_relay_pause()');
+	write_messages('o', 3000, 100);
+	my $pid = relay_pid($session);
+	kill 'TERM', $pid;
+	wait_for('its end', sub { !process_is_there($pid) });
+	wait_until_back($node);
+	my $stutter = fork() // die "fork: $!";
+	if ($stutter == 0)
+	{
+		foreach (1 .. 20)
+		{
+			kill 'STOP', $nats->pid;
+			sleep 0.3;
+			kill 'CONT', $nats->pid;
+			sleep 0.004;
+		}
+		POSIX::_exit(0);
+	}
+	$session->value('SELECT nats_relay_resume()');
+	waitpid $stutter, 0;
+	wait_until_drained($session, $LONG);
+	has_in_order('nats-server hangs while a relay begins', 'O', 0 .. 3000);
 }
 
 # ---- Other servers' copies of the stream
