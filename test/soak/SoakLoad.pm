@@ -125,6 +125,17 @@ my %KINDS = (
 			[ 20, q(BEGIN; SELECT nats_publish_outbox('s.{kind}', 'x'); ROLLBACK;) ],
 			[ 5, q(INSERT INTO nats_outbox (subject, payload) VALUES ('s.{kind}', 'x'); INSERT INTO nats_outbox (subject, payload) VALUES ('a b', 'x');) ],
 			[ 1, q(SELECT nats_publish_outbox('s.{kind}', repeat('x', 1100000)); DELETE FROM nats_outbox_dead;) ] ] },
+	wal => {
+		settings => { 'nats_publish.outbox_storage' => 'wal' },
+		work => [
+			[ 8, q(BEGIN; SELECT count(nats_publish_outbox('s.{kind}.' || i % 50, i::text)) FROM generate_series(1, 100) i; COMMIT;) ],
+			[ 100, q(SELECT nats_publish_outbox('s.{kind}', 'x', '{"A": "b"}');) ],
+			[ 20, q(BEGIN; SELECT nats_publish_outbox('s.{kind}', 'x'); ROLLBACK;) ],
+			# larger than what is decoded in memory, and than what waits there
+			[ 1, q(BEGIN; SELECT count(nats_publish_outbox('s.{kind}', repeat('x', 5000))) FROM generate_series(1, 4000) i; COMMIT;) ],
+			[ 1, q(SELECT nats_publish_outbox('s.{kind}', repeat('x', 1100000)); DELETE FROM nats_outbox_dead;) ],
+			changes('changed_wal') ] },
+	rows => { work => [ [ 3, q(CALL nats_publish_rows('kept_{kind}', restart => true, batch => 100);) ] ] },
 	changes => { work => [ map { changes($_) } tables() ] },
 	large => {
 		fails => [ '54000' ],
@@ -183,7 +194,14 @@ sub load_kinds { return ((sort keys %KINDS), 'mixed'); }
 
 sub load_tables
 {
-	my $sql = 'CREATE TABLE t (i int); CREATE TABLE deferred (i int UNIQUE DEFERRABLE INITIALLY DEFERRED);';
+	my $sql = q(CREATE TABLE t (i int); CREATE TABLE deferred (i int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+		CREATE TABLE changed_wal (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text);
+		SELECT nats_publish_table('changed_wal', 's.{table}.{op}', delivery => 'wal', old => true););
+	foreach my $kind (qw(rows mixed))
+	{
+		$sql .= qq(CREATE TABLE kept_$kind AS SELECT id, 'note ' || id AS note FROM generate_series(1, 1000) AS id; ALTER TABLE kept_$kind ADD PRIMARY KEY (id);
+			SELECT nats_publish_table('kept_$kind', 's.{table}.{op}');\n);
+	}
 	my $number = 0;
 	foreach my $table (tables())
 	{

@@ -44,9 +44,16 @@ my $node = relay_node('main',
 	'nats_publish.url' => $nats{steady}->url,
 	'max_connections' => $BURST + 60,
 	'max_prepared_transactions' => 20,
+	'wal_level' => 'logical',
 	'log_statement' => 'none',
 	'log_min_error_statement' => 'panic',
 	'log_min_messages' => 'log');
+{
+	my $session = PsqlSession->new($node);
+	wait_for_state($session, 'idle');
+	$session->value('SELECT nats_wal_enable()');
+	$session->close;
+}
 $node->safe_psql('postgres', load_tables() . "CREATE SERVER newer FOREIGN DATA WRAPPER nats OPTIONS (url '" . $nats{newer}->url . "')");
 
 my $control = PsqlSession->new($node);
@@ -210,20 +217,22 @@ sub sample_server
 sub sample
 {
 	my ($samples) = @_;
+	my $lsn = $control->value('SELECT pg_current_wal_insert_lsn()');
+	wait_for('the WAL to be published', sub { $control->value("SELECT confirmed_lsn >= '$lsn' AND queued = 0 FROM nats_wal_relay") eq 't' }, 120);
 	wait_until_drained($control, 120);
 	sleep 0.3;    # threads of connections that were closed
-	my $relayed = relay_column($control, 'published');
+	my %relayed = (outbox => relay_column($control, 'published'), wal => $control->value('SELECT published FROM nats_wal_relay'));
 	foreach my $kind (load_kinds())
 	{
 		my ($messages, $used) = split /\|/, $session{$kind}->value(
 			q(SELECT published, (SELECT sum(used_bytes) FROM pg_backend_memory_contexts) FROM nats_session_stats()));
-		$samples->add($kind, pid => $session{$kind}->pid, messages => $kind eq 'outbox' ? $relayed : $messages,
+		$samples->add($kind, pid => $session{$kind}->pid, messages => $relayed{$kind} // $messages,
 			contexts => $used / 1024);
 	}
 	my $total = $control->value('SELECT sum(published) FROM nats_publish_stats');
-	my %pid = (relay => relay_pid($control), launcher => launcher_pid($control));
-	$samples->add($_, pid => $pid{$_}, contexts => logged_contexts($pid{$_}),
-		messages => $_ eq 'relay' ? $relayed : $total) foreach sort keys %pid;
+	my %pid = (relay => relay_pid($control), 'relay of the WAL' => $control->value('SELECT pid FROM nats_wal_relay'), launcher => launcher_pid($control));
+	my %messages = (relay => $relayed{outbox}, 'relay of the WAL' => $relayed{wal});
+	$samples->add($_, pid => $pid{$_}, contexts => logged_contexts($pid{$_}), messages => $messages{$_} // $total) foreach sort keys %pid;
 	$samples->add('postmaster', pid => slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr, messages => $total,
 		connections => $control->value('SELECT count(*) FROM nats_publish_activity'));
 	sample_server($samples, $_, $total) foreach qw(steady newer);
