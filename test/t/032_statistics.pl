@@ -127,8 +127,12 @@ sub stall
 	$session->value(calls(q(nats_publish('s.warm', ''))));
 	if (($mode // '') eq 'outbox')
 	{
-		$session->value(calls(q(nats_publish_outbox('s.warm', ''))));
-		wait_for_relay(1);
+		# the second one goes when the first one's stream has been asked: from then on several go at once
+		foreach my $message (1, 2)
+		{
+			$session->value(calls(q(nats_publish_outbox('s.warm', ''))));
+			wait_for_relay($message);
+		}
 	}
 	reset_counters();
 	$nats->stall;
