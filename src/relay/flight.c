@@ -446,8 +446,9 @@ np_flight_has_room(void)
 	return in_flight == 0 || np_publisher_is_part_free(session, row->length + COMMAND_LENGTH);
 }
 
-static void
-note_doubts(void)
+/* Have it written down of which rows it is in doubt that are to be read again. */
+void
+np_flight_note_doubts(void)
 {
 	NpRow	   *row;
 
@@ -464,7 +465,7 @@ np_flight_send(const char **problem)
 {
 	NpRow	   *row;
 
-	note_doubts();
+	np_flight_note_doubts();
 	np_chains_set_largest(np_connection_max_payload(session->connection));
 	while ((row = np_lanes_first()) != NULL)
 	{
@@ -605,7 +606,7 @@ np_flight_clear(void)
 {
 	int64		lowest = np_lanes_clear();
 
-	note_doubts();
+	np_flight_note_doubts();
 	return lowest;
 }
 

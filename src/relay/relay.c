@@ -117,6 +117,8 @@ end_row(NpRow *row)
 {
 	if (row->is_probe && row->state != NP_ROW_DOUBTED)
 		np_probes_ended(row);
+	/* it is in hand until then: others would be read, and it would not */
+	must_settle |= row->state == NP_ROW_DOUBTED;
 	np_settle_later(row);
 }
 
@@ -363,6 +365,7 @@ static NpTime
 run_round(void)
 {
 	np_worker_show_order();
+	np_flight_note_doubts();
 	if (is_time_to_settle())
 		settle();
 	if (np_publishing != NP_PUBLISHING_ON)

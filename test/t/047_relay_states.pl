@@ -51,7 +51,9 @@ sub published
 	}
 	published('s.cancelled', 'a relay that was cancelled goes on');
 	is(relay_pid($session) . ' ' . launcher_pid($session), "$pid $launcher", 'it and the launcher are the same');
-	is(relay_column($session, 'published, last_error'), '1|', 'and the relay has lost nothing, and nothing to tell of');
+	# which it tells behind the end of its transaction
+	wait_for('it to be counted', sub { relay_column($session, 'published') eq '1' });
+	is(relay_column($session, 'last_error'), '', 'and the relay has lost nothing, and nothing to tell of');
 	is_deeply(alarms($offset), [], 'nor the log');
 }
 

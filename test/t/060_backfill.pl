@@ -249,6 +249,9 @@ sub wait_for_middle
 {
 	my ($db, $from) = @_;
 	wait_for('the middle of a run', sub { (progress($db, 'rows_read') || 0) > ($from // 0) + 200 });
+	# a chunk does not wait for that itself
+	my $lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	wait_for('its WAL to be on disk', sub { $node->safe_psql('postgres', "SELECT pg_current_wal_flush_lsn() >= '$lsn'") eq 't' });
 	return;
 }
 
