@@ -196,7 +196,7 @@ sub load_tables
 {
 	my $sql = q(CREATE TABLE t (i int); CREATE TABLE deferred (i int UNIQUE DEFERRABLE INITIALLY DEFERRED);
 		CREATE TABLE changed_wal (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text);
-		SELECT nats_publish_table('changed_wal', 's.{table}.{op}', delivery => 'wal', old => true););
+		ALTER TABLE changed_wal REPLICA IDENTITY FULL; SELECT nats_publish_table('changed_wal', 's.{table}.{op}', delivery => 'wal', old => true););
 	foreach my $kind (qw(rows mixed))
 	{
 		$sql .= qq(CREATE TABLE kept_$kind AS SELECT id, 'note ' || id AS note FROM generate_series(1, 1000) AS id; ALTER TABLE kept_$kind ADD PRIMARY KEY (id);
