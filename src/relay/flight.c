@@ -292,7 +292,7 @@ np_flight_ask(void)
  * not.
  */
 bool
-np_flight_is_settled(const NpSession *wanted)
+np_flight_knows_streams(const NpSession *wanted)
 {
 	return np_relay_ordering == NP_RELAY_RELAXED || (has_answer && session == wanted && !np_streams_any_heard());
 }
@@ -301,7 +301,7 @@ np_flight_is_settled(const NpSession *wanted)
 bool
 np_flight_waits_for_first(const NpSession *wanted)
 {
-	return !np_flight_is_settled(wanted) && np_lanes_unsent() + in_flight > 0;
+	return !np_flight_knows_streams(wanted) && np_lanes_unsent() + in_flight > 0;
 }
 
 /* How many rows are on their way. */

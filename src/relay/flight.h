@@ -25,7 +25,7 @@ extern void np_flight_of(const NpFlightOwner *the_owner);
 extern void np_flight_begin(NpSession *session);
 extern void np_flight_ask(void);
 extern void np_flight_note_doubts(void);
-extern bool np_flight_is_settled(const NpSession *wanted);
+extern bool np_flight_knows_streams(const NpSession *wanted);
 extern bool np_flight_waits_for_first(const NpSession *wanted);
 extern int	np_flight_count(void);
 extern NpTime np_flight_oldest(void);

@@ -187,7 +187,7 @@ may_look(void)
 static int
 room(void)
 {
-	return np_flight_is_settled(wanted) ? np_relay_batch_size - np_lanes_unsent() : 1;
+	return np_flight_knows_streams(wanted) ? np_relay_batch_size - np_lanes_unsent() : 1;
 }
 
 static NpOutboxLook

@@ -8,7 +8,6 @@
 #ifndef NP_WAL_POSITION_H
 #define NP_WAL_POSITION_H
 
-#include "access/transam.h"
 #include "access/xlogdefs.h"
 #include "lib/ilist.h"
 

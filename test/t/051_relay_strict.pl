@@ -263,9 +263,9 @@ is(relay_column($session, 'shared_stream'), '', 'nobody else writes');
 	{
 		foreach (1 .. 20)
 		{
-			kill 'STOP', $nats->pid;
+			$nats->stall;
 			sleep 0.3;
-			kill 'CONT', $nats->pid;
+			$nats->resume;
 			sleep 0.004;
 		}
 		POSIX::_exit(0);
