@@ -17,6 +17,7 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "check/check.h"
+#include "libnats/library.h"
 #include "publish/session.h"
 #include "wire/server_info.h"
 
@@ -160,7 +161,7 @@ np_check_server(NpExamination *examination, NpFinding *finding)
 	np_find(finding, NP_CHECK_OK, "nats-server %s, \"%s\"%s%s%s; libnats %s.",
 			np_json_text(examination->info, "version"), name != NULL ? name : "",
 			cluster != NULL ? " of the cluster \"" : "", cluster != NULL ? cluster : "", cluster != NULL ? "\"" : "",
-			np_wire_library_version());
+			np_library_version());
 	find_features(examination, finding);
 }
 

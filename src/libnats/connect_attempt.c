@@ -9,6 +9,10 @@
  * then nothing (nats.c #706).  The backend waits for the thread on a pipe and
  * can leave it behind at any time.
  *
+ * PostgreSQL's signal handlers must not run on a foreign thread, and the
+ * library takes EINTR for a lost connection: all signals are blocked in the
+ * helper thread, and the library's own threads, which it starts, inherit that.
+ *
  * This file and those that it calls know nothing of PostgreSQL: their code
  * runs in threads in which no backend function may be called, and the
  * compiler sees to it.
@@ -20,28 +24,23 @@
 #endif
 #include "libnats/connect_attempt.h"
 #include "libnats/handshake.h"
+#include "libnats/library.h"
 
-#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Threads of the library do little; 8 MB of stack each is a waste of address space. */
+/* It does little; 8 MB of stack is a waste of address space. */
 #define THREAD_STACK_SIZE	(256 * 1024)
 
 /* How long an attempt that is given up is looked after. */
 #define ABANDON_MS			50
-
-/* How long a process that exits waits for helper threads at most. */
-#define EXIT_MS				5000
 
 /*
  * Shared between the backend and its helper thread, under lock.  Whoever
@@ -58,92 +57,36 @@ struct NpConnectAttempt
 	bool		ended;
 	NpWireStatus status;		/* how it has ended */
 	bool		left_behind;	/* the thread frees it */
-	bool		counts;			/* among library_threads.left_behind */
+	bool		counts;			/* among the library's that are left behind */
 };
 
 /* The attempt that is neither finished nor abandoned; there is one at a time. */
 static NpConnectAttempt *unfinished;
 
-/* The threads that are in the library; under lock. */
-static struct
-{
-	pthread_mutex_t lock;
-	int			count;
-	int			left_behind;	/* of these */
-	bool		closed;			/* nobody enters any more */
-}			library_threads = {.lock = PTHREAD_MUTEX_INITIALIZER};
+/* ---- The library ---------------------------------------------------------- */
 
-/* ---- The sockets of the library ---------------------------------------- */
-
-/* Has connect() begun, and not ended, without anybody's being blocked by it? */
-static bool
-is_connecting(int fd)
-{
-	struct tcp_info info;
-	socklen_t	length = sizeof(info);
-
-	return (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state == TCP_SYN_SENT;
-}
-
-/*
- * Is it a socket with which the library connects?
- *
- * It does not reveal one before the handshake is over, so they are known by
- * how it makes them (comsock.c, in all versions): exec() does not close
- * them, and once connected they have an SO_LINGER of 0.  Those that have become
- * ours are closed by exec() (handshake.c), and hardly anybody else's are like that.
- */
-static bool
-is_of_library(int fd)
-{
-	struct stat status;
-	struct linger linger = {0};
-	socklen_t	length = sizeof(linger);
-
-	if (fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode) ||
-		(fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0 ||
-		getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &length) != 0)
-		return false;
-	return (linger.l_onoff != 0 && linger.l_linger == 0) || is_connecting(fd);
-}
-
-/*
- * The only way to end a connect that hangs: its thread then finds the
- * connection closed.
- */
+/* Handler of atexit. */
 static void
-shut_down_sockets(void)
+end_attempts(void)
 {
-	DIR		   *directory = opendir("/dev/fd");
-	struct dirent *entry;
-
-	if (directory == NULL)
-		return;
-	while ((entry = readdir(directory)) != NULL)
-		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9' && is_of_library(atoi(entry->d_name)))
-			shutdown(atoi(entry->d_name), SHUT_RDWR);
-	closedir(directory);
+	if (unfinished != NULL)
+		np_connect_attempt_abandon(unfinished);
+	np_library_end();
 }
 
-/* ---- The end of the process -------------------------------------------- */
-
-/*
- * At exit OpenSSL frees what all threads share: one that is loading
- * certificates or in a handshake then would crash, and the whole server with
- * it.  So a helper thread says when it is in the library, and exit() waits
- * until none is.
- */
-static void
+/* False: the process exits, or the library can't be opened; the error says so. */
+static bool
 enter_library(NpConnectAttempt *attempt)
 {
+	NpHandshake *handshake = &attempt->handshake;
+
+	handshake->listens = !np_library_has_left_behind();
+	if (!np_library_enter(handshake->error, sizeof(handshake->error)))
+		return false;
 	pthread_mutex_lock(&attempt->lock);
-	pthread_mutex_lock(&library_threads.lock);
-	attempt->in_library = !library_threads.closed;
-	attempt->handshake.listens = library_threads.left_behind == 0;
-	if (attempt->in_library)
-		library_threads.count++;
-	pthread_mutex_unlock(&library_threads.lock);
+	attempt->in_library = true;
 	pthread_mutex_unlock(&attempt->lock);
+	return true;
 }
 
 /* The lock of the attempt is held. */
@@ -152,86 +95,8 @@ leave_behind(NpConnectAttempt *attempt)
 {
 	attempt->left_behind = true;
 	attempt->counts = attempt->in_library;
-	if (!attempt->counts)
-		return;
-	pthread_mutex_lock(&library_threads.lock);
-	library_threads.left_behind++;
-	pthread_mutex_unlock(&library_threads.lock);
-}
-
-static void
-leave_library(bool counts)
-{
-	/* now, instead of when the thread has ended */
-	nats_ReleaseThreadMemory();
-	np_tls_end_thread();
-	pthread_mutex_lock(&library_threads.lock);
-	library_threads.count--;
-	if (counts)
-		library_threads.left_behind--;
-	pthread_mutex_unlock(&library_threads.lock);
-}
-
-/*
- * Handler of atexit.  A thread that is left behind ends within milliseconds,
- * or is resolving a name and will not enter; but a server can have told the
- * library of many others to try.
- */
-static void
-wait_for_threads(void)
-{
-	struct timespec millisecond = {0, 1000000};
-	int			count;
-
-	if (unfinished != NULL)
-		np_connect_attempt_abandon(unfinished);
-	for (int i = 0; i < EXIT_MS; i++)
-	{
-		pthread_mutex_lock(&library_threads.lock);
-		library_threads.closed = true;
-		count = library_threads.count;
-		pthread_mutex_unlock(&library_threads.lock);
-		if (count == 0)
-			return;
-		shut_down_sockets();
-		clock_nanosleep(CLOCK_MONOTONIC, 0, &millisecond, NULL);
-	}
-}
-
-/*
- * Open the library, once per process.  Never in the postmaster: its threads
- * would not survive the fork (connect.c is only reached from SQL).
- */
-static natsStatus
-open_library(void)
-{
-	static bool opened = false;
-	natsStatus	status;
-
-	if (opened)
-		return NATS_OK;
-#ifdef __GLIBC__
-	{
-		pthread_attr_t saved;
-		pthread_attr_t small;
-
-		pthread_getattr_default_np(&saved);
-		pthread_attr_init(&small);
-		pthread_attr_setstacksize(&small, THREAD_STACK_SIZE);
-		pthread_setattr_default_np(&small);
-		status = nats_Open(0);	/* 0: no spinning on locks */
-		pthread_setattr_default_np(&saved);
-		pthread_attr_destroy(&small);
-		pthread_attr_destroy(&saved);
-	}
-#else
-	status = nats_Open(0);
-#endif
-	opened = status == NATS_OK;
-	/* after OpenSSL, which the library has opened: so it runs before OpenSSL's */
-	if (opened)
-		atexit(wait_for_threads);
-	return status;
+	if (attempt->counts)
+		np_library_leave_behind();
 }
 
 /* ---- Connecting -------------------------------------------------------- */
@@ -249,14 +114,28 @@ free_attempt(NpConnectAttempt *attempt)
 	free(attempt);
 }
 
-/* Try the addresses of the host in their order. */
+/* Try them in their order. */
+static NpWireStatus
+connect_to_addresses(NpHandshake *handshake, const struct addrinfo *addresses)
+{
+	NpWireStatus status = NP_WIRE_NO_SERVER;
+
+	snprintf(handshake->error, sizeof(handshake->error), "no answer in time");
+	for (const struct addrinfo *address = addresses;
+		 address != NULL && status != NP_WIRE_OK && np_handshake_ms_left(handshake) > 0;
+		 address = address->ai_next)
+		status = np_handshake(handshake, address);
+	return status;
+}
+
+/* Resolve the name of the host, and connect to it. */
 static NpWireStatus
 connect_to_host(NpConnectAttempt *attempt)
 {
 	NpHandshake *handshake = &attempt->handshake;
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct addrinfo *addresses = NULL;
-	NpWireStatus status = NP_WIRE_NO_SERVER;
+	NpWireStatus status = NP_WIRE_FAILED;
 	char		port[16];
 	int			failure;
 
@@ -268,12 +147,8 @@ connect_to_host(NpConnectAttempt *attempt)
 		snprintf(handshake->error, sizeof(handshake->error), "could not resolve the host name: %s", gai_strerror(failure));
 		return NP_WIRE_NO_HOST;
 	}
-	snprintf(handshake->error, sizeof(handshake->error), "no answer in time");
-	enter_library(attempt);
-	for (struct addrinfo *address = addresses;
-		 address != NULL && status != NP_WIRE_OK && attempt->in_library && np_handshake_ms_left(handshake) > 0;
-		 address = address->ai_next)
-		status = np_handshake(handshake, address);
+	if (enter_library(attempt))
+		status = connect_to_addresses(handshake, addresses);
 	freeaddrinfo(addresses);
 	return status;
 }
@@ -282,7 +157,6 @@ static void *
 connect_in_thread(void *argument)
 {
 	NpConnectAttempt *attempt = argument;
-	NpWire	   *wire = attempt->handshake.wire;
 	NpWireStatus status = connect_to_host(attempt);
 	bool		in_library = attempt->in_library;
 	bool		left_behind;
@@ -301,14 +175,12 @@ connect_in_thread(void *argument)
 
 	if (left_behind)
 	{
-		if (status == NP_WIRE_OK)
-			np_wire_close(wire);
-		else
-			free(wire);
+		if (attempt->handshake.wire != NULL)
+			np_wire_close(attempt->handshake.wire);
 		free_attempt(attempt);
 	}
 	if (in_library)
-		leave_library(counts);
+		np_library_leave(counts);
 	return NULL;
 }
 
@@ -324,19 +196,27 @@ init_condition(pthread_cond_t *condition)
 	pthread_condattr_destroy(&attributes);
 }
 
+/* False: why not is in error. */
 static bool
-start_thread(NpConnectAttempt *attempt)
+start_thread(NpConnectAttempt *attempt, char *error, size_t error_size)
 {
 	pthread_attr_t attributes;
 	pthread_t	thread;
-	bool		started;
+	sigset_t	all;
+	sigset_t	previous;
+	int			failure;
 
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &previous);
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, THREAD_STACK_SIZE);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	started = pthread_create(&thread, &attributes, connect_in_thread, attempt) == 0;
+	failure = pthread_create(&thread, &attributes, connect_in_thread, attempt);
 	pthread_attr_destroy(&attributes);
-	return started;
+	pthread_sigmask(SIG_SETMASK, &previous, NULL);
+	if (failure != 0)
+		snprintf(error, error_size, "could not start a thread: %s", strerror(failure));
+	return failure == 0;
 }
 
 /*
@@ -349,38 +229,25 @@ NpConnectAttempt *
 np_connect_attempt_start(const NpWireTarget *target, char *error, size_t error_size)
 {
 	NpConnectAttempt *attempt = calloc(1, sizeof(*attempt));
-	NpWire	   *wire = calloc(1, sizeof(*wire));
-	natsStatus	status = NATS_NO_MEMORY;
-	sigset_t	previous;
 
-	np_wire_block_signals(&previous);
-	if (attempt != NULL && wire != NULL)
+	if (attempt == NULL || !np_library_prepare(end_attempts))
 	{
-		attempt->handshake.target = *target;
-		attempt->handshake.wire = wire;
-		attempt->handshake.lock = &attempt->lock;
-		attempt->pipe[0] = attempt->pipe[1] = -1;
-		pthread_mutex_init(&attempt->lock, NULL);
-		init_condition(&attempt->ended_condition);
-		status = open_library();
-		if (status == NATS_OK && pipe2(attempt->pipe, O_CLOEXEC) != 0)
-			status = NATS_SYS_ERROR;
-		if (status == NATS_OK && !start_thread(attempt))
-			status = NATS_SYS_ERROR;
-	}
-	np_wire_restore_signals(&previous);
-	if (status == NATS_OK)
-	{
-		unfinished = attempt;
-		return attempt;
-	}
-
-	snprintf(error, error_size, "%s", natsStatus_GetText(status));
-	free(wire);
-	if (wire != NULL && attempt != NULL)
-		free_attempt(attempt);
-	else
 		free(attempt);
+		snprintf(error, error_size, "out of memory");
+		return NULL;
+	}
+	attempt->handshake.target = *target;
+	attempt->handshake.lock = &attempt->lock;
+	attempt->pipe[0] = attempt->pipe[1] = -1;
+	pthread_mutex_init(&attempt->lock, NULL);
+	init_condition(&attempt->ended_condition);
+	if (pipe2(attempt->pipe, O_CLOEXEC) != 0)
+		snprintf(error, error_size, "could not create a pipe: %s", strerror(errno));
+	else if (!start_thread(attempt, error, error_size))
+		;						/* it has said why */
+	else
+		return unfinished = attempt;
+	free_attempt(attempt);
 	return NULL;
 }
 
@@ -407,15 +274,10 @@ np_connect_attempt_finish(NpConnectAttempt *attempt, NpWire **wire, char *error,
 	result = attempt->status;
 	pthread_mutex_unlock(&attempt->lock);
 
-	if (result != NP_WIRE_OK)
-	{
-		snprintf(error, error_size, "%s", attempt->handshake.error);
-		free(attempt->handshake.wire);
-	}
-	else if (np_wire_take_over(attempt->handshake.wire, error, error_size))
+	if (result == NP_WIRE_OK)
 		*wire = attempt->handshake.wire;
 	else
-		result = NP_WIRE_FAILED;
+		snprintf(error, error_size, "%s", attempt->handshake.error);
 	free_attempt(attempt);
 	return result;
 }
@@ -456,7 +318,7 @@ np_connect_attempt_abandon(NpConnectAttempt *attempt)
 	attempt->handshake.abandoned = true;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
-		shut_down_sockets();
+		np_library_shut_down_sockets();
 		wait_for_end(attempt);
 	}
 	ended = attempt->ended;

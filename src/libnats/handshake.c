@@ -3,13 +3,6 @@
  * handshake.c
  *	  libnats: from an address to a connection with TLS, authenticated.
  *
- * The connection is made in the library's event-loop mode, in which it
- * touches the socket only when asked to: no thread of it reads or writes, and
- * once connected we don't ask it to.  The traffic is protocol.c's.  The
- * library has read nothing beyond the PONG that ends its handshake (it reads
- * that line byte by byte, conn.c _readProto), so both sides agree on where
- * the stream starts.
- *
  * This runs in connect_attempt.c's helper thread.
  *
  *-------------------------------------------------------------------------
@@ -29,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/compat.h"
 #include "libnats/credentials.h"
 
 /* Only the handshake goes through the library's buffers. */
@@ -69,45 +63,7 @@ np_handshake_ms_left(NpHandshake *handshake)
 	return abandoned || left < 0 ? 0 : left;
 }
 
-/* ---- The library's event loop: it only hands us the socket ------------- */
-
-static natsStatus
-on_attach(void **user_data, void *loop, natsConnection *nc, natsSock socket)
-{
-	NpWire	   *wire = loop;
-
-	(void) nc;
-	wire->socket = socket;
-	/* no program that the backend starts gets it */
-	fcntl(socket, F_SETFD, FD_CLOEXEC);
-	*user_data = wire;
-	return NATS_OK;
-}
-
-static natsStatus
-on_read(void *user_data, bool add)
-{
-	NpWire	   *wire = user_data;
-
-	if (!add)
-		np_compat_close_socket(&wire->socket);
-	return NATS_OK;
-}
-
-static natsStatus
-on_write(void *user_data, bool add)
-{
-	(void) user_data;
-	(void) add;
-	return NATS_OK;
-}
-
-static natsStatus
-on_detach(void *user_data)
-{
-	((NpWire *) user_data)->detached = true;
-	return NATS_OK;
-}
+/* ---- Options ---------------------------------------------------------------- */
 
 /* Newer libraries print to stderr when there is no handler. */
 static void
@@ -307,10 +263,7 @@ set_options(natsOptions *options, NpHandshake *handshake, const char *address, i
 		(status = natsOptions_SetAllowReconnect(options, false)) != NATS_OK ||
 		(status = natsOptions_SetIgnoreDiscoveredServers(options, !handshake->listens)) != NATS_OK ||
 		(status = natsOptions_SetErrorHandler(options, on_error, NULL)) != NATS_OK ||
-	/* no flusher thread and no timer on the connection */
-		(status = natsOptions_SetSendAsap(options, true)) != NATS_OK ||
-		(status = natsOptions_SetPingInterval(options, 0)) != NATS_OK ||
-		(status = natsOptions_SetEventLoop(options, handshake->wire, on_attach, on_read, on_write, on_detach)) != NATS_OK)
+		(status = np_library_connection_set_up(&handshake->connection, options)) != NATS_OK)
 		return status;
 	return set_credentials(options, handshake);
 }
@@ -423,17 +376,17 @@ try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secure
 	if (status == NATS_OK && np_handshake_ms_left(handshake) == 0)
 		status = NATS_TIMEOUT;
 	if (status == NATS_OK)
-		status = natsConnection_Connect(&handshake->wire->nc, options);
+		status = natsConnection_Connect(&handshake->connection.nc, options);
 	np_tls_capture_end();
 	natsOptions_Destroy(options);
 
 	*secured = capture.context != NULL;
 	if (status != NATS_OK)
 		return explain_failure(handshake, address, status, &capture);
-	handshake->wire->tls = capture.tls;
-	if (is_connected_to(handshake->wire->socket, address))
+	handshake->connection.tls = capture.tls;
+	if (is_connected_to(handshake->connection.socket, address))
 		return NP_WIRE_OK;
-	np_wire_disconnect(handshake->wire);
+	np_library_connection_close(&handshake->connection);
 	snprintf(handshake->error, sizeof(handshake->error), "the server closed the connection before it was ready");
 	return NP_WIRE_FAILED;
 }
@@ -455,16 +408,12 @@ try_address_signed(NpHandshake *handshake, const struct addrinfo *address, bool 
 }
 
 /*
- * Connect to an address, with TLS and authentication.  Blocks, until the time
- * of the attempt is over at most.
- *
- * On NP_WIRE_OK the wire is connected; else the error says why.
- *
- * A server may require TLS of a client that does not expect it.  The library
- * then goes on with TLS, without our name and authorities: so we begin anew.
+ * The same with TLS if the server requires it of a client that does not expect
+ * it.  The library then goes on with TLS, without our name and authorities: so
+ * we begin anew.
  */
-NpWireStatus
-np_handshake(NpHandshake *handshake, const struct addrinfo *address)
+static NpWireStatus
+try_address_secured(NpHandshake *handshake, const struct addrinfo *address)
 {
 	bool		secured;
 	NpWireStatus status = try_address_signed(handshake, address, &secured);
@@ -472,7 +421,24 @@ np_handshake(NpHandshake *handshake, const struct addrinfo *address)
 	if (!secured || handshake->target.tls)
 		return status;
 	if (status == NP_WIRE_OK)
-		np_wire_disconnect(handshake->wire);
+		np_library_connection_close(&handshake->connection);
 	handshake->target.tls = true;
 	return try_address_signed(handshake, address, &secured);
+}
+
+/*
+ * Connect to an address, with TLS and authentication.  Blocks, until the time
+ * of the attempt is over at most.
+ *
+ * On NP_WIRE_OK there is a wire; else the error says why.
+ */
+NpWireStatus
+np_handshake(NpHandshake *handshake, const struct addrinfo *address)
+{
+	NpWireStatus status = try_address_secured(handshake, address);
+
+	if (status != NP_WIRE_OK)
+		return status;
+	handshake->wire = np_library_connection_take_over(&handshake->connection, handshake->error, sizeof(handshake->error));
+	return handshake->wire != NULL ? NP_WIRE_OK : NP_WIRE_FAILED;
 }

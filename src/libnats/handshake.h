@@ -11,7 +11,7 @@
 #include <netdb.h>
 #include <pthread.h>
 
-#include "libnats/wire_internal.h"
+#include "libnats/library_connection.h"
 
 /* What a handshake goes by, and what comes of it.  The helper thread's until that has ended. */
 typedef struct NpHandshake
@@ -21,7 +21,8 @@ typedef struct NpHandshake
 	pthread_mutex_t *lock;		/* under which the backend sets: */
 	bool		abandoned;		/* nothing new is begun */
 	bool		listens;		/* to what the server tells of other ones */
-	NpWire	   *wire;			/* connected when it has succeeded */
+	NpLibraryConnection connection; /* while it is being made */
+	NpWire	   *wire;			/* what has come of it; NULL: nothing yet */
 	char		error[256];		/* why it has not */
 	bool		lost_signature; /* the library could not send it */
 } NpHandshake;

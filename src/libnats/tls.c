@@ -25,6 +25,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,6 +35,7 @@
 #include <openssl/x509_vfy.h>
 
 static __thread NpTlsCapture *capturing;	/* NULL: nobody is interested */
+static atomic_bool library_uses_tls;	/* has ever created a context */
 
 /* ---- Seeing what the library makes ---------------------------------------- */
 
@@ -46,8 +48,10 @@ on_new_context(void *parent, void *data, CRYPTO_EX_DATA *all, int index, long ar
 	(void) index;
 	(void) argument;
 	(void) pointer;
-	if (capturing != NULL)
-		capturing->context = parent;
+	if (capturing == NULL)
+		return;
+	capturing->context = parent;
+	library_uses_tls = true;
 }
 
 /* Since TLS 1.3 what the server thinks of our certificate comes after the handshake. */
@@ -103,6 +107,39 @@ np_tls_end_thread(void)
 	OPENSSL_thread_stop();
 }
 
+/* ---- The process ------------------------------------------------------------ */
+
+/*
+ * OpenSSL registers its handler of atexit: it runs behind those that are
+ * registered after this.  To load the configuration is no more than libnats
+ * lets it do when it makes its first random number; without an option it
+ * registers nothing.  False: out of memory.
+ */
+bool
+np_tls_prepare(void)
+{
+	return OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL) == 1;
+}
+
+/*
+ * To be called at exit, before the library's own handler: before libnats 3.11
+ * that frees OpenSSL's list of compression methods, and if it does so before
+ * OpenSSL cleans up, OpenSSL frees it once more (nats.c #904).  So there is none.
+ */
+void
+np_tls_end(void)
+{
+	STACK_OF(SSL_COMP) * methods;
+
+	if (!library_uses_tls)
+		return;
+	methods = SSL_COMP_get_compression_methods();
+	(void) SSL_COMP_set0_compression_methods(NULL);
+	sk_SSL_COMP_free(methods);
+}
+
+/* ---- What is mended ------------------------------------------------------------ */
+
 /* Give the host's name in the handshake, which is then seen. */
 void
 np_tls_announce_host(NpTlsCapture *capture)
@@ -143,14 +180,39 @@ np_tls_trust_only(NpTlsCapture *capture, const char *ca_file, char *error, size_
 	return true;
 }
 
-/* ---- Traffic ----------------------------------------------------------------- */
+/* ---- Taking it over --------------------------------------------------------- */
 
-/* Prepare for reading and writing that never block; the socket must not either. */
+/*
+ * Keep the TLS of a connection that the library is about to close.  It is
+ * told that both sides have ended it, so nothing is read or written.
+ */
 void
-np_tls_take_over(NpTls *tls)
+np_tls_hold(NpTls *tls)
 {
-	SSL_set_mode((SSL *) tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL		   *ssl = (SSL *) tls;
+
+	SSL_up_ref(ssl);
+	SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 }
+
+/*
+ * The library has closed its connection: the TLS is the caller's to
+ * np_tls_free, on this descriptor of the same socket, and ready for reading and
+ * writing that never block; the socket must not either.  False: out of memory.
+ */
+bool
+np_tls_take_over(NpTls *tls, int fd)
+{
+	SSL		   *ssl = (SSL *) tls;
+
+	SSL_set_shutdown(ssl, 0);
+	/* the library's callback would look at its connection */
+	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), NULL);
+	SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	return SSL_set_fd(ssl, fd) == 1;
+}
+
+/* ---- Traffic ----------------------------------------------------------------- */
 
 /* What recv and send would return and set errno to. */
 static ssize_t

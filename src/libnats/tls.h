@@ -29,7 +29,12 @@ extern void np_tls_end_thread(void);
 extern void np_tls_announce_host(NpTlsCapture *capture);
 extern bool np_tls_trust_only(NpTlsCapture *capture, const char *ca_file, char *error, size_t error_size);
 
-extern void np_tls_take_over(NpTls *tls);
+extern bool np_tls_prepare(void);
+extern void np_tls_end(void);
+
+extern void np_tls_hold(NpTls *tls);
+extern bool np_tls_take_over(NpTls *tls, int fd);
+
 extern ssize_t np_tls_read(NpTls *tls, char *buffer, size_t length);
 extern ssize_t np_tls_write(NpTls *tls, const char *data, size_t length);
 extern bool np_tls_has_pending(NpTls *tls);

@@ -1,69 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * wire.c
- *	  libnats: a connection that has been made.
- *
- * Signals: PostgreSQL's handlers must not run on a foreign thread, and the
- * library takes EINTR for a lost connection.  All signals are blocked around
- * every call that creates a thread or does I/O; threads inherit that.
+ *	  libnats: a connection that has been made, and is ours.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "libnats/wire_internal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-void
-np_wire_block_signals(sigset_t *previous)
+/* Without a socket as yet; the caller's to np_wire_close.  NULL: out of memory. */
+NpWire *
+np_wire_create(void)
 {
-	sigset_t	all;
+	NpWire	   *wire = calloc(1, sizeof(*wire));
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, previous);
-}
-
-void
-np_wire_restore_signals(const sigset_t *previous)
-{
-	pthread_sigmask(SIG_SETMASK, previous, NULL);
-}
-
-/* Close a connection that the library has made; the wire is without one then. */
-void
-np_wire_disconnect(NpWire *wire)
-{
-	shutdown(wire->socket, SHUT_RDWR);
-	for (int i = 0; i < 100000 && !wire->detached; i++)
-		natsConnection_ProcessReadEvent(wire->nc);
-	natsConnection_Destroy(wire->nc);
-	if (wire->detached)
-		np_compat_detached(wire->nc);
-	wire->nc = NULL;
-	wire->tls = NULL;
-	wire->detached = false;
-}
-
-/* Make a connection ready for use.  False: it can't be used, and is closed. */
-bool
-np_wire_take_over(NpWire *wire, char *error, size_t error_size)
-{
-	natsConnection_GetConnectedServerId(wire->nc, wire->server_id, sizeof(wire->server_id));
-	np_compat_server_name(wire->nc, wire->server_name, sizeof(wire->server_name));
-	if (natsConnection_GetClientIP(wire->nc, &wire->client_ip) != NATS_OK)
-		wire->client_ip = NULL;
-	if (wire->tls != NULL)
-		np_tls_take_over(wire->tls);
-	if (natsConnection_HasHeaderSupport(wire->nc) == NATS_OK)
-		return true;
-	np_wire_close(wire);
-	snprintf(error, error_size, "the server does not support headers");
-	return false;
+	if (wire != NULL)
+		wire->socket = -1;
+	return wire;
 }
 
 int
@@ -75,7 +31,7 @@ np_wire_socket(const NpWire *wire)
 int64_t
 np_wire_max_payload(const NpWire *wire)
 {
-	return natsConnection_GetMaxPayload(wire->nc);
+	return wire->max_payload;
 }
 
 const char *
@@ -101,10 +57,15 @@ np_wire_client_ip(const NpWire *wire)
 uint64_t
 np_wire_client_id(const NpWire *wire)
 {
-	uint64_t	id = 0;
+	return wire->client_id;
+}
 
-	natsConnection_GetClientID(wire->nc, &id);
-	return id;
+/* The addresses of other servers of the cluster, as host:port; returns how many. */
+int
+np_wire_discovered(const NpWire *wire, char ***servers)
+{
+	*servers = wire->discovered;
+	return wire->discovered_count;
 }
 
 /* Its TLS, which goes with it; NULL: there is none. */
@@ -142,49 +103,20 @@ np_wire_has_pending(const NpWire *wire)
 }
 
 /*
- * The addresses of other servers of the cluster, as host:port; returns how
- * many.  To be freed by np_wire_free_discovered.
- */
-int
-np_wire_discovered(const NpWire *wire, char ***servers)
-{
-	int			count = 0;
-
-	*servers = NULL;
-	if (natsConnection_GetDiscoveredServers(wire->nc, servers, &count) != NATS_OK)
-		return 0;
-	return count;
-}
-
-void
-np_wire_free_discovered(char **servers, int count)
-{
-	for (int i = 0; i < count; i++)
-		free(servers[i]);
-	free(servers);
-}
-
-/*
  * Close a connection and free it.  Never blocks: what the server has not been
- * sent, or the kernel not transmitted, is lost (the library sets SO_LINGER 0).
- *
- * natsConnection_Destroy alone would wait 500 ms for a PONG.  A connection
- * that has seen the end of its socket is closed already, and does not.
+ * sent, or the kernel not transmitted, is lost (the library has set SO_LINGER
+ * to 0).
  */
 void
 np_wire_close(NpWire *wire)
 {
-	sigset_t	previous;
-
-	np_wire_block_signals(&previous);
-	np_wire_disconnect(wire);
-	np_wire_restore_signals(&previous);
+	if (wire->tls != NULL)
+		np_tls_free(wire->tls);
+	if (wire->socket >= 0)
+		close(wire->socket);
+	for (int i = 0; i < wire->discovered_count; i++)
+		free(wire->discovered[i]);
+	free(wire->discovered);
 	free(wire->client_ip);
 	free(wire);
-}
-
-const char *
-np_wire_library_version(void)
-{
-	return nats_GetVersion();
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wire.h
- *	  libnats: a connection that has been made.
+ *	  libnats: a connection that has been made, and is ours.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,13 +60,11 @@ extern ssize_t np_wire_receive(NpWire *wire, char *buffer, size_t length);
 extern ssize_t np_wire_send(NpWire *wire, struct iovec *vectors, int count);
 extern bool np_wire_has_pending(const NpWire *wire);
 extern int	np_wire_discovered(const NpWire *wire, char ***servers);
-extern void np_wire_free_discovered(char **servers, int count);
 extern int64_t np_wire_max_payload(const NpWire *wire);
 extern const char *np_wire_server_id(const NpWire *wire);
 extern const char *np_wire_server_name(const NpWire *wire);
 extern const char *np_wire_client_ip(const NpWire *wire);
 extern uint64_t np_wire_client_id(const NpWire *wire);
 extern void np_wire_close(NpWire *wire);
-extern const char *np_wire_library_version(void);
 
 #endif							/* NP_WIRE_H */

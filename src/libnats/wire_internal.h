@@ -1,34 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * wire_internal.h
- *	  The inside of a connection that libnats has made, for the files that make it.
+ *	  The inside of a connection, for the file that makes it.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef NP_WIRE_INTERNAL_H
 #define NP_WIRE_INTERNAL_H
 
-#include <nats/nats.h>
-
-#include <signal.h>
-
-#include "base/compat.h"
 #include "libnats/wire.h"
 
 struct NpWire
 {
-	natsConnection *nc;
-	natsSock	socket;
-	bool		detached;		/* the library has let go of the socket */
-	NpTls	   *tls;			/* the library's; NULL: no TLS */
+	int			socket;			/* -1: none yet */
+	NpTls	   *tls;			/* NULL: no TLS */
 	char		server_id[128];
 	char		server_name[128];	/* its id if the library does not report it */
-	char	   *client_ip;		/* from the library's malloc; NULL: not known */
+	char	   *client_ip;		/* from malloc; NULL: not known */
+	uint64_t	client_id;
+	int64_t		max_payload;
+	char	  **discovered;		/* the addresses of other servers of the cluster, each from malloc, as the
+								 * list is */
+	int			discovered_count;
 };
 
-extern bool np_wire_take_over(NpWire *wire, char *error, size_t error_size);
-extern void np_wire_disconnect(NpWire *wire);
-extern void np_wire_block_signals(sigset_t *previous);
-extern void np_wire_restore_signals(const sigset_t *previous);
+extern NpWire *np_wire_create(void);
 
 #endif							/* NP_WIRE_INTERNAL_H */

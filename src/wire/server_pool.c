@@ -260,7 +260,6 @@ np_server_pool_discover(NpServerPool *pool, NpWire *wire, bool in_tls)
 		free_hearsay(pool);
 	for (int i = 0; i < Min(count, MAX_ANNOUNCED); i++)
 		add(pool, (NpSpan) {servers[i], strlen(servers[i])}, in_tls);
-	np_wire_free_discovered(servers, count);
 }
 
 /*

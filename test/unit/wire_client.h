@@ -12,6 +12,7 @@
 #include "unit.h"
 
 #include "libnats/connect_attempt.h"
+#include "libnats/library.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>

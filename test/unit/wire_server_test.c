@@ -972,7 +972,7 @@ run_tests(const Test *first, size_t count, Server *server, bool there)
 	}
 }
 
-/* Opens the library; its threads stay. */
+/* What OpenSSL and the C library open once, is there then. */
 static void
 open_library(void)
 {

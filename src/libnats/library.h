@@ -1,0 +1,24 @@
+/*-------------------------------------------------------------------------
+ *
+ * library.h
+ *	  libnats: open for as long as a thread connects.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_LIBRARY_H
+#define NP_LIBRARY_H
+
+#include <stddef.h>
+
+#include "base/types.h"
+
+extern bool np_library_prepare(void (*before_exit) (void));
+extern bool np_library_enter(char *error, size_t error_size);
+extern void np_library_leave(bool left_behind);
+extern void np_library_leave_behind(void);
+extern bool np_library_has_left_behind(void);
+extern void np_library_shut_down_sockets(void);
+extern void np_library_end(void);
+extern const char *np_library_version(void);
+
+#endif							/* NP_LIBRARY_H */
