@@ -20,6 +20,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -63,6 +64,10 @@ np_library_prepare(void (*before_exit) (void))
 
 	if (prepared)
 		return true;
+#ifdef __GLIBC__
+	/* else each thread leaves some 30 kB that nobody but the next ones would use */
+	mallopt(M_ARENA_MAX, 1);
+#endif
 	/* of a library that is not open it registers the handler, and that is all */
 	nats_Close();
 	prepared = np_tls_prepare() && atexit(before_exit) == 0;

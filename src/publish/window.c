@@ -14,7 +14,7 @@
 
 #include "publish/window.h"
 
-#define INITIAL_SIZE	256
+#define INITIAL_SIZE	32
 
 /* What more slots than these take is worth giving back: 0.9 MB. */
 #define KEPT_SIZE		8192

@@ -411,7 +411,8 @@ foreach my $what (sort keys %strange_answers)
 $proxy = ByteProxy->new($nats);
 $session = session(connect_timeout => '60s');
 $session->value($PUBLISH);
-my ($threads, $files) = (process_threads($session->pid), process_files($session->pid));
+my ($threads, $files) = (1, process_files($session->pid));
+ok(wait_for('threads to end', sub { process_threads($session->pid) == $threads }), 'a backend that is connected with TLS has one thread');
 my $to_proxy = set(url => $proxy->tls_url);
 foreach my $round (1 .. 3)
 {
