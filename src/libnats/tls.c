@@ -121,6 +121,12 @@ np_tls_prepare(void)
 	return OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL) == 1;
 }
 
+static void
+free_method(SSL_COMP *method)
+{
+	OPENSSL_free(method);
+}
+
 /*
  * To be called at exit, before the library's own handler: before libnats 3.11
  * that frees OpenSSL's list of compression methods, and if it does so before
@@ -135,7 +141,7 @@ np_tls_end(void)
 		return;
 	methods = SSL_COMP_get_compression_methods();
 	(void) SSL_COMP_set0_compression_methods(NULL);
-	sk_SSL_COMP_free(methods);
+	sk_SSL_COMP_pop_free(methods, free_method);
 }
 
 /* ---- What is mended ------------------------------------------------------------ */
