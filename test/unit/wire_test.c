@@ -623,9 +623,9 @@ two_connections(void)
 	check_at_rest();
 }
 
-/* All signals, of every thread but this one; this one's mask must be what it was. */
+/* All signals, of every thread but this one, and so many there must be at least; this one's mask must be what it was. */
 static void
-check_signals_blocked(void)
+check_signals_blocked(int threads)
 {
 	DIR		   *directory = opendir("/proc/self/task");
 	struct dirent *entry;
@@ -659,7 +659,7 @@ check_signals_blocked(void)
 	}
 	if (directory != NULL)
 		closedir(directory);
-	CHECK(seen > 0);
+	CHECK(seen >= threads);
 	pthread_sigmask(SIG_SETMASK, NULL, &mine);
 	for (size_t i = 0; i < UNIT_COUNT(signals); i++)
 		CHECK(!sigismember(&mine, signals[i]));
@@ -672,14 +672,15 @@ signals_are_blocked_in_threads(void)
 	NpWire	   *wire;
 
 	CHECK(!has_ended(attempt, 100));
-	check_signals_blocked();
+	/* ours, and three of the library */
+	check_signals_blocked(4);
 	abandon(attempt);
 	check_at_rest();
 	wire = connect_to(ports[GOOD]);
-	check_signals_blocked();
+	check_signals_blocked(0);
 	if (wire != NULL)
 		np_wire_close(wire);
-	check_signals_blocked();
+	check_signals_blocked(0);
 }
 
 static volatile sig_atomic_t alarms;
