@@ -60,6 +60,8 @@ LABELS = {
     "wal_changes_one": "changes from the WAL, one transaction",
     "wal_outbox": "outbox in the WAL, 1000 a transaction",
     "wal_outbox_one": "outbox in the WAL, one transaction",
+    "wal_changes_one_kept": "changes from the WAL, one transaction, kept in memory",
+    "wal_outbox_one_kept": "outbox in the WAL, one transaction, kept in memory",
     "evloop_change": "plain-C event loop, ids, size of a change",
     "wal_delay": "relay of the WAL, from the answer to COMMIT",
     "call_table": "nats_publish_outbox(), in the table",
@@ -977,12 +979,16 @@ WAL_CHANGE_SIZE = 276
 WAL_CALLS = 100_000
 
 
-def wal_backlog(write, one=False, wanted=WAL_MESSAGES):
+# A transaction of so many is not written to files while it is decoded.
+DECODED_IN_MEMORY = "2000MB"
+
+
+def wal_backlog(write, one=False, wanted=WAL_MESSAGES, work_mem="64MB"):
     """Like backlog(): what was committed while the relay was paused, which has decoded no more of it than it keeps in memory."""
     def run(bench):
         count = bench.scaled(wanted)
         bench.new_stream()
-        with bench.wal_relay(ordering="pipelined") as relay, Peak(relay.pid()) as peak:
+        with bench.wal_relay(work_mem=work_mem, ordering="pipelined") as relay, Peak(relay.pid()) as peak:
             relay.session.run("TRUNCATE bench.wal_rows;\n"
                               "SELECT nats_publish_table('bench.wal_rows', 'bench.a', delivery => 'wal');\n"
                               "SELECT nats_relay_pause();")
@@ -1041,9 +1047,11 @@ WAL = Row(
     ("rate", "cpu_us", "csw", "peak_mb", "p50_us", "p99_us", "max_us", "row_us"), (
         Side("wal_changes", wal_backlog("write_rows")),
         Side("wal_changes_one", wal_backlog("write_rows", one=True)),
+        Side("wal_changes_one_kept", wal_backlog("write_rows", one=True, work_mem=DECODED_IN_MEMORY)),
         Side("evloop_change", wal_plain_c(WAL_CHANGE_SIZE)),
         Side("wal_outbox", wal_backlog("write_outbox")),
         Side("wal_outbox_one", wal_backlog("write_outbox", one=True)),
+        Side("wal_outbox_one_kept", wal_backlog("write_outbox", one=True, work_mem=DECODED_IN_MEMORY)),
         Side("evloop_hdr", wal_plain_c(PAYLOAD)),
         Side("wal_delay", lambda bench: delay(bench, wal_writer)),
         Side("call_wal", outbox_calls("wal")),
@@ -1051,8 +1059,10 @@ WAL = Row(
     ),
     (Bar("rate", "wal_changes", "evloop_change", at_least=0.85),
      Bar("rate", "wal_changes_one", "evloop_change", at_least=0.85),
+     Bar("rate", "wal_changes_one_kept", "evloop_change"),
      Bar("rate", "wal_outbox", "evloop_hdr", at_least=0.9),
      Bar("rate", "wal_outbox_one", "evloop_hdr", at_least=0.9),
+     Bar("rate", "wal_outbox_one_kept", "evloop_hdr"),
      Bar("peak_mb", "wal_changes_one", at_most=128),
      Bar("peak_mb", "wal_outbox_one", at_most=128),
      Bar("p50_us", "wal_delay", at_most=500),

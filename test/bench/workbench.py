@@ -639,19 +639,20 @@ class Workbench:
                              "the relay did not end")
 
     @contextmanager
-    def wal_level_logical(self):
+    def wal_level_logical(self, work_mem="64MB"):
         with self.session() as session:
-            session.run("ALTER SYSTEM SET wal_level = logical;")
+            session.run(f"ALTER SYSTEM SET wal_level = logical;\nALTER SYSTEM SET logical_decoding_work_mem = '{work_mem}';")
         self.cluster.restart()
         yield
         with self.session() as session:
-            session.run("ALTER SYSTEM RESET wal_level;")
+            session.run("ALTER SYSTEM RESET wal_level;\nALTER SYSTEM RESET logical_decoding_work_mem;")
         self.cluster.restart()
 
     @contextmanager
-    def wal_relay(self, **settings):
-        """A relay of the WAL that has just started, with wal_level = logical; settings: as those of relay()."""
-        with self.wal_level_logical(), self.relay(**settings) as relay:
+    def wal_relay(self, work_mem="64MB", **settings):
+        """A relay of the WAL that has just started, with wal_level = logical; work_mem: as logical_decoding_work_mem; settings: as
+        those of relay()."""
+        with self.wal_level_logical(work_mem), self.relay(**settings) as relay:
             relay.session.run("SELECT nats_wal_enable();")
             wal_relay = Relay(relay.session, "nats_wal_relay_status()")
             wal_relay.wait_for_state("idle")
