@@ -71,7 +71,8 @@ static HTAB *subjects;			/* NULL: never were any */
 static dlist_head rows = DLIST_STATIC_INIT(rows);
 static int	waiting;
 static int	leaving;			/* of the subjects, those that are */
-static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not known */
+static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
+								 * known */
 static NpTime last_left;		/* since when it is that one */
 
 /* Arguments of both. */
