@@ -212,7 +212,7 @@ sub sample_server
 	my $url = $nats{$name}->url;
 	my $connections = monitoring($nats{$name}, 'connz')->{num_connections};
 	$samples->add("nats-server $name", pid => $nats{$name}->pid, messages => $messages,
-		connections => $connections - $control->value("SELECT count(*) FROM nats_publish_activity WHERE url = '$url'"),
+		connections => max(0, $connections - $control->value("SELECT count(*) FROM nats_publish_activity WHERE url = '$url'")),
 		subscriptions => monitoring($nats{$name}, 'subsz')->{num_subscriptions} - $connections);
 	return;
 }

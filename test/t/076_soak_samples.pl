@@ -36,4 +36,6 @@ is(verdict('relay', 'memory', sub { 5000 + ($_[0] > 45 ? 4000 : 0) + ($_[0] > 65
 is(verdict('relay', 'files', sub { 12 + ($_[0] > 55) }), 'grows', 'one descriptor');
 is(verdict('nats-server steady', 'connections', sub { $_[0] > 55 ? 1 : 0 }), 'grows', 'one connection');
 
+is(verdict('nats-server steady', 'connections', sub { $_[0] % 10 > 5 ? 2 : $_[0] > 70 && $_[0] % 10 > 2 ? 1 : 0 }), 'flat', 'connections that are there for some turns');
+
 done_testing();
