@@ -44,9 +44,13 @@ typedef struct Entry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/* At rest, so much is kept for the next rows. */
+#define KEPT_MEMORY		(2 * 1024 * 1024)
+
 static MemoryContext row_context;	/* NULL: not used yet */
 static row_table_hash *rows;
-static int64 bytes;				/* of the contents */
+static int64 count;				/* of all rows */
+static int64 bytes;				/* of their contents */
 
 static void
 create_context(void)
@@ -54,7 +58,7 @@ create_context(void)
 	if (row_context != NULL)
 		return;
 	row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay rows", ALLOCSET_DEFAULT_SIZES);
-	rows = row_table_create(row_context, 1024, NULL);
+	rows = row_table_create(TopMemoryContext, 1024, NULL);
 }
 
 /*
@@ -82,6 +86,7 @@ np_row_create(int64 id, const char *msg_id, NpSpan subject)
 	if (subject.length > 0)
 		memcpy(texts + length, subject.data, subject.length);
 	row->message.subject = (NpSpan) {texts + length, subject.length};
+	count++;
 	return row;
 }
 
@@ -145,6 +150,15 @@ np_row_free(NpRow *row)
 	if (row->msg_id != NULL)
 		(void) row_table_delete(rows, (Key) {row->id, row->msg_id});
 	pfree(row);
+	count--;
+}
+
+/* Give back what many rows have needed, when there is none. */
+void
+np_rows_trim(void)
+{
+	if (row_context != NULL && count == 0 && MemoryContextMemAllocated(row_context, false) > KEPT_MEMORY)
+		MemoryContextReset(row_context);
 }
 
 /* What the contents of all rows take. */

@@ -22,6 +22,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/relay_process.h"
+#include "relay/relay_row.h"
 #include "relay/relay_worker.h"
 #include "relay/streams.h"
 #include "stats/activity.h"
@@ -234,6 +235,7 @@ np_worker_end_round(NpSession *session)
 {
 	if (session != NULL)
 		np_outbound_trim(np_session_outbound(session));
+	np_rows_trim();
 	np_session_show_rest();
 	np_shared_stats_flush();
 }

@@ -77,7 +77,7 @@ typedef struct Work
 {
 	NpDecodedChanges *changes;
 	Relation	relation;
-	Trigger    *trigger;
+	int			trigger;		/* its place among those of the relation */
 	NpChange	change;
 	HeapTuple	old;
 	HeapTuple	new;
@@ -410,6 +410,16 @@ is_wanted(NpChangePlan *plan, const NpChange *change)
 		np_change_filter_admits(plan->wal->filter, change->old, change->new);
 }
 
+/*
+ * A look at the catalog can make the relation's triggers anew, which are then
+ * the same in the same order; those that were there before are gone.
+ */
+static const Trigger *
+trigger_of(const Work *work)
+{
+	return &work->relation->trigdesc->triggers[work->trigger];
+}
+
 /* Make the messages of a change; with others' code only if that is protected. */
 static void
 make_messages(void *argument)
@@ -418,7 +428,7 @@ make_messages(void *argument)
 	NpChange	changes[NP_MAX_CHANGE_MESSAGES];
 	int			count;
 
-	work->plan = np_change_cache_find(work->relation, work->trigger);
+	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->needs_protection = work->plan->wal->has_others_code;
 	if (!work->needs_protection || work->is_protected)
 	{
@@ -567,7 +577,6 @@ publishes(const Trigger *trigger, NpChangeOp op)
 	return is_for(trigger, op) && np_change_is_from_wal(trigger->tgnargs, trigger->tgargs) && is_our_function(trigger->tgfoid);
 }
 
-/* A look at the catalog can make the relation's triggers anew, which are then the same in the same order. */
 static void
 publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 {
@@ -582,9 +591,9 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 	{
 		Work		one = *work;
 
-		one.trigger = &work->relation->trigdesc->triggers[i];
+		one.trigger = i;
 		one.messages_before = count;
-		if (publishes(one.trigger, work->change.op))
+		if (publishes(trigger_of(&one), work->change.op))
 			count += publish(&one, take, argument);
 	}
 	MemoryContextSwitchTo(previous);

@@ -12,6 +12,14 @@
  * that begins takes all that the table has for such, for it does not know
  * which of it an earlier one has moved.
  *
+ * As long as nothing is wrong with what was moved, it will soon have left, and
+ * all messages wait for that: otherwise those of a busy subject would follow
+ * each other for ever.  But nobody waits for a row that has failed, nor for
+ * those behind it, nor for a table which nothing leaves: somebody has locked
+ * what comes next there, or it is not answered, or nobody publishes.  Such
+ * subjects are followed, by none but their own messages, until the table has
+ * kept up with them.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,8 +36,10 @@
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
+#include "base/wait.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_state.h"
+#include "relay/outbox_read.h"
 #include "relay/outbox_table.h"
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
@@ -45,18 +55,25 @@
 
 #define ALL		0
 
+/* So long a table is waited for which nothing leaves. */
+#define STANDSTILL	NP_MILLISECONDS(1000)
+
 /* A subject of which the table has messages. */
 typedef struct Subject
 {
 	uint64		hash;			/* 0: of all */
 	int64		last_id;		/* of the last one */
-	bool		is_untried;		/* nothing is wrong with it: it will soon have left */
+	int64		looked_id;		/* which that was at the last look; 0: there was none */
+	bool		is_leaving;		/* nothing is wrong with them, and all others wait until they have left */
 } Subject;
 
 static HTAB *subjects;			/* NULL: never were any */
 static dlist_head rows = DLIST_STATIC_INIT(rows);
 static int	waiting;
-static int	untried;			/* of the subjects, those that are */
+static int	leaving;			/* of the subjects, those that are */
+static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
+								 * known */
+static NpTime last_left;		/* since when it is that one */
 
 /* Arguments of both. */
 #define ARGUMENTS	6
@@ -85,10 +102,21 @@ static NpStatement find_subjects = {
 	.types = {INT8OID}
 };
 
+/* Which are still there, and whether it, or one before it of its subject, has failed; and if it stands for all subjects, any. */
 static NpStatement find_left = {
-	.text = "SELECT id FROM %s.nats_outbox WHERE id = ANY ($1)",
+	.text = "SELECT o.id, any_failed AND (o.id = $2 OR " NP_OUTBOX_FAILED("o.") " OR " NP_ROW_WAITS_FOR("") ")"
+	" FROM %1$s.nats_outbox AS o, (SELECT EXISTS (SELECT FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") ") AS any_failed OFFSET 0) AS failed"
+	" WHERE o.id = ANY ($1)",
+	.argument_count = 2,
+	.types = {INT8ARRAYOID, INT8OID}
+};
+
+/* From an id on, so that what has left is not read again and again. */
+static NpStatement find_next_to_leave = {
+	.text = "SELECT o.id FROM %1$s.nats_outbox AS o WHERE o.id >= $1 AND o.next_attempt_at IS NULL"
+	" AND NOT " NP_ROW_WAITS_FOR("") " ORDER BY o.id LIMIT 1",
 	.argument_count = 1,
-	.types = {INT8ARRAYOID}
+	.types = {INT8OID}
 };
 
 /* ---- Subjects --------------------------------------------------------------------------- */
@@ -114,8 +142,20 @@ known_as(NpSpan subject)
 	return all != NULL ? all : find_subject(hash_of(subject));
 }
 
+/* Are all to wait until what the table has of it has left? */
 static void
-enter_subject(NpSpan subject, bool is_untried)
+set_leaving(Subject *subject, bool is_leaving)
+{
+	if (subject->is_leaving == is_leaving)
+		return;
+	subject->is_leaving = is_leaving;
+	leaving += is_leaving ? 1 : -1;
+	if (is_leaving && leaving == 1)
+		last_left = np_now();
+}
+
+static void
+enter_subject(NpSpan subject, bool is_leaving)
 {
 	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Subject),.hcxt = TopMemoryContext};
 	uint64		hash = hash_of(subject);
@@ -129,8 +169,9 @@ enter_subject(NpSpan subject, bool is_untried)
 		hash = ALL;
 	entry = hash_search(subjects, &hash, HASH_ENTER, NULL);
 	entry->last_id = 0;
-	entry->is_untried = is_untried;
-	untried += is_untried ? 1 : 0;
+	entry->looked_id = 0;
+	entry->is_leaving = false;
+	set_leaving(entry, is_leaving);
 }
 
 /* Have earlier messages of the subject been moved, so that later ones have to follow? */
@@ -141,23 +182,23 @@ np_divert_holds(NpSpan subject)
 }
 
 /*
- * Have messages been moved of which nothing was wrong, so that it is better to
- * wait until they have left the table than to have all others follow them?
+ * Is it better that all wait until what was moved has left the table than to
+ * have others of its subjects follow it?
  */
 bool
-np_divert_holds_untried(void)
+np_divert_holds_all(void)
 {
-	return untried > 0;
+	return leaving > 0;
 }
 
 /* ---- Writing ---------------------------------------------------------------------------- */
 
 static void
-add_row(NpRow *row, bool is_untried)
+add_row(NpRow *row, bool is_leaving)
 {
 	np_wal_queue_put_aside(row->source);
 	if (np_relay_ordering != NP_RELAY_RELAXED && row->state != NP_ROW_DEAD)
-		enter_subject(row->message.subject, is_untried);
+		enter_subject(row->message.subject, is_leaving);
 	dlist_push_tail(&rows, &row->node);
 	waiting++;
 }
@@ -374,64 +415,140 @@ np_divert_is_empty(void)
 	return subjects == NULL || hash_get_num_entries(subjects) == 0;
 }
 
+/* Of each subject the last id, and the one that was the last one when it was looked last. */
 static Datum
-all_last_ids(void)
+all_ids(void)
 {
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
-	Datum	   *ids = palloc(sizeof(Datum) * hash_get_num_entries(subjects));
+	Datum	   *ids = palloc(sizeof(Datum) * 2 * hash_get_num_entries(subjects));
 	int			count = 0;
 
 	hash_seq_init(&scan, subjects);
 	while ((subject = hash_seq_search(&scan)) != NULL)
+	{
 		ids[count++] = Int64GetDatum(subject->last_id);
+		if (subject->looked_id != 0 && subject->looked_id != subject->last_id)
+			ids[count++] = Int64GetDatum(subject->looked_id);
+	}
 	return PointerGetDatum(construct_array(ids, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
+
+/* A row that is still in the table. */
+typedef struct Left
+{
+	int64		id;
+	bool		has_failed;		/* or waits for one that has */
+} Left;
 
 static int
 compare(const void *a, const void *b)
 {
-	int64		first = *(const int64 *) a;
-	int64		second = *(const int64 *) b;
+	int64		first = ((const Left *) a)->id;
+	int64		second = ((const Left *) b)->id;
 
 	return first < second ? -1 : first > second;
 }
 
-/* The ids that the last statement has found, in order. */
-static int64 *
-found_ids(void)
+/* What the last statement has found, in order. */
+static Left *
+found_rows(void)
 {
-	int64	   *ids = palloc(sizeof(int64) * Max(SPI_processed, 1));
+	Left	   *left = palloc(sizeof(Left) * Max(SPI_processed, 1));
 
 	for (uint64 i = 0; i < SPI_processed; i++)
-		ids[i] = DatumGetInt64(found(i, 1));
-	qsort(ids, SPI_processed, sizeof(int64), compare);
-	return ids;
+		left[i] = (Left) {DatumGetInt64(found(i, 1)), DatumGetBool(found(i, 2))};
+	qsort(left, SPI_processed, sizeof(Left), compare);
+	return left;
+}
+
+static const Left *
+find_row(const Left *left, uint64 count, int64 id)
+{
+	Left		key = {.id = id};
+
+	return bsearch(&key, left, count, sizeof(Left), compare);
 }
 
 static void
-forget(const Subject *subject)
+forget(Subject *subject)
 {
-	untried -= subject->is_untried ? 1 : 0;
+	set_leaving(subject, false);
 	(void) hash_search(subjects, &subject->hash, HASH_REMOVE, NULL);
 }
 
-/* Look, in a transaction of the outbox, of which subjects the table has nothing any more; all are written. */
-void
-np_divert_look(void)
+/* When what was the last one a look ago has left, so will what has come since then. */
+static void
+judge(Subject *subject, const Left *last, bool has_kept_up)
+{
+	if (last == NULL)
+	{
+		forget(subject);
+		return;
+	}
+	if (last->has_failed)
+		set_leaving(subject, false);
+	else if (has_kept_up)
+		set_leaving(subject, true);
+	subject->looked_id = subject->last_id;
+}
+
+static void
+judge_all(const Left *left, uint64 count)
 {
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
-	Datum		argument;
-	int64	   *left;
+
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		judge(subject, find_row(left, count, subject->last_id),
+			  subject->looked_id != 0 && find_row(left, count, subject->looked_id) == NULL);
+}
+
+/* Has nothing left the table for so long that it makes no sense to wait for it? */
+static bool
+stands_still(void)
+{
+	Datum		from = Int64GetDatum(next_to_leave);
+	int64		next = 0;
+
+	np_outbox_execute(&find_next_to_leave, &from, true);
+	if (SPI_processed > 0)
+		next = DatumGetInt64(found(0, 1));
+	if (next != next_to_leave)
+		last_left = np_now();
+	next_to_leave = next;
+	return np_now() > last_left + STANDSTILL;
+}
+
+static void
+stop_waiting(void)
+{
+	HASH_SEQ_STATUS scan;
+	Subject    *subject;
+
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		set_leaving(subject, false);
+}
+
+/*
+ * Look, in a transaction of the outbox, of which subjects the table has nothing
+ * any more, and which of the others are to be waited for; all are written.
+ */
+void
+np_divert_look(void)
+{
+	Subject    *all;
+	Datum		arguments[2];
 
 	if (np_divert_is_empty() || waiting > 0)
 		return;
-	argument = all_last_ids();
-	np_outbox_execute(&find_left, &argument, true);
-	left = found_ids();
-	hash_seq_init(&scan, subjects);
-	while ((subject = hash_seq_search(&scan)) != NULL)
-		if (bsearch(&subject->last_id, left, SPI_processed, sizeof(int64), compare) == NULL)
-			forget(subject);
+	all = find_subject(ALL);
+	arguments[0] = all_ids();
+	arguments[1] = Int64GetDatum(all == NULL ? 0 : all->last_id);
+	np_outbox_execute(&find_left, arguments, true);
+	judge_all(found_rows(), SPI_processed);
+	if (leaving > 0 && stands_still())
+		stop_waiting();
 }

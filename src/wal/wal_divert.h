@@ -25,7 +25,7 @@ extern bool np_divert_is_full(void);
 extern void np_divert_write(NpDiverted *diverted);
 extern bool np_divert_holds(NpSpan subject);
 extern bool np_divert_is_empty(void);
-extern bool np_divert_holds_untried(void);
+extern bool np_divert_holds_all(void);
 extern void np_divert_look(void);
 extern void np_divert_remember(void);
 

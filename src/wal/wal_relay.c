@@ -206,11 +206,11 @@ make_row(NpWalRecord *record)
 	return row;
 }
 
-/* In order, what was moved to the table though nothing was wrong with it goes first: it will soon be gone. */
+/* In order, what was moved to the table though nothing was wrong with it goes first, as long as that is soon. */
 static bool
 is_held(void)
 {
-	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_untried();
+	return np_relay_ordering != NP_RELAY_RELAXED && np_divert_holds_all();
 }
 
 static bool

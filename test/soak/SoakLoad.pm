@@ -217,8 +217,8 @@ sub load_script
 {
 	my ($kind, $directory, $url) = @_;
 	my $script = join "\n", $kind eq 'mixed' ? map { part($_, 1) } sort keys %KINDS : part($kind);
-	# which connections it leaves open does not depend on the order of its work
-	$script .= "\nSELECT nats_disconnect(); SELECT nats_publish('s.{kind}', 'x');" if $kind eq 'mixed';
+	# which connections they leave open does not depend on the order of their work
+	$script .= "\nSELECT nats_disconnect(); SELECT nats_publish('s.{kind}', 'x');" if $kind =~ /^(?:mixed|connections)$/;
 	$script =~ s/\{kind\}/$kind/g;
 	$script =~ s/\{url\}/$url/g;
 	return written("$directory/$kind.sql", $script);

@@ -205,12 +205,15 @@ sub logged_contexts
 	return $line =~ /(\d+) used/ ? $1 / 1024 : die $line;
 }
 
+# Its connections beyond those of sessions, which may just be at another server; and its subscriptions beyond one for each connection.
 sub sample_server
 {
 	my ($samples, $name, $messages) = @_;
+	my $url = $nats{$name}->url;
+	my $connections = monitoring($nats{$name}, 'connz')->{num_connections};
 	$samples->add("nats-server $name", pid => $nats{$name}->pid, messages => $messages,
-		connections => monitoring($nats{$name}, 'connz')->{num_connections},
-		subscriptions => monitoring($nats{$name}, 'subsz')->{num_subscriptions});
+		connections => max(0, $connections - $control->value("SELECT count(*) FROM nats_publish_activity WHERE url = '$url'")),
+		subscriptions => monitoring($nats{$name}, 'subsz')->{num_subscriptions} - $connections);
 	return;
 }
 

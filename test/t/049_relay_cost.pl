@@ -124,4 +124,15 @@ pass('a message that is committed long after its time is published, too');
 $old->value('COMMIT');
 $_->close foreach $old, $late;
 
+# What many rows have taken is given back when they are gone; larger ones than these have memory of their own
+
+$session->value(q(SELECT count(nats_publish_outbox('c.many', repeat('x', 5000))) FROM generate_series(1, 2000)));
+wait_until_drained($session);
+wait_for_state($session, 'idle');
+my $offset = log_length($node);
+$session->value('SELECT pg_log_backend_memory_contexts(' . relay_pid($session) . ')');
+my ($line) = wait_for('the memory contexts', sub { [ log_lines($node, $offset, qr/nats_publish relay rows: \d+ total/) ]->[0] });
+my ($total) = $line =~ /rows: (\d+) total/;
+cmp_ok($total, '<', 2_500_000, 'the memory of rows is given back');
+
 done_testing();

@@ -1,0 +1,152 @@
+
+# When NATS was away for long, all messages of the WAL are in the table, and later ones wait until they have left it; but not
+# for one that can't leave it, nor for those behind it. It is each time the one bad subject alone that waits: wal_divert_after is an
+# hour by then, and whoever waits for what does not leave waits for ever.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my ($nats, $client) = nats_with_stream('D', ['d.>'], storage => 'file');
+my $node = relay_node('main',
+	'nats_publish.url' => $nats->url,
+	'nats_publish.connect_timeout' => '500ms',
+	'nats_publish.ack_timeout' => '60s',
+	'nats_publish.outbox_storage' => 'wal',
+	wal_level => 'logical',
+	log_statement => 'none');
+my $session = PsqlSession->new($node);
+$session->value('SELECT nats_wal_enable()');
+wait_for('a relay of the WAL', sub { $session->value(q(SELECT state FROM nats_wal_relay)) eq 'idle' });
+
+sub write_message
+{
+	my ($subject, $payload) = @_;
+	return $session->value("SELECT nats_publish_outbox('$subject', '$payload')");
+}
+
+sub payloads
+{
+	my ($subject, $stream) = @_;
+	return join ' ', map { $_->{payload} } grep { $_->{subject} eq $subject } NatsClient->new(url => $nats->url)->consume($stream // 'D');
+}
+
+sub in_table { return $session->value(q(SELECT string_agg(subject || ' ' || convert_from(payload, 'UTF8'), ', ' ORDER BY id) FROM nats_outbox)); }
+
+# While NATS is away, messages are written, and moved; each is a subject and a payload.
+sub outage
+{
+	my (@messages) = @_;
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	$nats->kill9;
+	write_message(@$_) foreach @messages;
+	wait_for('messages to be moved', sub { $session->value('SELECT count(*) FROM nats_outbox') >= @messages });
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	return;
+}
+
+# It is published from the WAL and not through the table, which what was there before goes through.
+sub goes_by_itself
+{
+	my ($what, $subject) = @_;
+	wait_for("$what: a message of another subject", sub {
+		my ($given, $before) = map { $session->value($_) } 'SELECT last_value FROM nats_outbox_id_seq', 'SELECT gen_random_uuid()';
+		write_message($subject, $before);
+		wait_for('it', sub { payloads($subject) =~ /$before/ });
+		return $given == $session->value('SELECT last_value FROM nats_outbox_id_seq');
+	});
+	pass("$what: others go on, and by themselves");
+	return;
+}
+
+write_message('d.a', 'before');
+wait_for('the message', sub { payloads('d.a') eq 'before' });
+
+# No stream takes it
+
+outage([ 'd.a', '1' ], [ 'late.x', '1' ], [ 'd.a', '2' ], [ 'late.x', '2' ], [ 'd.b', '1' ]);
+$nats->start;
+goes_by_itself('a stream is missing', 'd.c');
+goes_by_itself('and those of a subject of which all was well, too', 'd.a');
+like(payloads('d.a'), qr/^before 1 2 /, 'in order');
+write_message('late.x', '3');
+wait_for('it to be moved', sub { in_table() =~ /late\.x 3/ });
+is(in_table(), 'late.x 1, late.x 2, late.x 3', 'the others follow each other');
+$client = NatsClient->new(url => $nats->url);
+$client->create_stream('LATE', ['late.>'], storage => 'file');
+wait_until_drained($session);
+write_message('late.x', '4');
+wait_for('all', sub { payloads('late.x', 'LATE') =~ /4/ });
+is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
+
+# Somebody has locked it
+
+{
+	my $holder = PsqlSession->new($node);
+	outage([ 'd.locked', '1' ], [ 'd.a', '3' ]);
+	$holder->value(q(BEGIN; SELECT FROM nats_outbox WHERE subject = 'd.locked' FOR UPDATE));
+	$nats->start;
+	goes_by_itself('a row is locked', 'd.c');
+	# what is locked is stored, and remains for as long as that
+	write_message('d.locked', '2');
+	wait_for('the one behind it', sub { payloads('d.locked') =~ /2/ });
+	is(in_table(), 'd.locked 1', 'which is so');
+	$holder->close;
+	wait_until_drained($session);
+	write_message('d.locked', '3');
+	wait_for('all', sub { payloads('d.locked') =~ /3/ });
+	is(payloads('d.locked'), '1 2 3', 'those behind it follow it');
+}
+
+# Nobody answers: it is on its way for as long as ack_timeout
+
+{
+	my $listener = NatsClient->new(url => $nats->url);
+	outage([ 'silent.x', '1' ], [ 'd.a', '4' ]);
+	$nats->start;
+	$listener = NatsClient->new(url => $nats->url);
+	$listener->subscribe('silent.>');
+	goes_by_itself('nobody answers', 'd.c');
+	is(in_table(), 'silent.x 1', 'which is so');
+	$session->value(q(DELETE FROM nats_outbox));
+}
+
+# A busy subject finds its way back, though there is always one more of it in the table
+
+{
+	write_message('late.y', '0');
+	wait_for('one', sub { payloads('late.y', 'LATE') eq '0' });
+	$client = NatsClient->new(url => $nats->url);
+	$client->delete_stream('LATE');
+	my $writer = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'wal' });
+	$writer->begin(q(DO $$ DECLARE i int := 0; BEGIN WHILE pg_try_advisory_xact_lock(1) LOOP i := i + 1; PERFORM nats_publish_outbox('late.y', i::text);
+		COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$));
+	wait_for('the subject to be in the table', sub { $session->value('SELECT count(*) FROM nats_outbox') > 100 });
+	$client->create_stream('LATE', ['late.>'], storage => 'file');
+	wait_for('the way by the table to be left', sub {
+		my $before = $session->value('SELECT last_value FROM nats_outbox_id_seq');
+		sleep 1;
+		return $before == $session->value('SELECT last_value FROM nats_outbox_id_seq');
+	}, 180);
+	$session->value('SELECT pg_advisory_lock(1)');
+	is($writer->finish->{error}, '', 'while it is written');
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	my @numbers = split / /, payloads('late.y', 'LATE');
+	is(scalar(grep { $numbers[$_] <= $numbers[ $_ - 1 ] } 1 .. $#numbers), 0, 'a busy subject leaves the table, in its order');
+	is($numbers[-1] - $numbers[0] + 1, @numbers, 'and none is missing');
+}
+
+is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
+
+done_testing();
