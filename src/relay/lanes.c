@@ -200,6 +200,16 @@ np_lanes_enter(NpRow *row, bool ordered)
 	return true;
 }
 
+/* Were rows of the subject passed by, behind which no later one goes? */
+bool
+np_lanes_have_passed(NpSpan subject)
+{
+	uint64		key = key_of(subject);
+	const NpLane *lane = lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
+
+	return lane != NULL && lane->passed != 0;
+}
+
 /* A row of the table waits for another one there. */
 void
 np_lanes_pass(NpSpan subject, int64 id)

@@ -31,11 +31,6 @@
 #define LOWEST_INTERVAL	NP_MILLISECONDS(1000)
 #define LOWEST_SHARE	200
 
-/* The first one that is not due yet. */
-static NpStatement read_next = {
-	.text = "SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > now() ORDER BY next_attempt_at, id LIMIT 1"
-};
-
 /* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
@@ -114,17 +109,14 @@ read_due(NpReading *reading)
 	return !reading->is_full;
 }
 
-/* When the next one is due. */
+/* When the next one is due.  If the first one of all is not, it is that. */
 static NpTime
-read_time_of_next(TimestampTz now)
+time_of_next(const NpWaiting *waiting, TimestampTz now)
 {
-	bool		isnull;
-	TimestampTz next;
+	TimestampTz next = waiting->first;
 
-	np_outbox_execute(&read_next, NULL, true);
-	if (SPI_processed == 0)
+	if (!waiting->any || (next <= now && !np_glance_after(now, &next)))
 		return NP_FOREVER;
-	next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	return TIMESTAMP_NOT_FINITE(next) ? NP_FOREVER : np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 }
 
@@ -156,7 +148,7 @@ np_due_read(const NpWaiting *waiting, NpReading *reading, bool *has_more)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 	NpTime		lowest_again = raise_floor(waiting, now);
-	NpTime		next = waiting->any ? read_time_of_next(now) : NP_FOREVER;
+	NpTime		next = time_of_next(waiting, now);
 	NpTime		failed = NP_FOREVER;
 
 	if (waiting->any && waiting->first <= now)

@@ -20,6 +20,7 @@
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "relay/lanes.h"
+#include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_table.h"
 
@@ -154,6 +155,15 @@ typedef struct Receiver
 	NpReading  *reading;
 } Receiver;
 
+/* Has it to wait for another row of its subject in the table?  So has what comes behind one that is passed by. */
+static bool
+is_held(TupleTableSlot *from, const NpReading *reading, NpSpan subject, int64 id)
+{
+	if (!reading->asks_held)
+		return DatumGetBool(get(from, READ_IS_HELD));
+	return np_lanes_have_passed(subject) || np_glance_is_held(get(from, READ_SUBJECT), id);
+}
+
 /* Take a row, unless it is in hand already, or has to wait. */
 static bool
 take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64 id)
@@ -165,7 +175,7 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 	if (np_row_find(id, msg_id) != NULL)
 		return false;
 	subject = np_text_to_utf8(DatumGetTextPP(get(from, READ_SUBJECT)));
-	if (DatumGetBool(get(from, READ_IS_HELD)))
+	if (is_held(from, reading, subject, id))
 	{
 		np_lanes_pass(subject, id);
 		return false;

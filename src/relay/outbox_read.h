@@ -27,6 +27,7 @@ typedef struct NpReading
 {
 	size_t		largest;		/* payload that is read */
 	bool		ordered;
+	bool		asks_held;		/* whether a row waits for another one, by np_glance_is_held() */
 	int			room;			/* for so many rows more */
 	bool		is_full;		/* something was left by the last way */
 	int64		settled;		/* up to this id, all rows that there will ever be are seen */

@@ -30,6 +30,7 @@
 #include "relay/gaps.h"
 #include "relay/lanes.h"
 #include "relay/outbox_due.h"
+#include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
@@ -42,14 +43,6 @@
 
 /* The least time between others that go back. */
 #define BACK_INTERVAL	NP_MILLISECONDS(1000)
-
-static NpStatement read_control = {
-	.text = "SELECT EXISTS (SELECT FROM %1$s.nats_control WHERE paused),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1),"
-	" (SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1)",
-	.argument_count = 1,
-	.types = {TIMESTAMPTZOID}
-};
 
 static NpStatement count_waiting = {
 	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("")
@@ -186,6 +179,15 @@ static NpWay gap_rows = {
 	.seen = seen_in_gap
 };
 
+/* In order, each row is looked up by index, or by the statement itself. */
+static void
+read_way(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
+{
+	reading->asks_held = in_order && np_glance_knows_held();
+	np_read_rows(way, in_order && !reading->asks_held, values, reading);
+	reading->asks_held = false;
+}
+
 /* False: not all of them, for want of room. */
 static bool
 read_gaps(NpReading *reading, bool in_order)
@@ -205,7 +207,7 @@ read_gaps(NpReading *reading, bool in_order)
 	}
 	values[0] = PointerGetDatum(construct_array(first, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = PointerGetDatum(construct_array(last, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	np_read_rows(&gap_rows, in_order, values, reading);
+	read_way(&gap_rows, in_order, values, reading);
 	return !reading->is_full;
 }
 
@@ -214,7 +216,7 @@ read_new(NpReading *reading, bool in_order)
 {
 	Datum		values[] = {Int64GetDatum(position)};
 
-	np_read_rows(&new_rows, in_order, values, reading);
+	read_way(&new_rows, in_order, values, reading);
 	is_at_end = !reading->is_full;
 	if (is_at_end)
 		position = Max(position, reading->settled);
@@ -251,29 +253,11 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 	look->has_more |= gaps_are_due || !is_at_end;
 }
 
-static TimestampTz
-get_time(int column, bool *any)
-{
-	bool		isnull;
-	Datum		time = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
-
-	*any = !isnull;
-	return isnull ? 0 : DatumGetTimestampTz(time);
-}
-
 /* Also what waits for its time.  True: the relay is paused. */
 static bool
 look_at_control(NpWaiting *waiting)
 {
-	Datum		floor = TimestampTzGetDatum(np_due_floor());
-	bool		isnull;
-	bool		paused;
-
-	np_outbox_execute(&read_control, &floor, true);
-	paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	waiting->first = get_time(2, &waiting->any);
-	waiting->last = get_time(3, &waiting->any_failed);
-	return paused || np_pause_is_marked(np_outbox_extension());
+	return np_glance(np_due_floor(), waiting) || np_pause_is_marked(np_outbox_extension());
 }
 
 /*

@@ -1,0 +1,315 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_glance.c
+ *	  What is asked of the outbox at each look, and for each row.
+ *
+ * Is the relay paused, what waits for its time, and does a row wait for another
+ * one?  Each answer is one entry of an index, or none.  A statement costs ten
+ * times as much as to read that, and may be planned for another index, by
+ * statistics that are those of a queue at another time.  So it is read as the
+ * catalogs are, as who the transaction works as, with its snapshot.  A
+ * statement asks where that is not what a SELECT would do: there are policies
+ * or tables that inherit, or the index is not there or is another one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "outbox/outbox.h"
+#include "relay/outbox_glance.h"
+#include "relay/outbox_table.h"
+
+/* Of a subject, in the index nats_outbox_waiting. */
+#define INDEXED_LENGTH	500
+
+#define PAUSED	"SELECT FROM %1$s.nats_control WHERE paused"
+#define FIRST	"SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1"
+#define LAST	"SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1"
+
+static NpStatement read_all = {
+	.text = "SELECT EXISTS (" PAUSED "), (" FIRST "), (" LAST ")",
+	.argument_count = 1,
+	.types = {TIMESTAMPTZOID}
+};
+
+static NpStatement read_after = {
+	.text = "SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > $1 ORDER BY next_attempt_at, id LIMIT 1",
+	.argument_count = 1,
+	.types = {TIMESTAMPTZOID}
+};
+
+/* A column of the only row that a statement has returned.  False: NULL. */
+static bool
+get_time(int column, TimestampTz *time)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+
+	if (!isnull)
+		*time = DatumGetTimestampTz(value);
+	return !isnull;
+}
+
+/* ---- Tables and indexes --------------------------------------------------------------- */
+
+/* A table that is read, and one of its indexes. */
+typedef struct Source
+{
+	Relation	table;
+	Relation	index;
+} Source;
+
+/* Would a SELECT read this table, all of it and nothing else? */
+static bool
+is_plain(Relation table)
+{
+	Form_pg_class form = table->rd_rel;
+	bool		has_policies = form->relrowsecurity && (form->relforcerowsecurity || form->relowner != GetUserId());
+
+	return form->relkind == RELKIND_RELATION && form->relam == HEAP_TABLE_AM_OID && !form->relhassubclass && !has_policies;
+}
+
+static AttrNumber
+column_of(const Source *source, const char *name)
+{
+	return get_attnum(RelationGetRelid(source->table), name);
+}
+
+/* Is the index of this name what it is called?  A column that is an expression is NULL here. */
+static bool
+is_index(const Source *source, const char *first, const char *second)
+{
+	Form_pg_index index = source->index->rd_index;
+
+	return source->index->rd_rel->relam == BTREE_AM_OID && index->indrelid == RelationGetRelid(source->table) &&
+		index->indisvalid && !index->indcheckxmin && !heap_attisnull(source->index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+		index->indkey.values[0] == (first == NULL ? 0 : column_of(source, first)) &&
+		(second == NULL || (index->indnkeyatts > 1 && index->indkey.values[1] == column_of(source, second)));
+}
+
+static void
+close_source(Source *source)
+{
+	if (source->index != NULL)
+		relation_close(source->index, AccessShareLock);
+	table_close(source->table, AccessShareLock);
+}
+
+/* False: a statement is to read it. */
+static bool
+open_source(Source *source, const char *name, const char *first, const char *second)
+{
+	Oid			index;
+
+	source->index = NULL;
+	source->table = table_open(np_outbox_table(), AccessShareLock);
+	index = get_relname_relid(name, RelationGetNamespace(source->table));
+	if (is_plain(source->table) && OidIsValid(index))
+		source->index = try_relation_open(index, AccessShareLock);
+	if (source->index != NULL && source->index->rd_rel->relkind == RELKIND_INDEX && is_index(source, first, second))
+		return true;
+	close_source(source);
+	return false;
+}
+
+static void
+check_right(Oid table, const char *name)
+{
+	AclResult	result = pg_class_aclcheck(table, GetUserId(), ACL_SELECT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, name);
+}
+
+/* ---- What waits for its time ------------------------------------------------------------ */
+
+/* The time of the first row from one end of an index of times on, or that one's key has this relation to.  False: none. */
+static bool
+find_time(const Source *source, ScanKey key, ScanDirection direction, TimestampTz *time)
+{
+	SysScanDesc scan = systable_beginscan_ordered(source->table, source->index, GetActiveSnapshot(), key == NULL ? 0 : 1, key);
+	HeapTuple	row = systable_getnext_ordered(scan, direction);
+	bool		isnull = true;
+
+	if (HeapTupleIsValid(row))
+		*time = DatumGetTimestampTz(heap_getattr(row, column_of(source, "next_attempt_at"),
+												 RelationGetDescr(source->table), &isnull));
+	systable_endscan_ordered(scan);
+	return !isnull;
+}
+
+/* False: a statement is to ask. */
+static bool
+find_first(StrategyNumber strategy, RegProcedure procedure, TimestampTz from, bool *any, TimestampTz *first)
+{
+	Source		source;
+	ScanKeyData key;
+
+	if (!open_source(&source, "nats_outbox_due", "next_attempt_at", NULL))
+		return false;
+	check_right(np_outbox_table(), "nats_outbox");
+	ScanKeyInit(&key, column_of(&source, "next_attempt_at"), strategy, procedure, TimestampTzGetDatum(from));
+	*any = find_time(&source, &key, ForwardScanDirection, first);
+	close_source(&source);
+	return true;
+}
+
+static bool
+find_last_failed(bool *any, TimestampTz *last)
+{
+	Source		source;
+
+	if (!open_source(&source, "nats_outbox_failed", "next_attempt_at", NULL))
+		return false;
+	*any = find_time(&source, NULL, BackwardScanDirection, last);
+	close_source(&source);
+	return true;
+}
+
+static bool
+is_any_paused(Relation control)
+{
+	SysScanDesc scan = systable_beginscan(control, InvalidOid, false, GetActiveSnapshot(), 0, NULL);
+	AttrNumber	paused = get_attnum(RelationGetRelid(control), "paused");
+	bool		found = false;
+	HeapTuple	row;
+
+	while (!found && HeapTupleIsValid(row = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(row, paused, RelationGetDescr(control), &isnull);
+
+		found = !isnull && DatumGetBool(value);
+	}
+	systable_endscan(scan);
+	return found;
+}
+
+static bool
+find_pause(bool *paused)
+{
+	Oid			oid = get_relname_relid("nats_control", get_rel_namespace(np_outbox_table()));
+	Relation	control = OidIsValid(oid) ? try_relation_open(oid, AccessShareLock) : NULL;
+	bool		plain = control != NULL && is_plain(control);
+
+	if (plain)
+	{
+		check_right(oid, "nats_control");
+		*paused = is_any_paused(control);
+	}
+	if (control != NULL)
+		relation_close(control, AccessShareLock);
+	return plain;
+}
+
+/*
+ * What waits for its time, from this floor on.  True: the relay is paused by
+ * a row of nats_control.
+ */
+bool
+np_glance(TimestampTz floor, NpWaiting *waiting)
+{
+	Datum		value = TimestampTzGetDatum(floor);
+	bool		paused;
+	bool		isnull;
+
+	if (find_pause(&paused) && find_first(BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE, floor, &waiting->any, &waiting->first) &&
+		find_last_failed(&waiting->any_failed, &waiting->last))
+		return paused;
+	np_outbox_execute(&read_all, &value, true);
+	waiting->any = get_time(2, &waiting->first);
+	waiting->any_failed = get_time(3, &waiting->last);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* The first time behind this one for which a row waits.  False: none does. */
+bool
+np_glance_after(TimestampTz time, TimestampTz *next)
+{
+	Datum		value = TimestampTzGetDatum(time);
+	bool		any;
+
+	if (find_first(BTGreaterStrategyNumber, F_TIMESTAMPTZ_GT, time, &any, next))
+		return any;
+	np_outbox_execute(&read_after, &value, true);
+	return SPI_processed > 0 && get_time(1, next);
+}
+
+/* ---- Who waits for another row --------------------------------------------------------- */
+
+static bool
+open_waiting(Source *source)
+{
+	return open_source(source, "nats_outbox_waiting", NULL, "id");
+}
+
+/* Can np_glance_is_held() be asked in this transaction?  Else the statement that reads the rows is to ask (NP_ROW_WAITS_FOR). */
+bool
+np_glance_knows_held(void)
+{
+	Source		source;
+
+	if (!open_waiting(&source))
+		return false;
+	close_source(&source);
+	return true;
+}
+
+static bool
+is_any_of(const Source *source, SysScanDesc scan, Datum subject)
+{
+	AttrNumber	column = column_of(source, "subject");
+	HeapTuple	row;
+
+	while (HeapTupleIsValid(row = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+		Datum		other = heap_getattr(row, column, RelationGetDescr(source->table), &isnull);
+
+		if (!isnull && DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, other, subject)))
+			return true;
+	}
+	return false;
+}
+
+/* Does a row of this subject wait for an earlier one that is tried again?  What NP_ROW_WAITS_FOR("") says. */
+bool
+np_glance_is_held(Datum subject, int64 id)
+{
+	Source		source;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	bool		found;
+
+	if (!open_waiting(&source))
+		elog(ERROR, "the index nats_outbox_waiting is not what it was");
+	/* the number of an expression is 0 in indkey, where these are looked up */
+	ScanKeyEntryInitialize(&keys[0], 0, 0, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   DirectFunctionCall2(text_left, subject, Int32GetDatum(INDEXED_LENGTH)));
+	ScanKeyInit(&keys[1], column_of(&source, "id"), BTLessStrategyNumber, F_INT8LT, Int64GetDatum(id));
+	scan = systable_beginscan_ordered(source.table, source.index, GetActiveSnapshot(), lengthof(keys), keys);
+	found = is_any_of(&source, scan, subject);
+	systable_endscan_ordered(scan);
+	close_source(&source);
+	return found;
+}

@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox_glance.h
+ *	  What is asked of the outbox at each look, and for each row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_OUTBOX_GLANCE_H
+#define NP_OUTBOX_GLANCE_H
+
+#include "datatype/timestamp.h"
+
+/* Of the rows that wait for their time. */
+typedef struct NpWaiting
+{
+	bool		any;			/* of those from the floor on: the first one's time is ... */
+	TimestampTz first;
+	bool		any_failed;		/* of those that have failed: the last one's time is ... */
+	TimestampTz last;
+} NpWaiting;
+
+extern bool np_glance(TimestampTz floor, NpWaiting *waiting);
+extern bool np_glance_after(TimestampTz time, TimestampTz *next);
+extern bool np_glance_knows_held(void);
+extern bool np_glance_is_held(Datum subject, int64 id);
+
+#endif							/* NP_OUTBOX_GLANCE_H */
