@@ -422,7 +422,8 @@ foreach my $max_pending (undef, 10)
 		sub
 		{
 			my ($peer, $command, $number) = @_;
-			my $sequence = ++$peer->{sequence};
+			# what the relay asks of a stream that it has known is no message
+			my $sequence = $command->{subject} =~ /^\$JS[.]API[.]/ ? 0 : ++$peer->{sequence};
 			return $peer->reply($command, $number == 1 && $sequence == 1 ? $DEEP : qq({"stream":"F","seq":$sequence}));
 		});
 	my $counts = 'published, failed, dead';
