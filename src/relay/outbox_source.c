@@ -11,13 +11,16 @@
  *
  * In order, a new row behind one that has failed is passed by (lanes.c), and
  * read again when nothing holds it up any more.  And each relay_poll_interval,
- * or less often when that takes long, all is read from the first row on: for
+ * or less often when that takes long, as it may when rows were published that
+ * somebody still sees, all is read from the first row on: for
  * rows that somebody has written with an id of his own, has edited, or has
  * deleted others before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
+
+#include <time.h>
 
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -36,10 +39,14 @@
 #include "relay/outbox_table.h"
 #include "relay/settled.h"
 
-/* The share of the time that looks from the first row on take, unless they would be a minute apart, and then. */
+/* The share of the time that looks from the first row on take, and of the processor's; unless they would be a minute apart, and then. */
 #define FULL_LOOK_SHARE	200
+#define PROCESSOR_SHARE	1000
 #define LATE_LOOK		NP_MILLISECONDS(60000)
 #define LATE_LOOK_SHARE	20
+
+/* What it costs to walk so many rows that were deleted, as long as no VACUUM has removed them: 1 us. */
+#define WALKED_IN_US	4
 
 /* The least time between others that go back. */
 #define BACK_INTERVAL	NP_MILLISECONDS(1000)
@@ -54,8 +61,10 @@ static int64 position;			/* new rows have been read up to this id */
 static bool is_at_end;			/* there were no more when it was looked last */
 static bool gaps_are_due;		/* rows can have appeared there since they were read */
 static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
-static int64 full_look_end;		/* ... up to this id ... */
-static NpTime full_look_cost;	/* ... and has taken so long */
+static int64 full_look_end;		/* ... up to this id */
+static NpTime full_look_ended;	/* when the last one did; */
+static NpTime full_look_cost;	/* it has taken so long ... */
+static NpTime full_look_processor;	/* ... and so much of the processor's time */
 static NpTime last_back;		/* when it went back last */
 static NpTime look_cost;		/* how long the last look took */
 
@@ -104,14 +113,36 @@ np_source_has_passed(void)
 	return may_go_back(np_now());
 }
 
+/*
+ * How long after one look from the first row on the next one is.  What has been
+ * published since may have to be walked by it.
+ */
+static NpTime
+full_look_interval(void)
+{
+	NpTime		processor = full_look_processor + Max(position - full_look_end, 0) / WALKED_IN_US;
+	NpTime		interval = Max(full_look_cost * FULL_LOOK_SHARE, processor * PROCESSOR_SHARE);
+
+	return Max(NP_MILLISECONDS(np_relay_poll_interval), Min(interval, Max(LATE_LOOK, full_look_cost * LATE_LOOK_SHARE)));
+}
+
+/* Nobody wants one now, and its time has not come, or comes later for what has been published since. */
+static bool
+may_wait_with_full_look(NpTime now)
+{
+	if (next_full_look != 0 && now >= next_full_look)
+		next_full_look = full_look_ended + full_look_interval();
+	return now < next_full_look;
+}
+
 static void
 choose_position(NpTime now)
 {
-	if (now >= next_full_look)
+	if (!may_wait_with_full_look(now))
 	{
 		next_full_look = NP_FOREVER;
 		full_look_end = position;
-		full_look_cost = 0;
+		full_look_cost = full_look_processor = 0;
 		np_source_go_back(1);
 	}
 	else if (may_go_back(now))
@@ -121,17 +152,18 @@ choose_position(NpTime now)
 	}
 }
 
-/* How long after one look from the first row on the next one is. */
+/* Of the processor, so that no other process counts. */
 static NpTime
-full_look_interval(void)
+processor_time(void)
 {
-	NpTime		interval = Min(full_look_cost * FULL_LOOK_SHARE, Max(LATE_LOOK, full_look_cost * LATE_LOOK_SHARE));
+	struct timespec used;
 
-	return Max(NP_MILLISECONDS(np_relay_poll_interval), interval);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return (NpTime) used.tv_sec * 1000000 + used.tv_nsec / 1000;
 }
 
 static void
-account(NpTime begun)
+account(NpTime begun, NpTime processor_begun)
 {
 	NpTime		now = np_now();
 
@@ -139,8 +171,12 @@ account(NpTime begun)
 	if (next_full_look != NP_FOREVER)
 		return;
 	full_look_cost += now - begun;
-	if (is_at_end || position >= full_look_end)
-		next_full_look = now + full_look_interval();
+	full_look_processor += processor_time() - processor_begun;
+	if (!is_at_end && position < full_look_end)
+		return;
+	full_look_end = position;
+	full_look_ended = now;
+	next_full_look = now + full_look_interval();
 }
 
 /* ---- Ways to read ------------------------------------------------------------------- */
@@ -314,6 +350,7 @@ void
 np_source_read(NpOutboxLook *look)
 {
 	NpTime		begun = np_now();
+	NpTime		processor_begun = processor_time();
 	MemoryContext caller;
 
 	look->has_more = false;
@@ -323,5 +360,5 @@ np_source_read(NpOutboxLook *look)
 		look_inside(look);
 	np_outbox_commit(caller);
 	if (look->state == NP_OUTBOX_THERE)
-		account(begun);
+		account(begun, processor_begun);
 }
