@@ -79,14 +79,15 @@ typedef struct Source
 	Relation	index;
 } Source;
 
-/* Would a SELECT read this table, all of it and nothing else? */
+/* Would a SELECT read this table, all of it and nothing else, and may we?  Else it says what is wrong. */
 static bool
 is_plain(Relation table)
 {
 	Form_pg_class form = table->rd_rel;
 	bool		has_policies = form->relrowsecurity && (form->relforcerowsecurity || form->relowner != GetUserId());
 
-	return form->relkind == RELKIND_RELATION && form->relam == HEAP_TABLE_AM_OID && !form->relhassubclass && !has_policies;
+	return form->relkind == RELKIND_RELATION && form->relam == HEAP_TABLE_AM_OID && !form->relhassubclass && !has_policies &&
+		pg_class_aclcheck(RelationGetRelid(table), GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 static AttrNumber
@@ -132,15 +133,6 @@ open_source(Source *source, const char *name, const char *first, const char *sec
 	return false;
 }
 
-static void
-check_right(Oid table, const char *name)
-{
-	AclResult	result = pg_class_aclcheck(table, GetUserId(), ACL_SELECT);
-
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_TABLE, name);
-}
-
 /* ---- What waits for its time ------------------------------------------------------------ */
 
 /* The time of the first row from one end of an index of times on, or that one's key has this relation to.  False: none. */
@@ -167,7 +159,6 @@ find_first(StrategyNumber strategy, RegProcedure procedure, TimestampTz from, bo
 
 	if (!open_source(&source, "nats_outbox_due", "next_attempt_at", NULL))
 		return false;
-	check_right(np_outbox_table(), "nats_outbox");
 	ScanKeyInit(&key, column_of(&source, "next_attempt_at"), strategy, procedure, TimestampTzGetDatum(from));
 	*any = find_time(&source, &key, ForwardScanDirection, first);
 	close_source(&source);
@@ -213,10 +204,7 @@ find_pause(bool *paused)
 	bool		plain = control != NULL && is_plain(control);
 
 	if (plain)
-	{
-		check_right(oid, "nats_control");
 		*paused = is_any_paused(control);
-	}
 	if (control != NULL)
 		relation_close(control, AccessShareLock);
 	return plain;
