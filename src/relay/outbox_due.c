@@ -132,10 +132,10 @@ read_failed(TimestampTz last, TimestampTz now, NpReading *reading, bool *has_mor
 		np_outbox_execute(&mend_times, NULL, false);
 		np_due_from_the_lowest();
 	}
+	if (np_probes_have_released())
+		*has_more |= !np_probes_read_released(reading);
 	if (last > now + NP_LONG_DELAY)
-		next = np_probes_read(reading, has_more);
-	else
-		np_probes_none();
+		next = np_probes_read(reading);
 	return is_wrong ? 0 : next;
 }
 

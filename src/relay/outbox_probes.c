@@ -3,10 +3,12 @@
  * outbox_probes.c
  *	  What no stream takes: whether one does by now.
  *
- * Rows that no stream takes are put off for the longer, the more there are.
- * So that they go when there is one, a few are tried meanwhile, of one first
- * token of their subjects each; when one is stored, the others with that
- * token are released, and follow.
+ * Rows that no stream takes, or that are not answered, are put off for longer
+ * and longer, and for the longer, the more there are.  So that they go when a
+ * stream is there again, a few of those that would not go soon are tried
+ * meanwhile, of one first token of their subjects each.  When one of them is
+ * stored, or another one that had failed, the others with its token are
+ * released, and follow.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +51,7 @@ remember_token(char *token, NpSpan subject)
 
 /* ---- What becomes of them --------------------------------------------------------------- */
 
-/* What became of a row that was probed. */
+/* What became of a row that was probed, or had failed. */
 void
 np_probes_ended(const NpRow *row)
 {
@@ -61,7 +63,7 @@ np_probes_ended(const NpRow *row)
 		strlcpy(released, token, MAX_TOKEN);
 		probe_delay = FIRST_PROBE_DELAY;
 	}
-	else if (row->waits_for_stream && strcmp(released, token) == 0)
+	else if (row->is_probe && row->waits_for_stream && strcmp(released, token) == 0)
 		released[0] = '\0';
 }
 
@@ -72,7 +74,7 @@ np_probes_have_released(void)
 	return released[0] != '\0';
 }
 
-/* Nothing waits for a stream. */
+/* Nothing is released: there is nothing, or nothing is sent. */
 void
 np_probes_none(void)
 {
@@ -89,18 +91,18 @@ take_probe(NpRow *row)
 }
 
 /*
- * What no stream takes, and is not tried soon: the first rows, from a subject
- * on, or before another one.
+ * What no stream takes, and is not tried within some time: the first rows, from
+ * a subject on, or before another one.
  */
-#define FROM_STREAMLESS	" FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '30 s'" \
+#define FROM_STREAMLESS(time) " FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '" time "'" \
 	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
 #define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
 #define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
 
 static NpWay probe_rows = {
 	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
 	},
 	.is_due = true,
 	.taken = take_probe
@@ -108,8 +110,8 @@ static NpWay probe_rows = {
 
 static NpWay released_rows = {
 	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS BEFORE " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
 	},
 	.is_due = true,
 	.taken = take_probe
@@ -138,14 +140,16 @@ read_probes(NpReading *reading)
 	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
 }
 
-/* They have a share; false: there are more. */
-static bool
-read_released(NpReading *reading)
+/* Read what is released.  They have a share; false: there are more. */
+bool
+np_probes_read_released(NpReading *reading)
 {
 	Datum		values[] = {CStringGetTextDatum(released), CStringGetTextDatum(psprintf("%s%s", released, AFTER_TOKEN))};
 	int			share = Max(reading->room / 4, 1);
 	int			rest = reading->room - share;
 
+	if (reading->room == 0)
+		return false;
 	reading->room = share;
 	np_read_rows(&released_rows, reading->ordered, values, reading);
 	if (!reading->is_full)
@@ -154,13 +158,11 @@ read_released(NpReading *reading)
 	return !reading->is_full;
 }
 
-/* Read what is released, or what is to be probed now; returns when the next probe is due. */
+/* Read what is to be probed now; returns when the next probe is due. */
 NpTime
-np_probes_read(NpReading *reading, bool *has_more)
+np_probes_read(NpReading *reading)
 {
-	if (released[0] != '\0' && reading->room > 0)
-		*has_more |= !read_released(reading);
-	else if (np_now() >= next_probe && reading->room > 0)
+	if (released[0] == '\0' && np_now() >= next_probe && reading->room > 0)
 		read_probes(reading);
 	return next_probe;
 }

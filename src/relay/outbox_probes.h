@@ -17,6 +17,7 @@
 extern void np_probes_ended(const NpRow *row);
 extern bool np_probes_have_released(void);
 extern void np_probes_none(void);
-extern NpTime np_probes_read(NpReading *reading, bool *has_more);
+extern bool np_probes_read_released(NpReading *reading);
+extern NpTime np_probes_read(NpReading *reading);
 
 #endif							/* NP_OUTBOX_PROBES_H */

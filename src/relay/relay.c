@@ -108,6 +108,7 @@ stop(NpRelayState state)
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
+	np_probes_none();
 	stopped_as = state;
 }
 
@@ -115,7 +116,7 @@ stop(NpRelayState state)
 static void
 end_row(NpRow *row)
 {
-	if (row->is_probe && row->state != NP_ROW_DOUBTED)
+	if ((row->is_probe || row->has_failed) && row->state != NP_ROW_DOUBTED)
 		np_probes_ended(row);
 	/* it is in hand until then: others would be read, and it would not */
 	must_settle |= row->state == NP_ROW_DOUBTED;

@@ -152,6 +152,23 @@ sub healthy_time
 	is($client->stream_info('M')->{state}{messages}, 20_000, 'which then has all its messages');
 }
 
+# ---- When one that had failed is stored, the others that wait for a stream of that token do not wait for their times
+
+{
+	my @ids = split /\n/, $session->value(q(SELECT nats_publish_outbox('again.' || i, 'x') FROM generate_series(1, 10) i));
+	wait_for('attempts', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts = 0') eq '0' });
+	$session->value('SELECT nats_relay_pause()');
+	wait_for_state($session, 'paused');
+	# sooner than what is probed
+	$session->value("UPDATE nats_outbox SET next_attempt_at = clock_timestamp() + interval '25 s', last_error = '58030: no acknowledgment'");
+	$client->create_stream('AGAIN', ['again.>']);
+	my $started = time;
+	$session->value("SELECT nats_relay_resume(); SELECT nats_outbox_retry($ids[4])");
+	wait_until_drained($session);
+	cmp_ok(time - $started, '<', 20, 'once one that was not answered is stored, all are tried again');
+	is($client->stream_info('AGAIN')->{state}{messages}, 10, 'and stored');
+}
+
 # ---- Rows that others have locked
 
 {
