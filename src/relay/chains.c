@@ -40,9 +40,15 @@
 /* For how long it is likely that nobody else has written anything. */
 #define FRESH			NP_MILLISECONDS(100)
 
-/* How much a message of somebody else hinders, and a row that can't be chained; at how much the chain is given up ... */
+/*
+ * How much a message of somebody else hinders, and a row that can't be chained:
+ * that by itself, and by each so much time that it held up others, but for a
+ * single one that is not answered for long; at how much the chain is given up ...
+ */
 #define BY_OTHERS		30
 #define BY_ROW			1
+#define BY_TIME			NP_MILLISECONDS(3)
+#define MOST_BY_TIME	9
 #define TOO_MUCH		90
 
 /* ... and after so many messages that were stored in it, it is forgotten. */
@@ -169,7 +175,7 @@ np_chains_set_largest(size_t length)
 }
 
 static void
-hinder(NpStream *stream, int how_much)
+hinder(NpStream *stream, int how_much, bool by_others)
 {
 	NpChain    *chain = &stream->chain;
 
@@ -178,7 +184,7 @@ hinder(NpStream *stream, int how_much)
 	if (chain->hindrance < TOO_MUCH)
 		return;
 	chain->hindrance = 0;
-	np_stream_rest(stream, how_much == BY_OTHERS);
+	np_stream_rest(stream, by_others);
 }
 
 /* Nothing may go behind the last row. */
@@ -226,7 +232,11 @@ np_chain_begin(NpRow *row)
 	if (!row->is_chained)
 		close_chain(chain);
 	if (is_pipelined && !row->is_chained && !is_chainable(row) && !row->in_doubt && !dlist_is_empty(&chain->waiting))
-		hinder(stream, BY_ROW);
+	{
+		/* how long the one before it did */
+		hinder(stream, BY_ROW + (int) Min(chain->held_up_for / BY_TIME, MOST_BY_TIME), false);
+		chain->held_up_since = np_now();
+	}
 }
 
 /* The message of a chained row, which is the last of the chain from now on; palloc'd. */
@@ -263,6 +273,8 @@ leave(NpRow *row)
 	if (row->lane == NULL)
 		chain->laneless--;
 	chain->answered_at = np_now();
+	chain->held_up_for = chain->held_up_since == 0 ? 0 : chain->answered_at - chain->held_up_since;
+	chain->held_up_since = 0;
 }
 
 static void
@@ -284,7 +296,7 @@ learn_place(NpStream *stream, uint64 sequence, NpSpan id)
 	NpChain    *chain = &stream->chain;
 
 	if (chain->was_refused && chain->stored > 0 && sequence > chain->stored + 1)
-		hinder(stream, BY_OTHERS);
+		hinder(stream, BY_OTHERS, true);
 	chain->was_refused = false;
 	if (stream->mode == NP_STREAM_PIPELINED && chain->on_way == 0)
 		open_chain(chain, id);

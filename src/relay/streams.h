@@ -44,7 +44,9 @@ typedef struct NpChain
 	NpTime		answered_at;	/* when the last answer came, or the first row went */
 	int			limit;			/* so many may be on their way */
 	int			gained;			/* were stored in a chain since it was hindered last */
-	int			hindrance;		/* how much others have disturbed it */
+	int			hindrance;		/* how much others have disturbed it, and rows that can't be chained */
+	NpTime		held_up_since;	/* when such a row went, that is on its way; 0: none is */
+	NpTime		held_up_for;	/* how long the last one was */
 	int64		passed;			/* the lowest id of rows that were passed by; 0: none */
 } NpChain;
 
