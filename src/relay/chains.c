@@ -97,13 +97,20 @@ np_chain_return(NpRow *row)
 	dlist_push_head(&row->stream->chain.waiting, &row->node);
 }
 
-/* Headers of the server's may forbid others; and what may be stored already would be refused. */
+/* Can it be chained as it is?  Headers of the server's may forbid others. */
+static bool
+is_fit(const NpRow *row)
+{
+	return !row->is_unread && !row->message.has_conditions &&
+		row->message.id.data != NULL && row->length + NP_CHAIN_HEADERS <= largest &&
+		row->message.headers.length + NP_CHAIN_HEADERS <= NP_MAX_HEADERS_LENGTH;
+}
+
+/* Also by what has become of it?  What may be stored already would be refused. */
 static bool
 is_chainable(const NpRow *row)
 {
-	return !row->is_due && !row->in_doubt && !row->is_suspect && !row->is_unread && !row->message.has_conditions &&
-		row->message.id.data != NULL && row->length + NP_CHAIN_HEADERS <= largest &&
-		row->message.headers.length + NP_CHAIN_HEADERS <= NP_MAX_HEADERS_LENGTH;
+	return !row->is_due && !row->in_doubt && !row->is_suspect && is_fit(row);
 }
 
 static bool
@@ -235,7 +242,7 @@ np_chain_begin(NpRow *row)
 	{
 		/* how long the one before it did */
 		hinder(stream, BY_ROW + (int) Min(chain->held_up_for / BY_TIME, MOST_BY_TIME), false);
-		chain->held_up_since = np_now();
+		chain->held_up_since = is_fit(row) ? 0 : np_now();
 	}
 }
 
