@@ -369,6 +369,8 @@ run_round(void)
 	np_flight_note_doubts();
 	if (is_time_to_settle())
 		settle();
+	/* before more is read: a row whose stream is not known goes by its subject, and so would those behind it */
+	np_flight_ask();
 	if (np_publishing != NP_PUBLISHING_ON)
 	{
 		stop(NP_RELAY_OFF);
@@ -381,7 +383,6 @@ run_round(void)
 		read_more();
 		np_missed_slot_look();
 	}
-	np_flight_ask();
 	if (stopped_as == NP_RELAY_PUBLISHING && !send_rows())
 		return 0;
 	make_room();
