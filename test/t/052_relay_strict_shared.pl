@@ -158,6 +158,14 @@ sub messages { return client()->consume($_[0]); }
 {
 	clean(O => ['o.>'], P => ['p.>']);
 	reconfigure($node, 'nats_publish.url' => $nats->url =~ s{//}{//mute:mute\@}r);
+	# with the next message at the earliest
+	wait_for('another connection',
+		sub
+		{
+			write_messages($session, 'o', 1, 1, 1, 'first');
+			wait_until_drained($session, $LONG);
+			return relay_column($session, 'ordering, shared_stream') eq 'by subject|';
+		});
 	write_messages($session, 'o', 5000, 100);
 	wait_until_drained($session, $LONG);
 	is(subjects_are_in_order('a user who may not use the API', 'main', 5000, messages('O')), 0, 'his messages are not chained');
