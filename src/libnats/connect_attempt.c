@@ -36,9 +36,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* It does little; 8 MB of stack is a waste of address space. */
-#define THREAD_STACK_SIZE	(256 * 1024)
-
 /* How long an attempt that is given up is looked after. */
 #define ABANDON_MS			50
 
@@ -209,7 +206,7 @@ start_thread(NpConnectAttempt *attempt, char *error, size_t error_size)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &previous);
 	pthread_attr_init(&attributes);
-	pthread_attr_setstacksize(&attributes, THREAD_STACK_SIZE);
+	pthread_attr_setstacksize(&attributes, NP_THREAD_STACK_SIZE);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	failure = pthread_create(&thread, &attributes, connect_in_thread, attempt);
 	pthread_attr_destroy(&attributes);
@@ -243,10 +240,11 @@ np_connect_attempt_start(const NpWireTarget *target, char *error, size_t error_s
 	init_condition(&attempt->ended_condition);
 	if (pipe2(attempt->pipe, O_CLOEXEC) != 0)
 		snprintf(error, error_size, "could not create a pipe: %s", strerror(errno));
-	else if (!start_thread(attempt, error, error_size))
-		;						/* it has said why */
-	else
-		return unfinished = attempt;
+	else if (start_thread(attempt, error, error_size))
+	{
+		unfinished = attempt;
+		return attempt;
+	}
 	free_attempt(attempt);
 	return NULL;
 }

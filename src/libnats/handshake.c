@@ -13,7 +13,6 @@
 #include "libnats/handshake.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>

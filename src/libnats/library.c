@@ -30,9 +30,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* Threads of the library do little; 8 MB of stack each is a waste of address space. */
-#define THREAD_STACK_SIZE	(256 * 1024)
-
 /* How long closing waits for the library's own threads at most, which have nothing to do. */
 #define CLOSE_MS			1000
 
@@ -86,7 +83,7 @@ open_library(void)
 
 	pthread_getattr_default_np(&saved);
 	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, THREAD_STACK_SIZE);
+	pthread_attr_setstacksize(&small, NP_THREAD_STACK_SIZE);
 	pthread_setattr_default_np(&small);
 	status = nats_Open(0);		/* 0: no spinning on locks */
 	pthread_setattr_default_np(&saved);
@@ -179,7 +176,7 @@ is_connecting(int fd)
  * It does not reveal one before the handshake is over, so they are known by
  * how it makes them (comsock.c, in all versions): exec() does not close
  * them, and once connected they have an SO_LINGER of 0.  Those that have become
- * ours are closed by exec() (handshake.c), and hardly anybody else's are like that.
+ * ours are closed by exec() (library_connection.c), and hardly anybody else's are like that.
  */
 static bool
 is_of_library(int fd)

@@ -12,6 +12,9 @@
 
 #include "base/types.h"
 
+/* Its threads and ours do little; 8 MB of stack each is a waste of address space. */
+#define NP_THREAD_STACK_SIZE	(256 * 1024)
+
 extern bool np_library_prepare(void (*before_exit) (void));
 extern bool np_library_enter(char *error, size_t error_size);
 extern void np_library_leave(bool left_behind);
