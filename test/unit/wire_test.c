@@ -657,7 +657,11 @@ check_signals_blocked(int threads)
 		while (file != NULL && fgets(line, sizeof(line), file) != NULL)
 		{
 			unsigned long long blocked;
+			int			threads_alive;
 
+			/* of a thread that has just ended the kernel shows no threads, and a mask of nothing */
+			if (sscanf(line, "Threads: %d", &threads_alive) == 1 && threads_alive == 0)
+				break;
 			if (sscanf(line, "SigBlk: %llx", &blocked) != 1)
 				continue;
 			seen++;
