@@ -418,8 +418,11 @@ foreach my $mode (@MODES)
 # A server that is killed when it has messages and has not answered, and one that goes while nobody looks, not even the relay
 
 reconfigure($node, 'nats_publish.relay_poll_interval' => '1h');
+$observer->value('SELECT nats_relay_pause()');
 foreach my $mode (@MODES)
 {
+	# it may still be about to look once more for what it was given, and connects then
+	$observer->value('SELECT nats_relay_resume()') if $mode eq 'outbox';
 	my $session = session();
 	my $count = $mode eq 'sync' ? 1 : 10;
 	stall($session, $mode);
