@@ -245,34 +245,48 @@ np_glance_after(TimestampTz time, TimestampTz *next)
 
 /* ---- Who waits for another row --------------------------------------------------------- */
 
-static bool
-open_waiting(Source *source)
-{
-	return open_source(source, "nats_outbox_waiting", NULL, "id");
-}
-
-/* Can np_glance_is_held() be asked in this transaction?  Else the statement that reads the rows is to ask (NP_ROW_WAITS_FOR). */
-bool
-np_glance_knows_held(void)
+struct NpHolders
 {
 	Source		source;
+	AttrNumber	subject;
+	AttrNumber	id;
+};
 
-	if (!open_waiting(&source))
-		return false;
-	close_source(&source);
-	return true;
+/*
+ * The rows that others wait for, to be asked about in this transaction;
+ * palloc'd.  NULL: the statement that reads the rows is to ask (NP_ROW_WAITS_FOR).
+ */
+NpHolders *
+np_glance_open_holders(void)
+{
+	Source		source;
+	NpHolders  *holders;
+
+	if (!open_source(&source, "nats_outbox_waiting", NULL, "id"))
+		return NULL;
+	holders = palloc(sizeof(NpHolders));
+	holders->source = source;
+	holders->subject = column_of(&source, "subject");
+	holders->id = column_of(&source, "id");
+	return holders;
+}
+
+void
+np_glance_close_holders(NpHolders *holders)
+{
+	close_source(&holders->source);
+	pfree(holders);
 }
 
 static bool
-is_any_of(const Source *source, SysScanDesc scan, Datum subject)
+is_any_of(const NpHolders *holders, SysScanDesc scan, Datum subject)
 {
-	AttrNumber	column = column_of(source, "subject");
 	HeapTuple	row;
 
 	while (HeapTupleIsValid(row = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
 		bool		isnull;
-		Datum		other = heap_getattr(row, column, RelationGetDescr(source->table), &isnull);
+		Datum		other = heap_getattr(row, holders->subject, RelationGetDescr(holders->source.table), &isnull);
 
 		if (!isnull && DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, other, subject)))
 			return true;
@@ -282,22 +296,19 @@ is_any_of(const Source *source, SysScanDesc scan, Datum subject)
 
 /* Does a row of this subject wait for an earlier one that is tried again?  What NP_ROW_WAITS_FOR("") says. */
 bool
-np_glance_is_held(Datum subject, int64 id)
+np_glance_is_held(const NpHolders *holders, Datum subject, int64 id)
 {
-	Source		source;
+	const Source *source = &holders->source;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	bool		found;
 
-	if (!open_waiting(&source))
-		elog(ERROR, "the index nats_outbox_waiting is not what it was");
 	/* the number of an expression is 0 in indkey, where these are looked up */
 	ScanKeyEntryInitialize(&keys[0], 0, 0, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
 						   DirectFunctionCall2(text_left, subject, Int32GetDatum(INDEXED_LENGTH)));
-	ScanKeyInit(&keys[1], column_of(&source, "id"), BTLessStrategyNumber, F_INT8LT, Int64GetDatum(id));
-	scan = systable_beginscan_ordered(source.table, source.index, GetActiveSnapshot(), lengthof(keys), keys);
-	found = is_any_of(&source, scan, subject);
+	ScanKeyInit(&keys[1], holders->id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(id));
+	scan = systable_beginscan_ordered(source->table, source->index, GetActiveSnapshot(), lengthof(keys), keys);
+	found = is_any_of(holders, scan, subject);
 	systable_endscan_ordered(scan);
-	close_source(&source);
 	return found;
 }

@@ -10,6 +10,9 @@
 
 #include "datatype/timestamp.h"
 
+/* Where the rows are that others wait for. */
+typedef struct NpHolders NpHolders;
+
 /* Of the rows that wait for their time. */
 typedef struct NpWaiting
 {
@@ -21,7 +24,8 @@ typedef struct NpWaiting
 
 extern bool np_glance(TimestampTz floor, NpWaiting *waiting);
 extern bool np_glance_after(TimestampTz time, TimestampTz *next);
-extern bool np_glance_knows_held(void);
-extern bool np_glance_is_held(Datum subject, int64 id);
+extern NpHolders *np_glance_open_holders(void);
+extern bool np_glance_is_held(const NpHolders *holders, Datum subject, int64 id);
+extern void np_glance_close_holders(NpHolders *holders);
 
 #endif							/* NP_OUTBOX_GLANCE_H */

@@ -20,7 +20,6 @@
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "relay/lanes.h"
-#include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_table.h"
 
@@ -159,9 +158,9 @@ typedef struct Receiver
 static bool
 is_held(TupleTableSlot *from, const NpReading *reading, NpSpan subject, int64 id)
 {
-	if (!reading->asks_held)
+	if (reading->holders == NULL)
 		return DatumGetBool(get(from, READ_IS_HELD));
-	return np_lanes_have_passed(subject) || np_glance_is_held(get(from, READ_SUBJECT), id);
+	return np_lanes_have_passed(subject) || np_glance_is_held(reading->holders, get(from, READ_SUBJECT), id);
 }
 
 /* Take a row, unless it is in hand already, or has to wait. */

@@ -10,6 +10,7 @@
 
 #include "outbox/outbox.h"
 #include "outbox/statement.h"
+#include "relay/outbox_glance.h"
 #include "relay/relay_row.h"
 
 /* The columns that are read, of the table o; held: does the row wait for another one? */
@@ -27,7 +28,7 @@ typedef struct NpReading
 {
 	size_t		largest;		/* payload that is read */
 	bool		ordered;
-	bool		asks_held;		/* whether a row waits for another one, by np_glance_is_held() */
+	NpHolders  *holders;		/* for which rows may have to wait; NULL: the statement says whether they do */
 	int			room;			/* for so many rows more */
 	bool		is_full;		/* something was left by the last way */
 	int64		settled;		/* up to this id, all rows that there will ever be are seen */

@@ -219,9 +219,11 @@ static NpWay gap_rows = {
 static void
 read_way(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
 {
-	reading->asks_held = in_order && np_glance_knows_held();
-	np_read_rows(way, in_order && !reading->asks_held, values, reading);
-	reading->asks_held = false;
+	reading->holders = in_order ? np_glance_open_holders() : NULL;
+	np_read_rows(way, in_order && reading->holders == NULL, values, reading);
+	if (reading->holders != NULL)
+		np_glance_close_holders(reading->holders);
+	reading->holders = NULL;
 }
 
 /* False: not all of them, for want of room. */
