@@ -151,7 +151,7 @@ IS 'publish JSON to NATS JetStream when the transaction commits, and not at all 
 -- ---------------------------------------------------------------------------
 
 CREATE TABLE nats_outbox (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY CHECK (id > 0),
     subject text NOT NULL,
     payload bytea,
     headers jsonb,

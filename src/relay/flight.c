@@ -493,8 +493,8 @@ np_flight_send(const char **problem)
 /* ---- What is not answered --------------------------------------------------------------- */
 
 /* When the oldest row that is on its way was sent; NP_FOREVER: there is none. */
-NpTime
-np_flight_oldest(void)
+static NpTime
+oldest_sent(void)
 {
 	NpPending  *pending;
 	uint64		next = 0;
@@ -504,6 +504,27 @@ np_flight_oldest(void)
 			if (pending->mode == NP_RELAYED)
 				return pending->published_at;
 	return NP_FOREVER;
+}
+
+/* Have others been answered that were sent much later? */
+static bool
+is_passed_over(NpTime sent)
+{
+	return np_session_is_open(session) && newest_answered > sent + NP_MILLISECONDS(np_ack_timeout) / 2;
+}
+
+/*
+ * When what is on its way has waited too long.  Where all are answered in their
+ * turn, if slowly, that is counted from the last answer on.
+ */
+NpTime
+np_flight_patience_ends(void)
+{
+	NpTime		oldest = oldest_sent();
+
+	if (oldest == NP_FOREVER)
+		return NP_FOREVER;
+	return (is_passed_over(oldest) ? oldest : Max(oldest, last_result)) + NP_MILLISECONDS(np_ack_timeout);
 }
 
 /* Give up the rows that were sent before a time. */
@@ -532,18 +553,15 @@ np_flight_give_up_unanswered(const char **problem)
 {
 	NpTime		timeout = NP_MILLISECONDS(np_ack_timeout);
 	NpTime		overdue = np_now() - timeout;
-	NpTime		oldest = np_flight_oldest();
 	uint64		next = 0;
 
-	if (oldest == NP_FOREVER || oldest > overdue)
+	if (np_now() < np_flight_patience_ends())
 		return true;
-	if (np_session_is_open(session) && newest_answered > oldest + timeout / 2)
+	if (is_passed_over(oldest_sent()))
 	{
 		give_up(Min(overdue, newest_answered - timeout / 2));
 		return true;
 	}
-	if (last_result > overdue)
-		return true;
 	*problem = np_session_explain(session, np_window_next(&session->window, &next)).text;
 	if (!np_session_is_open(session) ||
 		!np_connection_ping(session->connection, NP_WAIT_ACK, np_now() + timeout))

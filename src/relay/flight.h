@@ -28,7 +28,7 @@ extern void np_flight_note_doubts(void);
 extern bool np_flight_knows_streams(const NpSession *wanted);
 extern bool np_flight_waits_for_first(const NpSession *wanted);
 extern int	np_flight_count(void);
-extern NpTime np_flight_oldest(void);
+extern NpTime np_flight_patience_ends(void);
 extern bool np_flight_connect(NpSession *session, const char **problem);
 extern bool np_flight_send(const char **problem);
 extern bool np_flight_has_room(void);

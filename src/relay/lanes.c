@@ -325,6 +325,13 @@ np_lanes_unsent(void)
 	return unsent;
 }
 
+static void
+enter_again(dlist_head *kept)
+{
+	while (!dlist_is_empty(kept))
+		np_chain_enter(dlist_container(NpRow, node, dlist_pop_head_node(kept)));
+}
+
 /* What waits in a lane can go as fast as the stream takes it. */
 static void
 join_stream(NpLane *lane, NpStream *stream)
@@ -372,27 +379,6 @@ np_lanes_leave(NpRow *row)
 		remove_if_empty(lane);
 }
 
-/* A row that had no lane is to be tried again: it holds up its subject from now on. */
-void
-np_lanes_hold(NpRow *row)
-{
-	NpLane	   *lane;
-	NpRow	   *next;
-
-	if (row->lane != NULL || row->stream == NULL)
-		return;
-	lane = find(row->message.subject);
-	if (lane->first != NULL)
-		return;
-	lane->first = row;
-	row->lane = lane;
-	while ((next = np_chain_pop(row->stream, row->message.subject)) != NULL)
-	{
-		next->lane = lane;
-		add_behind(lane, next);
-	}
-}
-
 /* A row that does not wait behind another one is read again; those behind it stay. */
 void
 np_lanes_forget(NpRow *row)
@@ -419,6 +405,55 @@ pass_behind(NpLane *lane)
 {
 	while (!dlist_is_empty(&lane->behind))
 		pass_row(lane, dlist_head_element(NpRow, node, &lane->behind));
+}
+
+/*
+ * Another row is the first one of the lane, and may end before the failed one
+ * is tried again: what waits behind either is read again, and found to be
+ * held up by that.
+ */
+static void
+pass_chained(NpLane *lane, const NpRow *failed)
+{
+	dlist_head	kept = DLIST_STATIC_INIT(kept);
+	NpRow	   *row;
+
+	pass_behind(lane);
+	while ((row = np_chain_pop(failed->stream, failed->message.subject)) != NULL)
+	{
+		if (row->lane != NULL)
+		{
+			dlist_push_tail(&kept, &row->node);
+			continue;
+		}
+		lane->passed = lower(lane->passed, row->id);
+		drop(row);
+	}
+	enter_again(&kept);
+}
+
+/* A row that had no lane is to be tried again: it holds up its subject from now on. */
+void
+np_lanes_hold(NpRow *row)
+{
+	NpLane	   *lane;
+	NpRow	   *next;
+
+	if (row->lane != NULL || row->stream == NULL)
+		return;
+	lane = find(row->message.subject);
+	if (lane->first != NULL)
+	{
+		pass_chained(lane, row);
+		return;
+	}
+	lane->first = row;
+	row->lane = lane;
+	while ((next = np_chain_pop(row->stream, row->message.subject)) != NULL)
+	{
+		next->lane = lane;
+		add_behind(lane, next);
+	}
 }
 
 /* A row of a lane waits in the table, and so do those behind it. */
@@ -453,8 +488,7 @@ pass_chain(NpStream *stream)
 		np_lanes_leave(row);
 		drop(row);
 	}
-	while (!dlist_is_empty(&kept))
-		np_chain_enter(dlist_container(NpRow, node, dlist_pop_head_node(&kept)));
+	enter_again(&kept);
 }
 
 /* Pass by what waits for rows that were sent before that time. */

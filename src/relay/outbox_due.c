@@ -19,6 +19,7 @@
 #include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
+#include "base/settings.h"
 #include "outbox/outbox.h"
 #include "relay/outbox_due.h"
 #include "relay/outbox_probes.h"
@@ -120,23 +121,28 @@ time_of_next(const NpWaiting *waiting, TimestampTz now)
 	return TIMESTAMP_NOT_FINITE(next) ? NP_FOREVER : np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 }
 
+/* Returns when it is to be looked at again: what somebody has locked is left for then. */
+static NpTime
+mend(void)
+{
+	np_outbox_execute(&mend_times, NULL, false);
+	if (SPI_processed == 0)
+		return np_now() + NP_MILLISECONDS(np_relay_poll_interval);
+	np_due_from_the_lowest();
+	return 0;
+}
+
 /* What has failed, of which the last one is tried again at this time.  Returns when it is to be looked at again. */
 static NpTime
 read_failed(TimestampTz last, TimestampTz now, NpReading *reading, bool *has_more)
 {
-	bool		is_wrong = last > now + 4 * USECS_PER_DAY;
-	NpTime		next = NP_FOREVER;
+	NpTime		next = last > now + 4 * USECS_PER_DAY ? mend() : NP_FOREVER;
 
-	if (is_wrong)
-	{
-		np_outbox_execute(&mend_times, NULL, false);
-		np_due_from_the_lowest();
-	}
 	if (np_probes_have_released())
 		*has_more |= !np_probes_read_released(reading);
 	if (last > now + NP_LONG_DELAY)
-		next = np_probes_read(reading);
-	return is_wrong ? 0 : next;
+		next = Min(next, np_probes_read(reading));
+	return next;
 }
 
 /*

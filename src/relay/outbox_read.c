@@ -196,7 +196,7 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 static bool
 has_room(const NpReading *reading)
 {
-	return reading->room > 0 && np_rows_bytes() < (int64) np_max_pending_bytes * 1024;
+	return reading->room > 0 && np_rows_bytes() < np_rows_max_bytes();
 }
 
 /* False: no more. */

@@ -311,6 +311,8 @@ settle_ids(void)
 
 	if (np_outbox_table() != table_of_all || given < last_given)
 		begin_anew();
+	/* of numbers that were given since, some have been seen: who has the others may have ended unseen */
+	gaps_are_due |= given > last_given && position > last_given;
 	last_given = given;
 	settled = np_settled(np_outbox_table(), last_given, &some_ended);
 	gaps_are_due |= some_ended;

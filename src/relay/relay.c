@@ -118,8 +118,8 @@ end_row(NpRow *row)
 {
 	if ((row->is_probe || row->has_failed) && row->state != NP_ROW_DOUBTED)
 		np_probes_ended(row);
-	/* it is in hand until then: others would be read, and it would not */
-	must_settle |= row->state == NP_ROW_DOUBTED;
+	/* it is in hand until then: others would be read, and it would not; or they would not find what they wait for */
+	must_settle |= row->state == NP_ROW_DOUBTED || (row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL);
 	np_settle_later(row);
 }
 
@@ -181,7 +181,8 @@ is_asked_to_look(void)
 static bool
 may_look(void)
 {
-	return np_lanes_unsent() <= np_relay_batch_size / 2 && !np_flight_waits_for_first(wanted);
+	return np_lanes_unsent() <= np_relay_batch_size / 2 && np_rows_bytes() <= np_rows_max_bytes() / 2 &&
+		!np_flight_waits_for_first(wanted);
 }
 
 /* For how many rows there is room. */
@@ -302,7 +303,7 @@ can_go_on(NpSession *of_flight, void *unused)
 static void
 wait_for_answers(void)
 {
-	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
+	NpTime		limit = np_flight_patience_ends();
 
 	/* a connection is not made in less */
 	if (np_worker_is_connected(session))
@@ -419,10 +420,20 @@ static void
 rest(NpTime until)
 {
 	NpRelayState shown = np_worker_shown_state();
+	bool		pauses = np_worker_has_problem() && np_now() < np_worker_next_try();
 
-	if (np_worker_has_problem() || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
+	/* it looks when that is over; who does not sleep now may sleep later without a look before */
+	if (pauses || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
 		np_relay_slot_ignore_messages(np_worker_slot());
 	np_worker_rest(until, wakes_seen);
+}
+
+/* They may be other ones. */
+static void
+follow_settings(void)
+{
+	must_look = true;
+	next_unlock = Min(next_unlock, np_now() + NP_MILLISECONDS(np_relay_poll_interval));
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -441,7 +452,8 @@ np_relay_main(Datum argument)
 		NpTime		until;
 
 		CHECK_FOR_INTERRUPTS();
-		must_look |= np_worker_reload();
+		if (np_worker_reload())
+			follow_settings();
 		MemoryContextSwitchTo(round_context);
 		until = np_worker_try_round(run_round, fail_round);
 		MemoryContextReset(round_context);

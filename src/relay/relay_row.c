@@ -168,6 +168,13 @@ np_rows_bytes(void)
 	return bytes;
 }
 
+/* What they may take: one more is read as long as they take less. */
+int64
+np_rows_max_bytes(void)
+{
+	return (int64) np_max_pending_bytes * 1024;
+}
+
 /* ---- What becomes of it -------------------------------------------------------------- */
 
 static bool

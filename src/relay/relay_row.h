@@ -66,6 +66,7 @@ extern void np_row_release(NpRow *row);
 extern void np_row_free(NpRow *row);
 extern NpRow *np_row_find(int64 id, const char *msg_id);
 extern int64 np_rows_bytes(void);
+extern int64 np_rows_max_bytes(void);
 extern void np_rows_trim(void);
 
 extern bool np_row_is_to_blame(const char *sqlstate);

@@ -137,6 +137,13 @@ collect(bool (*belongs) (const NpRow *row))
 	return rows;
 }
 
+static void
+mark(const Rows *rows, bool is_written)
+{
+	for (int i = 0; i < rows->count; i++)
+		rows->list[i]->is_written = is_written;
+}
+
 static bool
 is_stored(const NpRow *row)
 {
@@ -147,6 +154,12 @@ static bool
 is_dead(const NpRow *row)
 {
 	return row->state == NP_ROW_DEAD;
+}
+
+static bool
+is_unstored(const NpRow *row)
+{
+	return !is_stored(row);
 }
 
 static bool
@@ -324,15 +337,27 @@ is_stored_unwritten(const NpRow *row)
 	return is_stored(row) && !row->is_written;
 }
 
+static bool
+is_stored_written(const NpRow *row)
+{
+	return is_stored(row) && row->is_written;
+}
+
 /* Returns those that are still there. */
 static Rows
 delete_by_statement(Rows rows, NpSettled *settled)
 {
 	uint64		found = execute_for(is_careful ? &delete_unlocked : &delete_rows, &rows);
+	Rows		left = {NULL, 0};
 
-	return found < rows.count ? find_rows_left(&rows, rows.count - found, settled) : (Rows) {NULL, 0};
+	if (found < rows.count)
+		left = find_rows_left(&rows, rows.count - found, settled);
+	mark(&rows, true);
+	mark(&left, false);
+	return left;
 }
 
+/* More can be stored when the transaction begins, as that receives answers on a connection that it leaves. */
 static void
 delete_stored(NpSettled *settled)
 {
@@ -342,14 +367,16 @@ delete_stored(NpSettled *settled)
 
 	if (rows.count == 0)
 		return;
-	if (np_outbox_begin(&caller) && np_outbox_delete(rows.list, rows.count) < rows.count)
+	if (!np_outbox_begin(&caller))
+		mark(&rows, true);
+	else if (np_outbox_delete(rows.list, rows.count) < rows.count)
 		left = delete_by_statement(collect(is_stored_unwritten), settled);
 	if (left.count > 0 && !is_careful)
 		raise_undeleted(left.count);
 	keep_all_locked(&left, settled);
 	np_outbox_commit(caller);
-	settled->published += rows.count - left.count;
-	rows = collect(is_stored);
+	rows = collect(is_stored_written);
+	settled->published += rows.count;
 	for (int i = 0; i < rows.count; i++)
 		finish(rows.list[i]);
 }
@@ -440,14 +467,12 @@ put_off(NpSettled *settled)
 
 	if (rows.count == 0)
 		return;
-	for (int i = 0; i < rows.count; i++)
-		rows.list[i]->is_written = false;
+	mark(&rows, false);
 	found = execute_for(&put_off_rows, &rows);
 	if (found == rows.count)
 		return;
 	written = returned_rows();
-	for (int i = 0; i < written.count; i++)
-		written.list[i]->is_written = true;
+	mark(&written, true);
 	rows = collect(is_unwritten);
 	rows = find_rows_left(&rows, rows.count, settled);
 	keep_all_locked(&rows, settled);
@@ -471,6 +496,7 @@ write_failed(NpSettled *settled)
 {
 	MemoryContext caller;
 	Rows		dead;
+	Rows		written;
 
 	if (waiting == 0)
 		return;
@@ -482,8 +508,10 @@ write_failed(NpSettled *settled)
 		put_off(settled);
 	}
 	np_outbox_commit(caller);
-	while (waiting > 0)
-		count_and_finish(dlist_head_element(NpRow, node, &ended), settled);
+	/* not what was stored when the transaction began */
+	written = collect(is_unstored);
+	for (int i = 0; i < written.count; i++)
+		count_and_finish(written.list[i], settled);
 }
 
 static void

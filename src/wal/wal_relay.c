@@ -478,7 +478,7 @@ answers_can_wait(void)
 static void
 wait_for_answers(void)
 {
-	NpTime		limit = np_flight_oldest() + NP_MILLISECONDS(np_ack_timeout);
+	NpTime		limit = np_flight_patience_ends();
 	NpTime		next_read = NP_FOREVER;
 
 	if (answers_can_wait())
