@@ -136,19 +136,39 @@ make_room(NpSession *session, size_t length, NpFailure *failure)
 	return false;
 }
 
+/* By what the server has said last. */
+static bool
+is_too_long(const NpSession *session, size_t length)
+{
+	return length > (size_t) np_connection_max_payload(session->connection);
+}
+
+static void
+check_connection(NpSession *session)
+{
+	np_connection_check(session->connection, NP_MILLISECONDS(np_session_timeout()));
+}
+
 /*
  * Headers and payload may be no longer than the server allows, or it would
  * close the connection.  Asked again before an error: it may allow more by now.
+ * One that has been restarted is not the one of the connection any more, which
+ * need not have been looked at since, and has said what it allows when it is
+ * connected again.
  */
 void
 np_publisher_check_length(NpSession *session, size_t length)
 {
 	NpFailure	failure;
 
-	if (length <= (size_t) np_connection_max_payload(session->connection))
+	if (!is_too_long(session, length))
 		return;
-	np_server_refresh_max_payload(session->connection);
-	if (length <= (size_t) np_connection_max_payload(session->connection))
+	check_connection(session);
+	if (!np_session_is_open(session) && !np_session_ready(session, true, &failure))
+		np_raise(&failure);
+	if (is_too_long(session, length))
+		np_server_refresh_max_payload(session->connection);
+	if (!is_too_long(session, length))
 		return;
 	failure = np_failure(NP_FAULT_SIZE,
 						 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
@@ -395,10 +415,13 @@ void
 np_publish_on_commit(const NpMessage *message)
 {
 	NpSession  *session = np_current_session();
+	size_t		length = message->headers.length + message->payload.length;
 
 	np_publisher_check_inbox(session, message->subject);
+	if (np_session_is_open(session) && is_too_long(session, length))
+		check_connection(session);
 	if (np_session_is_open(session))
-		np_publisher_check_length(session, message->headers.length + message->payload.length);
+		np_publisher_check_length(session, length);
 	np_levels_enter(np_delivery_next_token());
 	np_queue_add(message, session->number);
 }

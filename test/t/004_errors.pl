@@ -298,6 +298,9 @@ is($result->{sqlstate}, '54000', 'whose max_payload was lowered while the sessio
 $shrinking->set_config('max_payload: 3000', reload => 1);
 $result = $session->run(q(SELECT nats_publish('t.a', repeat('x', 2000))));
 is($result->{sqlstate}, '', 'or raised') or diag $result->{error};
+$shrinking->restart(stop => 'kill9');
+$result = $session->run(q(SELECT nats_publish_on_commit('t.a', repeat('x', 4000))));
+is($result->{sqlstate}, '54000', 'and of one that was restarted meanwhile') or diag $result->{error};
 
 # What is told for certain is true: nothing is stored of a message that COMMIT has told to be refused or not sent. The
 # servers here are fakes, which hold back what real ones are just slow with.

@@ -59,6 +59,12 @@ sleep 3;
 write_message('s.behind');
 comes_out('and one behind it, which wakes the relay');
 
+# A server that was restarted while nobody looked is another one at that address; first of all it is asked for its max_payload.
+$nats->restart(stop => 'kill9');
+write_message('s.too_large', q(repeat('x', 1100000)));
+comes_out('a message that is too large for a server that was restarted');
+is($session->value('SELECT left(last_error, 5) FROM nats_outbox_dead'), '54000', '... is given up');
+
 # Numbers that are given when others, which are larger, have been seen
 {
 	$session->value(q(INSERT INTO nats_outbox (id, subject) OVERRIDING SYSTEM VALUE VALUES (1000000, 's.large')));
