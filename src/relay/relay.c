@@ -118,7 +118,11 @@ end_row(NpRow *row)
 {
 	if ((row->is_probe || row->has_failed) && row->state != NP_ROW_DOUBTED)
 		np_probes_ended(row);
-	/* it is in hand until then: others would be read, and it would not; or they would not find what they wait for */
+
+	/*
+	 * it is in hand until then: others would be read, and it would not; or they would not find what they
+	 * wait for
+	 */
 	must_settle |= row->state == NP_ROW_DOUBTED || (row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL);
 	np_settle_later(row);
 }
