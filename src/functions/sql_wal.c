@@ -31,6 +31,7 @@
 #include "base/compat.h"
 #include "base/report.h"
 #include "base/wait.h"
+#include "base/wal_end.h"
 #include "outbox/relay_state.h"
 #include "outbox/statement.h"
 #include "outbox/wal_slot.h"
@@ -314,7 +315,7 @@ raise_upgraded(void)
 static void
 wait_until_published(int place)
 {
-	XLogRecPtr	target = GetXLogInsertRecPtr();
+	XLogRecPtr	target = np_wal_end();
 	NpTime		last_seen = np_now();
 
 	XLogFlush(target);

@@ -295,6 +295,24 @@ $session->value('ROLLBACK');
 like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_enable())), qr/cannot create logical replication slot in transaction that has performed writes/, 'nor on');
 $session->value('ROLLBACK');
 
+# The next record comes behind the header of a page that is not there yet
+
+foreach my $end ('a segment', 'a page')
+{
+	$session->value('SELECT nats_wal_enable()');
+	$writer->value("SELECT nats_publish_outbox('w.a', '$end')");
+	# records of 8 bytes more or less, until one ends where its page does
+	my $fill = $end eq 'a segment' ? 'SELECT pg_switch_wal()' : q(DO $$ DECLARE rest int; BEGIN LOOP
+		rest := 8192 - (pg_current_wal_insert_lsn() - '0/0') % 8192;
+		EXIT WHEN rest = 8192 - 24;
+		PERFORM pg_logical_emit_message(false, '', repeat('x', CASE WHEN rest > 400 THEN 100 ELSE greatest(rest - 56, 0) END));
+		END LOOP; END $$);
+	my $result = $session->run("$fill; SELECT nats_wal_disable()");
+	is($result->{error}, '', "switching it off where $end ends");
+}
+is_deeply([ @{ payloads() }[-2, -1] ], [ 'a segment', 'a page' ], 'when all was published');
+wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+
 # A slot made by a call that was rolled back, though it was on before
 
 {
