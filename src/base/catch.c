@@ -10,6 +10,18 @@
 #include "base/catch.h"
 
 /*
+ * Were others in the way: had they locked what was needed, for longer than
+ * lock_timeout, or had it to be rolled back for them?  It is over when they are
+ * done, and says nothing of what was tried.
+ */
+bool
+np_is_of_others(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_OBJECT_IN_USE ||
+		ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK;
+}
+
+/*
  * Call a function that may raise.  NULL: it did not; else the error, palloc'd.
  * One that is not expected goes on; without is_expected, any is.
  *

@@ -26,10 +26,12 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 
 #include "base/compat.h"
 #include "base/report.h"
 #include "base/wait.h"
+#include "base/wal_end.h"
 #include "outbox/relay_state.h"
 #include "outbox/statement.h"
 #include "outbox/wal_slot.h"
@@ -73,6 +75,13 @@ static NpStatement go_on = {
 	.text = "INSERT INTO %1$s.nats_wal (database, secret, slot, enabled_at) SELECT $1, secret, slot, pg_catalog.clock_timestamp()"
 	" FROM %1$s.nats_wal WHERE slot OPERATOR(pg_catalog.=) $2 AND NOT EXISTS (SELECT FROM %1$s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1)"
 	" ORDER BY enabled_at DESC LIMIT 1",
+	.argument_count = 2,
+	.types = {TEXTOID, NAMEOID}
+};
+
+/* Would that have something to go on with? */
+static NpStatement is_upgraded = {
+	.text = "SELECT FROM %1$s.nats_wal WHERE slot OPERATOR(pg_catalog.=) $2 AND NOT EXISTS (SELECT FROM %1$s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1)",
 	.argument_count = 2,
 	.types = {TEXTOID, NAMEOID}
 };
@@ -226,6 +235,18 @@ execute_for_slot(NpStatement *statement, Oid schema, const NpWalSlot *slot, bool
 	return execute(statement, schema, values, NULL, read_only) > 0;
 }
 
+/* Is there such a row by now, whatever the caller's snapshot has? */
+static bool
+is_there(NpStatement *question, Oid schema, const NpWalSlot *slot)
+{
+	bool		result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = execute_for_slot(question, schema, slot, true);
+	PopActiveSnapshot();
+	return result;
+}
+
 static void
 enable(Oid schema, const NpWalSlot *old, bool is_missed)
 {
@@ -252,13 +273,15 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 	CheckSlotPermissions();
 	require_wal_level();
 	require_relay();
+	/* a slot that nothing is known of yet would be dropped by nats_wal_disable() */
+	LockRelationOid(get_relname_relid("nats_wal", schema), RowExclusiveLock);
 	slot = np_wal_slot(MyDatabaseId);
 	if (slot.state == NP_WAL_SLOT_FOREIGN)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("replication slot \"%s\" is not one of nats_publish", slot.name),
 				 errhint("Drop it.")));
-	is_expected_here = execute_for_slot(&is_expected, schema, &slot, true);
+	is_expected_here = is_there(&is_expected, schema, &slot);
 	if (slot.state == NP_WAL_SLOT_USABLE && is_expected_here)
 		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
 	else if (slot.state != NP_WAL_SLOT_USABLE || !execute_for_slot(&go_on, schema, &slot, false))
@@ -278,11 +301,21 @@ raise_without_relay(void)
 			 errhint("See nats_relay; or call nats_wal_disable(discard => true), which discards what is not published yet.")));
 }
 
+/* Tables may have changed since then; and what goes on with it here, the relay sees only when that is committed. */
+NP_NORETURN static void
+raise_upgraded(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the replication slot is that of a server that was upgraded, and nothing publishes from it yet"),
+			 errhint("Call nats_wal_enable() first, which goes on with it; or call nats_wal_disable(discard => true), which discards what is not published yet.")));
+}
+
 /* Wait until all that is committed by now is published, or in nats_outbox. */
 static void
 wait_until_published(int place)
 {
-	XLogRecPtr	target = GetXLogInsertRecPtr();
+	XLogRecPtr	target = np_wal_end();
 	NpTime		last_seen = np_now();
 
 	XLogFlush(target);
@@ -314,27 +347,50 @@ set_off(Oid schema)
 	(void) execute(&set_disabled, schema, &database, NULL, false);
 }
 
-/* Writers are waited for, and new ones are refused once the slot is gone. */
-static void
-disable(Oid schema, const NpWalSlot *slot, bool discard)
+/* Was it made by a call of nats_wal_enable() that was committed by now?  Else nothing was written for it. */
+static bool
+is_awaited(Oid schema, const NpWalSlot *slot)
 {
-	int			place = np_relay_find(MyDatabaseId);
+	if (is_there(&is_expected, schema, slot))
+		return true;
+	if (is_there(&is_upgraded, schema, slot))
+		raise_upgraded();
+	return false;
+}
 
-	place = place < 0 ? -1 : np_relay_wal_slot(place);
-	if (!discard && (place < 0 || slot->state != NP_WAL_SLOT_USABLE))
-		raise_without_relay();
-	LockRelationOid(get_relname_relid("nats_wal", schema), ShareRowExclusiveLock);
-	if (discard)
-		warn_of_discarded();
+static void
+drop_when_published(Oid schema, const NpWalSlot *slot, int place, bool is_waited_for)
+{
 	PG_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
 	{
-		if (!discard)
+		if (is_waited_for)
 			wait_until_published(place);
 		set_off(schema);
 		drop_slot(place, slot->name);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
 	take_order_back(0, Int32GetDatum(place));
+}
+
+/* Writers are waited for, and new ones are refused once the slot is gone.  False: it was off. */
+static bool
+disable(Oid schema, const NpWalSlot *slot, bool discard)
+{
+	int			place = np_relay_find(MyDatabaseId);
+	bool		was_on;
+
+	place = place < 0 ? -1 : np_relay_wal_slot(place);
+	LockRelationOid(get_relname_relid("nats_wal", schema), ShareRowExclusiveLock);
+	/* another call may have dropped it meanwhile */
+	if (np_wal_slot(MyDatabaseId).state == NP_WAL_SLOT_MISSING)
+		return false;
+	was_on = discard || is_awaited(schema, slot);
+	if (was_on && !discard && (place < 0 || slot->state != NP_WAL_SLOT_USABLE))
+		raise_without_relay();
+	if (discard)
+		warn_of_discarded();
+	drop_when_published(schema, slot, place, was_on && !discard);
+	return was_on;
 }
 
 /* nats_wal_disable(discard): up to where it has published; NULL: it was off */
@@ -357,6 +413,7 @@ nats_wal_disable(PG_FUNCTION_ARGS)
 		set_off(schema);
 		PG_RETURN_NULL();
 	}
-	disable(schema, &slot, discard);
+	if (!disable(schema, &slot, discard))
+		PG_RETURN_NULL();
 	PG_RETURN_LSN(slot.confirmed);
 }

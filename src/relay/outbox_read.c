@@ -108,12 +108,12 @@ build_message(void *argument)
 	np_row_take(row, &message);
 }
 
-/* All but what an administrator does, or the lack of memory: one bad row is one bad row. */
+/* All but what others and an administrator do, or the lack of memory: one bad row is one bad row. */
 static bool
 is_about_row(int sqlstate)
 {
 	return ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_OPERATOR_INTERVENTION &&
-		ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INSUFFICIENT_RESOURCES;
+		ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INSUFFICIENT_RESOURCES && !np_is_of_others(sqlstate);
 }
 
 /*

@@ -62,6 +62,9 @@
 /* So often a change is tried that meets errors of the server. */
 #define MAX_TRIES		3
 
+/* For so long others may be in the way of others' code, which could also say so each time. */
+#define MAX_HELD_UP		NP_MILLISECONDS(600000)
+
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
 {
@@ -121,7 +124,7 @@ is_of_server(int sqlstate)
 	int			category = ERRCODE_TO_CATEGORY(sqlstate);
 
 	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
-		category == ERRCODE_SYSTEM_ERROR;
+		category == ERRCODE_SYSTEM_ERROR || np_is_of_others(sqlstate);
 }
 
 /* Without a subtransaction: internal errors can come from anywhere. */
@@ -133,19 +136,27 @@ is_catchable(int sqlstate)
 
 /*
  * Errors of the server are temporary, and decoding begins again; but others'
- * code can raise any, each time.
+ * code can raise any, each time.  A catalog that is locked, which plans and
+ * policies are read from, is waited for as long as it takes.
  */
 static bool
-was_tried_enough(const NpDecodedChanges *changes)
+was_tried_enough(const Work *work, int sqlstate)
 {
 	static XLogRecPtr commit;
 	static uint64 number;
 	static int	tries;
+	static NpTime begun;
+	const NpDecodedChanges *changes = work->changes;
 
 	if (commit != changes->transaction.commit_lsn || number != changes->number)
+	{
 		tries = 0;
+		begun = np_now();
+	}
 	commit = changes->transaction.commit_lsn;
 	number = changes->number;
+	if (np_is_of_others(sqlstate))
+		return work->needs_protection && np_now() > begun + MAX_HELD_UP;
 	return ++tries >= MAX_TRIES;
 }
 
@@ -176,7 +187,7 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	OwnersWork	owners = {function, work};
 	ErrorData  *error = np_try_subtransaction(do_as_owner, &owners);
 
-	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work->changes))
+	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work, error->sqlerrcode))
 		ReThrowError(error);
 	return error;
 }

@@ -33,6 +33,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
@@ -277,13 +278,22 @@ insert(void *argument)
 	move->id = execute(&insert_row, move->row);
 }
 
+/* What others do, or an administrator, is not what is wrong with a row (the table can have triggers): all is tried again. */
+static bool
+is_about_row(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_OPERATOR_INTERVENTION && !np_is_of_others(sqlstate);
+}
+
 /* In a subtransaction, for what is wrong with one is not the others' affair.  False: *error (palloc'd) says what is. */
 static bool
 try_insert(const NpRow *row, int64 *id, char **error)
 {
 	Move		move = {.row = row};
-	const ErrorData *data = np_try_subtransaction(insert, &move);
+	ErrorData  *data = np_try_subtransaction(insert, &move);
 
+	if (data != NULL && !is_about_row(data->sqlerrcode))
+		ReThrowError(data);
 	*id = move.id;
 	if (data != NULL)
 		*error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);

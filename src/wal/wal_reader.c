@@ -15,11 +15,10 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "miscadmin.h"
 
 #include "base/settings.h"
+#include "base/wal_end.h"
 #include "outbox/wal_annotations.h"
 #include "outbox/wal_slot.h"
 #include "relay/relay_worker.h"
@@ -295,8 +294,7 @@ np_reader_listen(void)
 	may_have_more = np_decoder_has_more();
 	if (may_have_more)
 		return 0;
-	/* where the next record will be can be behind the header of a page that is not there yet */
-	return np_now() + (GetXLogInsertRecPtr() > np_decoder_position() + SizeOfXLogLongPHD ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
+	return np_now() + (np_wal_end() > np_decoder_position() ? UNFLUSHED_INTERVAL : NP_MILLISECONDS(np_relay_poll_interval));
 }
 
 /* Until then it does not ask to be woken. */

@@ -52,7 +52,15 @@ sub purge { $client->purge('W'); return; }
 
 sub error { return $_[0]->error($_[1]); }
 
-# Off
+# Off, also when switching it on was rolled back
+
+my $never_on = PsqlSession->new($node, settings => { statement_timeout => '10s' });
+$never_on->value('BEGIN; SELECT nats_wal_enable(); ROLLBACK');
+is(slots(), 1, 'a slot is not undone by a rollback');
+is($never_on->value('SELECT nats_wal_disable() IS NULL'), 't', 'nothing waits in one of which the making was rolled back');
+is(slots(), 0, 'so it is dropped');
+wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+$never_on->close;
 
 like(error($writer, q(SELECT nats_publish_outbox('w.a', 'x'))), qr/55000: cannot write to the outbox in the WAL.*There is no replication slot "nats_publish_\d+"/s,
 	'without a slot, a message is an error');
@@ -256,6 +264,8 @@ like($session->value(q(SELECT detail FROM nats_check() WHERE check_name = 'wal')
 	'what is to be done with the slot of a server that was upgraded');
 like(error(PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'wal' }), q(SELECT nats_publish_outbox('w.a', 'x'))),
 	qr/55000: .*was not made by nats_wal_enable/s, 'until that is done, a message is an error');
+like(error(PsqlSession->new($node, settings => { statement_timeout => '10s' }), 'SELECT nats_wal_disable()'),
+	qr/55000: the replication slot is that of a server that was upgraded.*Call nats_wal_enable\(\) first/s, 'nor is it switched off, with what nobody has published');
 unlike($session->run('SELECT nats_wal_enable()')->{error}, qr/WARNING: .*lost/, 'when it is done, nothing is lost');
 $writer->value(q(SELECT nats_publish_outbox('w.a', 'after the upgrade')));
 settle();
@@ -267,12 +277,14 @@ purge();
 # Off again
 
 $writer->value(q(BEGIN; SELECT nats_publish_outbox('w.a', 'in an open transaction')));
-my $other = PsqlSession->new($node);
-$other->begin('SELECT nats_wal_disable()');
+my ($other, $another) = map { PsqlSession->new($node) } 1 .. 2;
+$_->begin('SELECT nats_wal_disable()') foreach $other, $another;
 sleep 0.5;
 ok($other->is_running, 'switching it off waits for who has written something');
 $writer->value('COMMIT');
-is($other->finish->{error}, '', 'and then goes on');
+my @ends = map { $_->finish } $other, $another;
+is($_->{error}, '', 'and then goes on') foreach @ends;
+is(scalar(grep { $_->{output} eq '' } @ends), 1, 'of two at a time, one finds it off');
 is_deeply(payloads(), ['in an open transaction'], 'when that was published');
 is(slots(), 0, 'there is no slot');
 wait_for('no relay of the WAL', sub { wal_pid() eq '' });
@@ -282,6 +294,35 @@ like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_disable())), qr
 $session->value('ROLLBACK');
 like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_enable())), qr/cannot create logical replication slot in transaction that has performed writes/, 'nor on');
 $session->value('ROLLBACK');
+
+# The next record comes behind the header of a page that is not there yet
+
+foreach my $end ('a segment', 'a page')
+{
+	$session->value('SELECT nats_wal_enable()');
+	$writer->value("SELECT nats_publish_outbox('w.a', '$end')");
+	# records of 8 bytes more or less, until one ends where its page does
+	my $fill = $end eq 'a segment' ? 'SELECT pg_switch_wal()' : q(DO $$ DECLARE rest int; BEGIN LOOP
+		rest := 8192 - (pg_current_wal_insert_lsn() - '0/0') % 8192;
+		EXIT WHEN rest = 8192 - 24;
+		PERFORM pg_logical_emit_message(false, '', repeat('x', CASE WHEN rest > 400 THEN 100 ELSE greatest(rest - 56, 0) END));
+		END LOOP; END $$);
+	my $result = $session->run("$fill; SELECT nats_wal_disable()");
+	is($result->{error}, '', "switching it off where $end ends");
+}
+is_deeply([ @{ payloads() }[-2, -1] ], [ 'a segment', 'a page' ], 'when all was published');
+wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+
+# A slot made by a call that was rolled back, though it was on before
+
+{
+	my $limited = PsqlSession->new($node, settings => { statement_timeout => '10s' });
+	$limited->value('BEGIN; SELECT nats_wal_enable(); ROLLBACK');
+	is($limited->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT nats_wal_disable() IS NULL; COMMIT'), 't', 'it is off');
+	is(slots(), 0, 'and dropped');
+	wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+	$limited->close;
+}
 
 # NATS is away when it is switched off
 

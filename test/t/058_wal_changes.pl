@@ -421,6 +421,37 @@ is(dead(), join("\n", map { sprintf $failed, @$_ } [2, '22023: unlucky'], [3, 'X
 		[7, '42P01: relation "nothing" does not exist']), 'what can not be made is buried, one by one');
 is(run('SELECT count(*) FROM other'), 0, 'it has done nothing');
 
+# Others' locks are nobody's fault: what is read from catalogs is waited for, for longer than a change is tried
+
+{
+	my $locker = PsqlSession->new($node);
+	run(<<'END');
+CREATE TABLE held (id int PRIMARY KEY, v text);
+CREATE TABLE held_u (id int PRIMARY KEY, u u);
+SELECT nats_publish_table(t::regclass, subject => 'w.held', delivery => 'wal') FROM unnest('{held, held_u}'::text[]) t;
+END
+	foreach (['pg_constraint', q{held VALUES (1, 'a')}], ['pg_constraint', q{held_u VALUES (2, '[10,)')}], ['pg_db_role_setting', q{held_u VALUES (3, '[11,)')}])
+	{
+		my ($catalog, $row) = @$_;
+		# what the relay knows of the tables is made anew
+		run('ALTER TABLE held SET (fillfactor = 90); ALTER TABLE held_u SET (fillfactor = 90)');
+		wait_for_wal();
+		$locker->value("BEGIN; LOCK TABLE $catalog");
+		run("INSERT INTO $row");
+		sleep 4;
+		is(run('SELECT state FROM nats_wal_relay'), 'waiting', "while $catalog is locked, decoding waits");
+		$locker->value('COMMIT');
+		wait_for_wal();
+	}
+	is(lines(from_wal()), <<'END' =~ s/\n\z//r, 'then the changes are published');
+w.held {"op":"insert","schema":"public","table":"held","key":{"id":1},"new":{"id":1,"v":"a"}}
+w.held {"op":"insert","schema":"public","table":"held_u","key":{"id":2},"new":{"id":2,"u":10}}
+w.held {"op":"insert","schema":"public","table":"held_u","key":{"id":3},"new":{"id":3,"u":11}}
+END
+	is(dead(), '', 'and none is dead');
+	is(scalar log_lines($node, 0, qr/WAL relay cannot publish: canceling statement due to lock timeout/), 3, 'each lock is in the log once');
+}
+
 # Who may publish where
 
 run(q(ALTER ROLE bounded SET nats_publish.allowed_subjects = 'w.ok.>,w.*.insert'));

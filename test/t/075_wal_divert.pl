@@ -149,4 +149,21 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
 
+# What an administrator's trigger waits for in vain is not the message's fault
+
+{
+	$session->value(q(CREATE TABLE audit (id bigint);
+		CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.audit VALUES (NEW.id); RETURN NEW; END';
+		CREATE TRIGGER audit BEFORE INSERT ON nats_outbox FOR EACH ROW EXECUTE FUNCTION audit()));
+	my $dead = $session->value('SELECT count(*) FROM nats_outbox_dead');
+	my $locker = PsqlSession->new($node);
+	$locker->value('BEGIN; LOCK TABLE audit');
+	write_message('nowhere.held', 'held');
+	sleep 2;
+	$locker->value('COMMIT');
+	wait_for('the message to be moved', sub { $session->value('SELECT count(*) FROM audit') > 0 || $session->value('SELECT count(*) FROM nats_outbox_dead') > $dead });
+	like(in_table(), qr/nowhere\.held held/, 'a message is moved once a lock is gone');
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), $dead, 'and is not dead');
+}
+
 done_testing();
