@@ -295,14 +295,14 @@ has_room(NpSession *of_flight, void *unused)
 /*
  * Send and receive while a large transaction is decoded, without a look into
  * tables, and without a wait for what does not answer, but for a stream that
- * was not asked lately.
+ * was not asked lately.  What is to be moved is left where it is.
  */
 static void
 pump(void)
 {
 	const char *problem;
 
-	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
+	if (is_diverting || !may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
 		return;
 	np_flight_ask();
 	take_messages();
@@ -425,6 +425,8 @@ divert_all(void)
 {
 	NpWalRecord *record;
 
+	/* what was taken to be sent would not be moved, and those behind it would */
+	Assert(np_lanes_unsent() == 0 && np_flight_count() == 0);
 	while (!np_divert_is_full() && (record = peek()) != NULL)
 	{
 		NpRow	   *row;

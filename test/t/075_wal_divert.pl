@@ -146,6 +146,28 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	is($numbers[-1] - $numbers[0] + 1, @numbers, 'and none is missing');
 }
 
+# Too much WAL is behind, though NATS is there: what is decoded while all is moved is moved, too, and not left in hand. Out of
+# order, so that nothing of it waits until the table is empty; and by a few at a time, so that much of it is left.
+
+{
+	my $count = 6000;
+	my @settings = map { "nats_publish.$_" } qw(wal_divert_size relay_ordering max_pending);
+	reconfigure($node, $settings[0] => '16MB', $settings[1] => 'relaxed', $settings[2] => '16');
+	my $relay = $session->value(q(SELECT pid FROM nats_wal_relay));
+	kill('STOP', $relay) == 1 or die "no relay to stop: $!";
+	$session->value("SELECT count(nats_publish_outbox('d.large', i || repeat(' ', 3000))) FROM generate_series($_ * $count + 1, $_ * $count + $count) i")
+		foreach 0, 1;
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	my $offset = log_length($node);
+	kill('CONT', $relay) == 1 or die "no relay to continue: $!";
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	is(scalar(log_lines($node, $offset, qr/moves messages to nats_outbox/)), 1, 'two large transactions are too much, and moved');
+	wait_until_drained($session);
+	is_deeply([ sort { $a <=> $b } split ' ', payloads('d.large') ], [ 1 .. 2 * $count ], 'each is there once');
+	reconfigure($node, map { $_ => undef } @settings);
+	goes_by_itself('it has caught up', 'd.c');
+}
+
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
 
