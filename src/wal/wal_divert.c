@@ -231,19 +231,31 @@ np_divert_is_full(void)
 	return waiting >= BATCH;
 }
 
-static Datum
-make_error(const NpRow *row)
+/* What becomes of a row in a transaction, and is so only when that is committed; until then the row itself is left as it was. */
+typedef struct Move
 {
-	if (row->error == NULL)
-		return CStringGetTextDatum(row->in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
-	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
-		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", row->error));
-	return CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
+	const NpRow *row;
+	const char *sqlstate;		/* why it has failed ... */
+	const char *error;			/* ... or is dead; NULL: it has not */
+	int64		id;				/* of the row in nats_outbox; 0: there is none */
+} Move;
+
+static Datum
+make_error(const Move *move)
+{
+	bool		in_doubt = move->row->in_doubt;
+
+	if (move->error == NULL)
+		return CStringGetTextDatum(in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
+	if (in_doubt && strcmp(move->sqlstate, IN_DOUBT) != 0)
+		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", move->error));
+	return CStringGetTextDatum(psprintf("%s: %s", move->sqlstate, move->error));
 }
 
 static int64
-execute(NpStatement *statement, const NpRow *row)
+execute(NpStatement *statement, const Move *move)
 {
+	const NpRow *row = move->row;
 	NpMessage	message = np_wal_record_message(row->source);
 	Datum		values[ARGUMENTS];
 	bool		isnull;
@@ -254,62 +266,74 @@ execute(NpStatement *statement, const NpRow *row)
 	if (isnull)
 		values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	values[3] = CStringGetTextDatum(np_from_utf8(message.id));
-	values[4] = make_error(row);
-	values[5] = Int32GetDatum(row->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
+	values[4] = make_error(move);
+	values[5] = Int32GetDatum(move->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
 	np_outbox_execute(statement, values, false);
 	if (SPI_processed != 1)
 		return 0;				/* a trigger of the administrator keeps it out */
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* A message that is moved to nats_outbox. */
-typedef struct Move
-{
-	const NpRow *row;
-	int64		id;				/* of the row there; 0: there is none */
-} Move;
-
 static void
 insert(void *argument)
 {
 	Move	   *move = argument;
 
-	move->id = execute(&insert_row, move->row);
+	move->id = execute(&insert_row, move);
 }
 
-/* In a subtransaction, for what is wrong with one is not the others' affair.  False: *error (palloc'd) says what is. */
+/*
+ * Would another row have failed, too, or this one not at another time?  A lock
+ * (55), a cancel or shutdown (57), a full disk or memory (53, 58), a deadlock
+ * (40), what a trigger could not reach (08), an internal error (XX).  All
+ * others, those of the administrator's triggers among them, can come again
+ * and again: one that is dead can be retried, while one that is waited for
+ * would keep all of the WAL.
+ */
 static bool
-try_insert(const NpRow *row, int64 *id, char **error)
+is_passing(int sqlstate)
 {
-	Move		move = {.row = row};
-	const ErrorData *data = np_try_subtransaction(insert, &move);
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
 
-	*id = move.id;
-	if (data != NULL)
-		*error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
-	return data == NULL;
+/*
+ * In a subtransaction, for what is wrong with one is not the others' affair.
+ * False: the table does not take it, and why is its error now.  What is not
+ * its fault is raised: all of them are tried again.
+ */
+static bool
+try_insert(Move *move)
+{
+	ErrorData  *data = np_try_subtransaction(insert, move);
+
+	if (data == NULL)
+		return true;
+	if (is_passing(data->sqlerrcode))
+		ReThrowError(data);
+	move->sqlstate = "22000";
+	move->error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
+	return false;
 }
 
 /* One that the table does not take is dead, with the reason. */
 static void
-write_row(NpRow *row, NpDiverted *diverted)
+write_row(Move *move, NpDiverted *diverted)
 {
-	Subject    *subject = known_as(row->message.subject);
-	char	   *error = NULL;
-	int64		id;
-
-	if (row->state != NP_ROW_DEAD && try_insert(row, &id, &error))
-	{
-		if (id != 0 && subject != NULL)
-			subject->last_id = id;
+	if (move->row->state != NP_ROW_DEAD && try_insert(move))
 		return;
-	}
-	if (error != NULL)
-	{
-		row->state = NP_ROW_DEAD;
-		np_row_fail(row, "22000", error);
-	}
-	(void) execute(&bury_row, row);
+	(void) execute(&bury_row, move);
 	diverted->dead++;
 }
 
@@ -320,30 +344,36 @@ first_row(void)
 }
 
 static int
-write_rows(NpDiverted *diverted, MemoryContext caller)
+write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
 {
 	dlist_iter	iter;
 	int			written = 0;
 
 	dlist_foreach(iter, &rows)
 	{
-		NpRow	   *row = dlist_container(NpRow, node, iter.cur);
+		const NpRow *row = dlist_container(NpRow, node, iter.cur);
+		Move	   *move = &moves[written];
 
 		if (written >= BATCH)
 			break;
-		write_row(row, diverted);
-		if (row->error != NULL && diverted->error == NULL)
-			diverted->error = MemoryContextStrdup(caller, row->error);
+		*move = (Move) {.row = row,.sqlstate = row->sqlstate,.error = row->error};
+		write_row(move, diverted);
+		if (move->error != NULL && diverted->error == NULL)
+			diverted->error = MemoryContextStrdup(caller, move->error);
 		written++;
 	}
 	return written;
 }
 
+/* The first row is where it was moved. */
 static void
-finish_first(void)
+finish_first(int64 id)
 {
 	NpRow	   *row = first_row();
+	Subject    *subject = known_as(row->message.subject);
 
+	if (id != 0 && subject != NULL)
+		subject->last_id = id;
 	dlist_delete(&row->node);
 	waiting--;
 	np_wal_queue_end(row->source);
@@ -352,25 +382,28 @@ finish_first(void)
 
 /*
  * Move what is to be moved, a batch of it, in a transaction.  Nothing is done
- * when there is no outbox.  Raises what that raises; the transaction is then
- * the caller's to abort.
+ * when there is no outbox.  Raises what that raises, and what is no row's
+ * fault: the transaction is then the caller's to abort, and all of it is to be
+ * moved again.
  */
 void
 np_divert_write(NpDiverted *diverted)
 {
 	MemoryContext caller;
+	Move	   *moves = palloc(sizeof(Move) * BATCH);
 	int			written = 0;
 
 	memset(diverted, 0, sizeof(*diverted));
 	np_outbox_set_diverting(true);
 	if (np_outbox_begin(&caller))
-		written = write_rows(diverted, caller);
+		written = write_rows(moves, diverted, caller);
 	np_outbox_commit(caller);
 	np_outbox_set_diverting(false);
 	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);
 	diverted->moved = written;
-	for (; written > 0; written--)
-		finish_first();
+	for (int i = 0; i < written; i++)
+		finish_first(moves[i].id);
+	pfree(moves);
 }
 
 /* ---- What was moved before ---------------------------------------------------------------- */

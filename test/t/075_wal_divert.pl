@@ -168,6 +168,32 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	goes_by_itself('it has caught up', 'd.c');
 }
 
+# What the table does not take for a while is not dead; what it never takes is
+
+{
+	$session->value(q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON nats_outbox FOR EACH ROW WHEN (new.subject = 'd.forbidden') EXECUTE FUNCTION refuse()));
+	my $holder = PsqlSession->new($node);
+	$holder->value('BEGIN; LOCK TABLE nats_outbox IN SHARE MODE');
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	$nats->kill9;
+	write_message(@$_) foreach [ 'd.busy', '1' ], [ 'd.forbidden', '1' ], [ 'd.busy', '2' ];
+	wait_for('an attempt to move them', sub { $session->value(q(SELECT count(*) FROM pg_locks WHERE relation = 'nats_outbox'::regclass AND NOT granted)) > 0 });
+	# and another one
+	sleep 2;
+	write_message('d.busy', '3');
+	$holder->close;
+	wait_for('them to be moved', sub { in_table() eq 'd.busy 1, d.busy 2, d.busy 3' });
+	pass('what could not be moved for a lock is moved when that is gone');
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	is($session->value(q(DELETE FROM nats_outbox_dead RETURNING subject || ' ' || last_error)), 'd.forbidden 22000: P0001: not this one',
+		'what the table refuses for itself is dead, with the reason');
+	$session->value('DROP TRIGGER refuse ON nats_outbox; DROP FUNCTION refuse()');
+	$nats->start;
+	goes_by_itself('the table was locked', 'd.c');
+	is(payloads('d.busy'), '1 2 3', 'in order');
+}
+
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
 
