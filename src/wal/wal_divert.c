@@ -50,7 +50,7 @@
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
-/* So many subjects are known; when there are more, all are taken to have messages there. */
+/* So many subjects are known; when there are more, all are taken to have messages there, until the last one of these has left. */
 #define MAX_SUBJECTS	10000
 
 #define ALL		0
@@ -566,6 +566,22 @@ stop_waiting(void)
 }
 
 /*
+ * The last row of all subjects has left, but others that came before it need
+ * not have, and of which subjects these are is not known: the table says it.
+ */
+static void
+learn_anew(void)
+{
+	HASH_SEQ_STATUS scan;
+	Subject    *subject;
+
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		forget(subject);
+	np_divert_remember();
+}
+
+/*
  * Look, in a transaction of the outbox, of which subjects the table has nothing
  * any more, and which of the others are to be waited for; all are written.
  */
@@ -574,6 +590,8 @@ np_divert_look(void)
 {
 	Subject    *all;
 	Datum		arguments[2];
+	Left	   *left;
+	uint64		count;
 
 	if (np_divert_is_empty() || waiting > 0)
 		return;
@@ -581,7 +599,12 @@ np_divert_look(void)
 	arguments[0] = all_ids();
 	arguments[1] = Int64GetDatum(all == NULL ? 0 : all->last_id);
 	np_outbox_execute(&find_left, arguments, true);
-	judge_all(found_rows(), SPI_processed);
+	left = found_rows();
+	count = SPI_processed;
+	if (all != NULL && find_row(left, count, all->last_id) == NULL)
+		learn_anew();
+	else
+		judge_all(left, count);
 	if (leaving > 0 && stands_still())
 		stop_waiting();
 }

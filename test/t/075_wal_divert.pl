@@ -68,6 +68,23 @@ sub goes_by_itself
 	return;
 }
 
+# One that the stream refuses waits in the table: the next one of its subject must not go before it.
+my $REFUSED = q('{"Nats-Expected-Stream": "OTHER"}');
+
+sub is_followed
+{
+	my ($what, $subject) = @_;
+	goes_by_itself($what, 'd.c');
+	write_message($subject, '2');
+	wait_for('the next one', sub { in_table() =~ /\Q$subject\E 2/ || payloads($subject) ne '' });
+	is(payloads($subject), '', "$what: the next one waits for it");
+	$session->value('UPDATE nats_outbox SET headers = NULL');
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_until_drained($session);
+	is(payloads($subject), '1 2', 'and goes behind it');
+	return;
+}
+
 write_message('d.a', 'before');
 wait_for('the message', sub { payloads('d.a') eq 'before' });
 
@@ -192,6 +209,21 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	$nats->start;
 	goes_by_itself('the table was locked', 'd.c');
 	is(payloads('d.busy'), '1 2 3', 'in order');
+}
+
+# There are too many subjects to know each one: also when the last one of all has left, one that has not is known
+
+{
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	$nats->kill9;
+	$session->value(q(SELECT count(nats_publish_outbox('d.many.' || i, '1')) FROM generate_series(1, 10001) i));
+	$session->value("SELECT nats_publish_outbox('d.refused', '1', $REFUSED)");
+	write_message('d.last', '1');
+	wait_for('messages to be moved', sub { $session->value('SELECT count(*) FROM nats_outbox') == 10003 });
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	$nats->start;
+	wait_for('but one to leave the table', sub { in_table() eq 'd.refused 1' });
+	is_followed('of many subjects', 'd.refused');
 }
 
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
