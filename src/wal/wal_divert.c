@@ -10,7 +10,8 @@
  * In order, later messages of a subject follow those that were moved, until
  * the last of these has left the table: it leaves as the last one.  A worker
  * that begins takes all that the table has for such, for it does not know
- * which of it an earlier one has moved.
+ * which of it an earlier one has moved; and so does one to which order was of
+ * no interest until now.
  *
  * As long as nothing is wrong with what was moved, it will soon have left, and
  * all messages wait for that: otherwise those of a busy subject would follow
@@ -428,7 +429,22 @@ remember(uint64 row)
 	entry->last_id = DatumGetInt64(found(row, entry->hash == ALL ? 4 : 2));
 }
 
-/* Have later messages follow all that the table has, in a transaction of the outbox. */
+/* Those that are not in the table yet, either. */
+static void
+remember_waiting(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &rows)
+	{
+		const NpRow *row = dlist_container(NpRow, node, iter.cur);
+
+		if (row->state != NP_ROW_DEAD)
+			enter_subject(row->message.subject, false);
+	}
+}
+
+/* Have later messages follow all that the table has, or is about to have, in a transaction of the outbox. */
 void
 np_divert_remember(void)
 {
@@ -437,6 +453,7 @@ np_divert_remember(void)
 	np_outbox_execute(&find_subjects, &limit, true);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		remember(row);
+	remember_waiting();
 }
 
 /* ---- When subjects are free again --------------------------------------------------------- */

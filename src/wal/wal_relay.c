@@ -89,7 +89,7 @@ static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: i
 static NpTime next_look;		/* into the tables */
 static bool must_look;
 static bool round_failed;		/* the last one, by an error */
-static bool is_remembered;		/* what was moved to the table before this process began */
+static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
@@ -354,7 +354,7 @@ look_inside(void)
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
 	if (!is_remembered && np_relay_ordering != NP_RELAY_RELAXED)
 		np_divert_remember();
-	is_remembered |= np_relay_ordering != NP_RELAY_RELAXED;
+	is_remembered = np_relay_ordering != NP_RELAY_RELAXED;
 	np_divert_look();
 }
 

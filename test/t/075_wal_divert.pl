@@ -226,6 +226,16 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	is_followed('of many subjects', 'd.refused');
 }
 
+# Order is not asked for, and then it is
+
+{
+	reconfigure($node, 'nats_publish.relay_ordering' => 'relaxed');
+	$session->value("SELECT nats_publish_outbox('d.relaxed', '1', $REFUSED)");
+	wait_for('it to be moved', sub { in_table() eq 'd.relaxed 1' });
+	reconfigure($node, 'nats_publish.relay_ordering' => undef);
+	is_followed('moved out of order', 'd.relaxed');
+}
+
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
 
