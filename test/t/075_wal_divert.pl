@@ -167,12 +167,12 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 # order, so that nothing of it waits until the table is empty; and by a few at a time, so that much of it is left.
 
 {
-	my $count = 6000;
+	my $count = 600;
 	my @settings = map { "nats_publish.$_" } qw(wal_divert_size relay_ordering max_pending);
-	reconfigure($node, $settings[0] => '16MB', $settings[1] => 'relaxed', $settings[2] => '16');
+	reconfigure($node, $settings[0] => '16MB', $settings[1] => 'relaxed', $settings[2] => '4');
 	my $relay = $session->value(q(SELECT pid FROM nats_wal_relay));
 	kill('STOP', $relay) == 1 or die "no relay to stop: $!";
-	$session->value("SELECT count(nats_publish_outbox('d.large', i || repeat(' ', 3000))) FROM generate_series($_ * $count + 1, $_ * $count + $count) i")
+	$session->value("SELECT count(nats_publish_outbox('d.large', i || repeat(' ', 30000))) FROM generate_series($_ * $count + 1, $_ * $count + $count) i")
 		foreach 0, 1;
 	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
 	my $offset = log_length($node);
