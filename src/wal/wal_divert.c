@@ -10,7 +10,8 @@
  * In order, later messages of a subject follow those that were moved, until
  * the last of these has left the table: it leaves as the last one.  A worker
  * that begins takes all that the table has for such, for it does not know
- * which of it an earlier one has moved.
+ * which of it an earlier one has moved; and so does one to which order was of
+ * no interest until now.
  *
  * As long as nothing is wrong with what was moved, it will soon have left, and
  * all messages wait for that: otherwise those of a busy subject would follow
@@ -33,7 +34,6 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
@@ -51,7 +51,7 @@
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
-/* So many subjects are known; when there are more, all are taken to have messages there. */
+/* So many subjects are known; when there are more, all are taken to have messages there, until the last one of these has left. */
 #define MAX_SUBJECTS	10000
 
 #define ALL		0
@@ -232,19 +232,31 @@ np_divert_is_full(void)
 	return waiting >= BATCH;
 }
 
-static Datum
-make_error(const NpRow *row)
+/* What becomes of a row in a transaction, and is so only when that is committed; until then the row itself is left as it was. */
+typedef struct Move
 {
-	if (row->error == NULL)
-		return CStringGetTextDatum(row->in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
-	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
-		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", row->error));
-	return CStringGetTextDatum(psprintf("%s: %s", row->sqlstate, row->error));
+	const NpRow *row;
+	const char *sqlstate;		/* why it has failed ... */
+	const char *error;			/* ... or is dead; NULL: it has not */
+	int64		id;				/* of the row in nats_outbox; 0: there is none */
+} Move;
+
+static Datum
+make_error(const Move *move)
+{
+	bool		in_doubt = move->row->in_doubt;
+
+	if (move->error == NULL)
+		return CStringGetTextDatum(in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
+	if (in_doubt && strcmp(move->sqlstate, IN_DOUBT) != 0)
+		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", move->error));
+	return CStringGetTextDatum(psprintf("%s: %s", move->sqlstate, move->error));
 }
 
 static int64
-execute(NpStatement *statement, const NpRow *row)
+execute(NpStatement *statement, const Move *move)
 {
+	const NpRow *row = move->row;
 	NpMessage	message = np_wal_record_message(row->source);
 	Datum		values[ARGUMENTS];
 	bool		isnull;
@@ -255,71 +267,74 @@ execute(NpStatement *statement, const NpRow *row)
 	if (isnull)
 		values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	values[3] = CStringGetTextDatum(np_from_utf8(message.id));
-	values[4] = make_error(row);
-	values[5] = Int32GetDatum(row->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
+	values[4] = make_error(move);
+	values[5] = Int32GetDatum(move->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
 	np_outbox_execute(statement, values, false);
 	if (SPI_processed != 1)
 		return 0;				/* a trigger of the administrator keeps it out */
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* A message that is moved to nats_outbox. */
-typedef struct Move
-{
-	const NpRow *row;
-	int64		id;				/* of the row there; 0: there is none */
-} Move;
-
 static void
 insert(void *argument)
 {
 	Move	   *move = argument;
 
-	move->id = execute(&insert_row, move->row);
+	move->id = execute(&insert_row, move);
 }
 
-/* What others do, or an administrator, is not what is wrong with a row (the table can have triggers): all is tried again. */
+/*
+ * Would another row have failed, too, or this one not at another time?  A lock
+ * (55), a cancel or shutdown (57), a full disk or memory (53, 58), a deadlock
+ * (40), what a trigger could not reach (08), an internal error (XX).  All
+ * others, those of the administrator's triggers among them, can come again
+ * and again: one that is dead can be retried, while one that is waited for
+ * would keep all of the WAL.
+ */
 static bool
-is_about_row(int sqlstate)
+is_passing(int sqlstate)
 {
-	return ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_OPERATOR_INTERVENTION && !np_is_of_others(sqlstate);
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+			return true;
+		default:
+			return false;
+	}
 }
 
-/* In a subtransaction, for what is wrong with one is not the others' affair.  False: *error (palloc'd) says what is. */
+/*
+ * In a subtransaction, for what is wrong with one is not the others' affair.
+ * False: the table does not take it, and why is its error now.  What is not
+ * its fault is raised: all of them are tried again.
+ */
 static bool
-try_insert(const NpRow *row, int64 *id, char **error)
+try_insert(Move *move)
 {
-	Move		move = {.row = row};
-	ErrorData  *data = np_try_subtransaction(insert, &move);
+	ErrorData  *data = np_try_subtransaction(insert, move);
 
-	if (data != NULL && !is_about_row(data->sqlerrcode))
+	if (data == NULL)
+		return true;
+	if (is_passing(data->sqlerrcode))
 		ReThrowError(data);
-	*id = move.id;
-	if (data != NULL)
-		*error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
-	return data == NULL;
+	move->sqlstate = "22000";
+	move->error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
+	return false;
 }
 
 /* One that the table does not take is dead, with the reason. */
 static void
-write_row(NpRow *row, NpDiverted *diverted)
+write_row(Move *move, NpDiverted *diverted)
 {
-	Subject    *subject = known_as(row->message.subject);
-	char	   *error = NULL;
-	int64		id;
-
-	if (row->state != NP_ROW_DEAD && try_insert(row, &id, &error))
-	{
-		if (id != 0 && subject != NULL)
-			subject->last_id = id;
+	if (move->row->state != NP_ROW_DEAD && try_insert(move))
 		return;
-	}
-	if (error != NULL)
-	{
-		row->state = NP_ROW_DEAD;
-		np_row_fail(row, "22000", error);
-	}
-	(void) execute(&bury_row, row);
+	(void) execute(&bury_row, move);
 	diverted->dead++;
 }
 
@@ -330,30 +345,36 @@ first_row(void)
 }
 
 static int
-write_rows(NpDiverted *diverted, MemoryContext caller)
+write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
 {
 	dlist_iter	iter;
 	int			written = 0;
 
 	dlist_foreach(iter, &rows)
 	{
-		NpRow	   *row = dlist_container(NpRow, node, iter.cur);
+		const NpRow *row = dlist_container(NpRow, node, iter.cur);
+		Move	   *move = &moves[written];
 
 		if (written >= BATCH)
 			break;
-		write_row(row, diverted);
-		if (row->error != NULL && diverted->error == NULL)
-			diverted->error = MemoryContextStrdup(caller, row->error);
+		*move = (Move) {.row = row,.sqlstate = row->sqlstate,.error = row->error};
+		write_row(move, diverted);
+		if (move->error != NULL && diverted->error == NULL)
+			diverted->error = MemoryContextStrdup(caller, move->error);
 		written++;
 	}
 	return written;
 }
 
+/* The first row is where it was moved. */
 static void
-finish_first(void)
+finish_first(int64 id)
 {
 	NpRow	   *row = first_row();
+	Subject    *subject = known_as(row->message.subject);
 
+	if (id != 0 && subject != NULL)
+		subject->last_id = id;
 	dlist_delete(&row->node);
 	waiting--;
 	np_wal_queue_end(row->source);
@@ -362,25 +383,28 @@ finish_first(void)
 
 /*
  * Move what is to be moved, a batch of it, in a transaction.  Nothing is done
- * when there is no outbox.  Raises what that raises; the transaction is then
- * the caller's to abort.
+ * when there is no outbox.  Raises what that raises, and what is no row's
+ * fault: the transaction is then the caller's to abort, and all of it is to be
+ * moved again.
  */
 void
 np_divert_write(NpDiverted *diverted)
 {
 	MemoryContext caller;
+	Move	   *moves = palloc(sizeof(Move) * BATCH);
 	int			written = 0;
 
 	memset(diverted, 0, sizeof(*diverted));
 	np_outbox_set_diverting(true);
 	if (np_outbox_begin(&caller))
-		written = write_rows(diverted, caller);
+		written = write_rows(moves, diverted, caller);
 	np_outbox_commit(caller);
 	np_outbox_set_diverting(false);
 	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);
 	diverted->moved = written;
-	for (; written > 0; written--)
-		finish_first();
+	for (int i = 0; i < written; i++)
+		finish_first(moves[i].id);
+	pfree(moves);
 }
 
 /* ---- What was moved before ---------------------------------------------------------------- */
@@ -405,7 +429,22 @@ remember(uint64 row)
 	entry->last_id = DatumGetInt64(found(row, entry->hash == ALL ? 4 : 2));
 }
 
-/* Have later messages follow all that the table has, in a transaction of the outbox. */
+/* Those that are not in the table yet, either. */
+static void
+remember_waiting(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &rows)
+	{
+		const NpRow *row = dlist_container(NpRow, node, iter.cur);
+
+		if (row->state != NP_ROW_DEAD)
+			enter_subject(row->message.subject, false);
+	}
+}
+
+/* Have later messages follow all that the table has, or is about to have, in a transaction of the outbox. */
 void
 np_divert_remember(void)
 {
@@ -414,6 +453,7 @@ np_divert_remember(void)
 	np_outbox_execute(&find_subjects, &limit, true);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		remember(row);
+	remember_waiting();
 }
 
 /* ---- When subjects are free again --------------------------------------------------------- */
@@ -543,6 +583,22 @@ stop_waiting(void)
 }
 
 /*
+ * The last row of all subjects has left, but others that came before it need
+ * not have, and of which subjects these are is not known: the table says it.
+ */
+static void
+learn_anew(void)
+{
+	HASH_SEQ_STATUS scan;
+	Subject    *subject;
+
+	hash_seq_init(&scan, subjects);
+	while ((subject = hash_seq_search(&scan)) != NULL)
+		forget(subject);
+	np_divert_remember();
+}
+
+/*
  * Look, in a transaction of the outbox, of which subjects the table has nothing
  * any more, and which of the others are to be waited for; all are written.
  */
@@ -551,6 +607,8 @@ np_divert_look(void)
 {
 	Subject    *all;
 	Datum		arguments[2];
+	Left	   *left;
+	uint64		count;
 
 	if (np_divert_is_empty() || waiting > 0)
 		return;
@@ -558,7 +616,12 @@ np_divert_look(void)
 	arguments[0] = all_ids();
 	arguments[1] = Int64GetDatum(all == NULL ? 0 : all->last_id);
 	np_outbox_execute(&find_left, arguments, true);
-	judge_all(found_rows(), SPI_processed);
+	left = found_rows();
+	count = SPI_processed;
+	if (all != NULL && find_row(left, count, all->last_id) == NULL)
+		learn_anew();
+	else
+		judge_all(left, count);
 	if (leaving > 0 && stands_still())
 		stop_waiting();
 }

@@ -89,7 +89,7 @@ static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: i
 static NpTime next_look;		/* into the tables */
 static bool must_look;
 static bool round_failed;		/* the last one, by an error */
-static bool is_remembered;		/* what was moved to the table before this process began */
+static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
@@ -295,14 +295,14 @@ has_room(NpSession *of_flight, void *unused)
 /*
  * Send and receive while a large transaction is decoded, without a look into
  * tables, and without a wait for what does not answer, but for a stream that
- * was not asked lately.
+ * was not asked lately.  What is to be moved is left where it is.
  */
 static void
 pump(void)
 {
 	const char *problem;
 
-	if (!may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
+	if (is_diverting || !may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
 		return;
 	np_flight_ask();
 	take_messages();
@@ -354,7 +354,7 @@ look_inside(void)
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
 	if (!is_remembered && np_relay_ordering != NP_RELAY_RELAXED)
 		np_divert_remember();
-	is_remembered |= np_relay_ordering != NP_RELAY_RELAXED;
+	is_remembered = np_relay_ordering != NP_RELAY_RELAXED;
 	np_divert_look();
 }
 
@@ -425,6 +425,8 @@ divert_all(void)
 {
 	NpWalRecord *record;
 
+	/* what was taken to be sent would not be moved, and those behind it would */
+	Assert(np_lanes_unsent() == 0 && np_flight_count() == 0);
 	while (!np_divert_is_full() && (record = peek()) != NULL)
 	{
 		NpRow	   *row;

@@ -68,6 +68,23 @@ sub goes_by_itself
 	return;
 }
 
+# One that the stream refuses waits in the table: the next one of its subject must not go before it.
+my $REFUSED = q('{"Nats-Expected-Stream": "OTHER"}');
+
+sub is_followed
+{
+	my ($what, $subject) = @_;
+	goes_by_itself($what, 'd.c');
+	write_message($subject, '2');
+	wait_for('the next one', sub { in_table() =~ /\Q$subject\E 2/ || payloads($subject) ne '' });
+	is(payloads($subject), '', "$what: the next one waits for it");
+	$session->value('UPDATE nats_outbox SET headers = NULL');
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_until_drained($session);
+	is(payloads($subject), '1 2', 'and goes behind it');
+	return;
+}
+
 write_message('d.a', 'before');
 wait_for('the message', sub { payloads('d.a') eq 'before' });
 
@@ -144,6 +161,83 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	my @numbers = split / /, payloads('late.y', 'LATE');
 	is(scalar(grep { $numbers[$_] <= $numbers[ $_ - 1 ] } 1 .. $#numbers), 0, 'a busy subject leaves the table, in its order');
 	is($numbers[-1] - $numbers[0] + 1, @numbers, 'and none is missing');
+}
+
+# Too much WAL is behind, though NATS is there: what is decoded while all is moved is moved, too, and not left in hand. Out of
+# order, so that nothing of it waits until the table is empty; and by a few at a time, so that much of it is left.
+
+{
+	my $count = 600;
+	my @settings = map { "nats_publish.$_" } qw(wal_divert_size relay_ordering max_pending);
+	reconfigure($node, $settings[0] => '16MB', $settings[1] => 'relaxed', $settings[2] => '4');
+	my $relay = $session->value(q(SELECT pid FROM nats_wal_relay));
+	kill('STOP', $relay) == 1 or die "no relay to stop: $!";
+	$session->value("SELECT count(nats_publish_outbox('d.large', i || repeat(' ', 30000))) FROM generate_series($_ * $count + 1, $_ * $count + $count) i")
+		foreach 0, 1;
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	my $offset = log_length($node);
+	# nothing of the first one is answered until it is decoded: else little of it may be left by then
+	$nats->stall;
+	kill('CONT', $relay) == 1 or die "no relay to continue: $!";
+	sleep 2;
+	$nats->resume;
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	is(scalar(log_lines($node, $offset, qr/moves messages to nats_outbox/)), 1, 'two large transactions are too much, and moved');
+	wait_until_drained($session);
+	is_deeply([ sort { $a <=> $b } split ' ', payloads('d.large') ], [ 1 .. 2 * $count ], 'each is there once');
+	reconfigure($node, map { $_ => undef } @settings);
+	goes_by_itself('it has caught up', 'd.c');
+}
+
+# What the table does not take for a while is not dead; what it never takes is
+
+{
+	$session->value(q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON nats_outbox FOR EACH ROW WHEN (new.subject = 'd.forbidden') EXECUTE FUNCTION refuse()));
+	my $holder = PsqlSession->new($node);
+	$holder->value('BEGIN; LOCK TABLE nats_outbox IN SHARE MODE');
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	$nats->kill9;
+	write_message(@$_) foreach [ 'd.busy', '1' ], [ 'd.forbidden', '1' ], [ 'd.busy', '2' ];
+	wait_for('an attempt to move them', sub { $session->value(q(SELECT count(*) FROM pg_locks WHERE relation = 'nats_outbox'::regclass AND NOT granted)) > 0 });
+	# and another one
+	sleep 2;
+	write_message('d.busy', '3');
+	$holder->close;
+	wait_for('them to be moved', sub { in_table() eq 'd.busy 1, d.busy 2, d.busy 3' });
+	pass('what could not be moved for a lock is moved when that is gone');
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	is($session->value(q(DELETE FROM nats_outbox_dead RETURNING subject || ' ' || last_error)), 'd.forbidden 22000: P0001: not this one',
+		'what the table refuses for itself is dead, with the reason');
+	$session->value('DROP TRIGGER refuse ON nats_outbox; DROP FUNCTION refuse()');
+	$nats->start;
+	goes_by_itself('the table was locked', 'd.c');
+	is(payloads('d.busy'), '1 2 3', 'in order');
+}
+
+# There are too many subjects to know each one: also when the last one of all has left, one that has not is known
+
+{
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	$nats->kill9;
+	$session->value(q(SELECT count(nats_publish_outbox('d.many.' || i, '1')) FROM generate_series(1, 10001) i));
+	$session->value("SELECT nats_publish_outbox('d.refused', '1', $REFUSED)");
+	write_message('d.last', '1');
+	wait_for('messages to be moved', sub { $session->value('SELECT count(*) FROM nats_outbox') == 10003 });
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	$nats->start;
+	wait_for('but one to leave the table', sub { in_table() eq 'd.refused 1' });
+	is_followed('of many subjects', 'd.refused');
+}
+
+# Order is not asked for, and then it is
+
+{
+	reconfigure($node, 'nats_publish.relay_ordering' => 'relaxed');
+	$session->value("SELECT nats_publish_outbox('d.relaxed', '1', $REFUSED)");
+	wait_for('it to be moved', sub { in_table() eq 'd.relaxed 1' });
+	reconfigure($node, 'nats_publish.relay_ordering' => undef);
+	is_followed('moved out of order', 'd.relaxed');
 }
 
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
