@@ -146,11 +146,16 @@ np_tls_end(void)
 
 /* ---- What is mended ------------------------------------------------------------ */
 
-/* Give the host's name in the handshake, which is then seen. */
+/*
+ * Give the host's name in the handshake, which is then seen.  There is no
+ * second handshake: the server's certificate is verified when the library
+ * still looks at it, and never again.
+ */
 void
 np_tls_announce_host(NpTlsCapture *capture)
 {
 	SSL_CTX_set_info_callback(capture->context, on_event);
+	SSL_CTX_set_options(capture->context, SSL_OP_NO_RENEGOTIATION);
 }
 
 /* The newest error of OpenSSL in this thread, in words. */
@@ -201,6 +206,14 @@ np_tls_hold(NpTls *tls)
 	SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 }
 
+/* SSL_verify_cb: what OpenSSL finds is what counts. */
+static int
+keep_verdict(int verdict, X509_STORE_CTX *store)
+{
+	(void) store;
+	return verdict;
+}
+
 /*
  * The library has closed its connection: the TLS is the caller's to
  * np_tls_free, on this descriptor of the same socket, and ready for reading and
@@ -212,8 +225,9 @@ np_tls_take_over(NpTls *tls, int fd)
 	SSL		   *ssl = (SSL *) tls;
 
 	SSL_set_shutdown(ssl, 0);
-	/* the library's callback would look at its connection */
-	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), NULL);
+	/* instead of the library's, which looks at its connection; for NULL OpenSSL would keep that */
+	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), keep_verdict);
+	SSL_set_ex_data(ssl, 0, NULL);
 	SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	return SSL_set_fd(ssl, fd) == 1;
 }
