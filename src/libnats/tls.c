@@ -275,13 +275,21 @@ np_tls_read(NpTls *tls, char *buffer, size_t length)
 	return result_of(tls, SSL_read((SSL *) tls, buffer, length > INT_MAX ? INT_MAX : (int) length));
 }
 
-/* As send on a socket that does not block. */
+/*
+ * As send on a socket that does not block, of one record: no more than
+ * NP_TLS_RECORD_SIZE bytes.
+ *
+ * On EAGAIN OpenSSL may have made the record, and sent a part of it.  The next
+ * write must be of the same bytes, and no more of them: with a second record
+ * that is not taken, OpenSSL would not tell that the first has left.  So the
+ * server can read no byte that was not returned here as written.
+ */
 ssize_t
 np_tls_write(NpTls *tls, const char *data, size_t length)
 {
 	ERR_clear_error();
 	errno = 0;
-	return result_of(tls, SSL_write((SSL *) tls, data, length > INT_MAX ? INT_MAX : (int) length));
+	return result_of(tls, SSL_write((SSL *) tls, data, (int) length));
 }
 
 /* Is there something to read that the socket does not show any more? */

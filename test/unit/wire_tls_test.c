@@ -21,6 +21,8 @@ typedef struct Seen
 {
 	atomic_int	handshakes;
 	atomic_bool refused;		/* another handshake */
+	atomic_size_t heard;		/* bytes */
+	atomic_bool misheard;		/* not the next ones of the stream */
 } Seen;
 
 static Seen *seen;
@@ -195,6 +197,95 @@ no_second_handshake(void)
 	check_at_rest();
 }
 
+/* ---- A server that reads slowly -------------------------------------------------- */
+
+#define STREAM_SIZE		(4 * 1024 * 1024)
+
+static char
+byte_at(size_t position)
+{
+	return (char) ((uint32_t) position * 2654435761u >> 24);
+}
+
+static void
+sip(SSL *ssl)
+{
+	char		bytes[4096];
+	int			count;
+
+	while ((count = SSL_read(ssl, bytes, sizeof(bytes))) > 0)
+	{
+		for (int i = 0; i < count; i++)
+			seen->misheard |= bytes[i] != byte_at(seen->heard + (size_t) i);
+		seen->heard += (size_t) count;
+		nap(seen->heard % 16 == 0);
+	}
+}
+
+/* Some of the stream, as much as there is of it by now; more comes while it waits for the socket. */
+static void
+send_stream(NpWire *wire, char *stream)
+{
+	size_t		sent = 0;
+	size_t		appended = 0;
+	uint64_t	state = 20260109;
+	int			offers = 0;
+	int			small = 4096;
+	struct pollfd fd = {.fd = np_wire_socket(wire),.events = POLLOUT};
+
+	setsockopt(fd.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	for (double end = now_ms() + PATIENCE_MS; sent < STREAM_SIZE && now_ms() < end;)
+	{
+		struct iovec vector = {stream + sent, 0};
+		ssize_t		written;
+
+		appended += unit_random(&state) % 20000;
+		appended = appended < STREAM_SIZE ? appended : STREAM_SIZE;
+		vector.iov_len = appended - sent;
+		if (vector.iov_len == 0)
+			continue;
+		written = np_wire_send(wire, &vector, 1);
+		if (written >= 0)
+		{
+			CHECK_INT(np_wire_offered(wire), 0);
+			sent += (size_t) written;
+			continue;
+		}
+		CHECK_INT(errno, EAGAIN);
+		CHECK(np_wire_offered(wire) > 0 && np_wire_offered(wire) <= vector.iov_len);
+		offers++;
+		poll(&fd, 1, 100);
+		if (seen->heard > sent)
+			CHECK_INT(seen->heard, sent);
+	}
+	CHECK_INT(sent, STREAM_SIZE);
+	CHECK(offers > 10);
+}
+
+/* It never has a byte that was not said to be written, and all of those that were, in their order. */
+static void
+a_slow_server(void)
+{
+	static char stream[STREAM_SIZE];
+	int			port;
+	pid_t		server = start_server(TLS1_3_VERSION, sip, &port);
+	NpWire	   *wire = connect_securely(port);
+
+	for (size_t i = 0; i < STREAM_SIZE; i++)
+		stream[i] = byte_at(i);
+	if (wire != NULL)
+	{
+		send_stream(wire, stream);
+		for (double end = now_ms() + PATIENCE_MS; now_ms() < end && seen->heard < STREAM_SIZE; nap(1))
+			;
+		CHECK_INT(seen->heard, STREAM_SIZE);
+		CHECK(!seen->misheard);
+		np_wire_close(wire);
+	}
+	kill_process(server);
+	check_at_rest();
+}
+
 int
 main(void)
 {
@@ -210,6 +301,7 @@ main(void)
 	threads_at_rest = count_entries("/proc/self/task");
 	files_at_rest = count_files();
 	RUN(no_second_handshake);
+	RUN(a_slow_server);
 
 	X509_free(certificate);
 	EVP_PKEY_free(key);
