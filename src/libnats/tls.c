@@ -149,13 +149,16 @@ np_tls_end(void)
 /*
  * Give the host's name in the handshake, which is then seen.  There is no
  * second handshake: the server's certificate is verified when the library
- * still looks at it, and never again.
+ * still looks at it, and never again.  Nor does the kernel encrypt, though
+ * openssl.cnf may say so: np_tls_take_over gives OpenSSL the socket anew,
+ * and it then does not know that the kernel does.
  */
 void
 np_tls_announce_host(NpTlsCapture *capture)
 {
 	SSL_CTX_set_info_callback(capture->context, on_event);
 	SSL_CTX_set_options(capture->context, SSL_OP_NO_RENEGOTIATION);
+	SSL_CTX_clear_options(capture->context, SSL_OP_ENABLE_KTLS);
 }
 
 /* The newest error of OpenSSL in this thread, in words. */

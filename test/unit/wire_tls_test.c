@@ -28,6 +28,7 @@ typedef struct Seen
 static Seen *seen;
 
 static char ca_file[256];
+static char config_file[300];
 static EVP_PKEY *key;
 static X509 *certificate;
 
@@ -37,7 +38,6 @@ static X509 *certificate;
 static void
 make_certificate(void)
 {
-	const char *parent = getenv("TMPDIR");
 	FILE	   *file;
 	X509_NAME  *name;
 	X509_EXTENSION *names = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "DNS:localhost");
@@ -56,11 +56,25 @@ make_certificate(void)
 	X509_EXTENSION_free(names);
 	if (X509_sign(certificate, key, EVP_sha256()) == 0)
 		abort();
-	snprintf(ca_file, sizeof(ca_file), "%s/wire_tls_test.%d.crt", parent != NULL ? parent : "/tmp", (int) getpid());
 	file = fopen(ca_file, "w");
 	if (file == NULL || PEM_write_X509(file, certificate) != 1)
 		abort();
 	fclose(file);
+}
+
+/* As an administrator may have it: the kernel encrypts, where it can. */
+static void
+write_config(void)
+{
+	FILE	   *file;
+
+	snprintf(config_file, sizeof(config_file), "%s.cnf", ca_file);
+	file = fopen(config_file, "w");
+	if (file == NULL)
+		abort();
+	fprintf(file, "openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = kernel\n[kernel]\nOptions = KTLS\n");
+	fclose(file);
+	setenv("OPENSSL_CONF", config_file, true);
 }
 
 static void
@@ -197,6 +211,34 @@ no_second_handshake(void)
 	check_at_rest();
 }
 
+/* ---- The kernel -------------------------------------------------------------- */
+
+static void
+hold(SSL *ssl)
+{
+	(void) ssl;
+}
+
+/* It would go on with the connection that we take over, of which OpenSSL would not know. */
+static void
+not_by_the_kernel(void)
+{
+	int			port;
+	pid_t		server = start_server(TLS1_3_VERSION, hold, &port);
+	NpWire	   *wire = connect_securely(port);
+	SSL_CTX    *other = SSL_CTX_new(TLS_client_method());
+
+	CHECK((SSL_CTX_get_options(other) & SSL_OP_ENABLE_KTLS) != 0);
+	SSL_CTX_free(other);
+	if (wire != NULL)
+	{
+		CHECK((SSL_get_options((SSL *) np_wire_tls(wire)) & SSL_OP_ENABLE_KTLS) == 0);
+		np_wire_close(wire);
+	}
+	kill_process(server);
+	check_at_rest();
+}
+
 /* ---- A server that reads slowly -------------------------------------------------- */
 
 #define STREAM_SIZE		(4 * 1024 * 1024)
@@ -289,9 +331,13 @@ a_slow_server(void)
 int
 main(void)
 {
+	const char *parent = getenv("TMPDIR");
+
 	seen = mmap(NULL, sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (seen == MAP_FAILED)
 		abort();
+	snprintf(ca_file, sizeof(ca_file), "%s/wire_tls_test.%d.crt", parent != NULL ? parent : "/tmp", (int) getpid());
+	write_config();
 	make_certificate();
 
 	/* what OpenSSL and the C library open once, is there behind the first */
@@ -301,10 +347,12 @@ main(void)
 	threads_at_rest = count_entries("/proc/self/task");
 	files_at_rest = count_files();
 	RUN(no_second_handshake);
+	RUN(not_by_the_kernel);
 	RUN(a_slow_server);
 
 	X509_free(certificate);
 	EVP_PKEY_free(key);
 	unlink(ca_file);
+	unlink(config_file);
 	return unit_done();
 }
