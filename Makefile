@@ -144,9 +144,11 @@ unit: $(addprefix run-,$(UNIT_TESTS))
 $(UNIT_TESTS): %: %.c $(wildcard test/unit/*.h) $(UNIT_SOURCES) $(wildcard src/*/*.h)
 	@$(CC) $(UNIT_CFLAGS) -Isrc -Itest/unit -o $@ $(filter %.c,$^) $(UNIT_LIBS)
 
-# The ones that need libnats. Names are resolved when a test of wire_server_test says so, and clocks are set.
-test/unit/wire_test test/unit/wire_server_test: $(addprefix src/libnats/,connect_attempt.c handshake.c library.c library_connection.c wire.c tls.c)
-test/unit/wire_test test/unit/wire_server_test: UNIT_LIBS += -lnats -lssl -lpthread
+# The ones that need libnats. Names are resolved when, and to what, a test says, and clocks are set.
+WIRE_TESTS = $(addprefix test/unit/,wire_test wire_server_test wire_tls_test)
+$(WIRE_TESTS): $(addprefix src/libnats/,connect_attempt.c handshake.c library.c library_connection.c wire.c tls.c)
+$(WIRE_TESTS): UNIT_LIBS += -lnats -lssl -lpthread
+test/unit/wire_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo
 test/unit/wire_server_test: UNIT_LIBS += -Wl,--wrap=getaddrinfo -Wl,--wrap=clock_gettime
 
 $(addprefix run-,$(UNIT_TESTS)): run-%: %

@@ -40,8 +40,8 @@
 #define np_compat_handshake_first(options)	NATS_NO_SERVER_SUPPORT
 #endif
 
-/* Since 3.11 the library knows the name of the server, too. */
-#if NATS_VERSION_NUMBER >= 0x030B00
+/* Since 3.14 the library knows the name of the server, too. */
+#if NATS_VERSION_NUMBER >= 0x030E00
 #define np_compat_server_name(nc, buffer, size) natsConnection_GetConnectedServerName((nc), (buffer), (size))
 #else
 #define np_compat_server_name(nc, buffer, size) natsConnection_GetConnectedServerId((nc), (buffer), (size))

@@ -39,6 +39,13 @@
 /* How long an attempt that is given up is looked after. */
 #define ABANDON_MS			50
 
+/* Of a host, or none: then its length is 0. */
+typedef struct NpAddress
+{
+	socklen_t	length;
+	struct sockaddr_storage bytes;
+} NpAddress;
+
 /*
  * Shared between the backend and its helper thread, under lock.  Whoever
  * comes last frees it: the backend when the thread has ended, the thread when
@@ -49,6 +56,8 @@ struct NpConnectAttempt
 	pthread_mutex_t lock;
 	pthread_cond_t ended_condition;
 	NpHandshake handshake;
+	NpAddress	avoided;		/* not to begin with */
+	NpAddress	tried;			/* by the thread, just now */
 	bool		in_library;		/* the thread, since it has the addresses */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
@@ -59,6 +68,9 @@ struct NpConnectAttempt
 
 /* The attempt that is neither finished nor abandoned; there is one at a time. */
 static NpConnectAttempt *unfinished;
+
+/* At which the last attempt that was given up stood. */
+static NpAddress given_up;
 
 /* ---- The library ---------------------------------------------------------- */
 
@@ -111,17 +123,60 @@ free_attempt(NpConnectAttempt *attempt)
 	free(attempt);
 }
 
-/* Try them in their order. */
-static NpWireStatus
-connect_to_addresses(NpHandshake *handshake, const struct addrinfo *addresses)
+static void
+set_tried(NpConnectAttempt *attempt, const struct addrinfo *address)
 {
+	pthread_mutex_lock(&attempt->lock);
+	attempt->tried.length = address->ai_addrlen;
+	memcpy(&attempt->tried.bytes, address->ai_addr, address->ai_addrlen);
+	pthread_mutex_unlock(&attempt->lock);
+}
+
+static const struct addrinfo *
+behind(const struct addrinfo *address, const struct addrinfo *addresses)
+{
+	return address->ai_next != NULL ? address->ai_next : addresses;
+}
+
+/* The one behind the one that is avoided. */
+static const struct addrinfo *
+choose_first(const NpAddress *avoided, const struct addrinfo *addresses)
+{
+	for (const struct addrinfo *address = addresses; address != NULL; address = address->ai_next)
+		if (address->ai_addrlen == avoided->length && memcmp(address->ai_addr, &avoided->bytes, avoided->length) == 0)
+			return behind(address, addresses);
+	return addresses;
+}
+
+static int
+count_addresses(const struct addrinfo *addresses)
+{
+	int			count = 0;
+
+	for (const struct addrinfo *address = addresses; address != NULL; address = address->ai_next)
+		count++;
+	return count;
+}
+
+/*
+ * Try them in their order.  An address at which the library has waited for
+ * longer than its share, as it does in 3.4.1, is not the first one the next
+ * time.
+ */
+static NpWireStatus
+connect_to_addresses(NpConnectAttempt *attempt, const struct addrinfo *addresses)
+{
+	NpHandshake *handshake = &attempt->handshake;
+	const struct addrinfo *address = choose_first(&attempt->avoided, addresses);
 	NpWireStatus status = NP_WIRE_NO_SERVER;
 
 	snprintf(handshake->error, sizeof(handshake->error), "no answer in time");
-	for (const struct addrinfo *address = addresses;
-		 address != NULL && status != NP_WIRE_OK && np_handshake_ms_left(handshake) > 0;
-		 address = address->ai_next)
+	for (int left = count_addresses(addresses); left > 0 && status != NP_WIRE_OK && np_handshake_share(handshake, left); left--)
+	{
+		set_tried(attempt, address);
 		status = np_handshake(handshake, address);
+		address = behind(address, addresses);
+	}
 	return status;
 }
 
@@ -145,7 +200,7 @@ connect_to_host(NpConnectAttempt *attempt)
 		return NP_WIRE_NO_HOST;
 	}
 	if (enter_library(attempt))
-		status = connect_to_addresses(handshake, addresses);
+		status = connect_to_addresses(attempt, addresses);
 	freeaddrinfo(addresses);
 	return status;
 }
@@ -235,6 +290,7 @@ np_connect_attempt_start(const NpWireTarget *target, char *error, size_t error_s
 	}
 	attempt->handshake.target = *target;
 	attempt->handshake.lock = &attempt->lock;
+	attempt->avoided = given_up;
 	attempt->pipe[0] = attempt->pipe[1] = -1;
 	pthread_mutex_init(&attempt->lock, NULL);
 	init_condition(&attempt->ended_condition);
@@ -314,6 +370,8 @@ np_connect_attempt_abandon(NpConnectAttempt *attempt)
 	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
 	attempt->handshake.abandoned = true;
+	if (!attempt->ended && attempt->tried.length > 0)
+		given_up = attempt->tried;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
 		np_library_shut_down_sockets();

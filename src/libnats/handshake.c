@@ -27,6 +27,9 @@
 /* Only the handshake goes through the library's buffers. */
 #define IO_BUFFER_SIZE		(16 * 1024)
 
+/* A share of the time that is shorter is not enough for servers that are far away. */
+#define LEAST_SHARE_MS		500
+
 /* ---- Time ---------------------------------------------------------------- */
 
 static long
@@ -42,24 +45,41 @@ now_ms(void)
 void
 np_handshake_begin(NpHandshake *handshake)
 {
-	handshake->deadline = now_ms() + handshake->target.timeout_ms;
+	handshake->limit = handshake->deadline = now_ms() + handshake->target.timeout_ms;
 }
 
 /*
- * How long the thread may go on, in milliseconds; 0: no longer.  Asked before
- * each step that can take long, so that an attempt that was abandoned begins
- * nothing new.
+ * How long the thread may go on with this address, in milliseconds; 0: no
+ * longer.  Asked before each step that can take long, so that an attempt that
+ * was abandoned begins nothing new.
  */
-long
-np_handshake_ms_left(NpHandshake *handshake)
+static long
+ms_left(NpHandshake *handshake)
 {
-	long		left = handshake->deadline - now_ms();
+	long		left = handshake->limit - now_ms();
 	bool		abandoned;
 
 	pthread_mutex_lock(handshake->lock);
 	abandoned = handshake->abandoned;
 	pthread_mutex_unlock(handshake->lock);
 	return abandoned || left < 0 ? 0 : left;
+}
+
+/*
+ * The next address gets its share of the time that is left, with so many to be
+ * tried: one that says nothing does not take all of it.  False: none is left.
+ */
+bool
+np_handshake_share(NpHandshake *handshake, int addresses)
+{
+	long		share = (handshake->deadline - now_ms()) / addresses;
+
+	if (share < LEAST_SHARE_MS)
+		share = LEAST_SHARE_MS;
+	handshake->limit = now_ms() + share;
+	if (handshake->limit > handshake->deadline)
+		handshake->limit = handshake->deadline;
+	return ms_left(handshake) > 0;
 }
 
 /* ---- Options ---------------------------------------------------------------- */
@@ -317,7 +337,7 @@ kind_of(natsStatus status)
 static NpWireStatus
 explain_failure(NpHandshake *handshake, const struct addrinfo *address, natsStatus status, const NpTlsCapture *capture)
 {
-	long		ms_left = np_handshake_ms_left(handshake);
+	long		left = ms_left(handshake);
 
 	if (capture->alert != NULL)
 	{
@@ -326,10 +346,10 @@ explain_failure(NpHandshake *handshake, const struct addrinfo *address, natsStat
 	}
 	if (handshake->error[0] != '\0')
 		return kind_of(status);
-	if (status == NATS_NO_SERVER && ms_left > 0 && explain_no_server(handshake, address, ms_left + 1))
+	if (status == NATS_NO_SERVER && left > 0 && explain_no_server(handshake, address, left + 1))
 		return NP_WIRE_NO_SERVER;
 	describe_failure(handshake, status);
-	return status == NATS_NO_SERVER && np_handshake_ms_left(handshake) == 0 ? NP_WIRE_NO_SERVER : kind_of(status);
+	return status == NATS_NO_SERVER && ms_left(handshake) == 0 ? NP_WIRE_NO_SERVER : kind_of(status);
 }
 
 /* ---- The handshake ------------------------------------------------------ */
@@ -368,11 +388,11 @@ try_address(NpHandshake *handshake, const struct addrinfo *address, bool *secure
 	if (status == NATS_OK)
 		status = natsOptions_Create(&options);
 	if (status == NATS_OK)
-		status = set_options(options, handshake, figures, (int) np_handshake_ms_left(handshake) + 1);
+		status = set_options(options, handshake, figures, (int) ms_left(handshake) + 1);
 	if (status == NATS_OK && handshake->target.tls)
 		status = set_tls(options, handshake, &capture);
 	/* it takes long to load the system's authorities */
-	if (status == NATS_OK && np_handshake_ms_left(handshake) == 0)
+	if (status == NATS_OK && ms_left(handshake) == 0)
 		status = NATS_TIMEOUT;
 	if (status == NATS_OK)
 		status = natsConnection_Connect(&handshake->connection.nc, options);
@@ -401,7 +421,7 @@ try_address_signed(NpHandshake *handshake, const struct addrinfo *address, bool 
 		handshake->lost_signature = false;
 		status = try_address(handshake, address, secured);
 		if (status != NP_WIRE_NOT_AUTHORIZED || !handshake->lost_signature ||
-			np_handshake_ms_left(handshake) == 0)
+			ms_left(handshake) == 0)
 			return status;
 	}
 }
@@ -426,8 +446,8 @@ try_address_secured(NpHandshake *handshake, const struct addrinfo *address)
 }
 
 /*
- * Connect to an address, with TLS and authentication.  Blocks, until the time
- * of the attempt is over at most.
+ * Connect to an address, with TLS and authentication.  Blocks, until its share
+ * of the time is over at most.
  *
  * On NP_WIRE_OK there is a wire; else the error says why.
  */

@@ -18,6 +18,7 @@ typedef struct NpHandshake
 {
 	NpWireTarget target;
 	long		deadline;		/* of CLOCK_MONOTONIC in ms */
+	long		limit;			/* the same of the address that is tried, no later */
 	pthread_mutex_t *lock;		/* under which the backend sets: */
 	bool		abandoned;		/* nothing new is begun */
 	bool		listens;		/* to what the server tells of other ones */
@@ -28,7 +29,7 @@ typedef struct NpHandshake
 } NpHandshake;
 
 extern void np_handshake_begin(NpHandshake *handshake);
-extern long np_handshake_ms_left(NpHandshake *handshake);
+extern bool np_handshake_share(NpHandshake *handshake, int addresses);
 extern NpWireStatus np_handshake(NpHandshake *handshake, const struct addrinfo *address);
 
 #endif							/* NP_HANDSHAKE_H */

@@ -146,11 +146,19 @@ np_tls_end(void)
 
 /* ---- What is mended ------------------------------------------------------------ */
 
-/* Give the host's name in the handshake, which is then seen. */
+/*
+ * Give the host's name in the handshake, which is then seen.  There is no
+ * second handshake: the server's certificate is verified when the library
+ * still looks at it, and never again.  Nor does the kernel encrypt, though
+ * openssl.cnf may say so: np_tls_take_over gives OpenSSL the socket anew,
+ * and it then does not know that the kernel does.
+ */
 void
 np_tls_announce_host(NpTlsCapture *capture)
 {
 	SSL_CTX_set_info_callback(capture->context, on_event);
+	SSL_CTX_set_options(capture->context, SSL_OP_NO_RENEGOTIATION);
+	SSL_CTX_clear_options(capture->context, SSL_OP_ENABLE_KTLS);
 }
 
 /* The newest error of OpenSSL in this thread, in words. */
@@ -201,6 +209,14 @@ np_tls_hold(NpTls *tls)
 	SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 }
 
+/* SSL_verify_cb: what OpenSSL finds is what counts. */
+static int
+keep_verdict(int verdict, X509_STORE_CTX *store)
+{
+	(void) store;
+	return verdict;
+}
+
 /*
  * The library has closed its connection: the TLS is the caller's to
  * np_tls_free, on this descriptor of the same socket, and ready for reading and
@@ -212,8 +228,9 @@ np_tls_take_over(NpTls *tls, int fd)
 	SSL		   *ssl = (SSL *) tls;
 
 	SSL_set_shutdown(ssl, 0);
-	/* the library's callback would look at its connection */
-	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), NULL);
+	/* instead of the library's, which looks at its connection; for NULL OpenSSL would keep that */
+	SSL_set_verify(ssl, SSL_get_verify_mode(ssl), keep_verdict);
+	SSL_set_ex_data(ssl, 0, NULL);
 	SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	return SSL_set_fd(ssl, fd) == 1;
 }
@@ -261,13 +278,21 @@ np_tls_read(NpTls *tls, char *buffer, size_t length)
 	return result_of(tls, SSL_read((SSL *) tls, buffer, length > INT_MAX ? INT_MAX : (int) length));
 }
 
-/* As send on a socket that does not block. */
+/*
+ * As send on a socket that does not block, of one record: no more than
+ * NP_TLS_RECORD_SIZE bytes.
+ *
+ * On EAGAIN OpenSSL may have made the record, and sent a part of it.  The next
+ * write must be of the same bytes, and no more of them: with a second record
+ * that is not taken, OpenSSL would not tell that the first has left.  So the
+ * server can read no byte that was not returned here as written.
+ */
 ssize_t
 np_tls_write(NpTls *tls, const char *data, size_t length)
 {
 	ERR_clear_error();
 	errno = 0;
-	return result_of(tls, SSL_write((SSL *) tls, data, length > INT_MAX ? INT_MAX : (int) length));
+	return result_of(tls, SSL_write((SSL *) tls, data, (int) length));
 }
 
 /* Is there something to read that the socket does not show any more? */

@@ -12,6 +12,9 @@
 
 #include "base/types.h"
 
+/* So many bytes go into one record. */
+#define NP_TLS_RECORD_SIZE	(16 * 1024)
+
 typedef struct NpTls NpTls;		/* one side of a TLS connection: an SSL of OpenSSL's */
 
 /* What libnats creates in this thread between begin and end. */

@@ -84,15 +84,38 @@ np_wire_receive(NpWire *wire, char *buffer, size_t length)
 	return recv(wire->socket, buffer, length, 0);
 }
 
-/* As sendmsg, of the first bytes of the vectors; never blocks. */
+/* The same bytes until they are taken, whatever stands behind them by then. */
+static ssize_t
+send_record(NpWire *wire, const struct iovec *vector)
+{
+	size_t		longest = wire->offered > 0 ? wire->offered : NP_TLS_RECORD_SIZE;
+	size_t		length = vector->iov_len < longest ? vector->iov_len : longest;
+	ssize_t		written = np_tls_write(wire->tls, vector->iov_base, length);
+
+	wire->offered = written < 0 ? length : 0;
+	return written;
+}
+
+/*
+ * As sendmsg, of the first bytes of the vectors; never blocks.  The first of
+ * those that were not taken may have been offered, np_wire_offered: they must
+ * be the first of the next call too, in one vector.
+ */
 ssize_t
 np_wire_send(NpWire *wire, struct iovec *vectors, int count)
 {
 	struct msghdr message = {.msg_iov = vectors,.msg_iovlen = count};
 
 	if (wire->tls != NULL)
-		return np_tls_write(wire->tls, vectors[0].iov_base, vectors[0].iov_len);
+		return send_record(wire, &vectors[0]);
 	return sendmsg(wire->socket, &message, MSG_NOSIGNAL);
+}
+
+/* Of the bytes behind those that were sent, how many will leave as they are, if anything does any more. */
+size_t
+np_wire_offered(const NpWire *wire)
+{
+	return wire->offered;
 }
 
 /* Can something be received although the socket is not readable? */

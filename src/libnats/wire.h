@@ -58,6 +58,7 @@ extern int	np_wire_socket(const NpWire *wire);
 extern NpTls *np_wire_tls(const NpWire *wire);
 extern ssize_t np_wire_receive(NpWire *wire, char *buffer, size_t length);
 extern ssize_t np_wire_send(NpWire *wire, struct iovec *vectors, int count);
+extern size_t np_wire_offered(const NpWire *wire);
 extern bool np_wire_has_pending(const NpWire *wire);
 extern int	np_wire_discovered(const NpWire *wire, char ***servers);
 extern int64_t np_wire_max_payload(const NpWire *wire);

@@ -14,6 +14,7 @@ struct NpWire
 {
 	int			socket;			/* -1: none yet */
 	NpTls	   *tls;			/* NULL: no TLS */
+	size_t		offered;		/* bytes that a write has not taken, of which a record may have been made */
 	char		server_id[128];
 	char		server_name[128];	/* its id if the library does not report it */
 	char	   *client_ip;		/* from malloc; NULL: not known */

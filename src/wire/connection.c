@@ -217,7 +217,10 @@ np_connection_send(NpConnection *connection)
 		if (written >= 0)
 			np_outbound_advance(outbound, written);
 		else if (errno == EAGAIN || errno == EWOULDBLOCK)
+		{
+			np_outbound_offer(outbound, np_wire_offered(connection->wire));
 			return;
+		}
 		else if (errno != EINTR)
 		{
 			/* acks and the server's reason can still be there to be read */

@@ -133,7 +133,8 @@ np_outbound_unsent(const NpOutbound *outbound)
 bool
 np_outbound_retract(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length)
 {
-	if (chunk != outbound->last || position < outbound->sent || position + length != outbound->appended)
+	if (chunk != outbound->last || position < Max(outbound->sent, outbound->offered) ||
+		position + length != outbound->appended)
 		return false;
 	chunk->used -= length;
 	outbound->appended -= length;
@@ -184,6 +185,16 @@ np_outbound_advance(NpOutbound *outbound, size_t length)
 		chunk->queued = false;
 		recycle(outbound, chunk);
 	}
+}
+
+/*
+ * Record that the next length bytes are on their way out already, though none
+ * of them has left: they must be the next to be sent.
+ */
+void
+np_outbound_offer(NpOutbound *outbound, size_t length)
+{
+	outbound->offered = outbound->sent + length;
 }
 
 /*

@@ -31,6 +31,7 @@ typedef struct NpOutbound
 	uint32		first_sent;		/* bytes of the first that were sent */
 	uint64		appended;		/* bytes ever appended ... */
 	uint64		sent;			/* ... and of these, gone or given up */
+	uint64		offered;		/* the bytes up to here, if more than those, leave as they are */
 	int64		bytes;			/* in use in all chunks */
 	uint64		freed;			/* bytes of chunks, since memory was last released to the system */
 } NpOutbound;
@@ -40,6 +41,7 @@ extern char *np_outbound_append(NpOutbound *outbound, size_t length, NpChunk **c
 extern void np_outbound_release(NpOutbound *outbound, NpChunk *chunk);
 extern int	np_outbound_peek(NpOutbound *outbound, struct iovec *vectors, int count);
 extern void np_outbound_advance(NpOutbound *outbound, size_t length);
+extern void np_outbound_offer(NpOutbound *outbound, size_t length);
 extern uint64 np_outbound_unsent(const NpOutbound *outbound);
 extern bool np_outbound_retract(NpOutbound *outbound, NpChunk *chunk, uint64 position, size_t length);
 extern void np_outbound_trim(NpOutbound *outbound);

@@ -171,6 +171,10 @@ my $CRLF = "\015\012";
 
 INFO (C<%info> are more JSON fields, as texts), CONNECT, PING and PONG. Notes nothing.
 
+=item $peer->handshake_with_tls($certificate, %info)
+
+The same, with TLS behind the INFO; the certificate is one of L<Certificates>.
+
 =item $peer->next_command($timeout)
 
 The next command of the client, undef when it has gone or at the timeout: a hash of C<verb>; for PUB and HPUB (both
@@ -292,6 +296,25 @@ sub handshake
 {
 	my ($self, %info) = @_;
 	$self->send($self->info_line(%info));
+	$self->_await_ping;
+	return;
+}
+
+sub handshake_with_tls
+{
+	my ($self, $certificate, %info) = @_;
+	$self->send($self->info_line(tls_required => 'true', %info));
+	require IO::Socket::SSL;
+	IO::Socket::SSL->start_SSL($self->{socket}, SSL_server => 1,
+		SSL_cert_file => $certificate->{cert_file}, SSL_key_file => $certificate->{key_file})
+		or die "no TLS: $IO::Socket::SSL::SSL_ERROR";
+	$self->_await_ping;
+	return;
+}
+
+sub _await_ping
+{
+	my ($self) = @_;
 	while (my $command = $self->next_command)
 	{
 		return if $command->{verb} eq 'PING';
@@ -352,7 +375,8 @@ sub _fill
 {
 	my ($self, $end) = @_;
 	my $left = $end - time;
-	return 0 unless $left > 0 && IO::Select->new($self->{socket})->can_read($left);
+	my $pending = $self->{socket}->isa('IO::Socket::SSL') && $self->{socket}->pending;
+	return 0 unless $pending || $left > 0 && IO::Select->new($self->{socket})->can_read($left);
 	return sysread($self->{socket}, $self->{input}, 65536, length $self->{input});
 }
 

@@ -8,6 +8,7 @@
 #include "wire_client.h"
 
 #include <fcntl.h>
+#include <netdb.h>
 #include <pthread.h>
 
 /* ---- Servers ------------------------------------------------------------- */
@@ -168,9 +169,8 @@ serve(int fd, Behaviour behaviour)
 }
 
 static pid_t
-start_server(Behaviour behaviour)
+start_server_with(int listener, Behaviour behaviour)
 {
-	int			listener = listen_somewhere(behaviour == FULL ? 0 : 64, &ports[behaviour]);
 	pid_t		pid = start_process();
 
 	if (pid > 0)
@@ -194,6 +194,12 @@ start_server(Behaviour behaviour)
 			serve(fd, behaviour);
 		close(fd);
 	}
+}
+
+static pid_t
+start_server(Behaviour behaviour)
+{
+	return start_server_with(listen_somewhere(behaviour == FULL ? 0 : 64, &ports[behaviour]), behaviour);
 }
 
 /* ---- Clients --------------------------------------------------------------- */
@@ -281,6 +287,129 @@ short_room_for_the_reason(void)
 	CHECK_INT(strnlen(error, 4), 3);
 	free(error);
 	check_at_rest();
+}
+
+/* ---- A host with two addresses ------------------------------------------------- */
+
+/* 127.0.0.2, then 127.0.0.1. */
+#define TWO_ADDRESSES	"two.test"
+
+int			__real_getaddrinfo(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+int			__wrap_getaddrinfo(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+/* The linker puts it in the place of getaddrinfo (--wrap). */
+int
+__wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **addresses)
+{
+	int			failure;
+
+	if (strcmp(host, TWO_ADDRESSES) != 0)
+		return __real_getaddrinfo(host, port, hints, addresses);
+	failure = __real_getaddrinfo("127.0.0.2", port, hints, addresses);
+	return failure != 0 ? failure : __real_getaddrinfo("127.0.0.1", port, hints, &(*addresses)->ai_next);
+}
+
+static struct sockaddr_in
+first_address(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET,.sin_port = htons((uint16_t) ports[GOOD])};
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1);
+	return address;
+}
+
+/* At the first address, with the port of the good server at the second. */
+static int
+listen_at_first_address(int backlog)
+{
+	struct sockaddr_in address = first_address();
+	int			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int			on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	/* the children of one that was killed go a little later */
+	for (double end = now_ms() + PATIENCE_MS; bind(fd, (struct sockaddr *) &address, sizeof(address)) != 0; nap(10))
+		if (now_ms() > end)
+			abort();
+	if (listen(fd, backlog) != 0)
+		abort();
+	return fd;
+}
+
+static NpWireTarget
+target_with_two_addresses(void)
+{
+	NpWireTarget target = target_at(ports[GOOD], 2000);
+
+	snprintf(target.host, sizeof(target.host), TWO_ADDRESSES);
+	return target;
+}
+
+static void
+expect_second_address(const NpWireTarget *target)
+{
+	NpWire	   *wire = connect_at(target);
+
+	if (wire != NULL)
+		np_wire_close(wire);
+	check_at_rest();
+}
+
+static void
+first_address_is_silent(void)
+{
+	pid_t		server = start_server_with(listen_at_first_address(64), SILENT);
+	NpWireTarget target = target_with_two_addresses();
+
+	expect_second_address(&target);
+	kill_process(server);
+}
+
+/* Its queue is full. */
+static void
+first_address_takes_no_connection(void)
+{
+	struct sockaddr_in address = first_address();
+	NpWireTarget target = target_with_two_addresses();
+	pid_t		server;
+	int			listener = listen_at_first_address(0);
+
+	server = start_process();
+	if (server == 0)
+	{
+		for (int i = 0; i < 4; i++)
+		{
+			int			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+			(void) connect(fd, (struct sockaddr *) &address, sizeof(address));
+		}
+		for (;;)
+			pause();
+	}
+	close(listener);
+	nap(100);
+	expect_second_address(&target);
+	kill_process(server);
+}
+
+/* The library may wait at it for ever, in 3.4.1: then the next attempt begins with the second one. */
+static void
+first_address_says_no_more_than_info(void)
+{
+	pid_t		server = start_server_with(listen_at_first_address(64), INFO_ONLY);
+	NpWireTarget target = target_with_two_addresses();
+	NpConnectAttempt *attempt = start_to(&target);
+	char		error[256] = "";
+	NpWire	   *wire = NULL;
+
+	if (!has_ended(attempt, 3 * target.timeout_ms))
+		abandon(attempt);
+	else
+		CHECK_INT(np_connect_attempt_finish(attempt, &wire, error, sizeof(error)), NP_WIRE_OK);
+	if (wire != NULL)
+		np_wire_close(wire);
+	expect_second_address(&target);
+	kill_process(server);
 }
 
 /* ---- Attempts that are given up ----------------------------------------------- */
@@ -786,6 +915,9 @@ main(void)
 	test_greetings();
 	test_failures();
 	RUN(short_room_for_the_reason);
+	RUN(first_address_is_silent);
+	RUN(first_address_takes_no_connection);
+	RUN(first_address_says_no_more_than_info);
 	test_abandon();
 	RUN(abandoned_after_its_end);
 	RUN(abandoned_at_any_moment);
