@@ -60,6 +60,20 @@ np_subject_check(NpSpan subject, size_t *position)
 	return NP_TEXT_OK;
 }
 
+/* Can a stream, or a domain, have this name?  What the network tells need not be one. */
+bool
+np_is_stream_name(NpSpan name)
+{
+	for (size_t i = 0; i < name.length; i++)
+	{
+		unsigned char byte = (unsigned char) name.data[i];
+
+		if (byte <= ' ' || byte == 0x7f || strchr(".*>/\\", byte) != NULL)
+			return false;
+	}
+	return name.length > 0;
+}
+
 static bool
 is_under(NpSpan subject, const char *prefix, size_t length)
 {

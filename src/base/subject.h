@@ -30,6 +30,7 @@ typedef enum NpTextProblem
 } NpTextProblem;
 
 extern NpTextProblem np_subject_check(NpSpan subject, size_t *position);
+extern bool np_is_stream_name(NpSpan name);
 extern bool np_subject_is_reserved(NpSpan subject, NpSpan inbox_prefix);
 extern const char *np_inbox_prefix_problem(const char *prefix);
 extern const char *np_pattern_problem(NpSpan pattern);

@@ -612,9 +612,17 @@ plain_subject(const NpChangePlan *plan, const NpChange *change)
 	initStringInfo(&subject);
 	for (int i = 0; i < lengthof(names); i++)
 	{
+		const char *name = np_to_utf8_somehow(names[i]);
+
 		if (i > 0)
 			appendStringInfoChar(&subject, '.');
-		append_encoded(&subject, np_encode_token, np_to_utf8(names[i], strlen(names[i])));
+		/* the subjects of inboxes are reserved, which begin so */
+		else if (name[0] == '_')
+		{
+			appendStringInfoString(&subject, "%5F");
+			name++;
+		}
+		append_encoded(&subject, np_encode_token, (NpSpan) {name, strlen(name)});
 	}
 	return (NpSpan) {subject.data, subject.len};
 }
@@ -634,6 +642,7 @@ np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const N
 	NpMessageOptions options = {.lines = plan->lines[change->op],.msg_id = change->id};
 	bool		has_subject = with_subject && row_has(plan, change, plan->needed);
 	StringInfoData json;
+	const char *text;
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "%s,\"key\":", plan->beginnings[change->op]);
@@ -642,6 +651,7 @@ np_change_message_describe(NpMessage *message, const NpChangePlan *plan, const N
 	else
 		appendStringInfoString(&json, "null");
 	appendStringInfoString(&json, change->transaction->json);
+	text = np_to_utf8_somehow(json.data);
 	np_message_build(message, has_subject ? render_template(&plan->subject, change) : plain_subject(plan, change),
-					 np_utf8_mend(np_to_utf8(json.data, json.len)), &options);
+					 np_utf8_mend((NpSpan) {text, strlen(text)}), &options);
 }

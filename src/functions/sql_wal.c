@@ -70,6 +70,13 @@ static NpStatement is_expected = {
 	.types = {TEXTOID, NAMEOID}
 };
 
+/* Was the WAL switched on at any time? */
+static NpStatement has_secret = {
+	.text = "SELECT FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
+	.argument_count = 1,
+	.types = {TEXTOID}
+};
+
 /* A cluster that was upgraded has another identifier, and what its database knew by the old one. */
 static NpStatement go_on = {
 	.text = "INSERT INTO %1$s.nats_wal (database, secret, slot, enabled_at) SELECT $1, secret, slot, pg_catalog.clock_timestamp()"
@@ -347,11 +354,15 @@ set_off(Oid schema)
 	(void) execute(&set_disabled, schema, &database, NULL, false);
 }
 
-/* Was it made by a call of nats_wal_enable() that was committed by now?  Else nothing was written for it. */
+/*
+ * Can anything have been written for it?  Who knows the secret of the database,
+ * which stays when the WAL is switched off, can have found the slot before the
+ * call that made it was rolled back.
+ */
 static bool
 is_awaited(Oid schema, const NpWalSlot *slot)
 {
-	if (is_there(&is_expected, schema, slot))
+	if (is_there(&has_secret, schema, slot))
 		return true;
 	if (is_there(&is_upgraded, schema, slot))
 		raise_upgraded();
@@ -383,7 +394,10 @@ disable(Oid schema, const NpWalSlot *slot, bool discard)
 	LockRelationOid(get_relname_relid("nats_wal", schema), ShareRowExclusiveLock);
 	/* another call may have dropped it meanwhile */
 	if (np_wal_slot(MyDatabaseId).state == NP_WAL_SLOT_MISSING)
+	{
+		set_off(schema);
 		return false;
+	}
 	was_on = discard || is_awaited(schema, slot);
 	if (was_on && !discard && (place < 0 || slot->state != NP_WAL_SLOT_USABLE))
 		raise_without_relay();

@@ -57,7 +57,8 @@ struct NpConnectAttempt
 	pthread_cond_t ended_condition;
 	NpHandshake handshake;
 	NpAddress	avoided;		/* not to begin with */
-	NpAddress	tried;			/* by the thread, just now */
+	NpAddress	tried;			/* by the thread, just now ... */
+	long		tried_until;	/* ... as long as that, of np_handshake_now */
 	bool		in_library;		/* the thread, since it has the addresses */
 	int			pipe[2];		/* the thread closes [1] when it ends */
 	bool		ended;
@@ -69,7 +70,7 @@ struct NpConnectAttempt
 /* The attempt that is neither finished nor abandoned; there is one at a time. */
 static NpConnectAttempt *unfinished;
 
-/* At which the last attempt that was given up stood. */
+/* At which the last attempt stood when the time of the address was over. */
 static NpAddress given_up;
 
 /* ---- The library ---------------------------------------------------------- */
@@ -129,6 +130,7 @@ set_tried(NpConnectAttempt *attempt, const struct addrinfo *address)
 	pthread_mutex_lock(&attempt->lock);
 	attempt->tried.length = address->ai_addrlen;
 	memcpy(&attempt->tried.bytes, address->ai_addr, address->ai_addrlen);
+	attempt->tried_until = attempt->handshake.limit;
 	pthread_mutex_unlock(&attempt->lock);
 }
 
@@ -331,7 +333,10 @@ np_connect_attempt_finish(NpConnectAttempt *attempt, NpWire **wire, char *error,
 	if (result == NP_WIRE_OK)
 		*wire = attempt->handshake.wire;
 	else
+	{
 		snprintf(error, error_size, "%s", attempt->handshake.error);
+		given_up.length = 0;
+	}
 	free_attempt(attempt);
 	return result;
 }
@@ -364,13 +369,16 @@ void
 np_connect_attempt_abandon(NpConnectAttempt *attempt)
 {
 	bool		ended;
+	bool		is_late;
 	NpWire	   *wire;
 	char		ignored[8];
 
 	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
 	attempt->handshake.abandoned = true;
-	if (!attempt->ended && attempt->tried.length > 0)
+	is_late = !attempt->ended && np_handshake_now() + ABANDON_MS > attempt->tried_until;
+	/* a user can have cancelled it at any other one */
+	if (is_late)
 		given_up = attempt->tried;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{

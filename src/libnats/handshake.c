@@ -32,8 +32,9 @@
 
 /* ---- Time ---------------------------------------------------------------- */
 
-static long
-now_ms(void)
+/* CLOCK_MONOTONIC in ms. */
+long
+np_handshake_now(void)
 {
 	struct timespec now;
 
@@ -45,7 +46,7 @@ now_ms(void)
 void
 np_handshake_begin(NpHandshake *handshake)
 {
-	handshake->limit = handshake->deadline = now_ms() + handshake->target.timeout_ms;
+	handshake->limit = handshake->deadline = np_handshake_now() + handshake->target.timeout_ms;
 }
 
 /*
@@ -56,7 +57,7 @@ np_handshake_begin(NpHandshake *handshake)
 static long
 ms_left(NpHandshake *handshake)
 {
-	long		left = handshake->limit - now_ms();
+	long		left = handshake->limit - np_handshake_now();
 	bool		abandoned;
 
 	pthread_mutex_lock(handshake->lock);
@@ -72,11 +73,11 @@ ms_left(NpHandshake *handshake)
 bool
 np_handshake_share(NpHandshake *handshake, int addresses)
 {
-	long		share = (handshake->deadline - now_ms()) / addresses;
+	long		share = (handshake->deadline - np_handshake_now()) / addresses;
 
 	if (share < LEAST_SHARE_MS)
 		share = LEAST_SHARE_MS;
-	handshake->limit = now_ms() + share;
+	handshake->limit = np_handshake_now() + share;
 	if (handshake->limit > handshake->deadline)
 		handshake->limit = handshake->deadline;
 	return ms_left(handshake) > 0;

@@ -17,7 +17,7 @@
 typedef struct NpHandshake
 {
 	NpWireTarget target;
-	long		deadline;		/* of CLOCK_MONOTONIC in ms */
+	long		deadline;		/* of np_handshake_now */
 	long		limit;			/* the same of the address that is tried, no later */
 	pthread_mutex_t *lock;		/* under which the backend sets: */
 	bool		abandoned;		/* nothing new is begun */
@@ -28,6 +28,7 @@ typedef struct NpHandshake
 	bool		lost_signature; /* the library could not send it */
 } NpHandshake;
 
+extern long np_handshake_now(void);
 extern void np_handshake_begin(NpHandshake *handshake);
 extern bool np_handshake_share(NpHandshake *handshake, int addresses);
 extern NpWireStatus np_handshake(NpHandshake *handshake, const struct addrinfo *address);

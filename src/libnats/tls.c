@@ -158,7 +158,9 @@ np_tls_announce_host(NpTlsCapture *capture)
 {
 	SSL_CTX_set_info_callback(capture->context, on_event);
 	SSL_CTX_set_options(capture->context, SSL_OP_NO_RENEGOTIATION);
+#ifdef SSL_OP_ENABLE_KTLS
 	SSL_CTX_clear_options(capture->context, SSL_OP_ENABLE_KTLS);
+#endif
 }
 
 /* The newest error of OpenSSL in this thread, in words. */

@@ -39,6 +39,15 @@ check_name(const char *name)
 		np_raise_input("annotations cannot set the header \"%s\", which nats_publish.traceparent sets", name);
 }
 
+/* A short number can be long as text. */
+static size_t
+length_of(const JsonbValue *value)
+{
+	if (value->type != jbvNumeric)
+		return value->type == jbvString ? value->val.string.len : 0;
+	return strlen(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric))));
+}
+
 static void
 check_value(const char *name, const JsonbValue *value)
 {
@@ -49,12 +58,21 @@ check_value(const char *name, const JsonbValue *value)
 }
 
 static void
-check_annotation(void *unused, NpSpan name, const JsonbValue *value)
+require_length(size_t length)
+{
+	if (length > MAX_LENGTH)
+		np_raise_input("annotations have more than %d bytes", MAX_LENGTH);
+}
+
+static void
+check_annotation(void *total, NpSpan name, const JsonbValue *value)
 {
 	char	   *text = pnstrdup(name.data, name.length);
 
 	check_name(text);
 	check_value(text, value);
+	*(size_t *) total += length_of(value);
+	require_length(*(size_t *) total);
 }
 
 /* Raises 22023 or what jsonb_in raises. */
@@ -62,27 +80,27 @@ static Jsonb *
 parse(const char *text)
 {
 	Jsonb	   *object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	size_t		total = 0;
 
 	if (!JB_ROOT_IS_OBJECT(object))
 		np_raise_input("annotations must be a JSON object");
-	np_headers_each(object, check_annotation, NULL);
+	np_headers_each(object, check_annotation, &total);
 	return object;
 }
 
 /* NULL: none.  Raises 22023 for what can't be annotations, or what jsonb_in raises. */
 Jsonb *
-np_annotations_parse(const char *text)
+np_annotations_parse(NpSpan text)
 {
-	if (strlen(text) > MAX_LENGTH)
-		np_raise_input("annotations have more than %d bytes", MAX_LENGTH);
-	return text[0] == '\0' ? NULL : parse(text);
+	require_length(text.length);
+	return text.length == 0 ? NULL : parse(pnstrdup(text.data, text.length));
 }
 
 /* The same, of which nothing but the errors is wanted. */
 void
 np_annotations_check(const char *text)
 {
-	(void) np_annotations_parse(text);
+	(void) np_annotations_parse((NpSpan) {text, strlen(text)});
 }
 
 static void

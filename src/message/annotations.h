@@ -10,11 +10,13 @@
 
 #include "utils/jsonb.h"
 
+#include "base/types.h"
+
 #define NP_ANNOTATIONS_SETTING	"nats_publish.annotations"
 
 extern void np_annotations_define(void);
 extern void np_annotations_check(const char *text);
-extern Jsonb *np_annotations_parse(const char *text);
+extern Jsonb *np_annotations_parse(NpSpan text);
 extern Jsonb *np_annotations_current(void);
 
 #endif							/* NP_ANNOTATIONS_H */

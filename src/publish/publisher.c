@@ -442,6 +442,12 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime l
 	size_t		control_line;
 	size_t		length;
 
+	/* names that somebody in the network has told can be a part of it */
+	if (np_subject_check(publication.subject, &length) != NP_TEXT_OK)
+	{
+		*failure = np_failure(NP_FAULT_INPUT, "a name that the NATS server has told cannot be a part of a subject");
+		return false;
+	}
 	if (!np_session_ready(session, true, failure))
 		return false;
 	publication.reply_prefix = np_connection_inbox(session->connection);

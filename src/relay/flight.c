@@ -349,6 +349,17 @@ publish(NpRow *row)
 	pfree(unconstify(char *, message.headers.data));
 }
 
+/* It was left where it is for its length.  If the server takes that by now, it is read again, for there is nothing of it here. */
+NP_NORETURN static void
+raise_unread(const NpRow *row)
+{
+	NpFailure	failure;
+
+	np_publisher_check_length(session, row->length);
+	failure = np_failure(NP_FAULT_UNREACHABLE, "the server takes larger messages than when they were read, and they are read again");
+	np_raise(&failure);
+}
+
 static void
 send_row(void *argument)
 {
@@ -364,7 +375,7 @@ send_row(void *argument)
 	if (row->stream != NULL)
 		np_chain_begin(row);
 	if (row->is_unread)
-		np_publisher_check_length(session, row->length);
+		raise_unread(row);
 	publish(row);
 }
 

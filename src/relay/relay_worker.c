@@ -258,7 +258,7 @@ np_worker_pause(NpTime until)
 void
 np_worker_rest(NpTime until, uint32 wakes_seen)
 {
-	if (pause_after_error > 0)
+	if (pause_after_error > 0 && np_now() < next_try)
 		np_worker_pause(next_try);
 	else if (np_now() < until && !np_relay_slot_was_woken(slot, wakes_seen))
 	{

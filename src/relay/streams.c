@@ -184,7 +184,8 @@ np_streams_heard(const NpPubAck *ack, NpStream *expected)
 		return;
 	if (expected != NULL)
 		np_stream_doubt(expected);
-	if (ack->stream.length > NP_MAX_CHAIN_TEXT || ack->domain.length > NP_MAX_CHAIN_TEXT)
+	if (ack->stream.length > NP_MAX_CHAIN_TEXT || ack->domain.length > NP_MAX_CHAIN_TEXT ||
+		!np_is_stream_name(ack->stream) || (ack->domain.length > 0 && !np_is_stream_name(ack->domain)))
 		return;
 	for (int i = 0; i < np_streams_used; i++)
 		if (np_streams[i].mode != NP_STREAM_UNUSED && is_named(&np_streams[i], ack))

@@ -32,12 +32,15 @@
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "replication/slot.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 
 #include "base/catch.h"
 #include "base/compat.h"
@@ -61,6 +64,9 @@
 
 /* So often a change is tried that meets errors of the server. */
 #define MAX_TRIES		3
+
+/* For so long others' code may work at one change, ms. */
+#define MAX_CHANGE_TIME	10000
 
 /* For so long others may be in the way of others' code, which could also say so each time. */
 #define MAX_HELD_UP		NP_MILLISECONDS(600000)
@@ -98,7 +104,17 @@ typedef struct Work
 	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
 } Work;
 
-static XLogRecPtr careful_commit;	/* the transaction in which a severe error was met */
+/* A transaction in which errors were met because of which it is decoded again. */
+typedef struct Trouble
+{
+	XLogRecPtr	commit;			/* its, the key */
+	bool		is_careful;		/* nothing is done without a subtransaction */
+	int			tries;			/* that met errors of the server, until such changes are given up */
+	NpTime		begun;
+} Trouble;
+
+static HTAB *troubles;			/* NULL: none yet */
+static XLogRecPtr careful_commit;	/* the transaction in which a severe error was met just now */
 static Oid	our_function;		/* known to be our trigger function; InvalidOid: none is */
 
 static void
@@ -134,30 +150,65 @@ is_catchable(int sqlstate)
 	return !is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
 }
 
+/* What was before the transaction that is decoded first from now on is not decoded again. */
+static void
+forget_troubles(XLogRecPtr first)
+{
+	HASH_SEQ_STATUS scan;
+	Trouble    *trouble;
+
+	hash_seq_init(&scan, troubles);
+	while ((trouble = hash_seq_search(&scan)) != NULL)
+		if (trouble->commit < first)
+			(void) hash_search(troubles, &trouble->commit, HASH_REMOVE, NULL);
+}
+
+static Trouble *
+trouble_of(XLogRecPtr commit)
+{
+	HASHCTL		control = {.keysize = sizeof(XLogRecPtr),.entrysize = sizeof(Trouble),.hcxt = TopMemoryContext};
+	Trouble    *trouble;
+	bool		found;
+
+	if (troubles == NULL)
+		troubles = hash_create("nats_publish decoded again", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	forget_troubles(MyReplicationSlot->data.confirmed_flush);
+	trouble = hash_search(troubles, &commit, HASH_ENTER, &found);
+	if (!found)
+		*trouble = (Trouble) {.commit = commit,.begun = np_now()};
+	return trouble;
+}
+
+/* Is it a transaction to be careful with? */
+static bool
+is_troubled(XLogRecPtr commit)
+{
+	const Trouble *trouble;
+
+	if (careful_commit != InvalidXLogRecPtr)
+		trouble_of(careful_commit)->is_careful = true;
+	careful_commit = InvalidXLogRecPtr;
+	trouble = troubles == NULL ? NULL : hash_search(troubles, &commit, HASH_FIND, NULL);
+	return trouble != NULL && trouble->is_careful;
+}
+
 /*
  * Errors of the server are temporary, and decoding begins again; but others'
- * code can raise any, each time.  A catalog that is locked, which plans and
- * policies are read from, is waited for as long as it takes.
+ * code can raise any, each time, and of each row.  A catalog that is locked,
+ * which plans and policies are read from, is waited for as long as it takes.
  */
 static bool
 was_tried_enough(const Work *work, int sqlstate)
 {
-	static XLogRecPtr commit;
-	static uint64 number;
-	static int	tries;
-	static NpTime begun;
-	const NpDecodedChanges *changes = work->changes;
+	Trouble    *trouble = trouble_of(work->changes->transaction.commit_lsn);
 
-	if (commit != changes->transaction.commit_lsn || number != changes->number)
-	{
-		tries = 0;
-		begun = np_now();
-	}
-	commit = changes->transaction.commit_lsn;
-	number = changes->number;
 	if (np_is_of_others(sqlstate))
-		return work->needs_protection && np_now() > begun + MAX_HELD_UP;
-	return ++tries >= MAX_TRIES;
+		return work->needs_protection && np_now() > trouble->begun + MAX_HELD_UP;
+	/* in the last one, all that fail so are given up */
+	if (trouble->tries >= MAX_TRIES - 1)
+		return true;
+	trouble->tries++;
+	return false;
 }
 
 typedef struct OwnersWork
@@ -185,9 +236,16 @@ static ErrorData *
 attempt_in_subtransaction(void (*function) (void *), Work *work)
 {
 	OwnersWork	owners = {function, work};
-	ErrorData  *error = np_try_subtransaction(do_as_owner, &owners);
+	NpTime		begun = np_now();
+	ErrorData  *error;
 
-	if (error != NULL && is_of_server(error->sqlerrcode) && !was_tried_enough(work, error->sqlerrcode))
+	/* a background worker has no statement, and so nothing else that limits it */
+	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
+	error = np_try_subtransaction(do_as_owner, &owners);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
+		return error;
+	if (is_of_server(error->sqlerrcode) && !was_tried_enough(work, error->sqlerrcode))
 		ReThrowError(error);
 	return error;
 }
@@ -621,7 +679,7 @@ changes_of(NpDecodedTransaction *decoded)
 	if (changes != NULL)
 		return changes;
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
-	changes->is_careful = decoded->commit_lsn == careful_commit;
+	changes->is_careful = is_troubled(decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);
@@ -683,7 +741,7 @@ np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relation
 
 typedef struct Annotations
 {
-	const char *text;
+	NpSpan		text;
 	Jsonb	   *parsed;
 } Annotations;
 
@@ -700,12 +758,58 @@ void
 np_wal_change_annotate(NpDecodedTransaction *transaction, const char *text, size_t length)
 {
 	NpDecodedChanges *changes = changes_of(transaction);
-	MemoryContext previous = MemoryContextSwitchTo(GetMemoryChunkContext(changes));
-	Annotations annotations = {.text = pnstrdup(text, length)};
+	Annotations annotations = {.text = {text, length}};
+	Jsonb	   *copy = NULL;
 
 	(void) np_catch(parse_annotations, &annotations, is_catchable);
-	changes->transaction.annotations = annotations.parsed;
-	MemoryContextSwitchTo(previous);
+	if (annotations.parsed != NULL)
+	{
+		copy = MemoryContextAlloc(GetMemoryChunkContext(changes), VARSIZE(annotations.parsed));
+		memcpy(copy, annotations.parsed, VARSIZE(annotations.parsed));
+	}
+	/* there can be some for each row */
+	if (changes->transaction.annotations != NULL)
+		pfree(changes->transaction.annotations);
+	changes->transaction.annotations = copy;
+}
+
+/* A message that ends a transaction. */
+typedef struct End
+{
+	const NpChangeGroup *group;
+	const NpChangeTransaction *transaction;
+	NpSpan		id;
+	NpMessage	message;
+} End;
+
+static void
+build_end(void *argument)
+{
+	End		   *end = argument;
+
+	np_change_group_build_end(&end->message, end->group, end->transaction, end->id);
+}
+
+/* What can't be said with its annotations is dead without them. */
+static void
+publish_end(NpDecodedChanges *changes, const NpChangeGroup *group, NpWalTake take, void *argument)
+{
+	NpChangeTransaction plain = changes->transaction;
+	End			end = {.group = group,.transaction = &changes->transaction,.id = make_id(changes, 0)};
+	const ErrorData *error = np_catch(build_end, &end, is_catchable);
+	NpWalError	failure;
+
+	if (error == NULL)
+	{
+		take(argument, &end.message, NULL);
+		return;
+	}
+	plain.annotations = NULL;
+	end.transaction = &plain;
+	build_end(&end);
+	failure = (NpWalError) {.text = error->message};
+	strlcpy(failure.sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure.sqlstate));
+	take(argument, &end.message, &failure);
 }
 
 /* All changes of a transaction that has any were decoded: the messages that end it. */
@@ -720,12 +824,9 @@ np_wal_change_end(NpDecodedTransaction *transaction, NpWalTake take, void *argum
 	foreach(cell, changes->counts.groups)
 	{
 		const NpChangeGroup *group = lfirst(cell);
-		NpMessage	message;
 
 		changes->number++;
-		if (!np_change_group_has_end(group))
-			continue;
-		np_change_group_build_end(&message, group, &changes->transaction, make_id(changes, 0));
-		take(argument, &message, NULL);
+		if (np_change_group_has_end(group))
+			publish_end(changes, group, take, argument);
 	}
 }

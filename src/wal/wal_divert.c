@@ -34,6 +34,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
@@ -285,28 +286,18 @@ insert(void *argument)
 
 /*
  * Would another row have failed, too, or this one not at another time?  A lock
- * (55), a cancel or shutdown (57), a full disk or memory (53, 58), a deadlock
- * (40), what a trigger could not reach (08), an internal error (XX).  All
- * others, those of the administrator's triggers among them, can come again
- * and again: one that is dead can be retried, while one that is waited for
- * would keep all of the WAL.
+ * or a deadlock with others, a cancel or shutdown (57), a full disk or memory
+ * (53, 58).  All others can be those of an administrator's trigger, and come
+ * again and again: one that is dead can be retried, while one that is waited
+ * for would keep all of the WAL.
  */
 static bool
 is_passing(int sqlstate)
 {
-	switch (ERRCODE_TO_CATEGORY(sqlstate))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-		case ERRCODE_INTERNAL_ERROR:
-			return true;
-		default:
-			return false;
-	}
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return np_is_of_others(sqlstate) || category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_SYSTEM_ERROR;
 }
 
 /*

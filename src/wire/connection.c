@@ -76,7 +76,10 @@ void
 np_connection_close(NpConnection *connection)
 {
 	if (connection->established)
+	{
 		connection->sent_before_loss = connection->outbound.sent;
+		connection->lost_for_size = false;
+	}
 	connection->established = false;
 	np_outbound_clear(&connection->outbound);
 	connection->input_start = connection->input_end = 0;
@@ -120,15 +123,16 @@ void
 np_connection_lose(NpConnection *connection, const char *reason)
 {
 	bool		was_established = connection->established;
+	bool		is_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 
 	if (connection->server_error[0] != '\0')
 		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
 				 reason, connection->server_error);
 	else
 		strlcpy(connection->loss, reason, sizeof(connection->loss));
-	connection->lost_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 	np_stats_of(np_stats_mode)->connections_lost++;
 	np_connection_close(connection);
+	connection->lost_for_size = is_for_size;
 	if (was_established)
 	{
 		connection->was_lost = true;

@@ -318,7 +318,7 @@ wait_for('no relay of the WAL', sub { wal_pid() eq '' });
 {
 	my $limited = PsqlSession->new($node, settings => { statement_timeout => '10s' });
 	$limited->value('BEGIN; SELECT nats_wal_enable(); ROLLBACK');
-	is($limited->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT nats_wal_disable() IS NULL; COMMIT'), 't', 'it is off');
+	is($limited->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT nats_wal_disable() IS NULL; COMMIT'), 'f', 'it is off, when what others may have written has been waited for');
 	is(slots(), 0, 'and dropped');
 	wait_for('no relay of the WAL', sub { wal_pid() eq '' });
 	$limited->close;
