@@ -1,0 +1,95 @@
+
+# What is wrong with one change, and is wrong each time it is decoded, holds up nothing: neither other changes nor the slot.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my ($nats, $client) = nats_with_stream('W', ['w.>']);
+my $node = relay_node('main',
+	'nats_publish.url' => $nats->url,
+	wal_level => 'logical',
+	# a message that is moved to the table and tried there again would hide what happened
+	'nats_publish.relay_max_attempts' => 1);
+my $session = PsqlSession->new($node, settings => { client_min_messages => 'warning' });
+$session->value('SELECT nats_wal_enable()');
+
+sub wait_for_wal
+{
+	my $position = $session->value('SELECT pg_current_wal_insert_lsn()');
+	return ok(eval { wait_for("the WAL up to $position",
+		sub { $session->value("SELECT confirmed_flush_lsn >= '$position' FROM pg_replication_slots WHERE slot_name ~ '^nats_publish_'") eq 't' }, 60) }, $_[0]);
+}
+
+sub subjects { my $subjects = join ' ', map { $_->{subject} } $client->consume('W'); $client->purge('W'); return $subjects; }
+
+# In kB, since it began.
+sub most_memory { return slurp_file("/proc/$_[0]/status") =~ /^VmHWM:\s+(\d+) kB/m ? $1 : die "no VmHWM"; }
+
+sub dead
+{
+	my $rows = $session->value(q(SELECT string_agg(subject || ' ' || left(last_error, 5), ', ' ORDER BY id) FROM nats_outbox_dead));
+	$session->value('DELETE FROM nats_outbox_dead');
+	return $rows;
+}
+
+# Others' code that fails as the server does, of several rows, and of several transactions; and that does not come to an end.
+$session->value(<<'END');
+CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless');
+CREATE FUNCTION e_json(e) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+	CASE $1
+		WHEN 'memory' THEN RAISE 'out of memory, it says' USING ERRCODE = '53200';
+		WHEN 'internal' THEN RAISE 'internal' USING ERRCODE = 'XX000';
+		WHEN 'endless' THEN LOOP NULL; END LOOP;
+		ELSE RETURN to_json($1::text);
+	END CASE;
+END $$;
+CREATE CAST (e AS json) WITH FUNCTION e_json(e);
+CREATE TABLE t (id int PRIMARY KEY, v e);
+SELECT nats_publish_table('t', subject => 'w.t.{id}', delivery => 'wal');
+END
+$session->value(q(INSERT INTO t VALUES (1, 'memory'), (2, 'good'), (3, 'memory'), (4, 'internal'), (5, 'good')));
+$session->value(qq(INSERT INTO t VALUES ($_, 'memory'))) foreach 6 .. 8;
+$session->value(q(INSERT INTO t VALUES (9, 'good')));
+wait_for_wal('changes of which others\' code says that the server is to blame');
+is(subjects(), 'w.t.2 w.t.5 w.t.9', 'the others are published');
+is(dead(), 'w.t.1 53200, w.t.3 53200, w.t.4 XX000, w.t.6 53200, w.t.7 53200, w.t.8 53200', 'those are dead');
+
+$session->value(q(INSERT INTO t VALUES (10, 'endless'), (11, 'good')));
+wait_for_wal('a change of which others\' code does not come to an end');
+is(subjects(), 'w.t.11', 'another one is published');
+is(dead(), 'w.t.10 57014', 'it is dead');
+
+# Annotations, and where they go
+$session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
+$session->value(q(BEGIN; INSERT INTO a VALUES (1); SELECT pg_logical_emit_message(true, 'nats_publish.annotations', '{"x": 1e100000}'); COMMIT));
+$session->value(qq(BEGIN; INSERT INTO a VALUES (2); SELECT pg_logical_emit_message(true, 'nats_publish.annotations', '{"x": "' || repeat('x', 10000000) || '"}'); COMMIT));
+wait_for_wal('annotations that are too long');
+is(subjects(), 'w.a w.end w.a w.end', 'are none');
+is($session->sqlstate(q(SELECT nats_annotate('{"x": 1e100000}'))), '22023', 'and refused where they can be');
+{
+	my $pid = $session->value(q(SELECT pid FROM nats_wal_relay));
+	my $before = most_memory($pid);
+	$session->value(q(DO $$ BEGIN FOR i IN 1 .. 20000 LOOP PERFORM pg_logical_emit_message(true, 'nats_publish.annotations', '{"x": "' || repeat('x', 2000) || i || '"}'); END LOOP; END $$));
+	wait_for_wal('annotations for each row');
+	cmp_ok(most_memory($pid) - $before, '<', 100_000, 'take no memory for each, kB');
+}
+
+# Names by which no message can be described
+$session->value(q(CREATE SCHEMA "_INBOX"; CREATE TABLE "_INBOX".t (id int PRIMARY KEY, c text);
+	SELECT nats_publish_table('"_INBOX".t', 'w.{c}', delivery => 'wal', events => '{insert}')));
+$session->value(q(INSERT INTO "_INBOX".t VALUES (1, repeat('x', 5000)); INSERT INTO "_INBOX".t VALUES (2, 'good')));
+wait_for_wal('a change that has no subject, of a table in a schema called as what is reserved');
+is(subjects(), 'w.good', 'another one is published');
+is(dead(), '%5FINBOX.t.insert 22023', 'it is dead');
+
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
+done_testing();
