@@ -10,6 +10,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use FakeServer;
+use NatsClient;
 use NatsServer;
 use PsqlSession;
 use PublishTest;
@@ -17,7 +18,7 @@ use RelayTest;
 
 my $SECONDS = 3;
 
-my ($nats, $client) = nats_with_stream('S', ['s.>'], storage => 'file');
+my ($nats) = nats_with_stream('S', ['s.>'], storage => 'file');
 my $node = relay_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.relay_poll_interval' => '1h');
 my $session = PsqlSession->new($node);
 my $other = PsqlSession->new($node);
@@ -65,6 +66,18 @@ write_message('s.too_large', q(repeat('x', 1100000)));
 comes_out('a message that is too large for a server that was restarted');
 is($session->value('SELECT left(last_error, 5) FROM nats_outbox_dead'), '54000', '... is given up');
 
+# One that allows more by now: what was left unread for its length is read, and whole.
+foreach my $how ('a restart', 'a reload')
+{
+	my $size = $how eq 'a restart' ? 1_200_000 : 1_500_000;
+	$nats->set_config("max_payload: $size", reload => $how eq 'a reload');
+	$nats->restart(stop => 'kill9') if $how eq 'a restart';
+	write_message('s.larger', "repeat('x', $size - 1000)");
+	comes_out("a message for which there is room since $how");
+	is(length +(NatsClient->new(url => $nats->url)->stream_messages('S'))[-1]{payload}, $size - 1000, '... is stored whole');
+}
+is($session->value('SELECT count(*) FROM nats_outbox_dead'), 1, 'and not given up');
+
 # Numbers that are given when others, which are larger, have been seen
 {
 	$session->value(q(INSERT INTO nats_outbox (id, subject) OVERRIDING SYSTEM VALUE VALUES (1000000, 's.large')));
@@ -98,6 +111,18 @@ is($session->value('SELECT left(last_error, 5) FROM nats_outbox_dead'), '54000',
 	comes_out('it is published when it is not locked any more');
 	reconfigure($node, 'nats_publish.relay_poll_interval' => '1h');
 }
+
+# Paused while NATS is away
+$nats->stop;
+write_message('s.away');
+wait_for_state($session, 'waiting');
+$session->value('SELECT nats_relay_pause()');
+wait_for_state($session, 'paused');
+sleep 1;
+is_at_rest('a relay that is paused while NATS is away');
+$session->value('SELECT nats_relay_resume()');
+$nats->start;
+comes_out('and goes on');
 
 # A server that answers, each in its turn, later than ack_timeout
 {
