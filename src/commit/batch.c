@@ -598,7 +598,8 @@ count_failed(const Batch *batch, const char *error)
 static void
 attempt_until_stored(Batch *batch)
 {
-	NpTime		give_up = np_now() + NP_MILLISECONDS(np_commit_timeout);
+	NpTime		begun = np_now();
+	NpTime		give_up = begun + NP_MILLISECONDS(np_commit_timeout);
 	int			tries = 0;
 
 	for (;;)
@@ -606,6 +607,13 @@ attempt_until_stored(Batch *batch)
 		bool		ended;
 
 		check_server(batch);
+		if (batch->in_doubt && np_now() > begun + NP_MILLISECONDS(np_delivery_resend_time()))
+		{
+			/* the ids of the first copy need not be known any more */
+			if (stream_shows_batch(batch))
+				return;
+			raise_without_outcome(batch);
+		}
 		/* whatever has become of the others */
 		ended = run_attempt(batch) || batch->commit_was_answered;
 		drop_members(batch);

@@ -467,6 +467,27 @@ np_delivery_resend_time(void)
 	return Max(np_ack_timeout, np_commit_timeout) + np_connect_timeout;
 }
 
+/* Is it a request of the JetStream API that changes nothing, or nothing more the second time? */
+static bool
+is_repeatable(NpSpan request)
+{
+	static const char *const names[] = {
+		"INFO", "STREAM.INFO.", "STREAM.NAMES", "STREAM.LIST", "STREAM.MSG.GET.", "STREAM.CREATE.", "STREAM.UPDATE.",
+		"CONSUMER.INFO.", "CONSUMER.NAMES.", "CONSUMER.LIST.", "DIRECT.GET."
+	};
+	const char *api = memmem(request.data, request.length, ".API.", 5);
+	size_t		length = api == NULL ? 0 : request.data + request.length - (api += 5);
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		size_t		needed = strlen(names[i]);
+
+		if (length >= needed && memcmp(api, names[i], needed) == 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Why a message that may be stored can't be sent again: JetStream would not
  * know the copy for one.  NULL: it can.
@@ -475,7 +496,7 @@ static const char *
 keeps_from_resend(const NpPending *message)
 {
 	if (message->mode == NP_REQUEST)
-		return NULL;			/* asking twice does no harm */
+		return is_repeatable(np_pending_subject(message)) ? NULL : "it may have been carried out";
 	if (message->id_length == 0)
 		return "it has no id";
 	if (np_now() - message->published_at > NP_MILLISECONDS(np_delivery_resend_time()))
@@ -583,7 +604,8 @@ static void
 fail_in_doubt(NpSession *session, NpPending *message, const char *why)
 {
 	NpFailure	failure = np_failure(is_message(message) ? NP_FAULT_UNKNOWN : NP_FAULT_UNANSWERED,
-									 "the connection was lost, and the message can't be sent again (%s)", why);
+									 "the connection was lost, and the %s can't be sent again (%s)",
+									 is_message(message) ? "message" : "request", why);
 
 	np_delivery_fail(session, message, failure);
 }
