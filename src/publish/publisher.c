@@ -62,6 +62,14 @@ is_clear(NpSession *session)
 	return session->window.count == 0 && np_outbound_unsent(np_session_outbound(session)) == 0;
 }
 
+/* The window has a place for each token since its first one, and those of other sessions are among them. */
+static bool
+is_in_range(const NpSession *session)
+{
+	return session->window.count == 0 ||
+		np_delivery_next_token() - session->window.first < Max(MAX_TOKEN_RANGE, np_max_pending);
+}
+
 /* For a message of this length. */
 static bool
 window_has_room(NpSession *session, size_t length)
@@ -70,8 +78,7 @@ window_has_room(NpSession *session, size_t length)
 
 	if (is_clear(session))
 		return true;
-	return session->window.count < np_max_pending &&
-		(session->window.count == 0 || np_delivery_next_token() - session->window.first < Max(MAX_TOKEN_RANGE, np_max_pending)) &&
+	return session->window.count < np_max_pending && is_in_range(session) &&
 		np_session_outbound(session)->bytes + (int64) length <= bytes;
 }
 
@@ -450,6 +457,13 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime l
 	}
 	if (!np_session_ready(session, true, failure))
 		return false;
+	if (!is_in_range(session))
+		np_session_expire_overdue(session);
+	if (!is_in_range(session))
+	{
+		*failure = np_failure(NP_FAULT_LOST, "a message of long ago is not acknowledged");
+		return false;
+	}
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
