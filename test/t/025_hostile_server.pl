@@ -588,7 +588,7 @@ sub without_memory
 	my $pid = $session->pid;
 	my ($size) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
 	system_or_bail('prlimit', '--pid', $pid, '--as=' . ($size + 256) * 1024 . ':');
-	$session->value(<<'SQL');
+	my $fill = <<'SQL';
 DO $$
 DECLARE
 	size int := 8 * 1024 * 1024;
@@ -605,6 +605,8 @@ BEGIN
 END
 $$
 SQL
+	# what it needs besides, between two pieces, it may not get either, and has filled nothing then
+	wait_for('no room', sub { my $error = $session->run($fill)->{error}; die $error if $error !~ /53200|^\z/; return $error eq ''; });
 	my $result = $session->run($sql);
 	system_or_bail('prlimit', '--pid', $pid, '--as=unlimited:');
 	return $result;

@@ -231,7 +231,8 @@ sub wait_for_lines { my ($offset, $count) = @_; return wait_for("$count lines", 
 	$offset = log_length($node);
 	$session->value(q(SELECT count(nats_publish_outbox('s.' || i, 'x')) FROM generate_series(1, 100) i));
 	wait_until_drained($session);
-	is_deeply([ of_relay($offset) ], [], 'no line per message there, either');
+	# it may ask about the stream again just now
+	is_deeply([ grep { $_ !~ /is not pipelined$/ } of_relay($offset) ], [], 'no line per message there, either');
 }
 is(relay_pid($session), $relay, 'all by one worker');
 

@@ -425,7 +425,8 @@ leafnodes { remotes: [ { url: "nats://127.0.0.1:$leaf_port" } ] }))->start;
 	finds($rows, 'replicas', 'warning', qr/member2/, 'an offline replica');
 	$members[1]->stop;
 	$rows = look_until($session, q('r3.a'), 'stream', qr/could not be looked at|no leader|could not be asked/);
-	like($rows->{stream}{status}, qr/failed|unknown/, 'a stream without leader') or diag $rows->{stream}{detail};
+	# a member that has just lost the others may still take the subject for taken
+	like($rows->{stream}{status}, $rows->{stream}{detail} =~ /has no leader/ ? qr/failed|warning/ : qr/failed|unknown/, 'a stream without leader') or diag $rows->{stream}{detail};
 }
 
 # What needs another server than ours
