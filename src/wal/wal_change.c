@@ -255,7 +255,7 @@ complete_new_row(const NpChangePlan *plan, const NpChange *change)
 	{
 		int			place = plan->places[i];
 
-		if (!is_out_of_line(new, place))
+		if (place < 0 || !is_out_of_line(new, place))
 			continue;
 		if (change->old != NULL && plan->wal->in_old[place] && !change->old->tts_isnull[place])
 			new->tts_values[place] = change->old->tts_values[place];

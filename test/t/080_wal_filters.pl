@@ -1,0 +1,71 @@
+
+# Partitions that have never had the columns that their table has lost, and are published from the WAL.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use RelayTest;
+
+my ($nats, $client) = nats_with_stream('S', ['s.>']);
+my $node = relay_node('main', 'nats_publish.url' => $nats->url, wal_level => 'logical', 'nats_publish.relay_max_attempts' => 1);
+my $session = PsqlSession->new($node, settings => { client_min_messages => 'warning' });
+$session->value('SELECT nats_wal_enable()');
+
+sub run { return $session->value($_[0]); }
+
+# What was published of what was done until now, by subject.
+sub published
+{
+	my $end = run('SELECT pg_current_wal_insert_lsn()');
+	wait_for("the WAL up to $end", sub { run("SELECT confirmed_flush_lsn >= '$end' FROM pg_replication_slots") eq 't' });
+	my @messages = $client->consume('S');
+	$client->purge('S');
+	return join "\n", sort map { "$_->{subject} " . ($_->{payload} =~ s/,?"(schema|xid|ts)":("[^"]*"|\d+)//gr) } @messages;
+}
+
+# And what was buried.
+sub dead
+{
+	my $rows = run(q(SELECT string_agg(subject || ' ' || last_error, E'\n' ORDER BY id) FROM nats_outbox_dead));
+	run('DELETE FROM nats_outbox_dead');
+	return $rows;
+}
+
+# Partitions with fewer columns: the more are gone, and the more partitions there are, the likelier it is that a look at what is not there is seen
+
+run(<<'END');
+DO $$ BEGIN
+	EXECUTE (SELECT 'CREATE TABLE p (id int, ' || string_agg('c' || i || ' text', ', ') || ', big text, PRIMARY KEY (id)) PARTITION BY RANGE (id)'
+		FROM generate_series(1, 1500) AS i);
+	EXECUTE (SELECT 'ALTER TABLE p ' || string_agg('DROP c' || i, ', ') FROM generate_series(1, 1500) AS i);
+	ALTER TABLE p ALTER big SET STORAGE EXTERNAL, ADD n int;
+	FOR i IN 0 .. 39 LOOP
+		EXECUTE format('CREATE TABLE p%s PARTITION OF p FOR VALUES FROM (%s) TO (%s)', i, i * 100, i * 100 + 100);
+	END LOOP;
+END $$;
+SELECT nats_publish_table('p', 's.p.{id}', delivery => 'wal');
+INSERT INTO p SELECT i * 100 + 1, repeat('x', 5000), 1 FROM generate_series(0, 39) AS i;
+UPDATE p SET n = 2;
+ALTER TABLE p0 REPLICA IDENTITY FULL;
+UPDATE p SET n = 3 WHERE id = 1;
+DELETE FROM p WHERE id = 1;
+END
+my @of_partitions = split /\n/, published() =~ s/(x{5000})/5000 x/gr;
+is(scalar(@of_partitions), 82, 'columns that a table has lost are none of a new partition');
+is(join("\n", grep { /^s\.p\.1 / } @of_partitions), <<'END' =~ s/\n\z//r, 'whose messages have what is there');
+s.p.1 {"op":"delete","table":"p","key":{"id":1}}
+s.p.1 {"op":"insert","table":"p","key":{"id":1},"new":{"id":1,"big":"5000 x","n":1}}
+s.p.1 {"op":"update","table":"p","key":{"id":1},"new":{"id":1,"big":"5000 x","n":3},"changed":["n"]}
+s.p.1 {"op":"update","table":"p","key":{"id":1},"new":{"id":1,"n":2},"unchanged":["big"]}
+END
+is(dead(), '', 'and nothing is wrong with them');
+unlike(slurp_file($node->logfile), qr/terminated by signal/, 'the relay has survived it');
+
+done_testing();
