@@ -4,10 +4,11 @@
  *	  WHEN of a trigger whose changes are read from the WAL.
  *
  * It means what it means to the trigger: the change of a row is published if
- * the condition is true of its old and new row.  It is evaluated later, when
- * tables can't be looked into, and as somebody else; so it may have nothing in
- * it but columns, constants and what PostgreSQL itself computes from them, as a
- * publication's row filter (check_simple_rowfilter_expr).
+ * the condition is true of its old and new row, and a TRUNCATE, which has none,
+ * if it is true.  It is evaluated later, when tables can't be looked into, and
+ * as somebody else; so it may have nothing in it but columns, constants and
+ * what PostgreSQL itself computes from them, as a publication's row filter
+ * (check_simple_rowfilter_expr).
  *
  *-------------------------------------------------------------------------
  */
@@ -171,7 +172,11 @@ np_change_filter_needs(const NpChangeFilter *filter, int place)
 	return bms_is_member(place, filter->new_columns);
 }
 
-/* Is a change to be published?  A row that is not there is NULL.  Raises what the condition raises. */
+/*
+ * Is a change to be published?  A row that is not there is NULL; of a TRUNCATE
+ * neither is, and its condition has no columns.  Raises what the condition
+ * raises.
+ */
 bool
 np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableSlot *new)
 {

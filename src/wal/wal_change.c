@@ -417,8 +417,7 @@ make_message(Work *work, NpChange *change)
 static bool
 is_wanted(NpChangePlan *plan, const NpChange *change)
 {
-	return plan->wal->filter == NULL || change->op == NP_TRUNCATE ||
-		np_change_filter_admits(plan->wal->filter, change->old, change->new);
+	return plan->wal->filter == NULL || np_change_filter_admits(plan->wal->filter, change->old, change->new);
 }
 
 /*

@@ -1,5 +1,6 @@
 
-# Partitions that have never had the columns that their table has lost, and are published from the WAL.
+# WHEN of triggers whose changes are read from the WAL, beyond what 058_wal_changes has of it; and partitions that have never had
+# the columns that their table has lost.
 
 use strict;
 use warnings FATAL => 'all';
@@ -37,6 +38,38 @@ sub dead
 	run('DELETE FROM nats_outbox_dead');
 	return $rows;
 }
+
+sub errors
+{
+	return run(q(SELECT string_agg(trigger_name || ': ' || error, E'\n' ORDER BY trigger_name) FROM nats_published_tables WHERE error IS NOT NULL));
+}
+
+# TRUNCATE
+
+run(<<'END');
+CREATE TABLE t (id int PRIMARY KEY);
+CREATE TRIGGER tt AFTER TRUNCATE ON t FOR EACH STATEMENT WHEN (true) EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.true');
+CREATE TRIGGER tc AFTER TRUNCATE ON t FOR EACH STATEMENT WHEN (length('abc') = 3) EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.computed');
+CREATE TRIGGER tf AFTER TRUNCATE ON t FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.false');
+CREATE TRIGGER tn AFTER TRUNCATE ON t FOR EACH STATEMENT WHEN (NULL) EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.null');
+ALTER TABLE t DISABLE TRIGGER ALL;
+END
+is(errors(), '', 'a TRUNCATE can have a condition');
+run('TRUNCATE t');
+is(published(), qq(s.computed {"op":"truncate","table":"t"}\ns.true {"op":"truncate","table":"t"}), 'which is a filter of it');
+is(dead(), '', 'that always has a result');
+
+run(<<'END');
+CREATE TRIGGER ts AFTER TRUNCATE ON t FOR EACH STATEMENT WHEN (current_setting('application_name') = 'x')
+	EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.setting');
+ALTER TABLE t DISABLE TRIGGER ALL;
+TRUNCATE t;
+END
+my $problem = 'truncates cannot be published from the WAL: WHEN contains a function or operator that is not immutable, or not PostgreSQL\'s own';
+is(errors(), "ts: $problem", 'what is not known later is told of a TRUNCATE, too');
+is(published(), qq(s.computed {"op":"truncate","table":"t"}\ns.true {"op":"truncate","table":"t"}), 'and is not published');
+is(dead(), "s.setting 0A000: $problem", 'but buried');
+run('DROP TABLE t');
 
 # Partitions with fewer columns: the more are gone, and the more partitions there are, the likelier it is that a look at what is not there is seen
 
