@@ -43,6 +43,7 @@ struct NpChangeFilter
 typedef struct Walk
 {
 	NpChangeFilter *filter;
+	TupleDesc	columns;
 	const char *problem;
 } Walk;
 
@@ -66,6 +67,9 @@ column_is_unfit(Walk *walk, const Var *column)
 
 	if (column->varattno <= 0)
 		return is_unfit(walk, "WHEN contains a whole row or a system column");
+	/* the trigger computes it, and the WAL has NULL */
+	if (np_compat_is_virtual(TupleDescAttr(walk->columns, column->varattno - 1)))
+		return is_unfit(walk, "WHEN contains a virtual generated column");
 	if (column->varno == PRS2_OLD_VARNO)
 		filter->old_columns = bms_add_member(filter->old_columns, column->varattno - 1);
 	else
@@ -136,7 +140,7 @@ np_change_filter_make(const char *condition, TupleDesc columns, const char **pro
 {
 	NpChangeFilter *filter = palloc0(sizeof(NpChangeFilter));
 	Node	   *node = stringToNode(condition);
-	Walk		walk = {filter, NULL};
+	Walk		walk = {filter, columns, NULL};
 
 	if (find_unfit(node, &walk))
 	{
