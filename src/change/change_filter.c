@@ -4,10 +4,11 @@
  *	  WHEN of a trigger whose changes are read from the WAL.
  *
  * It means what it means to the trigger: the change of a row is published if
- * the condition is true of its old and new row.  It is evaluated later, when
- * tables can't be looked into, and as somebody else; so it may have nothing in
- * it but columns, constants and what PostgreSQL itself computes from them, as a
- * publication's row filter (check_simple_rowfilter_expr).
+ * the condition is true of its old and new row, and a TRUNCATE, which has none,
+ * if it is true.  It is evaluated later, when tables can't be looked into, and
+ * as somebody else; so it may have nothing in it but columns, constants and
+ * what PostgreSQL itself computes from them, as a publication's row filter
+ * (check_simple_rowfilter_expr).
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,7 @@ struct NpChangeFilter
 typedef struct Walk
 {
 	NpChangeFilter *filter;
+	TupleDesc	columns;
 	const char *problem;
 } Walk;
 
@@ -65,6 +67,9 @@ column_is_unfit(Walk *walk, const Var *column)
 
 	if (column->varattno <= 0)
 		return is_unfit(walk, "WHEN contains a whole row or a system column");
+	/* the trigger computes it, and the WAL has NULL */
+	if (np_compat_is_virtual(TupleDescAttr(walk->columns, column->varattno - 1)))
+		return is_unfit(walk, "WHEN contains a virtual generated column");
 	if (column->varno == PRS2_OLD_VARNO)
 		filter->old_columns = bms_add_member(filter->old_columns, column->varattno - 1);
 	else
@@ -135,7 +140,7 @@ np_change_filter_make(const char *condition, TupleDesc columns, const char **pro
 {
 	NpChangeFilter *filter = palloc0(sizeof(NpChangeFilter));
 	Node	   *node = stringToNode(condition);
-	Walk		walk = {filter, NULL};
+	Walk		walk = {filter, columns, NULL};
 
 	if (find_unfit(node, &walk))
 	{
@@ -171,7 +176,11 @@ np_change_filter_needs(const NpChangeFilter *filter, int place)
 	return bms_is_member(place, filter->new_columns);
 }
 
-/* Is a change to be published?  A row that is not there is NULL.  Raises what the condition raises. */
+/*
+ * Is a change to be published?  A row that is not there is NULL; of a TRUNCATE
+ * neither is, and its condition has no columns.  Raises what the condition
+ * raises.
+ */
 bool
 np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableSlot *new)
 {

@@ -642,7 +642,11 @@ find_place(Form_pg_attribute column, TupleDesc rows)
 	elog(ERROR, "a partition does not have the column \"%s\"", NameStr(column->attname));
 }
 
-/* The places of the published table's columns in rows of a table, which is that or a partition of it. */
+/*
+ * The places of the published table's columns in rows of a table, which is that
+ * or a partition of it.  A dropped column has none: a partition that was made
+ * later has never had it.
+ */
 static void
 find_places(Source *source, TupleDesc rows)
 {
@@ -653,8 +657,8 @@ find_places(Source *source, TupleDesc rows)
 	{
 		Form_pg_attribute column = TupleDescAttr(source->columns, i);
 
-		places[i] = rows == source->columns || column->attisdropped ? i : find_place(column, rows);
-		source->is_aligned &= places[i] == i;
+		places[i] = column->attisdropped ? -1 : rows == source->columns ? i : find_place(column, rows);
+		source->is_aligned &= column->attisdropped || places[i] == i;
 	}
 	source->places = places;
 }

@@ -134,7 +134,7 @@ typedef struct NpChangePlan
 
 	/* by a column's number in the published table */
 	int			column_count;
-	const int  *places;			/* in a slot, which can be a partition's */
+	const int  *places;			/* in a slot, which can be a partition's; -1: dropped */
 	bool	   *is_published;
 	bool	   *is_key;
 	bool	   *matters;		/* its change is one */

@@ -169,8 +169,9 @@ find_problems_of_filter(const Look *look)
 	if (look->trigger->condition == NULL)
 		return;
 	wal->filter = np_change_filter_make(look->trigger->condition, RelationGetDescr(look->relation), &problem);
-	find_problem_of_rows(look, problem != NULL,
-						 "Use columns, constants, and operators and functions of PostgreSQL's own that are immutable.", problem);
+	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
+		find_problem(look, op, problem != NULL,
+					 "Use columns, constants, and operators and functions of PostgreSQL's own that are immutable.", problem);
 	if (problem == NULL)
 		for (NpChangeOp op = NP_UPDATE; op <= NP_DELETE; op++)
 			find_problem(look, op, !np_change_filter_knows(wal->filter, wal->in_old), identity_hint(look),

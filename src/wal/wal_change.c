@@ -313,7 +313,7 @@ complete_new_row(const NpChangePlan *plan, const NpChange *change)
 	{
 		int			place = plan->places[i];
 
-		if (!is_out_of_line(new, place))
+		if (place < 0 || !is_out_of_line(new, place))
 			continue;
 		if (change->old != NULL && plan->wal->in_old[place] && !change->old->tts_isnull[place])
 			new->tts_values[place] = change->old->tts_values[place];
@@ -475,8 +475,7 @@ make_message(Work *work, NpChange *change)
 static bool
 is_wanted(NpChangePlan *plan, const NpChange *change)
 {
-	return plan->wal->filter == NULL || change->op == NP_TRUNCATE ||
-		np_change_filter_admits(plan->wal->filter, change->old, change->new);
+	return plan->wal->filter == NULL || np_change_filter_admits(plan->wal->filter, change->old, change->new);
 }
 
 /*
