@@ -36,6 +36,9 @@
 /* After a failed connect, critical => false does not try again for so long. */
 #define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
 
+/* A socket that was not used for so long is read before it is sent to, for its end can be there. */
+#define SEEN_FOR				NP_MILLISECONDS(10)
+
 /* The first try after a loss is put off by up to this, for other backends have lost theirs too. */
 #define RECONNECT_JITTER		NP_MILLISECONDS(50)
 
@@ -508,15 +511,31 @@ np_session_watch(NpSession *session, NpTime now)
 /* ---- A connection to publish on ------------------------------------------- */
 
 /*
- * How long a round of attempts may take, from now on.  What nobody waits for
- * does not hold up its caller for longer than one server may take.
+ * How long a round of attempts may take, ms.  What nobody waits for does not
+ * hold up its caller for longer than one server may take.
  */
-static NpTime
-round_deadline(bool critical)
+static int
+round_timeout(bool critical)
 {
-	int			timeout = critical ? Max(np_session_timeout(), np_connect_timeout) : np_connect_timeout;
+	return critical ? Max(np_session_timeout(), np_connect_timeout) : np_connect_timeout;
+}
 
-	return np_now() + NP_MILLISECONDS(timeout);
+/* How long it takes at most to find out whether the server is there, ms. */
+static int
+check_timeout(bool critical)
+{
+	return critical ? np_session_timeout() : Min(np_session_timeout(), np_connect_timeout);
+}
+
+/*
+ * Is it to be looked at before it is used?  Also with messages pending, whose
+ * acknowledgments nobody need have read since.  Who sends one message after
+ * the other sees the end as he does so.
+ */
+static bool
+is_unseen(const NpSession *session, NpTime now)
+{
+	return session->window.count == 0 || now - session->last_sent > SEEN_FOR;
 }
 
 /*
@@ -532,8 +551,10 @@ round_deadline(bool critical)
 bool
 np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 {
-	if (np_session_is_open(session) && session->window.count == 0)
-		np_connection_check(session->connection, NP_MILLISECONDS(np_session_timeout()));
+	NpTime		now = np_now();
+
+	if (np_session_is_open(session) && is_unseen(session, now))
+		np_connection_check(session->connection, NP_MILLISECONDS(check_timeout(critical)));
 	if (np_session_is_open(session))
 	{
 		if (session != shown)
@@ -547,7 +568,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 		return false;
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
-		return try_connect(session, round_deadline(critical), failure);
+		return try_connect(session, now + NP_MILLISECONDS(round_timeout(critical)), failure);
 	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_timeout(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
