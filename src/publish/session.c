@@ -179,6 +179,14 @@ resend(NpSession *session, NpFailure *failure)
 	return knows_enough;
 }
 
+/* What nobody waits for has waited once. */
+static void
+pause_uncritical(NpSession *session, const NpFailure *failure)
+{
+	strlcpy(session->connect_failure, failure->detail != NULL ? failure->detail : failure->text, sizeof(session->connect_failure));
+	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+}
+
 /*
  * Try to connect once; what is pending goes out again.
  *
@@ -200,8 +208,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 		show_server(session);
 		return true;
 	}
-	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
-	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+	pause_uncritical(session, failure);
 	np_stats_record_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
 	return false;
 }
@@ -578,26 +585,42 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 
 /*
  * Have a connection to a server whose version is known, in the time of a wait
- * of the present call.  Raises why there is none: the first reason, if one did
- * not tell it and no other is there.
+ * of the present call, or of a round of attempts if nobody waits for it.
+ * False: *failure says why there is none (palloc'd): the first reason, if one
+ * did not tell it and no other is there.
  */
-void
-np_session_know_version(NpSession *session)
+static bool
+know_version(NpSession *session, bool critical, NpFailure *failure)
 {
-	NpTime		deadline = np_now() + NP_MILLISECONDS(np_session_timeout());
+	NpTime		deadline = np_now() + NP_MILLISECONDS(critical ? np_session_timeout() : round_timeout(critical));
 	NpFailure	unknown = {NP_FAULT_NONE};
-	NpFailure	failure;
 
 	do
 	{
 		if (np_session_is_open(session) && np_connection_version(session->connection)->is_known)
-			return;
-		if (!np_session_ready(session, true, &failure))
-			np_raise(unknown.text != NULL ? &unknown : &failure);
+			return true;
+		if (!np_session_ready(session, critical, failure))
+		{
+			if (unknown.text != NULL)
+				*failure = unknown;
+			return false;
+		}
 		if (learn_version(session, &unknown))
-			return;
+			return true;
 	} while (np_now() < deadline);
-	np_raise(&unknown);
+	pause_uncritical(session, &unknown);
+	*failure = unknown;
+	return false;
+}
+
+/* The same; raises why there is none. */
+void
+np_session_know_version(NpSession *session)
+{
+	NpFailure	failure;
+
+	if (!know_version(session, true, &failure))
+		np_raise(&failure);
 }
 
 /* The same; does the server know a feature? */
@@ -608,14 +631,30 @@ np_session_knows(NpSession *session, NpFeature feature)
 	return newest_known(session->connection) >= feature;
 }
 
-/* The same, for a message that needs a feature; raises 0A000 when the server is too old for it. */
-void
-np_session_require(NpSession *session, NpFeature feature)
+/*
+ * Have a connection to a server that knows a feature, for a message that needs
+ * it.  False: *failure says why there is no connection (palloc'd).  Raises 0A000
+ * when the server is too old, which is the message's own fault.
+ */
+bool
+np_session_try_require(NpSession *session, NpFeature feature, bool critical, NpFailure *failure)
 {
 	const NpFeatureOrigin *origin = np_feature_origin(feature);
 
 	if (feature == NP_FEATURE_NONE)
-		return;
-	np_session_know_version(session);
+		return true;
+	if (!know_version(session, critical, failure))
+		return false;
 	np_server_require(session->connection, origin->major, origin->minor, origin->name, origin->hint);
+	return true;
+}
+
+/* The same; raises also why there is no connection. */
+void
+np_session_require(NpSession *session, NpFeature feature)
+{
+	NpFailure	failure;
+
+	if (!np_session_try_require(session, feature, true, &failure))
+		np_raise(&failure);
 }

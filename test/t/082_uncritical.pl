@@ -90,4 +90,24 @@ my %calls = (
 	is_stored('t.box', 'x', 'and publishes on the next one');
 }
 
+# ---- A message that needs a feature: whether the server, which hangs, knows it can't be found out
+
+{
+	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"stream":"T","seq":1}'); }, version => '"2.9.10"');
+	my $box = SilentProxy->new($fake);
+	my $session = session(url => $box->url, ack_timeout => '30s', connect_timeout => '1s');
+	my $with_ttl = q(SELECT nats_publish_async('t.a', 'x', ttl => '1 min', critical => false) > 0);
+	$session->value(q(SELECT (nats_publish('t.a', 'x')).stream));
+	$box->silence;
+	my $result = $session->run($with_ttl);
+	is("$result->{sqlstate} $result->{output}", ' t', 'a server that does not tell its version is no ERROR');
+	like($result->{error}, qr/^WARNING:  58000: .*"t\.a"/m, 'but a WARNING');
+	cmp_ok($result->{seconds}, '<', $BOUND, 'in the time of connecting, not of an acknowledgment');
+	is($session->value('SELECT published, failed, failed_uncritical FROM nats_session_stats()'), '2|1|1', 'counted');
+	is($session->sqlstate($with_ttl), '', 'nor is the next one an ERROR');
+	$box->pass;
+	is(wait_for('another error', sub { $session->sqlstate($with_ttl) }, $BOUND), '0A000', 'that the server is too old is one');
+	is($session->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'T', 'the session goes on');
+}
+
 done_testing;
