@@ -10,27 +10,101 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
+#include "mb/pg_wchar.h"
+
 #include "publish/denials.h"
 
+/* An escape of Go's %q: the letter behind the backslash, and how many hexadecimal digits or which byte it stands for. */
+static const struct
+{
+	char		letter;
+	uint8		digits;
+	char		byte;
+}			escapes[] = {
+	{'x', 2, 0}, {'u', 4, 0}, {'U', 8, 0},
+	{'a', 0, '\a'}, {'b', 0, '\b'}, {'f', 0, '\f'}, {'n', 0, '\n'}, {'r', 0, '\r'}, {'t', 0, '\t'}, {'v', 0, '\v'}
+};
+
+/* The number in so many hexadecimal digits; false: that is not what is there. */
+static bool
+hexadecimal(NpSpan text, size_t digits, uint32 *number)
+{
+	*number = 0;
+	if (text.length < digits)
+		return false;
+	for (size_t i = 0; i < digits; i++)
+	{
+		char		digit = text.data[i];
+
+		if (!isxdigit((unsigned char) digit))
+			return false;
+		*number = *number * 16 + (isdigit((unsigned char) digit) ? digit - '0' : (digit | 0x20) - 'a' + 10);
+	}
+	return true;
+}
+
+/* Write a character of \u or \U, which is no longer than its escape, or the byte of \x; returns the length. */
+static size_t
+put_number(uint32 number, bool is_byte, char *to)
+{
+	if (is_byte)
+	{
+		*to = (char) number;
+		return 1;
+	}
+	unicode_to_utf8(number, (unsigned char *) to);
+	return pg_encoding_mblen(PG_UTF8, to);
+}
+
 /*
- * The text that the server has quoted (Go's %q), palloc'd.  Only quotes and
- * backslashes are escaped in what can be a subject of ours.
+ * Write what is escaped behind a backslash to *to, which goes behind it; returns how much of the
+ * text that was.  What is no escape stands for itself, as quotes and backslashes do.
+ */
+static size_t
+unescape(NpSpan text, char **to)
+{
+	uint32		number;
+
+	for (int i = 0; i < lengthof(escapes); i++)
+	{
+		size_t		digits = escapes[i].digits;
+
+		if (escapes[i].letter != text.data[0])
+			continue;
+		if (digits == 0)
+			*(*to)++ = escapes[i].byte;
+		else if (hexadecimal((NpSpan) {text.data + 1, text.length - 1}, digits, &number))
+			*to += put_number(number, digits == 2, *to);
+		else
+			break;
+		return 1 + digits;
+	}
+	*(*to)++ = text.data[0];
+	return 1;
+}
+
+/*
+ * The text that the server has quoted (Go's %q), palloc'd.  Besides quotes and
+ * backslashes it escapes what can't be seen: control characters, spaces of
+ * many kinds, characters without a width, and bytes that are no UTF-8.
  */
 static NpSpan
 unquoted(NpSpan quoted)
 {
 	char	   *text = palloc(quoted.length + 1);
-	size_t		length = 0;
+	char	   *to = text;
+	size_t		i = 0;
 
-	for (size_t i = 0; i < quoted.length; i++)
+	while (i < quoted.length && quoted.data[i] != '"')
 	{
-		if (quoted.data[i] == '"')
-			return (NpSpan) {text, length};
 		if (quoted.data[i] == '\\' && i + 1 < quoted.length)
-			i++;
-		text[length++] = quoted.data[i];
+			i += 1 + unescape((NpSpan) {quoted.data + i + 1, quoted.length - i - 1}, &to);
+		else
+			*to++ = quoted.data[i++];
 	}
-	return (NpSpan) {NULL, 0};
+	return i < quoted.length ? (NpSpan) {text, to - text} : (NpSpan) {NULL, 0};
 }
 
 /* What stands behind a prefix; absent when the text does not begin with it. */

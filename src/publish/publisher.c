@@ -289,6 +289,31 @@ fail_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 }
 
 /*
+ * There is no way to send a message: raise that, if it is an ERROR of the call.
+ * Returns its token.
+ */
+static uint64
+give_up_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
+{
+	count_unsent(message, failure);
+	if (!fails_call(mode))
+		return fail_unsent(message, mode, failure);
+	if (failure->fault == NP_FAULT_LOST || failure->fault == NP_FAULT_WINDOW_FULL)
+		np_raise_message(failure, np_from_utf8(message->subject));
+	np_raise(failure);
+}
+
+/* Have a connection to a server that knows what the message needs; raises 0A000 when it does not. */
+static bool
+have_server(NpSession *session, const NpMessage *message, NpMode mode, NpFailure *failure)
+{
+	bool		critical = mode != NP_UNCRITICAL;
+
+	return np_session_ready(session, critical, failure) &&
+		np_session_try_require(session, message->needs, critical, failure);
+}
+
+/*
  * The way that every message takes.  Returns its token.
  */
 static uint64
@@ -306,31 +331,19 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 
 	np_delivery_report_failures(WARNING);
 	np_publisher_check_inbox(session, message->subject);
-	if (!np_session_ready(session, mode != NP_UNCRITICAL, &failure))
-	{
-		count_unsent(message, &failure);
-		if (!fails_call(mode))
-			return fail_unsent(message, mode, &failure);
-		if (failure.fault == NP_FAULT_LOST)
-			np_raise_message(&failure, np_from_utf8(message->subject));
-		np_raise(&failure);
-	}
-	np_session_require(session, message->needs);
+	if (!have_server(session, message, mode, &failure))
+		return give_up_unsent(message, mode, &failure);
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
 	check_size(session, &publication, control_line);
 	if (!make_room(session, length, &failure))
-	{
-		count_unsent(message, &failure);
-		if (!fails_call(mode))
-			return fail_unsent(message, mode, &failure);
-		np_raise_message(&failure, np_from_utf8(message->subject));
-	}
+		return give_up_unsent(message, mode, &failure);
 
 	/* a wait may have changed the connection, but not the inbox */
-	if (np_session_is_open(session))
-		np_session_require(session, message->needs);
+	if (np_session_is_open(session) &&
+		!np_session_try_require(session, message->needs, mode != NP_UNCRITICAL, &failure))
+		return give_up_unsent(message, mode, &failure);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_levels_enter(publication.token);
 	pending = np_delivery_add(session, &publication, length, mode);

@@ -36,6 +36,9 @@
 /* After a failed connect, critical => false does not try again for so long. */
 #define UNCRITICAL_PAUSE		NP_MILLISECONDS(1000)
 
+/* A socket that was not used for so long is read before it is sent to, for its end can be there. */
+#define SEEN_FOR				NP_MILLISECONDS(10)
+
 /* The first try after a loss is put off by up to this, for other backends have lost theirs too. */
 #define RECONNECT_JITTER		NP_MILLISECONDS(50)
 
@@ -176,6 +179,14 @@ resend(NpSession *session, NpFailure *failure)
 	return knows_enough;
 }
 
+/* What nobody waits for has waited once. */
+static void
+pause_uncritical(NpSession *session, const NpFailure *failure)
+{
+	strlcpy(session->connect_failure, failure->detail != NULL ? failure->detail : failure->text, sizeof(session->connect_failure));
+	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+}
+
 /*
  * Try to connect once; what is pending goes out again.
  *
@@ -197,8 +208,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 		show_server(session);
 		return true;
 	}
-	strlcpy(session->connect_failure, failure->detail, sizeof(session->connect_failure));
-	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
+	pause_uncritical(session, failure);
 	np_stats_record_failure(np_stats_mode, (NpSpan) {NULL, 0}, failure);
 	return false;
 }
@@ -508,15 +518,31 @@ np_session_watch(NpSession *session, NpTime now)
 /* ---- A connection to publish on ------------------------------------------- */
 
 /*
- * How long a round of attempts may take, from now on.  What nobody waits for
- * does not hold up its caller for longer than one server may take.
+ * How long a round of attempts may take, ms.  What nobody waits for does not
+ * hold up its caller for longer than one server may take.
  */
-static NpTime
-round_deadline(bool critical)
+static int
+round_timeout(bool critical)
 {
-	int			timeout = critical ? Max(np_session_timeout(), np_connect_timeout) : np_connect_timeout;
+	return critical ? Max(np_session_timeout(), np_connect_timeout) : np_connect_timeout;
+}
 
-	return np_now() + NP_MILLISECONDS(timeout);
+/* How long it takes at most to find out whether the server is there, ms. */
+static int
+check_timeout(bool critical)
+{
+	return critical ? np_session_timeout() : Min(np_session_timeout(), np_connect_timeout);
+}
+
+/*
+ * Is it to be looked at before it is used?  Also with messages pending, whose
+ * acknowledgments nobody need have read since.  Who sends one message after
+ * the other sees the end as he does so.
+ */
+static bool
+is_unseen(const NpSession *session, NpTime now)
+{
+	return session->window.count == 0 || now - session->last_sent > SEEN_FOR;
 }
 
 /*
@@ -532,8 +558,10 @@ round_deadline(bool critical)
 bool
 np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 {
-	if (np_session_is_open(session) && session->window.count == 0)
-		np_connection_check(session->connection, NP_MILLISECONDS(np_session_timeout()));
+	NpTime		now = np_now();
+
+	if (np_session_is_open(session) && is_unseen(session, now))
+		np_connection_check(session->connection, NP_MILLISECONDS(check_timeout(critical)));
 	if (np_session_is_open(session))
 	{
 		if (session != shown)
@@ -547,7 +575,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 		return false;
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
-		return try_connect(session, round_deadline(critical), failure);
+		return try_connect(session, now + NP_MILLISECONDS(round_timeout(critical)), failure);
 	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_timeout(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
@@ -557,26 +585,42 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 
 /*
  * Have a connection to a server whose version is known, in the time of a wait
- * of the present call.  Raises why there is none: the first reason, if one did
- * not tell it and no other is there.
+ * of the present call, or of a round of attempts if nobody waits for it.
+ * False: *failure says why there is none (palloc'd): the first reason, if one
+ * did not tell it and no other is there.
  */
-void
-np_session_know_version(NpSession *session)
+static bool
+know_version(NpSession *session, bool critical, NpFailure *failure)
 {
-	NpTime		deadline = np_now() + NP_MILLISECONDS(np_session_timeout());
+	NpTime		deadline = np_now() + NP_MILLISECONDS(critical ? np_session_timeout() : round_timeout(critical));
 	NpFailure	unknown = {NP_FAULT_NONE};
-	NpFailure	failure;
 
 	do
 	{
 		if (np_session_is_open(session) && np_connection_version(session->connection)->is_known)
-			return;
-		if (!np_session_ready(session, true, &failure))
-			np_raise(unknown.text != NULL ? &unknown : &failure);
+			return true;
+		if (!np_session_ready(session, critical, failure))
+		{
+			if (unknown.text != NULL)
+				*failure = unknown;
+			return false;
+		}
 		if (learn_version(session, &unknown))
-			return;
+			return true;
 	} while (np_now() < deadline);
-	np_raise(&unknown);
+	pause_uncritical(session, &unknown);
+	*failure = unknown;
+	return false;
+}
+
+/* The same; raises why there is none. */
+void
+np_session_know_version(NpSession *session)
+{
+	NpFailure	failure;
+
+	if (!know_version(session, true, &failure))
+		np_raise(&failure);
 }
 
 /* The same; does the server know a feature? */
@@ -587,14 +631,30 @@ np_session_knows(NpSession *session, NpFeature feature)
 	return newest_known(session->connection) >= feature;
 }
 
-/* The same, for a message that needs a feature; raises 0A000 when the server is too old for it. */
-void
-np_session_require(NpSession *session, NpFeature feature)
+/*
+ * Have a connection to a server that knows a feature, for a message that needs
+ * it.  False: *failure says why there is no connection (palloc'd).  Raises 0A000
+ * when the server is too old, which is the message's own fault.
+ */
+bool
+np_session_try_require(NpSession *session, NpFeature feature, bool critical, NpFailure *failure)
 {
 	const NpFeatureOrigin *origin = np_feature_origin(feature);
 
 	if (feature == NP_FEATURE_NONE)
-		return;
-	np_session_know_version(session);
+		return true;
+	if (!know_version(session, critical, failure))
+		return false;
 	np_server_require(session->connection, origin->major, origin->minor, origin->name, origin->hint);
+	return true;
+}
+
+/* The same; raises also why there is no connection. */
+void
+np_session_require(NpSession *session, NpFeature feature)
+{
+	NpFailure	failure;
+
+	if (!np_session_try_require(session, feature, true, &failure))
+		np_raise(&failure);
 }

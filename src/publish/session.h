@@ -17,6 +17,7 @@ extern bool np_session_is_connected(NpSession *session, void *unused);
 extern bool np_session_is_idle(NpSession *session, void *unused);
 extern void np_session_know_version(NpSession *session);
 extern bool np_session_knows(NpSession *session, NpFeature feature);
+extern bool np_session_try_require(NpSession *session, NpFeature feature, bool critical, NpFailure *failure);
 extern void np_session_require(NpSession *session, NpFeature feature);
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern void np_session_show_rest(void);

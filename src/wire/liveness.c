@@ -104,21 +104,27 @@ np_connection_doubt(NpConnection *connection, NpTime since, NpTime timeout)
 }
 
 /*
- * Before an idle connection is used: what the server has said meanwhile is
- * read, and if that is long ago, it is asked.  The connection can be lost
- * then.  Waits for a part of the time that its user has; interrupts as in
- * np_wait.
+ * Before a connection is used that was idle: what the server has said
+ * meanwhile is read, and if that is long ago, it is asked.  The connection can
+ * be lost then.  Waits for a part of the time that its user has; interrupts as
+ * in np_wait.
+ *
+ * An answer behind much else on a slow link would not come in that time.  Of
+ * what is not delivered the kernel says whether it goes anywhere
+ * (np_connection_limit_silence), and np_connection_doubt.
  */
 void
 np_connection_check(NpConnection *connection, NpTime timeout)
 {
+	/* not of what is read now, which can have been there for as long */
+	NpTime		answered_at = connection->answered_at;
 	NpTime		now;
 
 	np_connection_receive_all(connection);
 	if (connection->wire == NULL)
 		return;
 	now = np_now();
-	if (now - connection->answered_at > TRUSTED_FOR)
+	if (now - answered_at > TRUSTED_FOR && delivered(connection) == connection->outbound.appended)
 		(void) np_connection_ping(connection, NP_WAIT_CONNECT, now + timeout / 4);
 }
 

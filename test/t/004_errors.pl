@@ -55,7 +55,8 @@ sub connects { return $_[0]->value('SELECT connects, connections_lost FROM nats_
 
 my $session = session_as('any_inbox', 'nats_publish.ack_timeout' => '60s');
 is($session->value($GOES_ON), 'T', 'what is permitted');
-foreach my $subject ('x.a', 'x.qu"ote', 'x.back\\slash', "x.ap'o", 'x.%s%n', "x.\xc3\xa4", 'x.a', 'x.' . 'y' x 200, 'x.*a')
+foreach my $subject ('x.a', 'x.qu"ote', 'x.back\\slash', "x.ap'o", 'x.%s%n', "x.\xc3\xa4", 'x.a', 'x.' . 'y' x 200, 'x.*a',
+	"x.\xe2\x80\x8b", "x.\xc2\xa0", "x.a\xf3\xa0\x80\x81b\\u200b")
 {
 	my $literal = $subject =~ s/'/''/gr;
 	my $result = $session->run("SELECT nats_publish('$literal', 'x')");

@@ -1,0 +1,113 @@
+
+# What nobody waits for, critical => false, while NATS comes and goes: it leaves acknowledgments behind that nobody has read when
+# the connection ends, and is never an ERROR because NATS is away.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use FakeServer;
+use NatsClient;
+use NatsServer;
+use PsqlSession;
+use PublishTest;
+use SilentProxy;
+
+my $BOUND = 20;
+
+my ($nats, $client) = nats_with_stream('T', ['t.>'], storage => 'file');
+my $node = publishing_node('main');
+
+sub session { return publishing_session($node, @_); }
+sub stored { my ($subject) = @_; return join ' ', map { $_->{payload} } grep { $_->{subject} eq $subject } $client->stream_messages('T'); }
+sub uncritical { my ($subject, $payload) = @_; return "SELECT nats_publish_async('$subject', '$payload', critical => false) \\g /dev/null\n"; }
+
+sub is_stored
+{
+	my ($subject, $expected, $what) = @_;
+	eval { wait_for($expected, sub { stored($subject) eq $expected }, $BOUND); };
+	is(stored($subject), $expected, $what);
+	return;
+}
+
+# Publishes with critical => false so that its acknowledgment arrives when nobody looks; $hold and $release keep it back.
+sub leave_behind
+{
+	my ($sessions, $hold, $release) = @_;
+	$sessions->{$_}->value("SELECT (nats_publish('$_', 'before')).stream") foreach sort keys %$sessions;
+	$hold->();
+	$sessions->{$_}->value(uncritical($_, 'left')) foreach sort keys %$sessions;
+	$release->();
+	is_stored($_, 'before left', "$_: one message is acknowledged behind its transaction") foreach sort keys %$sessions;
+	return;
+}
+
+my %calls = (
+	uncritical => uncritical('%s', 'x'),
+	sync => q(SELECT (nats_publish('%s', 'x')).stream),
+	async => q(BEGIN; SELECT nats_publish_async('%s', 'x'); COMMIT),
+	on_commit => q(SELECT nats_publish_on_commit('%s', 'x')));
+
+# ---- The server goes while the session is idle
+
+{
+	my %sessions = map { my $call = $_; map { ("t.$call.$_" => session(url => $nats->url, auto_msg_id => $_)) } qw(on off) } keys %calls;
+	my $transaction = $sessions{'t.transaction.off'} = session(url => $nats->url, auto_msg_id => 'off');
+	leave_behind(\%sessions, sub { $nats->stall; }, sub { $nats->resume; });
+	$transaction->value(q(BEGIN; SELECT nats_publish_async('t.transaction.off', '1', critical => false) \g /dev/null));
+	is_stored('t.transaction.off', 'before left 1', 'one in a transaction that is open');
+	$nats->restart(stop => 'kill9');
+	$client = NatsClient->new(url => $nats->url);
+	is($transaction->run(q(SELECT nats_publish_async('t.transaction.off', 'x'); COMMIT))->{error}, '', 'the transaction goes on without a warning');
+	foreach my $subject (grep { !/transaction/ } sort keys %sessions)
+	{
+		my ($call) = $subject =~ /t\.(\w+)/;
+		is($sessions{$subject}->run(sprintf $calls{$call}, $subject)->{error}, '', "$subject: the next call says nothing");
+		is_stored($subject, 'before left x', 'and its message is stored at once');
+		is($sessions{$subject}->run("SELECT (nats_publish('$subject', 'y')).stream")->{error}, '', 'nor does the one after it say anything');
+		is(stored($subject), 'before left x y', 'each is stored once');
+	}
+	is(stored('t.transaction.off'), 'before left 1 x', 'the transaction: each is stored once');
+}
+
+# ---- A box forgets the connection
+
+{
+	my $box = SilentProxy->new($nats);
+	my ($other, $other_client) = nats_with_stream('T', ['t.>']);
+	my $session = session(url => $box->url . ',' . $other->url, ack_timeout => '60s', connect_timeout => '2s');
+	leave_behind({ 't.box' => $session }, sub { $box->hold('server'); }, sub { $box->pass; });
+	sleep 0.5;	# until the box has passed the acknowledgment
+	$box->silence;
+	sleep 11;	# wire/liveness.c TRUSTED_FOR
+	my $result = $session->run(uncritical('t.box', 'x'));
+	is($result->{error}, '', 'critical => false notices a connection that leads nowhere');
+	cmp_ok($result->{seconds}, '<', 10, 'in the time of connecting, not of an acknowledgment');
+	$client = $other_client;
+	is_stored('t.box', 'x', 'and publishes on the next one');
+}
+
+# ---- A message that needs a feature: whether the server, which hangs, knows it can't be found out
+
+{
+	my $fake = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"stream":"T","seq":1}'); }, version => '"2.9.10"');
+	my $box = SilentProxy->new($fake);
+	my $session = session(url => $box->url, ack_timeout => '30s', connect_timeout => '1s');
+	my $with_ttl = q(SELECT nats_publish_async('t.a', 'x', ttl => '1 min', critical => false) > 0);
+	$session->value(q(SELECT (nats_publish('t.a', 'x')).stream));
+	$box->silence;
+	my $result = $session->run($with_ttl);
+	is("$result->{sqlstate} $result->{output}", ' t', 'a server that does not tell its version is no ERROR');
+	like($result->{error}, qr/^WARNING:  58000: .*"t\.a"/m, 'but a WARNING');
+	cmp_ok($result->{seconds}, '<', $BOUND, 'in the time of connecting, not of an acknowledgment');
+	is($session->value('SELECT published, failed, failed_uncritical FROM nats_session_stats()'), '2|1|1', 'counted');
+	is($session->sqlstate($with_ttl), '', 'nor is the next one an ERROR');
+	$box->pass;
+	is(wait_for('another error', sub { $session->sqlstate($with_ttl) }, $BOUND), '0A000', 'that the server is too old is one');
+	is($session->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'T', 'the session goes on');
+}
+
+done_testing;
