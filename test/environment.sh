@@ -79,11 +79,13 @@ give_back()
 		find "$top" -path "$top/.git" -prune -o -user root -exec chown -h --reference="$top" {} + || true
 }
 
+# Files only: a directory changes while something is built in it, and tar would call that a failure.
 copy_sources()
 {
 	mkdir -p "$1"
-	tar -C "$top" --exclude=./.git --exclude=./results --exclude=./tmp_check --exclude=./coverage --exclude=./.built_for \
-		--exclude='*.o' --exclude='*.so' --exclude='./test/unit/*_test' --exclude='./test/fuzz/*_fuzz' -cf - . | tar -C "$1" -xf -
+	(cd "$top" && find . \( -path ./.git -o -path ./results -o -path ./tmp_check -o -path ./coverage \) -prune -o \
+		! -type d ! -path ./.built_for ! -name '*.o' ! -name '*.so' ! -path './test/unit/*_test' ! -path './test/fuzz/*_fuzz' -print0) |
+		tar -C "$top" --null --files-from=- -cf - | tar -C "$1" -xf -
 }
 
 # ---- Which PostgreSQL
