@@ -32,9 +32,7 @@
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "replication/slot.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -58,18 +56,13 @@
 #include "publish/policy.h"
 #include "publish/role_subjects.h"
 #include "wal/wal_change.h"
+#include "wal/wal_trouble.h"
 
 /* How long it may take until a role's other allowed_subjects count. */
 #define SUBJECTS_AGE	NP_MILLISECONDS(10000)
 
-/* So often a change is tried that meets errors of the server. */
-#define MAX_TRIES		3
-
 /* For so long others' code may work at one change, ms. */
 #define MAX_CHANGE_TIME	10000
-
-/* For so long others may be in the way of others' code, which could also say so each time. */
-#define MAX_HELD_UP		NP_MILLISECONDS(600000)
 
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
@@ -104,17 +97,6 @@ typedef struct Work
 	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
 } Work;
 
-/* A transaction in which errors were met because of which it is decoded again. */
-typedef struct Trouble
-{
-	XLogRecPtr	commit;			/* its, the key */
-	bool		is_careful;		/* nothing is done without a subtransaction */
-	int			tries;			/* that met errors of the server, until such changes are given up */
-	NpTime		begun;
-} Trouble;
-
-static HTAB *troubles;			/* NULL: none yet */
-static XLogRecPtr careful_commit;	/* the transaction in which a severe error was met just now */
 static Oid	our_function;		/* known to be our trigger function; InvalidOid: none is */
 
 static void
@@ -150,65 +132,10 @@ is_catchable(int sqlstate)
 	return !is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
 }
 
-/* What was before the transaction that is decoded first from now on is not decoded again. */
-static void
-forget_troubles(XLogRecPtr first)
+static XLogRecPtr
+commit_of(const Work *work)
 {
-	HASH_SEQ_STATUS scan;
-	Trouble    *trouble;
-
-	hash_seq_init(&scan, troubles);
-	while ((trouble = hash_seq_search(&scan)) != NULL)
-		if (trouble->commit < first)
-			(void) hash_search(troubles, &trouble->commit, HASH_REMOVE, NULL);
-}
-
-static Trouble *
-trouble_of(XLogRecPtr commit)
-{
-	HASHCTL		control = {.keysize = sizeof(XLogRecPtr),.entrysize = sizeof(Trouble),.hcxt = TopMemoryContext};
-	Trouble    *trouble;
-	bool		found;
-
-	if (troubles == NULL)
-		troubles = hash_create("nats_publish decoded again", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	forget_troubles(MyReplicationSlot->data.confirmed_flush);
-	trouble = hash_search(troubles, &commit, HASH_ENTER, &found);
-	if (!found)
-		*trouble = (Trouble) {.commit = commit,.begun = np_now()};
-	return trouble;
-}
-
-/* Is it a transaction to be careful with? */
-static bool
-is_troubled(XLogRecPtr commit)
-{
-	const Trouble *trouble;
-
-	if (careful_commit != InvalidXLogRecPtr)
-		trouble_of(careful_commit)->is_careful = true;
-	careful_commit = InvalidXLogRecPtr;
-	trouble = troubles == NULL ? NULL : hash_search(troubles, &commit, HASH_FIND, NULL);
-	return trouble != NULL && trouble->is_careful;
-}
-
-/*
- * Errors of the server are temporary, and decoding begins again; but others'
- * code can raise any, each time, and of each row.  A catalog that is locked,
- * which plans and policies are read from, is waited for as long as it takes.
- */
-static bool
-was_tried_enough(const Work *work, int sqlstate)
-{
-	Trouble    *trouble = trouble_of(work->changes->transaction.commit_lsn);
-
-	if (np_is_of_others(sqlstate))
-		return work->needs_protection && np_now() > trouble->begun + MAX_HELD_UP;
-	/* in the last one, all that fail so are given up */
-	if (trouble->tries >= MAX_TRIES - 1)
-		return true;
-	trouble->tries++;
-	return false;
+	return work->changes->transaction.commit_lsn;
 }
 
 typedef struct OwnersWork
@@ -245,7 +172,7 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
-	if (is_of_server(error->sqlerrcode) && !was_tried_enough(work, error->sqlerrcode))
+	if (is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
 		ReThrowError(error);
 	return error;
 }
@@ -254,12 +181,11 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 static ErrorData *
 attempt_alone(void (*function) (void *), Work *work)
 {
-	XLogRecPtr	commit = careful_commit;
 	ErrorData  *error;
 
-	careful_commit = work->changes->transaction.commit_lsn;
+	np_wal_trouble_expect(commit_of(work));
 	error = np_catch(function, work, is_catchable);
-	careful_commit = commit;
+	np_wal_trouble_expect(InvalidXLogRecPtr);
 	return error;
 }
 
@@ -678,7 +604,7 @@ changes_of(NpDecodedTransaction *decoded)
 	if (changes != NULL)
 		return changes;
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
-	changes->is_careful = is_troubled(decoded->commit_lsn);
+	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);

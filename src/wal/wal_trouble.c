@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_trouble.c
+ *	  Transactions in which an error was met because of which they are decoded
+ *	  again.
+ *
+ * An error that is about the server ends decoding, which begins again behind
+ * the last transaction that was published.  What was met in each is known until
+ * then, so that several of them, and several changes of one, come to an end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "replication/slot.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/catch.h"
+#include "base/wait.h"
+#include "wal/wal_trouble.h"
+
+/* So often a transaction is decoded in which changes meet errors of the server. */
+#define MAX_TRIES		3
+
+/* For so long others may be in the way of others' code, which could also say so each time. */
+#define MAX_HELD_UP		NP_MILLISECONDS(600000)
+
+typedef struct Trouble
+{
+	XLogRecPtr	commit;			/* of the transaction, the key */
+	bool		is_severe;
+	int			tries;			/* that met errors of the server */
+	NpTime		begun;
+} Trouble;
+
+static HTAB *troubles;			/* NULL: none yet */
+static XLogRecPtr expected;		/* in which a severe error is met, if one ends decoding now; 0: none */
+
+/* What was before the transaction that is decoded first from now on is not decoded again. */
+static void
+forget_before(XLogRecPtr first)
+{
+	HASH_SEQ_STATUS scan;
+	Trouble    *trouble;
+
+	hash_seq_init(&scan, troubles);
+	while ((trouble = hash_seq_search(&scan)) != NULL)
+		if (trouble->commit < first)
+			(void) hash_search(troubles, &trouble->commit, HASH_REMOVE, NULL);
+}
+
+static Trouble *
+trouble_of(XLogRecPtr commit)
+{
+	HASHCTL		control = {.keysize = sizeof(XLogRecPtr),.entrysize = sizeof(Trouble),.hcxt = TopMemoryContext};
+	Trouble    *trouble;
+	bool		found;
+
+	if (troubles == NULL)
+		troubles = hash_create("nats_publish decoded again", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	forget_before(MyReplicationSlot->data.confirmed_flush);
+	trouble = hash_search(troubles, &commit, HASH_ENTER, &found);
+	if (!found)
+		*trouble = (Trouble) {.commit = commit,.begun = np_now()};
+	return trouble;
+}
+
+/* An error that nothing catches from now on is a severe one of this transaction; 0: of none. */
+void
+np_wal_trouble_expect(XLogRecPtr commit)
+{
+	expected = commit;
+}
+
+/* Has a transaction met one before?  To be asked when it begins. */
+bool
+np_wal_trouble_was_severe(XLogRecPtr commit)
+{
+	const Trouble *trouble;
+
+	if (expected != InvalidXLogRecPtr)
+		trouble_of(expected)->is_severe = true;
+	expected = InvalidXLogRecPtr;
+	trouble = troubles == NULL ? NULL : hash_search(troubles, &commit, HASH_FIND, NULL);
+	return trouble != NULL && trouble->is_severe;
+}
+
+/*
+ * A change of a transaction has met an error of the server: is it to be given
+ * up?  Such errors are temporary, and decoding begins again; but others' code
+ * (in which the change may have been) can raise any, each time, and for each
+ * row.  A catalog that is locked, which plans and policies are read from, is
+ * waited for as long as it takes.
+ */
+bool
+np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
+{
+	Trouble    *trouble = trouble_of(commit);
+
+	if (np_is_of_others(sqlstate))
+		return is_in_others_code && np_now() > trouble->begun + MAX_HELD_UP;
+	/* in the last one, all that fail so are given up */
+	if (trouble->tries >= MAX_TRIES - 1)
+		return true;
+	trouble->tries++;
+	return false;
+}

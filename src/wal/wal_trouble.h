@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_trouble.h
+ *	  Transactions in which an error was met because of which they are decoded
+ *	  again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NP_WAL_TROUBLE_H
+#define NP_WAL_TROUBLE_H
+
+#include "access/xlogdefs.h"
+
+extern void np_wal_trouble_expect(XLogRecPtr commit);
+extern bool np_wal_trouble_was_severe(XLogRecPtr commit);
+extern bool np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code);
+
+#endif							/* NP_WAL_TROUBLE_H */
