@@ -16,7 +16,7 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-my $SECONDS = 3;
+my $SECONDS = 2;
 
 my ($nats) = nats_with_stream('S', ['s.>'], storage => 'file');
 my $node = relay_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.relay_poll_interval' => '1h');
@@ -82,7 +82,7 @@ is($session->value('SELECT count(*) FROM nats_outbox_dead'), 1, 'and not given u
 {
 	$session->value(q(INSERT INTO nats_outbox (id, subject) OVERRIDING SYSTEM VALUE VALUES (1000000, 's.large')));
 	comes_out('a row with an id of its own');
-	foreach my $i (1 .. 5)
+	foreach my $i (1 .. 3)
 	{
 		sleep 1.5;
 		write_message("s.below");
