@@ -369,17 +369,16 @@ void
 np_connect_attempt_abandon(NpConnectAttempt *attempt)
 {
 	bool		ended;
-	bool		is_late;
+	NpAddress	late = {0};
 	NpWire	   *wire;
 	char		ignored[8];
 
 	unfinished = NULL;
 	pthread_mutex_lock(&attempt->lock);
 	attempt->handshake.abandoned = true;
-	is_late = !attempt->ended && np_handshake_now() + ABANDON_MS > attempt->tried_until;
 	/* a user can have cancelled it at any other one */
-	if (is_late)
-		given_up = attempt->tried;
+	if (!attempt->ended && np_handshake_now() + ABANDON_MS > attempt->tried_until)
+		late = attempt->tried;
 	for (int i = 0; i < ABANDON_MS && !attempt->ended; i++)
 	{
 		np_library_shut_down_sockets();
@@ -392,4 +391,5 @@ np_connect_attempt_abandon(NpConnectAttempt *attempt)
 
 	if (ended && np_connect_attempt_finish(attempt, &wire, ignored, sizeof(ignored)) == NP_WIRE_OK)
 		np_wire_close(wire);
+	given_up = late;
 }

@@ -588,25 +588,28 @@ sub without_memory
 	my $pid = $session->pid;
 	my ($size) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
 	system_or_bail('prlimit', '--pid', $pid, '--as=' . ($size + 256) * 1024 . ':');
-	my $fill = <<'SQL';
+	# all that is evaluated outside of the inner block is so from the first round on, for which there is room
+	$session->value(<<'SQL');
 DO $$
 DECLARE
 	size int := 8 * 1024 * 1024;
 	number int := 0;
+	is_full bool;
 BEGIN
 	WHILE size >= 64 * 1024 LOOP
+		is_full := true;
+		number := number + 1;
 		BEGIN
-			number := number + 1;
 			PERFORM set_config('fill.n' || number, repeat('x', size), false);
+			is_full := false;
 		EXCEPTION WHEN out_of_memory THEN
-			size := size / 2;
+			NULL;
 		END;
+		size := CASE WHEN is_full THEN size / 2 ELSE size END;
 	END LOOP;
 END
 $$
 SQL
-	# what it needs besides, between two pieces, it may not get either, and has filled nothing then
-	wait_for('no room', sub { my $error = $session->run($fill)->{error}; die $error if $error !~ /53200|^\z/; return $error eq ''; });
 	my $result = $session->run($sql);
 	system_or_bail('prlimit', '--pid', $pid, '--as=unlimited:');
 	return $result;
