@@ -22,6 +22,20 @@ np_is_of_others(int sqlstate)
 }
 
 /*
+ * Is it about the server, so that another one would have failed, too, or this
+ * one not at another time?  What others do, a cancel or shutdown (57), a full
+ * disk or memory (53, 58).
+ */
+bool
+np_is_of_server(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return np_is_of_others(sqlstate) || category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_SYSTEM_ERROR;
+}
+
+/*
  * Call a function that may raise.  NULL: it did not; else the error, palloc'd.
  * One that is not expected goes on; without is_expected, any is.
  *

@@ -12,6 +12,7 @@
 typedef bool (*NpExpected) (int sqlstate);
 
 extern bool np_is_of_others(int sqlstate);
+extern bool np_is_of_server(int sqlstate);
 extern ErrorData *np_catch(void (*function) (void *argument), void *argument, NpExpected is_expected);
 
 #endif							/* NP_CATCH_H */

@@ -115,21 +115,11 @@ np_wal_change_init(void)
 
 /* ---- Errors --------------------------------------------------------------------------- */
 
-/* It is about the server, and not about the change; or is it raised at our end? */
-static bool
-is_of_server(int sqlstate)
-{
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
-		category == ERRCODE_SYSTEM_ERROR || np_is_of_others(sqlstate);
-}
-
 /* Without a subtransaction: internal errors can come from anywhere. */
 static bool
 is_catchable(int sqlstate)
 {
-	return !is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
+	return !np_is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
 }
 
 static XLogRecPtr
@@ -172,7 +162,7 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
-	if (is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
+	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
 		ReThrowError(error);
 	return error;
 }
@@ -477,13 +467,21 @@ describe_table(void *argument)
 	work->plan = NULL;
 }
 
-/* It is not counted, and has none of what was made of it. */
-static void
-take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
+static NpWalError
+failure_of(const ErrorData *error)
 {
 	NpWalError	failure = {.text = error->message};
 
 	strlcpy(failure.sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure.sqlstate));
+	return failure;
+}
+
+/* It is not counted, and has none of what was made of it. */
+static void
+take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
+{
+	NpWalError	failure = failure_of(error);
+
 	if (work->group != NULL)
 	{
 		work->group->count = work->group_count;
@@ -732,8 +730,7 @@ publish_end(NpDecodedChanges *changes, const NpChangeGroup *group, NpWalTake tak
 	plain.annotations = NULL;
 	end.transaction = &plain;
 	build_end(&end);
-	failure = (NpWalError) {.text = error->message};
-	strlcpy(failure.sqlstate, unpack_sql_state(error->sqlerrcode), sizeof(failure.sqlstate));
+	failure = failure_of(error);
 	take(argument, &end.message, &failure);
 }
 

@@ -285,22 +285,6 @@ insert(void *argument)
 }
 
 /*
- * Would another row have failed, too, or this one not at another time?  A lock
- * or a deadlock with others, a cancel or shutdown (57), a full disk or memory
- * (53, 58).  All others can be those of an administrator's trigger, and come
- * again and again: one that is dead can be retried, while one that is waited
- * for would keep all of the WAL.
- */
-static bool
-is_passing(int sqlstate)
-{
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return np_is_of_others(sqlstate) || category == ERRCODE_INSUFFICIENT_RESOURCES ||
-		category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_SYSTEM_ERROR;
-}
-
-/*
  * In a subtransaction, for what is wrong with one is not the others' affair.
  * False: the table does not take it, and why is its error now.  What is not
  * its fault is raised: all of them are tried again.
@@ -312,7 +296,12 @@ try_insert(Move *move)
 
 	if (data == NULL)
 		return true;
-	if (is_passing(data->sqlerrcode))
+
+	/*
+	 * all others can be those of an administrator's trigger, and come again and again: one that is dead can
+	 * be retried, while one that is waited for would keep all of the WAL
+	 */
+	if (np_is_of_server(data->sqlerrcode))
 		ReThrowError(data);
 	move->sqlstate = "22000";
 	move->error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);

@@ -95,18 +95,12 @@ my $small = FakeServer->answering(sub { }, max_payload => 10);
 
 # in one delivery
 {
-	my $fake = FakeServer->new(
+	my $fake = FakeServer->answering(
 		sub
 		{
-			my ($peer, $number) = @_;
-			$peer->handshake;
-			while (my $command = $peer->next_command)
-			{
-				next unless $command->{verb} eq 'PUB';
-				return if $number == 1;
-				$peer->reply($command, $refusal);
-			}
-			return;
+			my ($peer, $command, $number) = @_;
+			$peer->close if $number == 1;
+			$peer->reply($command, $refusal);
 		});
 	publish_to($fake);
 	like(dead(write_message('h.resent')), qr/^2\|58030: refused .*$DOUBT/, 'a message that was lost, and then refused each time, is dead and in doubt');

@@ -16,18 +16,13 @@ my $node = publishing_node('main');
 sub requested
 {
 	my ($request) = @_;
-	my $fake = FakeServer->new(
+	my $fake = FakeServer->answering(
 		sub
 		{
-			my ($peer, $number) = @_;
-			$peer->handshake;
-			while (my $command = $peer->next_command)
-			{
-				next unless $command->{verb} eq 'PUB';
-				$peer->note("$number $command->{subject}");
-				return if $number == 1;
-				$peer->reply($command, '{"purged":0,"streams":["S"]}');
-			}
+			my ($peer, $command, $number) = @_;
+			$peer->note("$number $command->{subject}");
+			$peer->close if $number == 1;
+			$peer->reply($command, '{"purged":0,"streams":["S"]}');
 		});
 	my $session = publishing_session($node, url => $fake->url);
 	my $result = $session->run("SELECT nats_jetstream('$request')");
