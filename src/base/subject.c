@@ -60,18 +60,17 @@ np_subject_check(NpSpan subject, size_t *position)
 	return NP_TEXT_OK;
 }
 
-/* Can a stream, or a domain, have this name?  What the network tells need not be one. */
+/* Can a stream, or a domain, have this name, in UTF-8?  What the network tells need not be one. */
 bool
 np_is_stream_name(NpSpan name)
 {
-	for (size_t i = 0; i < name.length; i++)
-	{
-		unsigned char byte = (unsigned char) name.data[i];
+	static const char forbidden[] = {'.', '*', '>', '/', '\\'};
+	size_t		position;
 
-		if (byte <= ' ' || byte == 0x7f || strchr(".*>/\\", byte) != NULL)
+	for (size_t i = 0; i < sizeof(forbidden); i++)
+		if (name.length > 0 && memchr(name.data, forbidden[i], name.length) != NULL)
 			return false;
-	}
-	return name.length > 0;
+	return np_subject_check(name, &position) == NP_TEXT_OK;
 }
 
 static bool

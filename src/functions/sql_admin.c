@@ -102,13 +102,12 @@ get_stream_name(FunctionCallInfo fcinfo, int argument)
 {
 	char	   *name;
 	char	   *utf8;
-	size_t		position;
 
 	if (PG_ARGISNULL(argument))
 		np_raise_input("stream name must not be null");
 	name = text_to_cstring(PG_GETARG_TEXT_PP(argument));
 	utf8 = pg_server_to_any(name, strlen(name), PG_UTF8);
-	if (strpbrk(name, ".*>/\\") != NULL || np_subject_check((NpSpan) {utf8, strlen(utf8)}, &position) != NP_TEXT_OK)
+	if (!np_is_stream_name((NpSpan) {utf8, strlen(utf8)}))
 		np_raise_input("stream name \"%s\" is not valid", name);
 	return name;
 }
