@@ -370,7 +370,6 @@ look(void)
 	else
 		stopped_as = NP_RELAY_NO_EXTENSION;
 	np_outbox_commit(caller);
-	np_relay_slot_set_order(np_worker_slot(), np_relay_ordering == NP_RELAY_RELAXED ? NP_ORDER_RELAXED : NP_ORDER_BY_SUBJECT, "");
 	must_look = false;
 	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
 }

@@ -132,6 +132,7 @@ sub begin
 	my ($self, $sql) = @_;
 	croak 'a query is running' if $self->{marker};
 	$self->{marker} = sprintf('--- end of query %d ---', ++$self->{count});
+	$self->{query} = $sql;
 	$self->{started} = time;
 	$sql .= ';' unless $sql =~ /;\s*$|\\g(set)?\b[^\n]*$/;
 	local $SIG{PIPE} = 'IGNORE';
@@ -154,7 +155,7 @@ sub finish
 	until ($self->_complete || $self->{eof})
 	{
 		my $left = $end - time;
-		croak "the query did not end in time; so far: $self->{output} $self->{error}" if $left <= 0;
+		croak "'$self->{query}' did not end in time; so far: $self->{output} $self->{error}" if $left <= 0;
 		$self->_read($left);
 	}
 	my %result = (output => $self->{output}, error => $self->{error}, seconds => time - $self->{started});

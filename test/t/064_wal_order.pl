@@ -220,6 +220,11 @@ foreach my $size (1, 10, $COUNT)
 			$session->value('SELECT ordering FROM nats_wal_relay') eq 'pipelined';
 		}, 5);
 	}
+	# has it look into its tables again
+	$node->reload;
+	sleep 0.5;
+	wait_until_confirmed();
+	is($session->value('SELECT ordering FROM nats_wal_relay'), 'pipelined', 'which it says also when it has looked around');
 	subjects_are_in_order('beside the relay of the table', 'main', 3 * $count, messages());
 	subjects_are_in_order('its messages', 'table', 3 * $count, messages());
 	is(scalar(log_lines($node, $offset, qr/another publisher writes to stream/)), 0, 'nobody is said to be another publisher');
