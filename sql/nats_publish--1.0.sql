@@ -195,19 +195,6 @@ COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, because ids of nats_
 COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';
 COMMENT ON COLUMN nats_outbox_dead.last_error IS 'SQLSTATE and text; 58030: the message may be stored nevertheless';
 
-CREATE VIEW nats_outbox_messages AS
-SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
-                WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
-       octet_length(payload) AS bytes, created_at, attempts,
-       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
-FROM nats_outbox
-UNION ALL
-SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
-FROM nats_outbox_dead;
--- A time so far away was written by a clock that was wrong; the relay does not wait for it.
-COMMENT ON VIEW nats_outbox_messages
-IS 'what waits for the relay or for its time, is tried again or was given up, without headers and payloads';
-
 -- pg_dump and pg_restore take tables by name, and what is paused has to be known before the messages are there.
 CREATE TABLE nats_control (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -289,57 +276,6 @@ IS 'write JSON to the outbox, from which the relay publishes it after the transa
 -- The relay
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION nats_outbox_retry(id bigint)
-RETURNS boolean
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-WITH waiting AS (
-    UPDATE @extschema@.nats_outbox AS o
-    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN now() END, subject = subject
-    WHERE o.id = nats_outbox_retry.id RETURNING o.id
-), dead AS (
-    DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
-), moved AS (
-    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at, last_error)
-        OVERRIDING SYSTEM VALUE
-    SELECT CASE WHEN row_number() OVER (ORDER BY died_at, dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
-                THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
-           subject, payload, headers, msg_id, created_at, now(), last_error
-    FROM dead RETURNING nats_outbox.id
-)
-SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved)
-$$;
-COMMENT ON FUNCTION nats_outbox_retry(bigint)
-IS 'let the relay publish a dead, retrying or scheduled message of the outbox now; false: none has that id';
-
-CREATE FUNCTION nats_outbox_retry_all()
-RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
-FROM (SELECT id FROM @extschema@.nats_outbox_dead
-      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed
-$$;
-COMMENT ON FUNCTION nats_outbox_retry_all()
-IS 'let the relay publish all dead and retrying messages of the outbox now; returns how many';
-
-CREATE FUNCTION nats_relay_pause()
-RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
-INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)
-$$;
-COMMENT ON FUNCTION nats_relay_pause()
-IS 'stop the relay of this database from publishing, until nats_relay_resume()';
-
-CREATE FUNCTION nats_relay_resume()
-RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$UPDATE @extschema@.nats_control SET paused = false WHERE paused$$;
-COMMENT ON FUNCTION nats_relay_resume()
-IS 'let the relay of this database publish again';
-
 CREATE FUNCTION nats_wal_enable()
 RETURNS pg_lsn
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -360,21 +296,6 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_relay_status()
 IS 'the relays of all databases, and what they have done since they were started';
 
--- What waits for its time and has not failed is no backlog until then.
-CREATE VIEW nats_relay AS
-SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
-       CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM nats_outbox
-                                               WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)) END AS retrying,
-       retried.subject AS retrying_subject, retried.last_error AS retrying_error,
-       CASE WHEN own THEN (SELECT count(*) FROM nats_outbox WHERE last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) END AS scheduled,
-       s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
-FROM nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
-LEFT JOIN LATERAL (SELECT subject, last_error FROM nats_outbox WHERE own AND next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0) ORDER BY id LIMIT 1) AS retried ON true;
-COMMENT ON VIEW nats_relay
-IS 'the relays of all databases; what is in the outbox is known for the current one';
-
 CREATE FUNCTION nats_wal_relay_status(OUT datname text, OUT pid int, OUT state text, OUT url text, OUT published bigint,
     OUT failed bigint, OUT dead bigint, OUT last_success timestamptz, OUT last_error text, OUT last_error_at timestamptz,
     OUT blocked_by int[], OUT ordering text, OUT shared_stream text, OUT read_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT queued bigint, OUT queued_bytes bigint,
@@ -384,9 +305,94 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_wal_relay_status()
 IS 'the relays of the WAL of all databases, and what they have done since they were started';
 
+-- In the schema of the extension anybody may have put operators and functions that fit better: those of the views are
+-- PostgreSQL's. And what runs with the owner's rights means the tables of today, whatever its schema is called later.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION @extschema@.nats_outbox_retry(id bigint)
+RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+WITH waiting AS (
+    UPDATE @extschema@.nats_outbox AS o
+    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN now() END, subject = subject
+    WHERE o.id = nats_outbox_retry.id RETURNING o.id
+), dead AS (
+    DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
+), moved AS (
+    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at, last_error)
+        OVERRIDING SYSTEM VALUE
+    SELECT CASE WHEN row_number() OVER (ORDER BY died_at, dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
+                THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
+           subject, payload, headers, msg_id, created_at, now(), last_error
+    FROM dead RETURNING nats_outbox.id
+)
+SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved);
+END;
+COMMENT ON FUNCTION @extschema@.nats_outbox_retry(bigint)
+IS 'let the relay publish a dead, retrying or scheduled message of the outbox now; false: none has that id';
+
+CREATE FUNCTION @extschema@.nats_outbox_retry_all()
+RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
+FROM (SELECT id FROM @extschema@.nats_outbox_dead
+      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed;
+END;
+COMMENT ON FUNCTION @extschema@.nats_outbox_retry_all()
+IS 'let the relay publish all dead and retrying messages of the outbox now; returns how many';
+
+CREATE FUNCTION @extschema@.nats_relay_pause()
+RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
+INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known);
+END;
+COMMENT ON FUNCTION @extschema@.nats_relay_pause()
+IS 'stop the relay of this database from publishing, until nats_relay_resume()';
+
+CREATE FUNCTION @extschema@.nats_relay_resume()
+RETURNS void
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+UPDATE @extschema@.nats_control SET paused = false WHERE paused;
+END;
+COMMENT ON FUNCTION @extschema@.nats_relay_resume()
+IS 'let the relay of this database publish again';
+
+CREATE VIEW @extschema@.nats_outbox_messages AS
+SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
+                WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
+       octet_length(payload) AS bytes, created_at, attempts,
+       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
+FROM @extschema@.nats_outbox
+UNION ALL
+SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
+FROM @extschema@.nats_outbox_dead;
+-- A time so far away was written by a clock that was wrong; the relay does not wait for it.
+COMMENT ON VIEW @extschema@.nats_outbox_messages
+IS 'what waits for the relay or for its time, is tried again or was given up, without headers and payloads';
+
+-- What waits for its time and has not failed is no backlog until then.
+CREATE VIEW @extschema@.nats_relay AS
+SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
+       CASE WHEN own THEN (SELECT count(*) FROM @extschema@.nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
+       CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM @extschema@.nats_outbox
+                                               WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
+       CASE WHEN own THEN (SELECT count(*) FROM @extschema@.nats_outbox WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)) END AS retrying,
+       retried.subject AS retrying_subject, retried.last_error AS retrying_error,
+       CASE WHEN own THEN (SELECT count(*) FROM @extschema@.nats_outbox WHERE last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) END AS scheduled,
+       s.published, s.failed, s.dead, s.last_success, s.last_error, s.last_error_at
+FROM @extschema@.nats_relay_status() AS s, LATERAL (SELECT s.datname = current_database() AS own) AS o
+LEFT JOIN LATERAL (SELECT subject, last_error FROM @extschema@.nats_outbox WHERE own AND next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0) ORDER BY id LIMIT 1) AS retried ON true;
+COMMENT ON VIEW @extschema@.nats_relay
+IS 'the relays of all databases; what is in the outbox is known for the current one';
+
 -- What only some versions of PostgreSQL have in pg_replication_slots is taken out of its JSON. A slot is known by its name,
 -- for who may see the view need not see nats_wal.
-CREATE VIEW nats_wal_relay AS
+CREATE VIEW @extschema@.nats_wal_relay AS
 SELECT d.datname, s.pid,
        coalesce(s.state, CASE WHEN pg_is_in_recovery() THEN 'standby' WHEN r.slot_name IS NULL THEN 'no slot' ELSE 'no relay' END) AS state,
        s.blocked_by, s.url, s.ordering,
@@ -399,16 +405,18 @@ SELECT d.datname, s.pid,
        s.published, s.diverted, s.dead, s.forged, s.last_success, s.last_error, s.last_error_at,
        w.lost_from, w.lost_to, w.lost_at
 FROM (SELECT concat((SELECT system_identifier FROM pg_control_system()), '.', oid) AS database FROM pg_database WHERE datname = current_database()) AS own
-CROSS JOIN LATERAL (SELECT datname::name FROM nats_wal_relay_status()
+CROSS JOIN LATERAL (SELECT datname::name FROM @extschema@.nats_wal_relay_status()
       UNION SELECT database FROM pg_replication_slots WHERE slot_name = 'nats_publish_' || datoid AND plugin = 'pgoutput'
-      UNION SELECT d.datname FROM nats_wal AS w, pg_database AS d
+      UNION SELECT d.datname FROM @extschema@.nats_wal AS w, pg_database AS d
             WHERE d.datname = current_database() AND w.slot = 'nats_publish_' || d.oid AND w.database = own.database) AS d
-LEFT JOIN nats_wal_relay_status() AS s ON s.datname = d.datname
+LEFT JOIN @extschema@.nats_wal_relay_status() AS s ON s.datname = d.datname
 LEFT JOIN pg_replication_slots AS r ON r.database = d.datname AND r.slot_name = 'nats_publish_' || r.datoid AND r.plugin = 'pgoutput'
-LEFT JOIN nats_wal AS w ON d.datname = current_database() AND w.database = own.database,
+LEFT JOIN @extschema@.nats_wal AS w ON d.datname = current_database() AND w.database = own.database,
 LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS now_at) AS n;
-COMMENT ON VIEW nats_wal_relay
+COMMENT ON VIEW @extschema@.nats_wal_relay
 IS 'the databases whose WAL is published: their replication slots and relays; what was lost is known for the current one';
+
+SET LOCAL search_path = @extschema@, pg_temp;
 
 -- ---------------------------------------------------------------------------
 -- Futures
@@ -494,7 +502,7 @@ FROM @extschema@.nats_publish_times() AS t JOIN pg_catalog.pg_database AS d ON d
 COMMENT ON VIEW nats_publish_histogram
 IS 'how many acknowledgments (ack) or commits (commit_wait) took how long';
 
--- In the schema of the extension anybody may have put operators that fit better: those of the views are PostgreSQL's.
+-- As above.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- A time in a bucket is taken to lie where it does if the bucket's are spread evenly; in the last, at its beginning.
@@ -659,7 +667,7 @@ IS 'the options of a trigger that calls nats_publish_change(), and the error tha
 CREATE TABLE nats_publish_rows_runs (
     relation regclass PRIMARY KEY,
     run text NOT NULL,
-    role text NOT NULL,
+    role oid NOT NULL,
     arguments jsonb NOT NULL,
     last_key text[],
     rows_read bigint NOT NULL DEFAULT 0,
@@ -722,20 +730,22 @@ COMMENT ON CONSTRAINT nats_published_ddl_check ON nats_published_ddl IS 'the sub
 COMMENT ON INDEX nats_published_ddl_one IS 'there is one way to publish DDL';
 SELECT pg_catalog.pg_extension_config_dump('nats_published_ddl', '');
 
+-- What is looked for when it is called has its schema of then: the name of now can be another schema's by that time.
 CREATE FUNCTION nats_unpublish_ddl()
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    schema CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'nats_publish');
     trigger name;
     dropped boolean := false;
 BEGIN
-    FOR trigger IN SELECT evtname FROM pg_event_trigger WHERE evtfoid = '@extschema@.nats_publish_command()'::regprocedure LOOP
+    FOR trigger IN SELECT evtname FROM pg_event_trigger WHERE evtfoid = format('%s.nats_publish_command()', schema)::regprocedure LOOP
         EXECUTE format('DROP EVENT TRIGGER %I', trigger);
         dropped := true;
     END LOOP;
-    DELETE FROM @extschema@.nats_published_ddl;
+    EXECUTE format('DELETE FROM %s.nats_published_ddl', schema);
     RETURN dropped;
 END
 $$;
@@ -747,11 +757,13 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    schema CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'nats_publish');
 BEGIN
-    PERFORM @extschema@.nats_unpublish_ddl();
-    CREATE EVENT TRIGGER nats_publish_ddl ON ddl_command_end EXECUTE FUNCTION @extschema@.nats_publish_command();
-    CREATE EVENT TRIGGER nats_publish_drop ON sql_drop EXECUTE FUNCTION @extschema@.nats_publish_command();
-    INSERT INTO @extschema@.nats_published_ddl VALUES (subject, delivery);
+    EXECUTE format('SELECT %s.nats_unpublish_ddl()', schema);
+    EXECUTE format('CREATE EVENT TRIGGER nats_publish_ddl ON ddl_command_end EXECUTE FUNCTION %s.nats_publish_command()', schema);
+    EXECUTE format('CREATE EVENT TRIGGER nats_publish_drop ON sql_drop EXECUTE FUNCTION %s.nats_publish_command()', schema);
+    EXECUTE format('INSERT INTO %s.nats_published_ddl VALUES ($1, $2)', schema) USING subject, delivery;
 END
 $$;
 COMMENT ON FUNCTION nats_publish_ddl(text, text)
@@ -787,11 +799,13 @@ SELECT r.relation,
        CASE WHEN r.finished IS NOT NULL THEN 'finished'
             WHEN l.pid IS NOT NULL THEN CASE WHEN r.stop THEN 'stopping' ELSE 'running' END
             WHEN r.stop THEN 'stopped' WHEN r.error IS NOT NULL THEN 'failed' ELSE 'interrupted' END AS state,
-       l.pid, r.role, r.rows_read, r.rows_published, r.rows_left_out, r.rows_expected,
+       l.pid, pg_get_userbyid(r.role) AS role, r.rows_read, r.rows_published, r.rows_left_out, r.rows_expected,
        s.rate AS rows_per_second,
        CASE WHEN l.pid IS NOT NULL AND s.rate > 0 AND r.rows_expected > r.rows_read
             THEN r.updated + (r.rows_expected - r.rows_read) / s.rate * interval '1 second' END AS estimated_end,
-       r.started, r.updated, r.finished, r.error
+       r.started, r.updated, r.finished,
+       -- an error can have a value in it
+       CASE WHEN pg_has_role(r.role, 'USAGE') THEN r.error ELSE left(r.error, 5) END AS error
 FROM @extschema@.nats_publish_rows_runs AS r
      LEFT JOIN pg_catalog.pg_locks AS l ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 3
          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
@@ -808,6 +822,7 @@ LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    schema CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'nats_publish');
     names CONSTANT text[] := CASE what
         WHEN 'publish' THEN '{nats_publish,nats_publish_async,nats_publish_on_commit,nats_publish_outbox,nats_await,nats_flush,nats_futures,nats_annotate,nats_unschedule}'
         WHEN 'publish tables' THEN '{nats_publish_table,nats_unpublish_table,nats_publish_change,nats_change_options,nats_publish_rows,nats_publish_rows_stop}'
@@ -817,11 +832,11 @@ BEGIN
     IF names IS NULL THEN
         RAISE 'there is no "%" to grant', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
     END IF;
-    FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = '@extschema@'::regnamespace AND proname = ANY (names) LOOP
+    FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = schema AND proname = ANY (names) LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);
     END LOOP;
     IF what = 'publish tables' THEN
-        EXECUTE format('GRANT SELECT ON @extschema@.nats_published_tables, @extschema@.nats_publish_rows_progress TO %s', role);
+        EXECUTE format('GRANT SELECT ON %1$s.nats_published_tables, %1$s.nats_publish_rows_progress TO %2$s', schema, role);
     END IF;
 END
 $$;

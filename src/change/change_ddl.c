@@ -125,18 +125,34 @@ render_subject(const char *template, const char *tag)
 	return np_to_utf8(out.data, out.len);
 }
 
+/* Is there a URL with a password, or a token, in it? */
+static bool
+has_credentials(const char *text)
+{
+	while ((text = strstr(text, "://")) != NULL)
+	{
+		text += strlen("://");
+		if (text[strcspn(text, "@/'\" \t\r\n")] == '@')
+			return true;
+	}
+	return false;
+}
+
 /*
  * What the client sent; NULL: it may have a secret in it, or there is none.
  * A command of a function is in the function's call, and one of several that
  * were sent at once is among them.
+ *
+ * A column that is called as a secret is costs a statement; a secret that is
+ * called otherwise, and is in no command that is made for one, is not known.
  */
 static const char *
-find_statement(void)
+find_statement(const char *tag)
 {
-	static const char *const words[] = {"password", "user mapping", "subscription", "connection"};
+	static const char *const words[] = {"password", "mapping", "subscription", "connection", "token", "nkey", "creds", "secret"};
 	char	   *lower;
 
-	if (debug_query_string == NULL)
+	if (debug_query_string == NULL || strstr(tag, "USER MAPPING") != NULL || strstr(tag, "SUBSCRIPTION") != NULL)
 		return NULL;
 	lower = pstrdup(debug_query_string);
 	for (char *byte = lower; *byte != '\0'; byte++)
@@ -144,13 +160,13 @@ find_statement(void)
 	for (int i = 0; i < lengthof(words); i++)
 		if (strstr(lower, words[i]) != NULL)
 			return NULL;
-	return debug_query_string;
+	return has_credentials(lower) ? NULL : debug_query_string;
 }
 
 static void
 publish_command(Oid schema, const char *const *options, const char *tag, const char *objects)
 {
-	const char *statement = find_statement();
+	const char *statement = find_statement(tag);
 	NpMessageOptions message_options = {.is_annotated = true};
 	NpMessage	message;
 	StringInfoData json;

@@ -101,7 +101,7 @@ static NpStatement begin_anew = {
 	"(SELECT c.reltuples FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) $1"
 	" AND c.reltuples OPERATOR(pg_catalog.>=) 0))::pg_catalog.int8",
 	.argument_count = 4,
-	.types = {REGCLASSOID, TEXTOID, TEXTOID, JSONBOID}
+	.types = {REGCLASSOID, TEXTOID, OIDOID, JSONBOID}
 };
 
 static NpStatement save = {
@@ -163,7 +163,7 @@ append_string(StringInfo json, const char *name, const char *value)
 
 /* What must be the same for a run to go on: other rows are passed with others. */
 static Datum
-make_arguments(const NpRowsOptions *options, const char *order, const char *role)
+make_arguments(const NpRowsOptions *options, const char *order, Oid role)
 {
 	StringInfoData json;
 
@@ -172,9 +172,8 @@ make_arguments(const NpRowsOptions *options, const char *order, const char *role
 	append_string(&json, "condition", options->condition);
 	append_string(&json, "subject", options->subject);
 	append_string(&json, "trigger", options->trigger);
-	append_string(&json, "role", role);
 	append_string(&json, "key", order);
-	appendStringInfo(&json, "\"only_missing\":%s}", options->only_missing ? "true" : "false");
+	appendStringInfo(&json, "\"role\":%u,\"only_missing\":%s}", role, options->only_missing ? "true" : "false");
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
@@ -222,12 +221,12 @@ find(NpRowsRun *run, Datum arguments, MemoryContext context)
 }
 
 static void
-begin(NpRowsRun *run, Datum arguments, const char *role)
+begin(NpRowsRun *run, Datum arguments, Oid role)
 {
 	NpSpan		id = np_message_next_id();
 	Datum		values[] = {
 		ObjectIdGetDatum(run->relation), PointerGetDatum(cstring_to_text_with_len(id.data, id.length)),
-		CStringGetTextDatum(role), arguments
+		ObjectIdGetDatum(role), arguments
 	};
 
 	execute(&forget, run->schema, values, NULL);
@@ -242,7 +241,7 @@ void
 np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey *key, bool anew)
 {
 	MemoryContext context = CurrentMemoryContext;
-	const char *role = GetUserNameFromId(GetUserId(), false);
+	Oid			role = GetUserId();
 	NpStatementCaller caller;
 	Datum		arguments;
 	Datum		relation = ObjectIdGetDatum(options->relation);
@@ -297,14 +296,14 @@ np_rows_run_fail(const NpRowsRun *run, const char *error)
 
 /* ---- Stopping it -------------------------------------------------------------------------- */
 
-/* Raises 42501 for who is not of the role that has begun the run; who may not be any more, is. */
+/* Raises 42501 for who is not of the role that has begun the run; of one that is gone, superusers are. */
 static void
 check_role(Oid relation, Oid user)
 {
-	Oid			role = get_role_oid(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1), true);
+	bool		isnull;
 	NpFailure	failure;
 
-	if (OidIsValid(role) ? has_privs_of_role(user, role) : superuser_arg(user))
+	if (has_privs_of_role(user, DatumGetObjectId(get_value(1, &isnull))))
 		return;
 	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied to stop publishing the rows of table \"%s\"", get_rel_name(relation));
 	failure.hint = "Only the role that publishes them and its members may do so.";

@@ -330,7 +330,9 @@ np_check_discard(NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_OK, "%s, without a limit: only the account and the disk bound the stream.",
 				config_text(examination, "discard"));
 	else if (config_is(examination, "discard", "new"))
-		np_find(finding, NP_CHECK_OK, "new: when the stream is full, publishing fails with SQLSTATE 53400.%s",
+		np_find(finding, NP_CHECK_OK, "new: when the stream is full, publishing fails with SQLSTATE 53400.%s%s",
+				config_limit(examination, "max_msgs_per_subject") > 0 && !np_json_is_true(examination->config, "discard_new_per_subject") ?
+				" The oldest messages of a subject, which were acknowledged, are dropped when it reaches max_msgs_per_subject." : "",
 				config_limit(examination, "max_age") > 0 ? " Messages are dropped when they reach max_age." : "");
 	else
 		np_find(finding, NP_CHECK_OK, "old: the oldest messages, which were acknowledged, are dropped when the stream reaches a limit.");

@@ -113,8 +113,8 @@ find_on_standby(const NpWalSlot *slot, const Need *need, NpFinding *finding)
 		np_find(finding, NP_CHECK_OK, "This is a standby, and has the replication slot for when it is promoted.");
 	else
 		np_find(finding, NP_CHECK_WARNING,
-				"This is a standby without the replication slot: what the primary has not published when it fails will not be published. %sCall nats_wal_enable() here once it is promoted.",
-				NP_COMPAT_HAS_FAILOVER ? "Set sync_replication_slots to on, or " : "");
+				"This is a standby without the replication slot: what the primary has not published when it fails will not be published. %s nats_wal_enable() here once it is promoted.",
+				NP_COMPAT_HAS_FAILOVER ? "Set sync_replication_slots to on, or call" : "Call");
 }
 
 /* WAL that is kept for it, and what ends that. */

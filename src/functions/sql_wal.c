@@ -32,6 +32,7 @@
 #include "base/report.h"
 #include "base/wait.h"
 #include "base/wal_end.h"
+#include "check/check_relay.h"
 #include "outbox/relay_state.h"
 #include "outbox/statement.h"
 #include "outbox/wal_slot.h"
@@ -127,9 +128,13 @@ require_relay(void)
 	if (!np_relay_state_is_there())
 		np_raise_fault(NP_FAULT_NOT_LOADED, "Add nats_publish to shared_preload_libraries, and restart the server.",
 					   "the WAL is published by a relay, which needs the library from the server's start");
-	if (np_relay_find(MyDatabaseId) < 0)
-		np_raise_fault(NP_FAULT_NOT_LOADED, "Add it to nats_publish.relay_databases, and reload the configuration.",
-					   "the WAL is published by a relay, and this database has none");
+	if (np_relay_find(MyDatabaseId) >= 0)
+		return;
+	if (np_check_is_relayed())
+		np_raise_fault(NP_FAULT_NOT_LOADED, "Wait until it is in nats_relay; the server's log says what hinders it.",
+					   "the WAL is published by a relay, and that of this database has not started yet");
+	np_raise_fault(NP_FAULT_NOT_LOADED, "Add it to nats_publish.relay_databases, and reload the configuration.",
+				   "the WAL is published by a relay, and this database has none");
 }
 
 static void

@@ -50,7 +50,7 @@ typedef uint64 Seal;
 /* ---- The secret ------------------------------------------------------------------------ */
 
 static NpStatement read_secret = {
-	.text = "SELECT secret, slot FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
+	.text = "SELECT secret, slot, xmin FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
 	.argument_count = 1,
 	.types = {TEXTOID}
 };
@@ -61,6 +61,7 @@ typedef struct Known
 	Oid			table;			/* InvalidOid: none is */
 	NpWalSecret secret;
 	NameData	slot;			/* empty: none */
+	bool		is_committed;	/* a rollback of this transaction can't take it back */
 } Known;
 
 static void
@@ -77,6 +78,7 @@ copy_row(Known *known)
 	memcpy(known->secret.key, VARDATA_ANY(secret), sizeof(known->secret.key));
 	slot = SPI_getbinval(row, columns, 2, &isnull);
 	namestrcpy(&known->slot, isnull ? "" : NameStr(*DatumGetName(slot)));
+	known->is_committed = !TransactionIdIsCurrentTransactionId(DatumGetTransactionId(SPI_getbinval(row, columns, 3, &isnull)));
 }
 
 /* False: it was never switched on here. */
@@ -163,7 +165,8 @@ require_slot(Oid schema)
 		slot.state = NP_WAL_SLOT_FOREIGN;
 		raise_unusable(&slot);
 	}
-	known.table = table;
+	/* who is about to switch the WAL on for the first time has a secret that may never be another's */
+	known.table = known.is_committed ? table : InvalidOid;
 	return &known.secret;
 }
 

@@ -319,6 +319,25 @@ CALL nats_publish_rows('orders', 'fails(id)');
 CALL nats_publish_rows('orders', 'fails(id)', restart => true);
 SELECT relation, state, role FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
 RESET ROLE;
+-- He is who he was by another name, and who has his is not.
+SET ROLE regress_nats_backfill;
+CALL nats_publish_rows('orders', 'fails(id + 1)', batch => 1, restart => true);
+RESET ROLE;
+ALTER ROLE regress_nats_backfill RENAME TO regress_nats_renamed;
+CREATE ROLE regress_nats_backfill;
+SELECT nats_grant('regress_nats_backfill', 'publish tables');
+GRANT USAGE ON SCHEMA backfill TO regress_nats_backfill;
+SET ROLE regress_nats_backfill;
+SELECT nats_publish_rows_stop('orders');
+-- Nor may he see what his error has of rows.
+SELECT role, error FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
+SET ROLE regress_nats_renamed;
+SELECT role, error FROM nats_publish_rows_progress WHERE relation = 'orders'::regclass;
+SELECT nats_publish_rows_stop('orders');
+RESET ROLE;
+DROP OWNED BY regress_nats_backfill;
+DROP ROLE regress_nats_backfill;
+ALTER ROLE regress_nats_renamed RENAME TO regress_nats_backfill;
 -- Of the chunk that failed some may have gone out.
 SELECT DISTINCT subject FROM reads() ORDER BY subject;
 -- A row that can be seen and not be changed can't be locked.

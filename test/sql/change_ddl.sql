@@ -47,8 +47,23 @@ SELECT purge();
 DO $$ BEGIN EXECUTE 'CREATE TABLE by_function (id int)'; END $$;
 CREATE SERVER change_ddl FOREIGN DATA WRAPPER nats OPTIONS (url 'nats://127.0.0.1:1');
 CREATE USER MAPPING FOR PUBLIC SERVER change_ddl OPTIONS (user 'u', password 'very secret');
+CREATE ROLE regress_change_mapped;
+CREATE USER
+    /* two lines */ MAPPING FOR regress_change_mapped SERVER change_ddl OPTIONS (token 'very secret');
+CREATE FUNCTION by_function(value text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('ALTER USER MAPP' || 'ING FOR regress_change_mapped SERVER change_ddl OPTIONS (SET to' || 'ken %L)', value);
+END $$;
+SELECT by_function('very s' || 'ecret');
+DROP FUNCTION by_function;
+CREATE FUNCTION with_setting() RETURNS void LANGUAGE sql SET nats_publish.url = 'nats://very:hidden@127.0.0.1' AS '';
+ALTER FUNCTION with_setting() SET nats_publish.url = 'tls://hidden@127.0.0.1';
+ALTER FUNCTION with_setting() SET nats_publish.url = 'nats://127.0.0.1/a@b';
+DROP FUNCTION with_setting;
 DROP SERVER change_ddl CASCADE;
+DROP ROLE regress_change_mapped;
 SELECT * FROM sent;
+SELECT count(*) FROM stream_messages('CHANGE_DDL') WHERE payload ~ 'very s|hidden';
 SELECT purge();
 
 -- Who alters a table needs no right; deliveries; session_replication_role.

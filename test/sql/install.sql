@@ -86,12 +86,19 @@ CREATE FUNCTION bits(smallint, int) RETURNS int LANGUAGE sql AS $$SELECT 1 FROM 
 CREATE OPERATOR & (LEFTARG = smallint, RIGHTARG = int, FUNCTION = bits);
 CREATE FUNCTION same(oid, regprocedure) RETURNS boolean LANGUAGE sql AS $$SELECT $1 = $2::oid FROM public.trick('oid = regprocedure')$$;
 CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = same);
+CREATE FUNCTION cat(text, oid) RETURNS text LANGUAGE sql AS $$SELECT $1 FROM public.trick('text || oid')$$;
+CREATE OPERATOR || (LEFTARG = text, RIGHTARG = oid, FUNCTION = cat);
+CREATE FUNCTION concat(bigint, text, oid) RETURNS text LANGUAGE sql AS $$SELECT $2 FROM public.trick('concat')$$;
+CREATE FUNCTION to_jsonb(pg_replication_slots) RETURNS jsonb LANGUAGE sql AS $$SELECT '{}'::jsonb FROM public.trick('to_jsonb')$$;
 CREATE FUNCTION array_remove(text[], text) RETURNS text[] LANGUAGE sql AS $$SELECT $1 FROM public.trick('array_remove')$$;
 RESET ROLE;
 CREATE EXTENSION nats_publish;
 CREATE TABLE items (id int PRIMARY KEY);
 SELECT nats_publish_table('items', 'install.items');
 SELECT count(*) FROM nats_published_tables;
+SELECT count(*) FROM nats_wal_relay;
+SELECT count(*) FROM nats_relay;
+SELECT count(*) FROM nats_outbox_messages;
 SELECT DISTINCT how FROM tricked ORDER BY how;
 -- Of what is PostgreSQL's own, there are no dependencies.
 SELECT DISTINCT ev_class::regclass AS view, pg_describe_object(refclassid, refobjid, 0) AS uses
@@ -108,6 +115,22 @@ BEGIN;
 DROP EXTENSION nats_publish;
 CREATE EXTENSION nats_publish SCHEMA nats;
 SELECT (nats.nats_server_info()).jetstream;
+-- Which is called otherwise then; somebody else's can have its name.
+ALTER SCHEMA nats RENAME TO "regress nats";
+SET search_path = "regress nats", public;
+CREATE SCHEMA nats;
+CREATE FUNCTION nats.nats_publish_command() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this one'; END$$;
+SELECT nats_relay_pause();
+SELECT paused FROM nats_control;
+SELECT nats_relay_resume();
+SELECT nats_outbox_retry(1), nats_outbox_retry_all();
+SELECT nats_publish_ddl('install.{command}', delivery => 'outbox');
+CREATE TABLE told (id int);
+SELECT subject FROM nats_outbox;
+SELECT nats_unpublish_ddl();
+CREATE ROLE regress_nats_nobody;
+SELECT nats_grant('regress_nats_nobody', 'publish tables');
+SELECT has_table_privilege('regress_nats_nobody', 'nats_published_tables', 'SELECT');
 ROLLBACK;
 DROP SCHEMA nats;
 SELECT (nats_server_info()).jetstream;

@@ -533,6 +533,10 @@ finds(of_stream('no_ack', ['no_ack'], no_ack => \1), 'no_ack', 'failed', qr/ackn
 finds(of_stream('old with a limit', [], max_msgs => 10), 'discard', 'ok', qr/^old: the oldest messages/, 'old with a limit');
 finds(of_stream('old with an age', [], max_age => 3600 * 1e9), 'discard', 'ok', qr/^old: the oldest messages/, 'old with an age');
 finds(of_stream('new with a limit', [], discard => 'new', max_msgs => 10), 'discard', 'ok', qr/53400\.$/, 'new with a limit');
+finds(of_stream('new with a limit of subjects', [], discard => 'new', max_msgs_per_subject => 10), 'discard', 'ok', qr/53400\. The oldest messages of a subject.*max_msgs_per_subject\.$/,
+	'new with a limit at which the oldest are dropped');
+finds(of_stream('new with one of subjects', [], discard => 'new', max_msgs_per_subject => 10, discard_new_per_subject => JSON::PP::true), 'discard', 'ok',
+	qr/53400\.$/, 'new with a limit of subjects at which messages are refused');
 finds(of_stream('new with an age', [], discard => 'new', max_age => 3600 * 1e9), 'discard', 'ok', qr/53400.*max_age/, 'new with an age');
 
 my $SECOND = 1e9;

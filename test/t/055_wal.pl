@@ -60,6 +60,19 @@ is(slots(), 1, 'a slot is not undone by a rollback');
 is($never_on->value('SELECT nats_wal_disable() IS NULL'), 't', 'nothing waits in one of which the making was rolled back');
 is(slots(), 0, 'so it is dropped');
 wait_for('no relay of the WAL', sub { wal_pid() eq '' });
+
+# nor is what a transaction writes that is the first to switch it on; and the secret that it had is no other's
+$never_on->value(q(SET nats_publish.outbox_storage = 'wal'; BEGIN; SELECT nats_wal_enable(); SELECT nats_publish_outbox('w.never', 'rolled back'); ROLLBACK));
+$never_on->value(q(DO $$BEGIN PERFORM nats_wal_enable(); PERFORM nats_publish_outbox('w.never', 'undone'); RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN NULL; END$$));
+$never_on->value('SELECT nats_wal_enable()');
+$never_on->value(q(SELECT nats_publish_outbox('w.never', 'kept')));
+wait_for_messages(1);
+is_deeply(payloads(), ['kept'], 'switching it on is rolled back twice, and then not: what is written is published');
+is($session->value('SELECT sum(forged) FROM nats_wal_relay_status()'), 0, 'and nothing is taken for forged');
+$never_on->value('SELECT nats_wal_disable(); RESET nats_publish.outbox_storage');
+$session->value('TRUNCATE nats_wal');
+purge();
+wait_for('no relay of the WAL', sub { wal_pid() eq '' });
 $never_on->close;
 
 like(error($writer, q(SELECT nats_publish_outbox('w.a', 'x'))), qr/55000: cannot write to the outbox in the WAL.*There is no replication slot "nats_publish_\d+"/s,
@@ -96,8 +109,8 @@ like($all[1]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'an id is made');
 like($all[4]{headers}{'Nats-Msg-Id'}[0], qr/^\w{22}$/, 'also when nats_publish() would make none');
 is_deeply([ @{ $all[4]{headers} }{ 'X-B', 'Nats-Expected-Stream' } ], [ ['2'], ['W'] ], 'beside other headers');
 is($session->value('SELECT count(*) FROM nats_outbox'), 0, 'nothing was in the table');
-wait_for('their count', sub { $session->value(q(SELECT acked FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')) >= 5 });
-is($session->value(q(SELECT published FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')), 5, 'they are counted as those of the outbox');
+wait_for('their count', sub { $session->value(q(SELECT acked FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')) >= 6 });
+is($session->value(q(SELECT published FROM nats_publish_stats WHERE datname = 'postgres' AND mode = 'outbox')), 6, 'they are counted as those of the outbox');
 purge();
 
 # While nothing is committed, it sleeps
