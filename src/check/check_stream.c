@@ -347,6 +347,13 @@ retry_time(const NpExamination *examination)
 	return examination->is_relayed ? time + RELAY_PAUSE : time;
 }
 
+/* The relay goes on for as long as there is no answer. */
+static const char *
+of_relay(const NpExamination *examination)
+{
+	return examination->is_relayed ? " (the relay's pauses included; in an outage longer)" : "";
+}
+
 void
 np_check_duplicate_window(NpExamination *examination, NpFinding *finding)
 {
@@ -357,9 +364,9 @@ np_check_duplicate_window(NpExamination *examination, NpFinding *finding)
 		np_find(finding, NP_CHECK_WARNING, "The stream does not look for duplicates: what is sent again is stored twice. Give it a duplicate_window of %.0f s or more.", needed);
 	else if (window / 1000.0 < needed)
 		np_find(finding, NP_CHECK_WARNING, "%.1f s, but a message can be sent again for %.1f s%s. Make the stream's duplicate_window longer than that, or the timeouts shorter.",
-				window / 1000.0, needed, examination->is_relayed ? " (the relay's pauses included)" : "");
+				window / 1000.0, needed, of_relay(examination));
 	else
-		np_find(finding, NP_CHECK_OK, "%.1f s; a message can be sent again for %.1f s.", window / 1000.0, needed);
+		np_find(finding, NP_CHECK_OK, "%.1f s; a message can be sent again for %.1f s%s.", window / 1000.0, needed, of_relay(examination));
 }
 
 void

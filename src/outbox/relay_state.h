@@ -72,7 +72,7 @@ typedef struct NpWalProgress
 	XLogRecPtr	confirmed;		/* all before is stored, or in nats_outbox */
 	int64		queued;			/* messages that were decoded, and have not come to their end */
 	int64		queued_bytes;
-	int64		diverted;		/* messages that were moved to nats_outbox */
+	int64		diverted;		/* messages that were moved to nats_outbox or nats_outbox_dead */
 	int64		forged;			/* messages with our prefix that are not ours, and were left out */
 	uint32		decoding;		/* the transaction that is being decoded; 0: none */
 	int64		decoded;		/* its messages so far */
