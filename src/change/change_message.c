@@ -26,6 +26,7 @@
 #include "base/encoding.h"
 #include "base/percent.h"
 #include "base/settings.h"
+#include "base/user.h"
 #include "change/change_message.h"
 #include "change/change_types.h"
 #include "change/output_settings.h"
@@ -564,13 +565,8 @@ make_payload(const NpChangePlan *plan, const NpChange *change)
 	return np_utf8_mend(np_to_utf8(json.data, json.len));
 }
 
-/*
- * Build one message of np_change_messages.
- *
- * Raises what output functions, conversions and np_message_build raise.
- */
-void
-np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
+static void
+build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
 {
 	NpMessageOptions options = {.is_annotated = !np_change_is_decoded(change->transaction),
 		.annotations = change->transaction->annotations,.msg_id = change->id,
@@ -589,6 +585,26 @@ np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpCh
 	np_output_settings_end(nest_level);
 	np_message_build(message, subject, payload, &options);
 	message->may_be_refused = plan->only_missing;
+}
+
+/*
+ * Build one message of np_change_messages.
+ *
+ * Raises what output functions, conversions and np_message_build raise.
+ */
+void
+np_change_message_build(NpMessage *message, const NpChangePlan *plan, const NpChange *change)
+{
+	NpUser		caller;
+
+	if (!OidIsValid(change->maker))
+	{
+		build(message, plan, change);
+		return;
+	}
+	np_user_become_owner(&caller, change->maker);
+	build(message, plan, change);
+	np_user_return(&caller);
 }
 
 /* Are the columns that are marked known of the row that a change is about? */

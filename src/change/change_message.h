@@ -36,6 +36,7 @@ typedef struct NpChange
 	const bool *unchanged;		/* by a column's number: the new value is not known; NULL: all are */
 	NpChangePosition position;	/* if the plan has_position */
 	TransactionId version;		/* of NP_READ: what made the row as it is */
+	Oid			maker;			/* as whom its message is made; InvalidOid: the current user */
 } NpChange;
 
 /* As many messages as one change can be. */

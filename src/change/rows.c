@@ -206,7 +206,8 @@ read_change(const Passage *passage, TransactionId version)
 		.op = NP_READ,
 			.transaction = np_change_transaction(),
 			.new = passage->plan->slot,
-			.version = version
+			.version = version,
+			.maker = passage->plan->owner
 	};
 }
 

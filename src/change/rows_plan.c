@@ -32,6 +32,7 @@
 #include "utils/lsyscache.h"
 
 #include "base/report.h"
+#include "base/user.h"
 #include "change/change_cache.h"
 #include "change/change_table.h"
 #include "change/change_trigger.h"
@@ -133,13 +134,16 @@ prepare_when(const Trigger *trigger, EState *estate)
 
 /*
  * Is a row, as a composite value, one to be published?  Then it is in the
- * slot, until the next one is.
+ * slot, until the next one is.  The condition is the owner's, and so are the
+ * functions in it.
  */
 bool
 np_rows_plan_takes(NpRowsPlan *rows, Datum row)
 {
 	HeapTupleHeader header = DatumGetHeapTupleHeader(row);
 	ExprContext *context = GetPerTupleExprContext(rows->estate);
+	NpUser		caller;
+	bool		result;
 
 	rows->tuple.t_len = HeapTupleHeaderGetDatumLength(header);
 	rows->tuple.t_data = header;
@@ -147,7 +151,12 @@ np_rows_plan_takes(NpRowsPlan *rows, Datum row)
 	(void) ExecStoreHeapTuple(&rows->tuple, rows->slot, false);
 	ResetPerTupleExprContext(rows->estate);
 	context->ecxt_outertuple = rows->slot;
-	return rows->when == NULL || ExecQual(rows->when, context);
+	if (rows->when == NULL)
+		return true;
+	np_user_become_owner(&caller, rows->owner);
+	result = ExecQual(rows->when, context);
+	np_user_return(&caller);
+	return result;
 }
 
 /* ---- The plan ----------------------------------------------------------------------- */
@@ -229,6 +238,7 @@ np_rows_plan_make(Relation relation, const NpRowsOptions *options, const char *r
 	Adaption	adaption = {.options = options};
 
 	rows->schema = options->schema;
+	rows->owner = relation->rd_rel->relowner;
 	rows->key = np_rows_key_find(relation);
 	adaption.msg_id = psprintf("%s.%s", run, np_rows_key_template(rows->key));
 	rows->plan = np_change_cache_make(relation, trigger, adapt, &adaption);

@@ -32,6 +32,7 @@ typedef struct NpRowsPlan
 	NpChangePlan *plan;
 	HeapTupleData tuple;
 	TupleTableSlot *slot;		/* for it, a row of the table */
+	Oid			owner;			/* of the table */
 	EState	   *estate;
 	ExprState  *when;			/* the trigger's condition, or NULL */
 } NpRowsPlan;

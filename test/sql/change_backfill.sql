@@ -354,7 +354,28 @@ CALL nats_publish_rows('orders', batch => 1, restart => true);
 CALL nats_publish_rows('orders', dry_run => true);
 RESET nats_publish.allowed_subjects;
 
+-- What the owner has made a part of the table runs as the owner, whoever reads it.
+CREATE ROLE regress_nats_owner;
+GRANT USAGE ON SCHEMA backfill TO regress_nats_owner;
+CREATE TYPE temper AS ENUM ('calm');
+CREATE FUNCTION tell_user(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '% as %', what, current_user; RETURN true; END $$;
+CREATE FUNCTION temper_json(temper) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM backfill.tell_user('the cast'); RETURN to_json($1::text); END $$;
+CREATE CAST (temper AS json) WITH FUNCTION temper_json(temper);
+CREATE TABLE theirs (id int PRIMARY KEY, m temper);
+INSERT INTO theirs VALUES (1, 'calm');
+SELECT nats_publish_table('theirs', 'backfill.theirs');
+ALTER TABLE theirs OWNER TO regress_nats_owner;
+DROP TRIGGER nats_publish_row ON theirs;
+CREATE TRIGGER nats_publish_row AFTER INSERT ON theirs FOR EACH ROW WHEN (backfill.tell_user('the condition'))
+    EXECUTE FUNCTION nats_publish_change('subject=backfill.theirs');
 \set VERBOSITY terse
+CALL nats_publish_rows('theirs', dry_run => true);
+CALL nats_publish_rows('theirs');
+SELECT payload::jsonb #>> '{new,m}' AS m FROM reads() WHERE subject = 'backfill.theirs';
+
+DROP TABLE theirs;
+DROP OWNED BY regress_nats_owner;
+DROP ROLE regress_nats_owner;
 DROP OWNED BY regress_nats_backfill;
 DROP ROLE regress_nats_backfill;
 SELECT delete_stream('BACKFILL');

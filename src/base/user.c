@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * user.c
+ *	  Being another user for a while.
+ *
+ * What the owner of a table has made a part of it (a condition of a trigger, a
+ * cast or the output of a type) is his code.  Where it runs for who only reads
+ * the table, it must not have his rights.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "base/user.h"
+
+/*
+ * Be the owner, who can do nothing that lasts longer.  The caller returns; an
+ * error that aborts the transaction or subtransaction does, too.
+ */
+void
+np_user_become_owner(NpUser *before, Oid owner)
+{
+	GetUserIdAndSecContext(&before->id, &before->context);
+	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+void
+np_user_return(const NpUser *before)
+{
+	SetUserIdAndSecContext(before->id, before->context);
+}
