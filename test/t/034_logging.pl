@@ -56,7 +56,10 @@ sub publish_everything
 		$other->value('BEGIN;' . calls(q(nats_publish_async('s.a', 'x')), q(nats_publish_on_commit('s.a', 'x'))) . 'ROLLBACK');
 		$other->value(calls('nats_server_info()', q(nats_stream_info('S')), 'nats_disconnect()'));
 		publish_everything($other);
+		# a backend that exits does not wait for long (commit.c EXIT_TIMEOUT)
+		my $stored = client()->stream_info('S')->{state}{messages};
 		$other->value(calls(q(nats_publish_async('s.a', 'x', critical => false))));
+		wait_for('the message', sub { client()->stream_info('S')->{state}{messages} > $stored });
 		$other->close;
 	}
 	wait_for('their ends', sub { !grep { process_is_there($_->pid) } @others });
@@ -114,9 +117,9 @@ foreach my $count (1, 10)
 	$debugged->value(calls(q(nats_publish_async('s.a', 'x', critical => false))));
 	$offset = log_length($node);
 	$debugged->close;
-	$nats->resume;
 	wait_for('the end', sub { !process_is_there($debugged->pid) });
-	logged('a session that ends with a message that is not acknowledged', $debugged, $offset, $DRAINS);
+	logged('a session that ends with a message that is not acknowledged', $debugged, $offset, $DRAINS, qr/LOG: .*could not publish/);
+	$nats->resume;
 }
 {
 	# one that is lost while nobody looks
