@@ -53,7 +53,7 @@ sub session_to
 	return publishing_session($node, url => $fake->url, %settings);
 }
 
-# For what is answered: also a slow machine does that in time.
+# For what is answered, and not asked again until there is no time left: also a slow machine does that in time.
 my @patiently = map { ("${_}_timeout" => '20s') } qw(ack commit connect);
 
 # The session still lives, and works with a real server.
@@ -76,7 +76,7 @@ sub check
 	foreach my $how (sort keys %sql)
 	{
 		my $fake = fake($on_publish, %info);
-		my $session = session_to($fake, $expected =~ /58/ ? () : @patiently);
+		my $session = session_to($fake, $expected =~ /58|53000/ ? () : @patiently);
 		my $result = $session->run($sql{$how});
 		my $got = $result->{sqlstate} || ($result->{error} =~ /closed the connection/ ? 'crash' : 'success');
 		like($got, qr/^$expected$/, "$what: $how") or diag $result->{error};

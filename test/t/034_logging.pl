@@ -121,7 +121,7 @@ foreach my $count (1, 10)
 	# whether it gives the server up before its own time is over is a matter of chance
 	my $pid = $debugged->pid;
 	my $lines = join "\n", log_lines($node, $offset, qr/\[$pid\].*(?:nats|could not publish)/);
-	like($lines, qr/^.*$DRAINS.*\n(?:.*$LOST.*\n)?.*LOG: .*could not publish to "s\.a".*$/, 'a session that ends with a message that is not acknowledged');
+	like($lines, qr/^.*$DRAINS.*\n(?:.*$LOST.*\n)?.*LOG: .*could not publish to "s\.a".*(?:\n.*DETAIL: .*)?$/, 'a session that ends with a message that is not acknowledged');
 	unlike($lines, qr/Secret/, 'without credentials');
 	$nats->resume;
 }
