@@ -147,6 +147,7 @@ $session = session(commit_timeout => '4s', ack_timeout => '4s');
 $nats->stall;
 $session->value(q(BEGIN; SELECT count(nats_publish_async('t.' || i, repeat('x', 20000))) FROM generate_series(1, 3000) i));
 $session->begin('COMMIT');
+my $stops = 0;
 foreach (1 .. 12)
 {
 	sleep 0.4;
@@ -154,7 +155,9 @@ foreach (1 .. 12)
 	my $before = state_of_stream()->{messages};
 	wait_for('an acknowledgment', sub { state_of_stream()->{messages} > $before || !$session->is_running });
 	$nats->stall;
+	$stops++ if $session->is_running;
 }
+note("it has stopped $stops times before COMMIT has ended");
 $nats->resume;
 is($session->finish->{error}, '', 'a server that stops again and again');
 is(state_of_stream()->{num_subjects}, 3000, 'every message is stored');

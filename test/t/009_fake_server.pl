@@ -470,8 +470,9 @@ check('closes after the acknowledgment', 'success', sub { my ($peer, $command) =
 			return;
 		});
 	$node->safe_psql('postgres', sprintf(q(CREATE SERVER lost FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $lost->url));
-	my $session = session_to($nats, server => 'lost', connect_timeout => '300ms', commit_timeout => '60s');
+	my $session = session_to($nats, server => 'lost', @patiently);
 	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '', 'a message to one server');
+	$session->value(q(SET nats_publish.connect_timeout = '300ms'; SET nats_publish.ack_timeout = '700ms'; SET nats_publish.commit_timeout = '60s'));
 	wait_for('its end', sub { $session->sqlstate(q(SELECT nats_publish('t.a', 'x'))) eq '58000' });
 	my $result = $session->run(q(SET nats_publish.server = ''; SET nats_publish.connect_timeout = '60s'; BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
 		SELECT pg_sleep(0.5); COMMIT));

@@ -400,13 +400,13 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $strict_client->stream_message
 	# the message that was never answered can be on its way still, and then fails
 	wait_for_state($session, 'idle');
 	my $failed = relay_column($session, 'failed');
-	# the first connection is not to be given up, on a loaded machine, before the message is sent
-	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.connect_timeout' => '30s');
+	# the first connection is not to be given up, on a loaded machine, before the message is sent, nor the next one before it is refused
+	reconfigure($node, 'nats_publish.url' => $fake->url, 'nats_publish.connect_timeout' => '30s', 'nats_publish.ack_timeout' => '20s');
 	write_message('f.doubt', q('1'));
 	wait_until_drained($session);
 	is(relay_column($session, 'failed'), $failed, 'a message that may be stored has not failed, and is published again');
 	like(relay_column($session, 'last_error'), qr/^refused.*; it was sent before, and may be stored/, 'as the view tells');
-	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.connect_timeout' => undef);
+	reconfigure($node, 'nats_publish.url' => "nats://app:secret\@$address", 'nats_publish.connect_timeout' => undef, 'nats_publish.ack_timeout' => undef);
 }
 
 # A reply that can't be parsed comes while others are being sent, or wait for room: it is no fault of theirs
