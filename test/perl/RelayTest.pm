@@ -98,11 +98,12 @@ sub wake_relay
 sub reconfigure
 {
 	my ($node, %settings) = @_;
-	$node->safe_psql('postgres',
-		defined $settings{$_} ? "ALTER SYSTEM SET $_ = '" . ($settings{$_} =~ s/'/''/gr) . "'" : "ALTER SYSTEM RESET $_")
-		foreach sort keys %settings;
+	my @commands = map { defined $settings{$_} ? "ALTER SYSTEM SET $_ = '" . ($settings{$_} =~ s/'/''/gr) . "'" : "ALTER SYSTEM RESET $_" } sort keys %settings;
+	my $written = $node->safe_psql('postgres', join ";\n", @commands, 'SELECT clock_timestamp()');
 	$node->reload;
-	# the workers are told by the postmaster, and nothing shows that they have heard it
+	# a new session has this from the postmaster, which tells the workers before it starts another process
+	$node->poll_query_until('postgres', "SELECT pg_conf_load_time() > '$written'") or die 'the settings are not read';
+	# nothing shows that they have heard it
 	sleep 0.3;
 	return;
 }

@@ -298,7 +298,8 @@ sub _read
 	{
 		push @{ $pipe->{queue} }, [ time + $self->{delay}, $bytes ];
 		$pipe->{queued} += $count;
-		$pipe->{next_read} = time + $count / $self->{slow} if $self->{slow};
+		# what came late is made up for, or each chunk would add to it; but not a long pause of the sender
+		$pipe->{next_read} = max($pipe->{next_read} // time, time - 0.5) + $count / $self->{slow} if $self->{slow};
 	}
 	return;
 }

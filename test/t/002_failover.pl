@@ -38,6 +38,34 @@ sub clean
 	return;
 }
 
+# Late acknowledgments are nobody's: this server answers PING, and what is late when the next message is there. The sequence
+# is the number in the payload. It goes on beside all that follows: so the timeouts can be long, as a PONG must come in a
+# quarter of one, or the connection is lost.
+
+my @late;
+my $fake = FakeServer->answering(
+	sub
+	{
+		my ($peer, $command) = @_;
+		push @late, $command;
+		return unless $command->{payload} =~ /^next/;
+		$peer->reply($_, sprintf '{"stream":"F","seq":%d}', $_->{payload} =~ /(\d+)$/) foreach splice @late;
+	});
+my $late = session(url => $fake->url, ack_timeout => '4s', commit_timeout => '4s');
+$late->begin(join('', map { my $round = $_; q(
+	SELECT nats_publish('f.late', 'late ROUND001');
+	BEGIN; SELECT count(nats_publish_async('f.late', 'rolled back ROUND002')) FROM generate_series(1, 50); ROLLBACK;
+	BEGIN; SELECT nats_publish_async('f.late', 'failed ROUND003') \g /dev/null
+	COMMIT;
+	BEGIN; SELECT nats_publish_async('f.late', 'aborted ROUND004') AS future \gset
+	SELECT nats_await(:future, '200 ms'); COMMIT;
+	SET nats_publish.ack_timeout = '30s'; SET nats_publish.commit_timeout = '30s';
+	SELECT (nats_publish('f.late', 'next ROUND005')).seq;
+	BEGIN; SELECT nats_publish_async('f.late', 'next ROUND1' || lpad(i::text, 2, '0')) IS NULL FROM generate_series(1, 20) i \g /dev/null
+	SELECT nats_flush() \g /dev/null
+	SELECT string_agg(seq::text, ' ' ORDER BY future) FROM nats_futures() WHERE status = 'acked'; COMMIT;
+	RESET nats_publish.ack_timeout; RESET nats_publish.commit_timeout;) =~ s/ROUND/$round/gr } 1, 2) . 'SELECT connections_lost FROM nats_session_stats()');
+
 # A commit that rides out a crash: what the stalled server was sent died with it
 
 my $session = session(commit_timeout => '60s');
@@ -221,8 +249,8 @@ is($session->value(q(SELECT (nats_publish('f.two', '')).stream)), 'F', 'until th
 
 # A server that does not come back, to a transaction that depends on messages
 
-$session = session(ack_timeout => '1s', commit_timeout => '1s');
-$session->value(q(SELECT nats_publish('f.gone', 'warm')));
+$session = session();
+$session->value(q(SELECT nats_publish('f.gone', 'warm'); SET nats_publish.ack_timeout = '1s'; SET nats_publish.commit_timeout = '1s'));
 $nats->stall;
 $session->value(q(BEGIN; SELECT nats_publish_async('f.gone', '1') \g /dev/null
 	SAVEPOINT s));
@@ -251,38 +279,11 @@ $nats->start;
 	$small->stop;
 }
 
-# Late acknowledgments are nobody's: this server answers PING, and what is late when the next message is there. The sequence
-# is the number in the payload.
+# What has gone on beside all that
 
-{
-	my @late;
-	my $fake = FakeServer->answering(
-		sub
-		{
-			my ($peer, $command) = @_;
-			push @late, $command;
-			return unless $command->{payload} =~ /^next/;
-			$peer->reply($_, sprintf '{"stream":"F","seq":%d}', $_->{payload} =~ /(\d+)$/) foreach splice @late;
-		});
-	$session = session(url => $fake->url, ack_timeout => '200ms', commit_timeout => '200ms');
-	foreach my $round (1 .. 5)
-	{
-		is($session->sqlstate(qq(SELECT nats_publish('f.late', 'late ${round}001'))), '58030', 'no acknowledgment in time');
-		is($session->sqlstate(qq(BEGIN; SELECT count(nats_publish_async('f.late', 'rolled back ${round}002')) FROM generate_series(1, 50);
-			ROLLBACK)), '', 'rolled back');
-		is($session->sqlstate(qq(BEGIN; SELECT nats_publish_async('f.late', 'failed ${round}003'); COMMIT)), '58030', 'COMMIT fails');
-		is($session->sqlstate(qq(BEGIN; SELECT nats_publish_async('f.late', 'aborted ${round}004') AS future \\gset
-			SELECT nats_await(:future); COMMIT)), '58030', 'nats_await() fails');
-		$session->value(q(SET nats_publish.ack_timeout = '30s'; SET nats_publish.commit_timeout = '30s'));
-		is($session->value(qq(SELECT (nats_publish('f.late', 'next ${round}005')).seq)), "${round}005", 'the next message has its own acknowledgment');
-		is($session->value(qq(BEGIN;
-			SELECT nats_publish_async('f.late', 'next ${round}1' || lpad(i::text, 2, '0')) IS NULL FROM generate_series(1, 20) i \\g /dev/null
-			SELECT nats_flush() \\g /dev/null
-			SELECT string_agg(seq::text, ' ' ORDER BY future) FROM nats_futures() WHERE status = 'acked'; COMMIT)),
-			join(' ', map { sprintf "${round}1%02d", $_ } 1 .. 20), 'and so have futures');
-		$session->value(q(RESET nats_publish.ack_timeout; RESET nats_publish.commit_timeout));
-	}
-	is($session->value('SELECT connections_lost FROM nats_session_stats()'), '0', 'all over one connection');
-}
+$result = $late->finish;
+is(join(' ', $result->{error} =~ /^ERROR:  (\w{5})/mg), join(' ', ('58030') x 6), 'no acknowledgment in time, a COMMIT that fails and an nats_await(), twice') or diag($result->{error});
+is($result->{output}, join("\n", (map { my $round = $_; (50, "${round}005", join ' ', map { sprintf "${round}1%02d", $_ } 1 .. 20) } 1, 2), 0),
+	'each time the next messages have their own acknowledgments, all over one connection');
 
 done_testing();

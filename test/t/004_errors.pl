@@ -127,16 +127,18 @@ is($session->value($GOES_ON), 'T', 'a session whose credentials were refused for
 
 # Streams
 
-$session = session_as('admin', 'nats_publish.ack_timeout' => '500ms');
+# a session of its own, whose connection is lost if a slow server needs more than a quarter of the time for a PONG
+my $in_vain = session_as('admin');
+$in_vain->value($GOES_ON);
 $admin->create_stream('NOACK', ['noack.>'], no_ack => \1);
-$result = $session->run(q(SELECT nats_publish('noack.a', 'x')));
+$result = $in_vain->run(q(SET nats_publish.ack_timeout = '500ms'; SELECT nats_publish('noack.a', 'x')));
 is($result->{sqlstate}, '58030', 'a stream that does not acknowledge');
 like($result->{error}, qr/^HINT: .*msg_id/m, 'a hint');
-is($session->sqlstate(q(SET nats_publish.commit_timeout = '500ms'; BEGIN; SELECT nats_publish_async('noack.a', 'x'); COMMIT)), '58030',
+is($in_vain->sqlstate(q(SET nats_publish.commit_timeout = '500ms'; BEGIN; SELECT nats_publish_async('noack.a', 'x'); COMMIT)), '58030',
 	'at COMMIT');
-is($session->value($GOES_ON), 'T', 'the session goes on');
-$session->value('RESET nats_publish.ack_timeout; RESET nats_publish.commit_timeout');
+is($in_vain->value("RESET nats_publish.ack_timeout; $GOES_ON"), 'T', 'the session goes on');
 
+$session = session_as('admin');
 $admin->create_stream('FULL', ['full.>'], max_msgs => 2, discard => 'new');
 is($session->value(q(SELECT (nats_publish('full.a', 'x')).seq FROM generate_series(1, 2))), "1\n2", 'a stream becomes full');
 $result = $session->run(q(SELECT nats_publish('full.a', 'x')));
@@ -187,10 +189,9 @@ is($session->sqlstate(q(SELECT nats_stream_info('NONE'))), '42704', 'no such str
 is($session->sqlstate(q(SELECT nats_get_message('T', 100000))), '42704', 'no such message');
 is($session->sqlstate(q(SELECT nats_jetstream('STREAM.DELETE.NONE'))), '42704', 'not found');
 is($session->sqlstate(q(SELECT nats_jetstream('STREAM.CREATE.T', '{"name":"U"}'))), '38000', 'another API error');
-$result = $session->run(q(SET nats_publish.ack_timeout = '300ms'; SELECT nats_jetstream('NO.SUCH.API')));
+$result = $in_vain->run(q(SET nats_publish.ack_timeout = '300ms'; SELECT nats_jetstream('NO.SUCH.API')));
 like($result->{sqlstate}, qr/^(58000|0A000|38000)$/, 'an API that there is not');
 cmp_ok($result->{seconds}, '<', $BOUND, 'in bounded time');
-$session->value('RESET nats_publish.ack_timeout');
 if ($admin->info->{version} =~ /^2\.(\d+)\./ && $1 < 11)
 {
 	$result = $session->run(q(SELECT nats_publish('t.ttl', 'x', ttl => '1 h')));
@@ -306,6 +307,8 @@ is($result->{sqlstate}, '54000', 'and of one that was restarted meanwhile') or d
 # What is told for certain is true: nothing is stored of a message that COMMIT has told to be refused or not sent. The
 # servers here are fakes, which hold back what real ones are just slow with.
 
+my %PATIENTLY = map { ("nats_publish.${_}_timeout" => '20s') } qw(ack commit connect);
+# where COMMIT waits in vain
 my %BRIEFLY = ('nats_publish.ack_timeout' => '700ms', 'nats_publish.commit_timeout' => '700ms', 'nats_publish.connect_timeout' => '2s');
 
 sub stores { my ($peer, $command) = @_; return $peer->reply($command, '{"stream":"T","seq":' . ++$peer->{stored} . '}'); }
@@ -314,7 +317,7 @@ sub stores { my ($peer, $command) = @_; return $peer->reply($command, '{"stream"
 sub commit_at
 {
 	my ($fake, $sql, %settings) = @_;
-	my $at = session_to($fake->url, %BRIEFLY, %settings);
+	my $at = session_to($fake->url, %PATIENTLY, %settings);
 	my $failed = $at->run("BEGIN; $sql; COMMIT");
 	my ($counts) = $failed->{error} =~ /Of the transaction's messages: (.*)\.$/m;
 	note($failed->{error});
@@ -384,7 +387,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 		return if $command->{subject} eq 't.large';
 		return $peer->{again}++ ? $peer->leave("-ERR 'Maximum Payload Violation'\r\n") : $peer->reply($command, '', ' 503');
 	};
-	is(told($limit, q(SELECT nats_publish_async('t.small', repeat('x', 500)), nats_publish_async('t.large', repeat('x', 1000)))),
+	is(told($limit, q(SELECT nats_publish_async('t.small', repeat('x', 500)), nats_publish_async('t.large', repeat('x', 1000))), %BRIEFLY),
 		'58030, 1 stored, 1 failed, 0 not sent', 'a message over max_payload that is not the last one sent: it may be stored');
 }
 
@@ -399,7 +402,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 			while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; }
 			return;
 		});
-	is((commit_at($fake, q(SELECT nats_publish_async('t.a', 'x', ttl => '1 h'))))[0], '58030, no counts',
+	is((commit_at($fake, q(SELECT nats_publish_async('t.a', 'x', ttl => '1 h')), %BRIEFLY))[0], '58030, no counts',
 		'a lost connection, a TTL, and a server that does not tell its version: it may be stored');
 }
 
@@ -421,7 +424,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 {
 	my $lose = sub { my ($peer, $command, $number) = @_; return ++$peer->{count} == 10 || $number > 1 ? $peer->close : 0; };
 	my @thirty = (q(SELECT count(nats_publish_on_commit('t.a', 'x')) FROM generate_series(1, 30)), 'nats_publish.max_pending' => 10);
-	is(told($lose, @thirty), '58030, 0 stored, 11 failed, 19 not sent', 'a connection that is lost again and again, and a full window: some may be stored');
+	is(told($lose, @thirty, %BRIEFLY), '58030, 0 stored, 11 failed, 19 not sent', 'a connection that is lost again and again, and a full window: some may be stored');
 	my $wait = sub { my ($peer, $command) = @_; push @{ $peer->{waiting} }, $command; return if @{ $peer->{waiting} } < 10; sleep 0.2; stores($peer, $_) foreach @{ $peer->{waiting} }; return; };
 	is(told($wait, @thirty, 'nats_publish.on_full' => 'error'), '53000, 10 stored, 1 failed, 19 not sent', 'a window that is full');
 
@@ -429,7 +432,7 @@ sub told { my ($on_publish, @more) = @_; return (commit_at(FakeServer->answering
 		CREATE USER MAPPING FOR PUBLIC SERVER nowhere));
 	my $two = q(SELECT nats_publish_async('t.a', 'x'); SET LOCAL nats_publish.server = 'nowhere'; SELECT nats_publish_on_commit('t.b', 'x'));
 	is(told(\&stores, $two), '58000, 1 stored, 0 failed, 1 not sent', 'the second of two servers is not there');
-	is(told(sub { }, $two), '58030, 0 stored, 1 failed, 1 not sent', 'and the first one does not answer');
+	is(told(sub { }, $two, %BRIEFLY), '58030, 0 stored, 1 failed, 1 not sent', 'and the first one does not answer');
 	my $large = q(SELECT nats_publish_async('t.a', 'x'), nats_publish_on_commit('t.b', repeat('x', 1000), ttl => '1 h'));
 	is(told(\&stores, $large), '0A000, 1 stored, 0 failed, 1 not sent', 'a server that lacks a feature');
 	is(told(\&stores, $large, 'nats_publish.commit_batch' => 'atomic'), '0A000, 1 stored, 1 failed, 0 not sent', 'or knows no batches');

@@ -12,7 +12,7 @@ use PsqlSession;
 use PublishTest;
 
 my ($nats) = nats_with_stream('T', ['t.>']);
-my $node = publishing_node('main', 'nats_publish.url' => $nats->url, 'nats_publish.connect_timeout' => '1s',
+my $node = publishing_node('main', 'nats_publish.url' => $nats->url,
 	restart_after_crash => 'on');
 
 my %first = (

@@ -162,11 +162,11 @@ is($result->{error} . payloads() . ' ' . rows(), '1 2 3 4 5 1', 'lost acknowledg
 # The server is gone for good then
 
 clean();
-$result = commit($ids_automatic, break => 'acknowledged', then_close => 1, settings => { 'nats_publish.commit_timeout' => '1s' });
+$result = commit($ids_automatic, break => 'acknowledged', then_close => 1, settings => { 'nats_publish.commit_timeout' => '4s' });
 is($result->{sqlstate}, '58030', 'a lost acknowledgment, and no server to ask: nobody knows') or diag($result->{error});
 is(payloads() . ' ' . rows(), '1 2 3 4 5 0', 'the batch is stored once, the row is not');
 clean();
-$result = commit($ids_automatic, break => 'commit', then_close => 1, settings => { 'nats_publish.commit_timeout' => '1s' });
+$result = commit($ids_automatic, break => 'commit', then_close => 1, settings => { 'nats_publish.commit_timeout' => '4s' });
 like($result->{sqlstate}, qr/^580[03]0$/, 'lost before the last member, and no server any more') or diag($result->{error});
 is(payloads() . ' ' . rows(), ' 0', 'nothing is stored, no row');
 

@@ -279,7 +279,9 @@ is($session->value('SELECT backlog, oldest_age > interval $$0$$, published FROM 
 $client->purge('R');
 is($session->value('SELECT nats_relay_resume()'), '', 'until it is resumed');
 wait_for('the first messages', sub { $client->stream_info('R')->{state}{messages} > 1000 });
+$nats->stall;    # the rest is not published while the server is told
 $node->stop('immediate');
+$nats->resume;
 cmp_ok($client->stream_info('R')->{state}{messages}, '<', 20_000, 'an immediate shutdown comes in a backlog');
 $node->start;
 $session = PsqlSession->new($node);

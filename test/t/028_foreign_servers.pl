@@ -234,9 +234,10 @@ is(places('down'), '', 'nothing of it was sent to either');
 $result = transaction($session, $to_both);
 is($result->{error} . places('down'), 'one.app two.app', 'when it is up again, the same works');
 
-my $bounded = app_session('nats_publish.commit_timeout' => '1s');
+my $bounded = app_session('nats_publish.commit_timeout' => '2s');
 $bounded->value('SET nats_publish.server = two; ' . calls(sync('before')) . 'SET nats_publish.server = one; ' . calls(sync('before')));
 $bounded->value('BEGIN; INSERT INTO t VALUES (1); ' . calls(async('stalled')));
+wait_for('the first message', sub { places('stalled') eq 'one.app' });
 $two->stall;
 $bounded->value('SET LOCAL nats_publish.server = two; ' . calls(async('stalled_two')));
 $result = $bounded->run('COMMIT');

@@ -32,8 +32,16 @@ sub session_at { my ($url, %settings) = @_; return publishing_session($node, url
 # An ERROR: its SQLSTATE, its message, and its HINT, undef for none
 sub raises
 {
-	my ($session, $sql, $sqlstate, $message, $hint, $what) = @_;
-	my $result = $session->run($sql);
+	my ($session, $sql, @expected) = @_;
+	$session->begin($sql);
+	return has_raised($session, @expected);
+}
+
+# The same of what is running
+sub has_raised
+{
+	my ($session, $sqlstate, $message, $hint, $what) = @_;
+	my $result = $session->finish;
 	$session->run('ROLLBACK');
 	is($result->{sqlstate}, $sqlstate, "$what: SQLSTATE") or diag $result->{error};
 	my ($text) = $result->{error} =~ /^ERROR:  \w{5}: (.*)/m;
@@ -49,13 +57,15 @@ sub raises
 my $SAME_ID = qr/^Publish it again with the same msg_id: JetStream then stores it once\.$/;
 my $OTHER_ID = qr/^Publish it again, and it may be stored twice. With a msg_id of your own, the same one each time, it is stored once\.$/;
 
-# A server that never answers what is published
+# A server that answers PING, and never what is published. All wait for it at once, so that they can wait for long: it has a
+# quarter of that for its PONG.
 {
 	my $silent = FakeServer->answering(sub { return; });
-	my $session = session_at($silent->url, ack_timeout => '300ms', commit_timeout => '300ms');
-	$session->value('CREATE TEMP TABLE automatic (id int PRIMARY KEY, a text); CREATE TEMP TABLE own (id int PRIMARY KEY)');
+	my %settings = (ack_timeout => '8s', commit_timeout => '8s');
+	my $session = session_at($silent->url, %settings);
+	$session->value('CREATE TABLE automatic (id int PRIMARY KEY, a text); CREATE TABLE own (id int PRIMARY KEY)');
 	$session->value("SELECT nats_publish_table('automatic', 't.{id}'), nats_publish_table('own', 't.{id}', msg_id => 'own-{id}')" . ' \\g /dev/null');
-	my $NO_ACK = qr/^could not publish to "t\.\w+": no acknowledgment arrived within 300 ms$/;
+	my $NO_ACK = qr/^could not publish to "t\.\w+": no acknowledgment arrived within 8000 ms$/;
 	my %sql = (
 		q(SELECT nats_publish('t.a', 'x')) => $OTHER_ID,
 		q(SELECT nats_publish('t.a', 'x', msg_id => 'a')) => $SAME_ID,
@@ -71,24 +81,30 @@ my $OTHER_ID = qr/^Publish it again, and it may be stored twice. With a msg_id o
 			COMMIT) => $SAME_ID,
 		q(INSERT INTO automatic VALUES (1, 'x')) => $OTHER_ID,
 		q(INSERT INTO own VALUES (1)) => $SAME_ID);
-	raises($session, $_, '58030', $NO_ACK, $sql{$_}, s/\s+/ /gr) foreach sort keys %sql;
-	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x', msg_id => 'a'), nats_publish_async('t.b', 'x') \g /dev/null
-		COMMIT), '58030', qr/^could not publish 2 messages/, undef, 'one of each kind');
-	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x', msg_id => 'a'), nats_publish_async('t.b', 'x', msg_id => 'b') \g /dev/null
-		COMMIT), '58030', qr/^could not publish 2 messages/, $SAME_ID, 'two of a kind');
+	my @cases = map { [ $_, '58030', $NO_ACK, $sql{$_}, s/\s+/ /gr ] } sort keys %sql;
+	push @cases, [ q(BEGIN; SELECT nats_publish_async('t.a', 'x', msg_id => 'a'), nats_publish_async('t.b', 'x') \g /dev/null
+		COMMIT), '58030', qr/^could not publish 2 messages/, undef, 'one of each kind' ];
+	push @cases, [ q(BEGIN; SELECT nats_publish_async('t.a', 'x', msg_id => 'a'), nats_publish_async('t.b', 'x', msg_id => 'b') \g /dev/null
+		COMMIT), '58030', qr/^could not publish 2 messages/, $SAME_ID, 'two of a kind' ];
+
+	# nothing was published: nothing may be stored
+	push @cases, [ "SELECT $_", '58000', qr/^JetStream request "\$JS\.API\.\S+" failed: no answer within 8000 ms$/, undef, $_ ]
+		foreach q(nats_stream_info('T')), q(nats_get_message('T', 1)), q(nats_jetstream('INFO')), q(nats_create_stream('U', '{u.>}'));
+
+	# the window is full: of the next message it is known that it was not sent
+	push @cases, [ q(SET nats_publish.max_pending = 1; BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
+		SELECT nats_publish_async('t.b', 'x')), '58000', qr/^could not publish to "t\.b": 1 earlier message is not acknowledged/, undef, 'no room' ];
+	my @sessions = map { session_at($silent->url, %settings) } @cases;
+	$sessions[$_]->begin($cases[$_][0]) foreach 0 .. $#cases;
+
+	# these have a limit of their own
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') AS future \gset
 		SELECT nats_await(:future, '100ms')), '58030', qr/in time$/, qr/^You can wait again for what is pending\.$/, 'nats_await()');
 	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
 		SELECT nats_flush('100ms')), '58030', qr/^1 message was not acknowledged in time$/, qr/^You can wait again/, 'nats_flush()');
 
-	# nothing was published: nothing may be stored
-	raises($session, "SELECT $_", '58000', qr/^JetStream request "\$JS\.API\.\S+" failed: no answer within 300 ms$/, undef, $_)
-		foreach q(nats_stream_info('T')), q(nats_get_message('T', 1)), q(nats_jetstream('INFO')), q(nats_create_stream('U', '{u.>}'));
-
-	# the window is full: of the next message it is known that it was not sent
-	$session->value('SET nats_publish.max_pending = 1');
-	raises($session, q(BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null
-		SELECT nats_publish_async('t.b', 'x')), '58000', qr/^could not publish to "t\.b": 1 earlier message is not acknowledged/, undef, 'no room');
+	has_raised($sessions[$_], @{ $cases[$_] }[ 1 .. 4 ]) foreach 0 .. $#cases;
+	$node->safe_psql('postgres', 'DROP TABLE automatic, own');
 }
 
 # A connection that is lost while an answer is waited for
