@@ -105,6 +105,11 @@ np_type_needs(Oid type)
 		case REGCOLLATIONOID:
 		case REGCONFIGOID:
 		case REGDICTIONARYOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+#ifdef REGDATABASEOID
+		case REGDATABASEOID:	/* since 19 */
+#endif
 			return NP_NEEDS_SEARCH_PATH;
 		default:
 			needs = part_needs(base_type);
