@@ -12,11 +12,11 @@
  * A message that can't be made must neither stop the slot nor be lost: it is
  * taken with its error.  What makes messages is PostgreSQL's own code and ours,
  * which leave nothing behind but memory; so the error is caught without a
- * subtransaction, which would be dear.  With one, as the table's owner in a
- * restricted operation, is done what somebody else's code has a part in (a
- * type's output, a cast to json), and all in a transaction in which an error
- * was met, or was too severe to be caught: that stops decoding, which begins
- * again and then comes here knowing better.
+ * subtransaction, which would be dear.  With one is done what somebody else's
+ * code has a part in (a type's output, a cast to json), and all in a
+ * transaction in which an error was met, or was too severe to be caught: that
+ * stops decoding, which begins again and then comes here knowing better.  All
+ * is done as the table's owner in a restricted operation.
  *
  *-------------------------------------------------------------------------
  */
@@ -134,6 +134,14 @@ typedef struct OwnersWork
 	Work	   *work;
 } OwnersWork;
 
+/* Who makes a message, whatever is thought of what has a part in it: never the superuser that this process is. */
+static void
+become_owner(const Work *work, Oid *user, int *context)
+{
+	GetUserIdAndSecContext(user, context);
+	SetUserIdAndSecContext(work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
 static void
 do_as_owner(void *argument)
 {
@@ -141,8 +149,7 @@ do_as_owner(void *argument)
 	Oid			user;
 	int			context;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owners->work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	become_owner(owners->work, &user, &context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners->function(owners->work);
 	PopActiveSnapshot();
@@ -167,15 +174,19 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	return error;
 }
 
-/* Without a subtransaction: the error, if it could be caught so. */
+/* Without a subtransaction: the error, if it could be caught so; another aborts the transaction, and with that it is itself again. */
 static ErrorData *
 attempt_alone(void (*function) (void *), Work *work)
 {
+	Oid			user;
+	int			context;
 	ErrorData  *error;
 
+	become_owner(work, &user, &context);
 	np_wal_trouble_expect(commit_of(work));
 	error = np_catch(function, work, is_catchable);
 	np_wal_trouble_expect(InvalidXLogRecPtr);
+	SetUserIdAndSecContext(user, context);
 	return error;
 }
 

@@ -330,6 +330,15 @@ SELECT take(2);
 SELECT message FROM written WHERE who = 1 AND op = 'insert' ORDER BY message;
 SELECT op, count(*), count(DISTINCT message) FROM written GROUP BY op ORDER BY op;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+-- Also once a row type has become one that has such.
+CREATE TYPE inner_row AS (a int);
+CREATE TYPE outer_row AS (i inner_row[]);
+CREATE TABLE outgrown (id int PRIMARY KEY, o outer_row);
+SELECT nats_publish_table('outgrown', 'change_types.x');
+INSERT INTO outgrown VALUES (1, ROW(ARRAY[ROW(1)::inner_row]));
+ALTER TYPE inner_row ADD ATTRIBUTE c regclass;
+INSERT INTO outgrown VALUES (2, ROW(ARRAY[ROW(2, 'outgrown')::inner_row]));
+SELECT payload FROM changes('CHANGE_TYPES');
 -- Text that is stored as broken UTF-8 is valid where it is read: each byte of no character is U+FFFD.
 CREATE CAST (bytea AS text) WITHOUT FUNCTION;
 CREATE TABLE broken (t text PRIMARY KEY, a text[], whole text);
