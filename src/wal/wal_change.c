@@ -291,22 +291,37 @@ clear_rows(const NpChangeWal *wal)
 	ExecClearTuple(wal->new);
 }
 
-/* Raises 0A000 when there is not what the message is to be made of. */
+/* Raises 0A000 when there is no row. */
 static void
 check_rows(const NpChangePlan *plan, const NpChange *change)
 {
-	const NpChangeWal *wal = plan->wal;
-
 	np_change_wal_check_op(plan, change->op);
 	if ((change->op != NP_DELETE && change->op != NP_TRUNCATE && change->new == NULL) ||
 		(change->op == NP_DELETE && change->old == NULL))
 		np_raise_fault(NP_FAULT_FEATURE, NULL, "the row is not in the WAL");
+}
+
+static bool
+filter_needs(const NpChangePlan *plan, int column)
+{
+	return np_change_filter_needs(plan->wal->filter, plan->places[column]);
+}
+
+static bool
+message_needs(const NpChangePlan *plan, int column)
+{
+	return plan->is_key[column] || plan->needed[column];
+}
+
+/* Raises 0A000 when the new value of a column is not known that is needed. */
+static void
+check_columns(const NpChangePlan *plan, const NpChange *change, bool (*is_needed) (const NpChangePlan *plan, int column))
+{
 	for (int i = 0; change->unchanged != NULL && i < plan->column_count; i++)
 	{
 		NpFailure	failure;
 
-		if (!change->unchanged[i] || !(plan->is_key[i] || plan->needed[i] ||
-									   (wal->filter != NULL && np_change_filter_needs(wal->filter, plan->places[i]))))
+		if (!change->unchanged[i] || !is_needed(plan, i))
 			continue;
 		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL: it is stored out of line and was not changed",
 							 plan->json_names[i]);
@@ -402,7 +417,21 @@ make_message(Work *work, NpChange *change)
 static bool
 is_wanted(NpChangePlan *plan, const NpChange *change)
 {
-	return plan->wal->filter == NULL || np_change_filter_admits(plan->wal->filter, change->old, change->new);
+	if (plan->wal->filter == NULL)
+		return true;
+	check_columns(plan, change, filter_needs);
+	return np_change_filter_admits(plan->wal->filter, change->old, change->new);
+}
+
+/* What is not wanted may lack what a message is made of. */
+static int
+wanted_messages(NpChangePlan *plan, const NpChange *change, NpChange *messages)
+{
+	check_rows(plan, change);
+	if (!is_wanted(plan, change))
+		return 0;
+	check_columns(plan, change, message_needs);
+	return np_change_messages(plan, change, messages);
 }
 
 /*
@@ -428,8 +457,7 @@ make_messages(void *argument)
 	if (!work->needs_protection || work->is_protected)
 	{
 		put_rows(work);
-		check_rows(work->plan, &work->change);
-		count = is_wanted(work->plan, &work->change) ? np_change_messages(work->plan, &work->change, changes) : 0;
+		count = wanted_messages(work->plan, &work->change, changes);
 		for (int i = 0; i < count; i++)
 			make_message(work, &changes[i]);
 		clear_rows(work->plan->wal);
