@@ -67,9 +67,9 @@
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
 {
+	const NpDecodedTransaction *decoded;
 	NpChangeTransaction transaction;
 	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
-	uint64		number;			/* of the change, whatever its table: the same when it is decoded again */
 	NpChangeCounts counts;
 	bool		is_careful;		/* nothing is done without a subtransaction */
 } NpDecodedChanges;
@@ -83,7 +83,8 @@ typedef struct Work
 	NpChange	change;
 	HeapTuple	old;
 	HeapTuple	new;
-	int			messages_before;	/* of other triggers, for the same change */
+	int			place;			/* of its first message, behind all that other triggers can make of the
+								 * change */
 	bool		is_protected;	/* others' code may be called */
 	bool		needs_protection;
 	NpChangePlan *plan;			/* NULL: not found yet */
@@ -351,7 +352,7 @@ make_id(const NpDecodedChanges *changes, int place)
 
 	memcpy(id, changes->id, length);
 	id[length++] = '-';
-	length += pg_ulltoa_n(changes->number, id + length);
+	length += pg_ulltoa_n(changes->decoded->number, id + length);
 	if (place > 0)
 	{
 		id[length++] = '.';
@@ -408,7 +409,7 @@ make_message(Work *work, NpChange *change)
 			find_group(work);
 		change->position = np_change_counts_add(work->group, work->table);
 	}
-	change->id = make_id(work->changes, work->messages_before + work->count);
+	change->id = make_id(work->changes, work->place + work->count);
 	np_change_message_build(message, work->plan, change);
 	check_policy(work->plan->wal, message->subject);
 	work->count++;
@@ -472,7 +473,7 @@ describe_change(void *argument)
 {
 	Work	   *work = argument;
 
-	work->change.id = make_id(work->changes, work->messages_before);
+	work->change.id = make_id(work->changes, work->place);
 	np_change_message_describe(&work->messages[0], work->plan, &work->change, work->with_subject, work->with_key);
 }
 
@@ -533,13 +534,13 @@ take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 		describe_somehow(work);
 		clear_rows(work->plan->wal);
 	}
-	take(argument, &work->messages[0], &failure);
+	take(argument, work->place, &work->messages[0], &failure);
 }
 
 /* ---- Changes ------------------------------------------------------------------------------- */
 
-/* What one trigger makes of a change is taken; returns how many messages that is. */
-static int
+/* What one trigger makes of a change is taken. */
+static void
 publish(Work *work, NpWalTake take, void *argument)
 {
 	ErrorData  *error = attempt(make_messages, work);
@@ -549,11 +550,10 @@ publish(Work *work, NpWalTake take, void *argument)
 	if (error != NULL)
 	{
 		take_failure(work, error, take, argument);
-		return 1;
+		return;
 	}
 	for (int i = 0; i < work->count; i++)
-		take(argument, &work->messages[i], NULL);
-	return work->count;
+		take(argument, work->place + i, &work->messages[i], NULL);
 }
 
 /* Is it our trigger function, in whatever schema?  Nobody but a superuser could make another one look so. */
@@ -613,7 +613,7 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 {
 	static MemoryContext row_context;
 	MemoryContext previous;
-	int			count = 0;
+	int			place = 0;
 
 	if (row_context == NULL)
 		row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish decoded row", ALLOCSET_DEFAULT_SIZES);
@@ -623,9 +623,11 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 		Work		one = *work;
 
 		one.trigger = i;
-		one.messages_before = count;
-		if (publishes(trigger_of(&one), work->change.op))
-			count += publish(&one, take, argument);
+		one.place = place;
+		if (!publishes(trigger_of(&one), work->change.op))
+			continue;
+		publish(&one, take, argument);
+		place += NP_MAX_CHANGE_MESSAGES;
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(row_context);
@@ -641,6 +643,7 @@ changes_of(NpDecodedTransaction *decoded)
 	if (changes != NULL)
 		return changes;
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
+	changes->decoded = decoded;
 	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
@@ -676,7 +679,7 @@ np_wal_change(NpDecodedTransaction *transaction, Relation relation, ReorderBuffe
 {
 	Work		work = {.changes = changes_of(transaction),.relation = relation};
 
-	work.changes->number++;
+	transaction->number++;
 	if (!is_published(transaction, relation))
 		return;
 	work.change = (NpChange) {.op = change_op(change),.transaction = &work.changes->transaction,.lsn = change->lsn};
@@ -694,7 +697,7 @@ np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relation
 	{
 		Work		work = {.changes = changes_of(transaction),.relation = relations[i]};
 
-		work.changes->number++;
+		transaction->number++;
 		work.change = (NpChange) {.op = NP_TRUNCATE,.transaction = &work.changes->transaction,.lsn = change->lsn};
 		if (is_published(transaction, relations[i]))
 			publish_by_triggers(&work, take, argument);
@@ -763,14 +766,14 @@ publish_end(NpDecodedChanges *changes, const NpChangeGroup *group, NpWalTake tak
 
 	if (error == NULL)
 	{
-		take(argument, &end.message, NULL);
+		take(argument, 0, &end.message, NULL);
 		return;
 	}
 	plain.annotations = NULL;
 	end.transaction = &plain;
 	build_end(&end);
 	failure = failure_of(error);
-	take(argument, &end.message, &failure);
+	take(argument, 0, &end.message, &failure);
 }
 
 /* All changes of a transaction that has any were decoded: the messages that end it. */
@@ -786,7 +789,7 @@ np_wal_change_end(NpDecodedTransaction *transaction, NpWalTake take, void *argum
 	{
 		const NpChangeGroup *group = lfirst(cell);
 
-		changes->number++;
+		transaction->number++;
 		if (np_change_group_has_end(group))
 			publish_end(changes, group, take, argument);
 	}
