@@ -61,8 +61,9 @@
 /* How long it may take until a role's other allowed_subjects count. */
 #define SUBJECTS_AGE	NP_MILLISECONDS(10000)
 
-/* For so long others' code may work at one change, ms. */
+/* For so long others' code may work at one change, and at the error that cancels it then, ms. */
 #define MAX_CHANGE_TIME	10000
+#define MAX_CANCEL_TIME	3000
 
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
@@ -72,6 +73,7 @@ typedef struct NpDecodedChanges
 	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
 	NpChangeCounts counts;
 	bool		is_careful;		/* nothing is done without a subtransaction */
+	bool		is_endless;		/* others' code is not called: it could not be canceled */
 } NpDecodedChanges;
 
 /* One change, of which one trigger makes messages. */
@@ -151,6 +153,9 @@ do_as_owner(void *argument)
 	int			context;
 
 	become_owner(owners->work, &user, &context);
+	/* a background worker has no statement, and so nothing else that limits it */
+	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
+	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME + MAX_CANCEL_TIME);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners->function(owners->work);
 	PopActiveSnapshot();
@@ -164,10 +169,9 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	NpTime		begun = np_now();
 	ErrorData  *error;
 
-	/* a background worker has no statement, and so nothing else that limits it */
-	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
 	error = np_try_subtransaction(do_as_owner, &owners);
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	np_wal_trouble_no_limit();
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
 	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
@@ -445,6 +449,17 @@ trigger_of(const Work *work)
 	return &work->relation->trigdesc->triggers[work->trigger];
 }
 
+/* Raises 54000 when a message is made by others' code, and that is not called. */
+static void
+check_end(const Work *work)
+{
+	if (!work->needs_protection || !work->changes->is_endless)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled")));
+}
+
 /* Make the messages of a change; with others' code only if that is protected. */
 static void
 make_messages(void *argument)
@@ -455,6 +470,7 @@ make_messages(void *argument)
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->needs_protection = work->plan->wal->has_others_code;
+	check_end(work);
 	if (!work->needs_protection || work->is_protected)
 	{
 		put_rows(work);
@@ -481,7 +497,7 @@ describe_change(void *argument)
 static void
 describe_somehow(Work *work)
 {
-	work->with_subject = work->with_key = true;
+	work->with_subject = work->with_key = !(work->needs_protection && work->changes->is_endless);
 	if (attempt(describe_change, work) == NULL)
 		return;
 	work->with_subject = false;
@@ -645,6 +661,7 @@ changes_of(NpDecodedTransaction *decoded)
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
 	changes->decoded = decoded;
 	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
+	changes->is_endless = np_wal_trouble_was_endless(decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);

@@ -8,6 +8,9 @@
  * was ended by an error begins again at the slot, and what is in the queue
  * already, or has been, is left out.
  *
+ * Behind a transaction that has ended the process (wal_trouble.c), it waits
+ * until that is confirmed.
+ *
  * It asks to be woken only when it has read all, and not at once: so it reads
  * in batches when there is much.
  *
@@ -26,6 +29,7 @@
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
+#include "wal/wal_trouble.h"
 
 /* So often it is shown how much of a large transaction is decoded. */
 #define SHOWN_MESSAGES		1024
@@ -68,6 +72,9 @@ static int64 forged;			/* messages with our prefix that are not ours */
 static XLogRecPtr queued_commit;
 static uint64 queued_number;
 static int	queued_place;
+
+/* Nothing is read until this is confirmed: what comes next may end the process, too, and the next one is not to meet this again. */
+static XLogRecPtr held_until;
 
 /* To be called once. */
 void
@@ -150,6 +157,8 @@ on_commit(NpDecodedTransaction *transaction)
 {
 	np_wal_change_end(transaction, take, transaction);
 	np_position_complete(transaction->commit_lsn);
+	if (np_wal_trouble_was_endless(transaction->commit_lsn))
+		held_until = transaction->end_lsn;
 	gathered += transaction->messages > 0;
 	nothing_is_decoded();
 }
@@ -210,13 +219,14 @@ np_reader_abort(void)
 {
 	np_decoder_abort();
 	nothing_is_decoded();
+	held_until = InvalidXLogRecPtr;
 }
 
 /* May there be WAL that was not read, and may it be? */
 bool
 np_reader_may_read(void)
 {
-	return may_have_more && !np_wal_queue_is_full() && !np_divert_is_full();
+	return may_have_more && confirmed >= held_until && !np_wal_queue_is_full() && !np_divert_is_full();
 }
 
 /* All is read that there was. */

@@ -43,13 +43,14 @@ sub dead
 
 # Others' code that fails as the server does, of several rows, and of several transactions; and that does not come to an end.
 $session->value(<<'END');
-CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'at first', 'later');
+CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later');
 CREATE FUNCTION is_later() RETURNS bool LANGUAGE sql AS $$ SELECT EXISTS (SELECT FROM pg_lock_status() WHERE locktype = 'advisory' AND objid = 81) $$;
 CREATE FUNCTION e_json(e) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
 	CASE $1
 		WHEN 'memory' THEN RAISE 'out of memory, it says' USING ERRCODE = '53200';
 		WHEN 'internal' THEN RAISE 'internal' USING ERRCODE = 'XX000';
 		WHEN 'endless' THEN LOOP NULL; END LOOP;
+		WHEN 'immortal' THEN LOOP BEGIN LOOP NULL; END LOOP; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
 		-- a lock of the session's outlives the transaction that is decoded
 		WHEN 'at first' THEN IF public.is_later() THEN RAISE 'later' USING ERRCODE = '22023'; END IF;
 		WHEN 'later' THEN IF NOT public.is_later() THEN PERFORM pg_advisory_lock(81); RAISE 'at first' USING ERRCODE = '53200'; END IF;
@@ -82,6 +83,13 @@ $session->value(q(BEGIN; UPDATE d SET id = 2; INSERT INTO t VALUES (12, 'later')
 wait_for_wal('changes of which others\' code says another thing when they are decoded again');
 is(subjects(), 'w.d.1 w.d.2 w.t.12 w.t.13', 'all are published');
 is(dead(), '', 'and none is dead');
+
+# Code that catches what cancels it ends with the process, once
+$session->value(q(INSERT INTO t VALUES (14, 'immortal'), (15, 'good'), (16, 'immortal')));
+$session->value(q(INSERT INTO d VALUES (3, 'good')));
+wait_for_wal('a change of which others\' code does not let itself be canceled');
+is(subjects(), 'w.d.3', 'other transactions are published');
+is(dead(), 'public.t.insert 54000, public.t.insert 54000, public.t.insert 54000', 'those changes of this one are dead that need such code');
 
 # Annotations, and where they go
 $session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
