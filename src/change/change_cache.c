@@ -4,8 +4,10 @@
  *	  The plans of the triggers that this backend has fired.
  *
  * A plan is stale when its table, the partitioned table that its messages
- * name, or any schema has changed: a new or altered trigger, too, is a change
- * of its table.  An invalidation can arrive while a plan is in use (a
+ * name, a row type of its columns, or any schema has changed: a new or altered
+ * trigger, too, is a change of its table.  One with columns of types that are
+ * not PostgreSQL's own is also stale when any cast or function has: that
+ * decides whether others' code makes its messages.  An invalidation can arrive while a plan is in use (a
  * column's cast to json may be a function that runs SQL): then a stale plan
  * lives on until the transaction ends.
  *
@@ -24,6 +26,7 @@
 #include "utils/syscache.h"
 
 #include "change/change_cache.h"
+#include "change/change_types.h"
 #include "change/change_wal.h"
 
 typedef struct Entry
@@ -42,8 +45,22 @@ static uint64 changes;			/* of catalogs, by their invalidations */
 
 /* ---- Invalidation -------------------------------------------------------------- */
 
+/* Is a plan about a relation, or (InvalidOid) about any? */
+static bool
+is_about(const Entry *entry, Oid relation)
+{
+	return !OidIsValid(relation) || entry->relation == relation || entry->published == relation ||
+		list_member_oid(entry->plan->row_types, relation);
+}
+
+static bool
+has_casts(const Entry *entry, Oid unused)
+{
+	return entry->plan->needs & NP_NEEDS_CASTS;
+}
+
 static void
-mark_stale(Oid relation)
+mark_stale(bool (*is_affected) (const Entry *entry, Oid relation), Oid relation)
 {
 	HASH_SEQ_STATUS scan;
 	Entry	   *entry;
@@ -52,7 +69,7 @@ mark_stale(Oid relation)
 	hash_seq_init(&scan, entries);
 	while ((entry = hash_seq_search(&scan)) != NULL)
 	{
-		if (OidIsValid(relation) && entry->relation != relation && entry->published != relation)
+		if (!is_affected(entry, relation))
 			continue;
 		entry->is_stale = true;
 		some_are_stale = true;
@@ -62,14 +79,21 @@ mark_stale(Oid relation)
 static void
 on_relation_change(Datum argument, Oid relation)
 {
-	mark_stale(relation);
+	mark_stale(is_about, relation);
 }
 
 /* Renaming a schema tells nothing to the tables in it. */
 static void
 on_schema_change(Datum argument, int cache, uint32 hash)
 {
-	mark_stale(InvalidOid);
+	mark_stale(is_about, InvalidOid);
+}
+
+/* Nor does a cast, or a function that it calls, to those with its type. */
+static void
+on_cast_change(Datum argument, int cache, uint32 hash)
+{
+	mark_stale(has_casts, InvalidOid);
 }
 
 /* Of all triggers, also of those that are gone and will not be looked for. */
@@ -105,6 +129,8 @@ initialize(void)
 	entries = hash_create("nats_publish change plans", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, on_cast_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, on_cast_change, (Datum) 0);
 }
 
 /* ---- Making ---------------------------------------------------------------------- */

@@ -699,7 +699,7 @@ np_change_plan_make(Relation relation, Relation published, const NpChangeOptions
 		np_message_check_subject(np_to_utf8(options->transaction_end, strlen(options->transaction_end)));
 		plan->transaction_end = pstrdup(options->transaction_end);
 	}
-	plan->needs = np_row_needs(source.columns);
+	plan->needs = np_row_needs(source.columns, &plan->row_types);
 	find_columns(&source, plan);
 	if (options->payload != NULL)
 	{

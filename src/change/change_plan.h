@@ -115,6 +115,7 @@ typedef struct NpChangePlan
 	NpChangeFormat format;
 	bool		old;
 	int			needs;			/* NpTextNeeds of all columns */
+	List	   *row_types;		/* the relations of those that columns are made of */
 	bool		has_position;	/* messages tell their place in the transaction */
 	const char *transaction_end;	/* subject in the database's encoding, or NULL */
 	bool		only_missing;	/* not if their subjects have a message already */

@@ -22,7 +22,7 @@
 #include "change/change_position.h"
 #include "commit/transaction.h"
 
-/* What a (sub)transaction has counted of a table. */
+/* What a (sub)transaction has counted of a table; each has one of a table. */
 typedef struct Share
 {
 	int			nest_level;
@@ -34,21 +34,31 @@ typedef struct Share
 static NpChangeCounts counts;	/* all of this in TopTransactionContext */
 static List *shares = NIL;		/* by nest_level, the innermost last */
 
-/* Of this subtransaction; it is behind those of all outer ones. */
+/* Among the first so many, of which those of this nesting are the last; NULL: there is none. */
 static Share *
-find_share(NpChangeGroup *group, NpChangedTable *table)
+find_share(int count, int nest_level, const NpChangedTable *table)
 {
-	int			nest_level = GetCurrentTransactionNestLevel();
-	Share	   *share;
-
-	for (int i = list_length(shares) - 1; i >= 0; i--)
+	for (int i = count - 1; i >= 0; i--)
 	{
-		share = list_nth(shares, i);
+		Share	   *share = list_nth(shares, i);
+
 		if (share->nest_level < nest_level)
 			break;
 		if (share->table == table)
 			return share;
 	}
+	return NULL;
+}
+
+/* Of this subtransaction; it is behind those of all outer ones. */
+static Share *
+current_share(NpChangeGroup *group, NpChangedTable *table)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	Share	   *share = find_share(list_length(shares), nest_level, table);
+
+	if (share != NULL)
+		return share;
 	share = palloc0(sizeof(Share));
 	*share = (Share) {nest_level, group, table, 0};
 	shares = lappend(shares, share);
@@ -69,25 +79,49 @@ np_change_position_next(const NpChangePlan *plan, Oid schema)
 		group->user = GetUserId();
 		group->id = psprintf("%s:" UINT64_FORMAT, np_change_transaction()->id_text, GetXLogInsertRecPtr());
 	}
-	find_share(group, table)->count++;
+	current_share(group, table)->count++;
 	MemoryContextSwitchTo(previous);
 	return np_change_counts_add(group, table);
 }
 
 /* ---- The ends ------------------------------------------------------------------ */
 
-/* Subtransactions of this nesting have committed: their shares are the outer one's. */
+/* How many shares there are outside of this nesting. */
+static int
+count_outer(int nest_level)
+{
+	int			count = list_length(shares);
+
+	while (count > 0 && ((Share *) list_nth(shares, count - 1))->nest_level >= nest_level)
+		count--;
+	return count;
+}
+
+/*
+ * Subtransactions of this nesting have committed: their shares are the outer
+ * one's, which may have some of the same tables.  There can be a
+ * subtransaction for each row.
+ */
 static void
 settle(int nest_level)
 {
-	for (int i = list_length(shares) - 1; i >= 0; i--)
+	int			kept = count_outer(nest_level);
+
+	for (int i = kept; i < list_length(shares); i++)
 	{
 		Share	   *share = list_nth(shares, i);
+		Share	   *outer = find_share(kept, nest_level - 1, share->table);
 
-		if (share->nest_level < nest_level)
-			break;
-		share->nest_level = nest_level - 1;
+		if (outer == NULL)
+		{
+			share->nest_level = nest_level - 1;
+			lfirst(list_nth_cell(shares, kept++)) = share;
+			continue;
+		}
+		outer->count += share->count;
+		pfree(share);
 	}
+	shares = list_truncate(shares, kept);
 }
 
 /* They were rolled back: what they have counted is not there.  Never throws. */
@@ -102,6 +136,7 @@ give_back(int nest_level)
 			break;
 		share->group->count -= share->count;
 		share->table->count -= share->count;
+		pfree(share);
 		shares = list_delete_last(shares);
 	}
 }

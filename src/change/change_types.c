@@ -17,24 +17,25 @@
 
 #include "change/change_types.h"
 
-/* NpTextNeeds of all columns of a row. */
+/* NpTextNeeds of all columns of a row; see np_type_needs. */
 int
-np_row_needs(TupleDesc columns)
+np_row_needs(TupleDesc columns, List **row_types)
 {
 	int			needs = 0;
 
 	for (int i = 0; i < columns->natts; i++)
 		if (!TupleDescAttr(columns, i)->attisdropped)
-			needs |= np_type_needs(TupleDescAttr(columns, i)->atttypid);
+			needs |= np_type_needs(TupleDescAttr(columns, i)->atttypid, row_types);
 	return needs;
 }
 
 static int
-composite_needs(Oid type)
+composite_needs(Oid type, List **row_types)
 {
 	TupleDesc	columns = lookup_rowtype_tupdesc(type, -1);
-	int			needs = np_row_needs(columns);
+	int			needs = np_row_needs(columns, row_types);
 
+	*row_types = list_append_unique_oid(*row_types, get_typ_typrelid(type));
 	ReleaseTupleDesc(columns);
 	return needs;
 }
@@ -61,18 +62,18 @@ code_needs(Oid type)
 
 /* Of a type that is made of others: theirs. */
 static int
-part_needs(Oid type)
+part_needs(Oid type, List **row_types)
 {
 	switch (get_typtype(type))
 	{
 		case TYPTYPE_COMPOSITE:
-			return composite_needs(type);
+			return composite_needs(type, row_types);
 		case TYPTYPE_RANGE:
-			return np_type_needs(get_range_subtype(type));
+			return np_type_needs(get_range_subtype(type), row_types);
 		case TYPTYPE_MULTIRANGE:
-			return np_type_needs(get_multirange_range(type));
+			return np_type_needs(get_multirange_range(type), row_types);
 		default:
-			return OidIsValid(get_element_type(type)) ? np_type_needs(get_element_type(type)) : 0;
+			return OidIsValid(get_element_type(type)) ? np_type_needs(get_element_type(type), row_types) : 0;
 	}
 }
 
@@ -82,9 +83,13 @@ is_row_or_array(Oid type)
 	return type_is_rowtype(type) || OidIsValid(get_element_type(type));
 }
 
-/* NpTextNeeds of a type; what another extension's cast to JSON shows may be a time. */
+/*
+ * NpTextNeeds of a type; what another extension's cast to JSON shows may be a
+ * time.  To row_types are added the relations of the row types that it is made
+ * of, whose columns can become others.
+ */
 int
-np_type_needs(Oid type)
+np_type_needs(Oid type, List **row_types)
 {
 	Oid			base_type = getBaseType(type);
 	int			needs;
@@ -105,11 +110,16 @@ np_type_needs(Oid type)
 		case REGCOLLATIONOID:
 		case REGCONFIGOID:
 		case REGDICTIONARYOID:
+		case REGROLEOID:
+		case REGNAMESPACEOID:
+#ifdef REGDATABASEOID
+		case REGDATABASEOID:	/* since 19 */
+#endif
 			return NP_NEEDS_SEARCH_PATH;
 		default:
-			needs = part_needs(base_type);
+			needs = part_needs(base_type, row_types);
 			if (base_type < FirstNormalObjectId)
 				return needs;
-			return needs | NP_NEEDS_TIME_ZONE | (is_row_or_array(base_type) ? 0 : code_needs(base_type));
+			return needs | NP_NEEDS_CASTS | NP_NEEDS_TIME_ZONE | (is_row_or_array(base_type) ? 0 : code_needs(base_type));
 	}
 }

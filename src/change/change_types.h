@@ -9,6 +9,7 @@
 #define NP_CHANGE_TYPES_H
 
 #include "access/tupdesc.h"
+#include "nodes/pg_list.h"
 
 /* What else than its value the text of a type depends on; to be or-ed. */
 typedef enum NpTextNeeds
@@ -18,10 +19,11 @@ typedef enum NpTextNeeds
 	NP_NEEDS_CURRENCY = 4,
 	NP_NEEDS_SETTINGS = 7,		/* all of these */
 	NP_NEEDS_OTHERS_CODE = 8,	/* functions that are not PostgreSQL's own */
-	NP_NEEDS_TABLES = 16		/* functions that are not immutable, and so may look into some */
+	NP_NEEDS_TABLES = 16,		/* functions that are not immutable, and so may look into some */
+	NP_NEEDS_CASTS = 32			/* of a type that is not PostgreSQL's own: one to json can come and go */
 } NpTextNeeds;
 
-extern int	np_type_needs(Oid type);
-extern int	np_row_needs(TupleDesc columns);
+extern int	np_type_needs(Oid type, List **row_types);
+extern int	np_row_needs(TupleDesc columns, List **row_types);
 
 #endif							/* NP_CHANGE_TYPES_H */

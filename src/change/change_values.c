@@ -17,6 +17,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
@@ -28,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "change/change_transaction.h"
 #include "change/change_values.h"
 
 #define DAYS_SINCE_1970		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)
@@ -74,18 +76,19 @@ append_date(StringInfo json, DateADT date)
 		appendStringInfo(json, "%d", date + DAYS_SINCE_1970);
 }
 
-/* Of up to three digits milliseconds, else microseconds. */
+/* Of up to three digits milliseconds, else microseconds, which of the last years there are are too many. */
 static void
 append_timestamp(StringInfo json, Timestamp time, int32 typmod)
 {
-	int64		microseconds = time + DAYS_SINCE_1970 * USECS_PER_DAY;
+	int64		since_1970;
 
 	if (TIMESTAMP_NOT_FINITE(time))
-		appendStringInfo(json, INT64_FORMAT, TIMESTAMP_IS_NOBEGIN(time) ? NEGATIVE_INFINITY : POSITIVE_INFINITY);
+		since_1970 = TIMESTAMP_IS_NOBEGIN(time) ? NEGATIVE_INFINITY : POSITIVE_INFINITY;
 	else if (typmod >= 0 && typmod <= 3)
-		appendStringInfo(json, INT64_FORMAT, microseconds / 1000);
-	else
-		appendStringInfo(json, INT64_FORMAT, microseconds);
+		since_1970 = np_change_milliseconds(time);
+	else if (pg_add_s64_overflow(time, DAYS_SINCE_1970 * USECS_PER_DAY, &since_1970))
+		since_1970 = POSITIVE_INFINITY;
+	appendStringInfo(json, INT64_FORMAT, since_1970);
 }
 
 static void

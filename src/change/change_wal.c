@@ -91,10 +91,11 @@ static int
 published_needs(const NpChangePlan *plan, TupleDesc columns)
 {
 	int			needs = 0;
+	List	   *row_types = NIL;
 
 	for (int i = 0; i < plan->column_count; i++)
 		if (plan->is_published[i] || plan->is_key[i] || plan->needed[i])
-			needs |= np_type_needs(TupleDescAttr(columns, plan->places[i])->atttypid);
+			needs |= np_type_needs(TupleDescAttr(columns, plan->places[i])->atttypid, &row_types);
 	return needs;
 }
 

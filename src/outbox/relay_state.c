@@ -33,6 +33,7 @@ typedef struct Slot
 	pg_atomic_uint32 wakes;		/* only grows */
 	volatile bool is_told;		/* somebody has something to tell, in the tables */
 	volatile NpWalOrder order;
+	pg_atomic_uint64 endless;	/* the commit of a transaction that ended the relay of the WAL; 0: of none */
 } Slot;
 
 typedef struct Shared
@@ -97,7 +98,10 @@ initialize(void *memory)
 	memset(fresh, 0, sizeof(Shared));
 	fresh->lock = &GetNamedLWLockTranche(NP_LOCK_TRANCHE)->lock;
 	for (int i = 0; i < NP_MAX_SLOTS; i++)
+	{
 		pg_atomic_init_u32(&fresh->slots[i].wakes, 0);
+		pg_atomic_init_u64(&fresh->slots[i].endless, InvalidXLogRecPtr);
+	}
 }
 
 /* Without preloading there are no relays, and nobody asks for it. */
@@ -468,4 +472,18 @@ np_relay_slot_set_progress(int slot, const NpWalProgress *progress)
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	shared->slots[slot].status.wal = *progress;
 	LWLockRelease(shared->lock);
+}
+
+/* In a transaction with this commit is what can only be ended with the process, for the next one to know.  Signal-safe. */
+void
+np_relay_slot_set_endless(int slot, XLogRecPtr commit)
+{
+	pg_atomic_write_u64(&shared->slots[slot].endless, commit);
+}
+
+/* The last such transaction; 0: there was none. */
+XLogRecPtr
+np_relay_slot_endless(int slot)
+{
+	return pg_atomic_read_u64(&shared->slots[slot].endless);
 }

@@ -128,5 +128,7 @@ extern void np_relay_slot_set_order(int slot, NpRelayOrder order, const char *sh
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
 extern void np_relay_slot_set_error(int slot, const char *error);
 extern void np_relay_slot_set_progress(int slot, const NpWalProgress *progress);
+extern void np_relay_slot_set_endless(int slot, XLogRecPtr commit);
+extern XLogRecPtr np_relay_slot_endless(int slot);
 
 #endif							/* NP_RELAY_STATE_H */

@@ -12,11 +12,11 @@
  * A message that can't be made must neither stop the slot nor be lost: it is
  * taken with its error.  What makes messages is PostgreSQL's own code and ours,
  * which leave nothing behind but memory; so the error is caught without a
- * subtransaction, which would be dear.  With one, as the table's owner in a
- * restricted operation, is done what somebody else's code has a part in (a
- * type's output, a cast to json), and all in a transaction in which an error
- * was met, or was too severe to be caught: that stops decoding, which begins
- * again and then comes here knowing better.
+ * subtransaction, which would be dear.  With one is done what somebody else's
+ * code has a part in (a type's output, a cast to json), and all in a
+ * transaction in which an error was met, or was too severe to be caught: that
+ * stops decoding, which begins again and then comes here knowing better.  All
+ * is done as the table's owner in a restricted operation.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,17 +61,19 @@
 /* How long it may take until a role's other allowed_subjects count. */
 #define SUBJECTS_AGE	NP_MILLISECONDS(10000)
 
-/* For so long others' code may work at one change, ms. */
+/* For so long others' code may work at one change, and at the error that cancels it then, ms. */
 #define MAX_CHANGE_TIME	10000
+#define MAX_CANCEL_TIME	3000
 
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
 {
+	const NpDecodedTransaction *decoded;
 	NpChangeTransaction transaction;
 	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
-	uint64		number;			/* of the change, whatever its table: the same when it is decoded again */
 	NpChangeCounts counts;
 	bool		is_careful;		/* nothing is done without a subtransaction */
+	bool		is_endless;		/* others' code is not called: it could not be canceled */
 } NpDecodedChanges;
 
 /* One change, of which one trigger makes messages. */
@@ -83,7 +85,8 @@ typedef struct Work
 	NpChange	change;
 	HeapTuple	old;
 	HeapTuple	new;
-	int			messages_before;	/* of other triggers, for the same change */
+	int			place;			/* of its first message, behind all that other triggers can make of the
+								 * change */
 	bool		is_protected;	/* others' code may be called */
 	bool		needs_protection;
 	NpChangePlan *plan;			/* NULL: not found yet */
@@ -134,6 +137,14 @@ typedef struct OwnersWork
 	Work	   *work;
 } OwnersWork;
 
+/* Who makes a message, whatever is thought of what has a part in it: never the superuser that this process is. */
+static void
+become_owner(const Work *work, Oid *user, int *context)
+{
+	GetUserIdAndSecContext(user, context);
+	SetUserIdAndSecContext(work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
 static void
 do_as_owner(void *argument)
 {
@@ -141,8 +152,10 @@ do_as_owner(void *argument)
 	Oid			user;
 	int			context;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owners->work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	become_owner(owners->work, &user, &context);
+	/* a background worker has no statement, and so nothing else that limits it */
+	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
+	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME + MAX_CANCEL_TIME);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners->function(owners->work);
 	PopActiveSnapshot();
@@ -156,10 +169,9 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	NpTime		begun = np_now();
 	ErrorData  *error;
 
-	/* a background worker has no statement, and so nothing else that limits it */
-	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
 	error = np_try_subtransaction(do_as_owner, &owners);
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	np_wal_trouble_no_limit();
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
 	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
@@ -167,15 +179,19 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 	return error;
 }
 
-/* Without a subtransaction: the error, if it could be caught so. */
+/* Without a subtransaction: the error, if it could be caught so; another aborts the transaction, and with that it is itself again. */
 static ErrorData *
 attempt_alone(void (*function) (void *), Work *work)
 {
+	Oid			user;
+	int			context;
 	ErrorData  *error;
 
+	become_owner(work, &user, &context);
 	np_wal_trouble_expect(commit_of(work));
 	error = np_catch(function, work, is_catchable);
 	np_wal_trouble_expect(InvalidXLogRecPtr);
+	SetUserIdAndSecContext(user, context);
 	return error;
 }
 
@@ -280,22 +296,37 @@ clear_rows(const NpChangeWal *wal)
 	ExecClearTuple(wal->new);
 }
 
-/* Raises 0A000 when there is not what the message is to be made of. */
+/* Raises 0A000 when there is no row. */
 static void
 check_rows(const NpChangePlan *plan, const NpChange *change)
 {
-	const NpChangeWal *wal = plan->wal;
-
 	np_change_wal_check_op(plan, change->op);
 	if ((change->op != NP_DELETE && change->op != NP_TRUNCATE && change->new == NULL) ||
 		(change->op == NP_DELETE && change->old == NULL))
 		np_raise_fault(NP_FAULT_FEATURE, NULL, "the row is not in the WAL");
+}
+
+static bool
+filter_needs(const NpChangePlan *plan, int column)
+{
+	return np_change_filter_needs(plan->wal->filter, plan->places[column]);
+}
+
+static bool
+message_needs(const NpChangePlan *plan, int column)
+{
+	return plan->is_key[column] || plan->needed[column];
+}
+
+/* Raises 0A000 when the new value of a column is not known that is needed. */
+static void
+check_columns(const NpChangePlan *plan, const NpChange *change, bool (*is_needed) (const NpChangePlan *plan, int column))
+{
 	for (int i = 0; change->unchanged != NULL && i < plan->column_count; i++)
 	{
 		NpFailure	failure;
 
-		if (!change->unchanged[i] || !(plan->is_key[i] || plan->needed[i] ||
-									   (wal->filter != NULL && np_change_filter_needs(wal->filter, plan->places[i]))))
+		if (!change->unchanged[i] || !is_needed(plan, i))
 			continue;
 		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL: it is stored out of line and was not changed",
 							 plan->json_names[i]);
@@ -325,7 +356,7 @@ make_id(const NpDecodedChanges *changes, int place)
 
 	memcpy(id, changes->id, length);
 	id[length++] = '-';
-	length += pg_ulltoa_n(changes->number, id + length);
+	length += pg_ulltoa_n(changes->decoded->number, id + length);
 	if (place > 0)
 	{
 		id[length++] = '.';
@@ -382,7 +413,7 @@ make_message(Work *work, NpChange *change)
 			find_group(work);
 		change->position = np_change_counts_add(work->group, work->table);
 	}
-	change->id = make_id(work->changes, work->messages_before + work->count);
+	change->id = make_id(work->changes, work->place + work->count);
 	np_change_message_build(message, work->plan, change);
 	check_policy(work->plan->wal, message->subject);
 	work->count++;
@@ -391,7 +422,21 @@ make_message(Work *work, NpChange *change)
 static bool
 is_wanted(NpChangePlan *plan, const NpChange *change)
 {
-	return plan->wal->filter == NULL || np_change_filter_admits(plan->wal->filter, change->old, change->new);
+	if (plan->wal->filter == NULL)
+		return true;
+	check_columns(plan, change, filter_needs);
+	return np_change_filter_admits(plan->wal->filter, change->old, change->new);
+}
+
+/* What is not wanted may lack what a message is made of. */
+static int
+wanted_messages(NpChangePlan *plan, const NpChange *change, NpChange *messages)
+{
+	check_rows(plan, change);
+	if (!is_wanted(plan, change))
+		return 0;
+	check_columns(plan, change, message_needs);
+	return np_change_messages(plan, change, messages);
 }
 
 /*
@@ -404,6 +449,17 @@ trigger_of(const Work *work)
 	return &work->relation->trigdesc->triggers[work->trigger];
 }
 
+/* Raises 54000 when a message is made by others' code, and that is not called. */
+static void
+check_end(const Work *work)
+{
+	if (!work->needs_protection || !work->changes->is_endless)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled")));
+}
+
 /* Make the messages of a change; with others' code only if that is protected. */
 static void
 make_messages(void *argument)
@@ -414,11 +470,11 @@ make_messages(void *argument)
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->needs_protection = work->plan->wal->has_others_code;
+	check_end(work);
 	if (!work->needs_protection || work->is_protected)
 	{
 		put_rows(work);
-		check_rows(work->plan, &work->change);
-		count = is_wanted(work->plan, &work->change) ? np_change_messages(work->plan, &work->change, changes) : 0;
+		count = wanted_messages(work->plan, &work->change, changes);
 		for (int i = 0; i < count; i++)
 			make_message(work, &changes[i]);
 		clear_rows(work->plan->wal);
@@ -433,7 +489,7 @@ describe_change(void *argument)
 {
 	Work	   *work = argument;
 
-	work->change.id = make_id(work->changes, work->messages_before);
+	work->change.id = make_id(work->changes, work->place);
 	np_change_message_describe(&work->messages[0], work->plan, &work->change, work->with_subject, work->with_key);
 }
 
@@ -441,7 +497,7 @@ describe_change(void *argument)
 static void
 describe_somehow(Work *work)
 {
-	work->with_subject = work->with_key = true;
+	work->with_subject = work->with_key = !(work->needs_protection && work->changes->is_endless);
 	if (attempt(describe_change, work) == NULL)
 		return;
 	work->with_subject = false;
@@ -494,13 +550,13 @@ take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 		describe_somehow(work);
 		clear_rows(work->plan->wal);
 	}
-	take(argument, &work->messages[0], &failure);
+	take(argument, work->place, &work->messages[0], &failure);
 }
 
 /* ---- Changes ------------------------------------------------------------------------------- */
 
-/* What one trigger makes of a change is taken; returns how many messages that is. */
-static int
+/* What one trigger makes of a change is taken. */
+static void
 publish(Work *work, NpWalTake take, void *argument)
 {
 	ErrorData  *error = attempt(make_messages, work);
@@ -510,11 +566,10 @@ publish(Work *work, NpWalTake take, void *argument)
 	if (error != NULL)
 	{
 		take_failure(work, error, take, argument);
-		return 1;
+		return;
 	}
 	for (int i = 0; i < work->count; i++)
-		take(argument, &work->messages[i], NULL);
-	return work->count;
+		take(argument, work->place + i, &work->messages[i], NULL);
 }
 
 /* Is it our trigger function, in whatever schema?  Nobody but a superuser could make another one look so. */
@@ -574,7 +629,7 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 {
 	static MemoryContext row_context;
 	MemoryContext previous;
-	int			count = 0;
+	int			place = 0;
 
 	if (row_context == NULL)
 		row_context = AllocSetContextCreate(TopMemoryContext, "nats_publish decoded row", ALLOCSET_DEFAULT_SIZES);
@@ -584,9 +639,11 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 		Work		one = *work;
 
 		one.trigger = i;
-		one.messages_before = count;
-		if (publishes(trigger_of(&one), work->change.op))
-			count += publish(&one, take, argument);
+		one.place = place;
+		if (!publishes(trigger_of(&one), work->change.op))
+			continue;
+		publish(&one, take, argument);
+		place += NP_MAX_CHANGE_MESSAGES;
 	}
 	MemoryContextSwitchTo(previous);
 	MemoryContextReset(row_context);
@@ -602,7 +659,9 @@ changes_of(NpDecodedTransaction *decoded)
 	if (changes != NULL)
 		return changes;
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
+	changes->decoded = decoded;
 	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
+	changes->is_endless = np_wal_trouble_was_endless(decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);
@@ -637,7 +696,7 @@ np_wal_change(NpDecodedTransaction *transaction, Relation relation, ReorderBuffe
 {
 	Work		work = {.changes = changes_of(transaction),.relation = relation};
 
-	work.changes->number++;
+	transaction->number++;
 	if (!is_published(transaction, relation))
 		return;
 	work.change = (NpChange) {.op = change_op(change),.transaction = &work.changes->transaction,.lsn = change->lsn};
@@ -655,7 +714,7 @@ np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relation
 	{
 		Work		work = {.changes = changes_of(transaction),.relation = relations[i]};
 
-		work.changes->number++;
+		transaction->number++;
 		work.change = (NpChange) {.op = NP_TRUNCATE,.transaction = &work.changes->transaction,.lsn = change->lsn};
 		if (is_published(transaction, relations[i]))
 			publish_by_triggers(&work, take, argument);
@@ -724,14 +783,14 @@ publish_end(NpDecodedChanges *changes, const NpChangeGroup *group, NpWalTake tak
 
 	if (error == NULL)
 	{
-		take(argument, &end.message, NULL);
+		take(argument, 0, &end.message, NULL);
 		return;
 	}
 	plain.annotations = NULL;
 	end.transaction = &plain;
 	build_end(&end);
 	failure = failure_of(error);
-	take(argument, &end.message, &failure);
+	take(argument, 0, &end.message, &failure);
 }
 
 /* All changes of a transaction that has any were decoded: the messages that end it. */
@@ -747,7 +806,7 @@ np_wal_change_end(NpDecodedTransaction *transaction, NpWalTake take, void *argum
 	{
 		const NpChangeGroup *group = lfirst(cell);
 
-		changes->number++;
+		transaction->number++;
 		if (np_change_group_has_end(group))
 			publish_end(changes, group, take, argument);
 	}

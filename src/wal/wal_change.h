@@ -21,7 +21,9 @@ typedef struct NpDecodedTransaction
 	XLogRecPtr	end_lsn;		/* ... and where that ends */
 	TimestampTz commit_time;
 	uint16		origin;			/* 0: it was not replicated from elsewhere */
-	int64		messages;		/* that were taken so far: the number of the next one, from 0 on */
+	uint64		number;			/* of the change, message or end that is decoded, whatever becomes of it: the
+								 * same when it is decoded again */
+	int64		messages;		/* that were taken so far */
 	struct NpDecodedChanges *changes;	/* wal_change.c's; NULL when decoding begins */
 } NpDecodedTransaction;
 
@@ -33,10 +35,12 @@ typedef struct NpWalError
 } NpWalError;
 
 /*
- * Take a copy of a message.  With an error (else NULL) it is one that can't be
+ * Take a copy of a message.  Its place is among those that what is decoded
+ * (transaction->number) can become: the same when it is decoded again, however
+ * many there are of it then.  With an error (else NULL) it is one that can't be
  * sent, and is buried with that; its subject and headers are as far as known.
  */
-typedef void (*NpWalTake) (void *argument, const NpMessage *message, const NpWalError *error);
+typedef void (*NpWalTake) (void *argument, int place, const NpMessage *message, const NpWalError *error);
 
 extern void np_wal_change_init(void);
 extern void np_wal_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change,

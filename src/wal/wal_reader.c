@@ -8,6 +8,9 @@
  * was ended by an error begins again at the slot, and what is in the queue
  * already, or has been, is left out.
  *
+ * Behind a transaction that has ended the process (wal_trouble.c), it waits
+ * until that is confirmed.
+ *
  * It asks to be woken only when it has read all, and not at once: so it reads
  * in batches when there is much.
  *
@@ -26,6 +29,7 @@
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
+#include "wal/wal_trouble.h"
 
 /* So often it is shown how much of a large transaction is decoded. */
 #define SHOWN_MESSAGES		1024
@@ -64,9 +68,13 @@ static TransactionId decoding;	/* the transaction that is being decoded; 0: none
 static int64 decoded;			/* its messages so far */
 static int64 forged;			/* messages with our prefix that are not ours */
 
-/* All messages before it, by commit and number, are in the queue, or have been. */
+/* It and all messages before it, by commit, number and place, are in the queue, or have been. */
 static XLogRecPtr queued_commit;
-static int64 queued_messages;
+static uint64 queued_number;
+static int	queued_place;
+
+/* Nothing is read until this is confirmed: what comes next may end the process, too, and the next one is not to meet this again. */
+static XLogRecPtr held_until;
 
 /* To be called once. */
 void
@@ -77,9 +85,20 @@ np_reader_of(const NpReaderOwner *whose)
 
 /* ---- What is decoded ---------------------------------------------------------------------- */
 
+/* Not by how many there were before it: of a change that fails now and did not then, or the other way round, it is another number. */
+static bool
+is_known(const NpDecodedTransaction *transaction, int place)
+{
+	if (transaction->commit_lsn != queued_commit)
+		return transaction->commit_lsn < queued_commit;
+	if (transaction->number != queued_number)
+		return transaction->number < queued_number;
+	return place <= queued_place;
+}
+
 /* A message that was decoded.  Decoded again, those that are known are left out. */
 static void
-take(void *argument, const NpMessage *message, const NpWalError *error)
+take(void *argument, int place, const NpMessage *message, const NpWalError *error)
 {
 	NpDecodedTransaction *transaction = argument;
 	int64		number = transaction->messages++;
@@ -88,12 +107,12 @@ take(void *argument, const NpMessage *message, const NpWalError *error)
 	decoded = transaction->messages;
 	if (number % SHOWN_MESSAGES == SHOWN_MESSAGES - 1)
 		owner->show();
-	if (transaction->commit_lsn < queued_commit ||
-		(transaction->commit_lsn == queued_commit && number < queued_messages))
+	if (is_known(transaction, place))
 		return;
 	np_wal_queue_add(np_position_begin(decoding, transaction->commit_lsn, transaction->end_lsn), message, error);
 	queued_commit = transaction->commit_lsn;
-	queued_messages = number + 1;
+	queued_number = transaction->number;
+	queued_place = place;
 	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
 		owner->pump();
 }
@@ -115,12 +134,13 @@ on_message(NpDecodedTransaction *transaction, const char *prefix, const char *da
 {
 	NpMessage	message;
 
+	transaction->number++;
 	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
 		np_wal_change_annotate(transaction, data, length);
 	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
 		return;
 	if (np_wal_read(owner->secret, (TransactionId) transaction->xid, data, length, &message))
-		take(transaction, &message, NULL);
+		take(transaction, 0, &message, NULL);
 	else
 		forged++;
 }
@@ -137,6 +157,8 @@ on_commit(NpDecodedTransaction *transaction)
 {
 	np_wal_change_end(transaction, take, transaction);
 	np_position_complete(transaction->commit_lsn);
+	if (np_wal_trouble_was_endless(transaction->commit_lsn))
+		held_until = transaction->end_lsn;
 	gathered += transaction->messages > 0;
 	nothing_is_decoded();
 }
@@ -197,13 +219,14 @@ np_reader_abort(void)
 {
 	np_decoder_abort();
 	nothing_is_decoded();
+	held_until = InvalidXLogRecPtr;
 }
 
 /* May there be WAL that was not read, and may it be? */
 bool
 np_reader_may_read(void)
 {
-	return may_have_more && !np_wal_queue_is_full() && !np_divert_is_full();
+	return may_have_more && confirmed >= held_until && !np_wal_queue_is_full() && !np_divert_is_full();
 }
 
 /* All is read that there was. */

@@ -8,16 +8,26 @@
  * the last transaction that was published.  What was met in each is known until
  * then, so that several of them, and several changes of one, come to an end.
  *
+ * Others' code that catches what cancels it only ends with the process, and
+ * the next one is to know of which transaction it was: that is in shared
+ * memory, and of one, for nothing is read behind it until it is confirmed
+ * (wal_reader.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "replication/slot.h"
+#include "storage/latch.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
 
 #include "base/catch.h"
 #include "base/wait.h"
+#include "outbox/relay_state.h"
+#include "relay/relay_worker.h"
 #include "wal/wal_trouble.h"
 
 /* So often a transaction is decoded in which changes meet errors of the server. */
@@ -35,6 +45,8 @@ typedef struct Trouble
 } Trouble;
 
 static HTAB *troubles;			/* NULL: none yet */
+static TimeoutId limit = MAX_TIMEOUTS;	/* MAX_TIMEOUTS: it is not there yet */
+static volatile XLogRecPtr limited; /* what it is set for */
 static XLogRecPtr expected;		/* in which a severe error is met, if one ends decoding now; 0: none */
 
 /* What was before the transaction that is decoded first from now on is not decoded again. */
@@ -105,4 +117,40 @@ np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
 		return true;
 	trouble->tries++;
 	return false;
+}
+
+/* ---- What does not end --------------------------------------------------------------------- */
+
+/* A signal's handler. */
+static void
+end_process(void)
+{
+	np_relay_slot_set_endless(np_worker_slot(), limited);
+	ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* The process ends, and a transaction is endless, if np_wal_trouble_no_limit() is not called in time. */
+void
+np_wal_trouble_limit(XLogRecPtr commit, int milliseconds)
+{
+	if (limit == MAX_TIMEOUTS)
+		limit = RegisterTimeout(USER_TIMEOUT, end_process);
+	limited = commit;
+	enable_timeout_after(limit, milliseconds);
+}
+
+void
+np_wal_trouble_no_limit(void)
+{
+	if (limit != MAX_TIMEOUTS)
+		disable_timeout(limit, false);
+}
+
+/* Was the process ended in it, this one or the one before? */
+bool
+np_wal_trouble_was_endless(XLogRecPtr commit)
+{
+	return commit == np_relay_slot_endless(np_worker_slot());
 }

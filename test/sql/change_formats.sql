@@ -151,6 +151,7 @@ INSERT INTO encoded VALUES
     (2, '1969-12-31', '24:00', '23:00-02', '1969-12-31 23:59:59.999999', '1969-12-31 23:59:59.999', '0044-03-15 12:00+00 BC', '-1 s', 'NaN', -0.01, '', 'null', '"x"', 4294967295,
     false, -0.5, '', NULL, '{}', 'empty'),
     (4, NULL, NULL, NULL, NULL, NULL, '0001-01-01 00:00+00 BC', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    (5, NULL, NULL, NULL, '294247-01-10 04:00:54.775808', '294276-12-31 23:59:59.999', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (3, 'infinity', NULL, NULL, 'infinity', '-infinity', 'infinity', NULL, NULL, NULL, repeat('long ', 30)::bytea, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 UPDATE encoded SET b = NOT b WHERE id = 2;
 RESET timezone;

@@ -122,6 +122,36 @@ PREPARE TRANSACTION 'regress_change_transaction';
 COMMIT PREPARED 'regress_change_transaction';
 SELECT subject FROM nats_outbox ORDER BY id;
 DELETE FROM nats_outbox;
+-- Subtransactions, one for each row, leave nothing in memory: for some thousands PostgreSQL itself has less than this.
+CREATE TABLE a (id int PRIMARY KEY);
+CREATE TABLE b (id int);
+SELECT nats_publish_table(t, 'change_transaction.{table}', delivery => 'outbox', transaction => true, transaction_end => 'change_transaction.end',
+    events => '{insert}') FROM unnest('{a,b}'::regclass[]) AS t;
+BEGIN;
+INSERT INTO a VALUES (1);
+SELECT sum(used_bytes) AS before FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext' \gset
+DO $$ BEGIN
+    FOR i IN 1 .. 3000 LOOP
+        BEGIN
+            INSERT INTO a VALUES (i);
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
+        INSERT INTO b VALUES (i);
+        BEGIN
+            INSERT INTO b VALUES (i);
+            RAISE 'no';
+        EXCEPTION WHEN raise_exception THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+SELECT CASE WHEN sum(used_bytes) - :before < 100000 THEN 'little' ELSE (sum(used_bytes) - :before)::text END AS taken
+FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext';
+COMMIT;
+SELECT convert_from(payload, 'UTF8')::json ->> 'n' AS n, convert_from(payload, 'UTF8')::json -> 'tables' AS tables
+FROM nats_outbox ORDER BY id DESC LIMIT 1;
+DELETE FROM nats_outbox;
 
 -- CloudEvents, and Debezium, whose transaction block is what its consumers know.
 SELECT nats_publish_table('orders', 'change_transaction.{table}', format => 'cloudevents', transaction => true, transaction_end => 'change_transaction.end');

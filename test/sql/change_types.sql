@@ -286,6 +286,9 @@ CREATE TYPE stretch AS (during tstzrange, of regclass);
 CREATE TYPE price AS (amount money, since moment[]);
 CREATE TABLE sessions (tz timestamptz, r tstzrange, mr tstzmultirange, a timestamptz[], m money, c regclass, p regprocedure,
     y regtype[], s stretch, l price[], d moment, t timetz, PRIMARY KEY (tz, r, a, c));
+-- By these types alone, for one of the others would set what it needs for all.
+CREATE TABLE roles (r regrole, s regnamespace);
+SELECT nats_publish_table('roles', 'change_types.{r}.{s}', events => '{insert}', msg_id => '{xid}-{r}-{s}');
 SELECT nats_publish_table('sessions', 'change_types.{tz}.{r}.{mr}.{a}.{m}.{c}.{p}.{y}.{s}.{l}.{d}.{t}', format => 'cloudevents',
     msg_id => '{op}-{xid}-{tz}-{r}-{a}-{m}-{c}-{y}', headers => '{"All": "{tz} {r} {mr} {a} {m} {c} {p} {y} {s} {l} {d} {t}"}');
 CREATE PROCEDURE write_sessions() LANGUAGE sql AS $$
@@ -293,6 +296,7 @@ CREATE PROCEDURE write_sessions() LANGUAGE sql AS $$
         '{2024-07-01 12:00+00}', '1234.5'::numeric::money, 'change_types.sessions', 'change_types.differences(regclass)',
         '{change_types.stretch,int4}', ROW('[2024-02-01 03:04:05+00,)', 'change_types.sessions'),
         ARRAY[ROW(2::numeric::money, '{2024-02-01 03:04:05+00}')::change_types.price], '2024-02-01 03:04:05+00', '03:04:05+02');
+    INSERT INTO change_types.roles VALUES ('pg_monitor', 'pg_catalog');
     UPDATE change_types.sessions SET m = m * 2;
     DELETE FROM change_types.sessions;
 $$;
@@ -323,9 +327,18 @@ RESET datestyle;
 RESET quote_all_identifiers;
 RESET lc_monetary;
 SELECT take(2);
-SELECT message FROM written WHERE who = 1 AND op = 'insert';
+SELECT message FROM written WHERE who = 1 AND op = 'insert' ORDER BY message;
 SELECT op, count(*), count(DISTINCT message) FROM written GROUP BY op ORDER BY op;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
+-- Also once a row type has become one that has such.
+CREATE TYPE inner_row AS (a int);
+CREATE TYPE outer_row AS (i inner_row[]);
+CREATE TABLE outgrown (id int PRIMARY KEY, o outer_row);
+SELECT nats_publish_table('outgrown', 'change_types.x');
+INSERT INTO outgrown VALUES (1, ROW(ARRAY[ROW(1)::inner_row]));
+ALTER TYPE inner_row ADD ATTRIBUTE c regclass;
+INSERT INTO outgrown VALUES (2, ROW(ARRAY[ROW(2, 'outgrown')::inner_row]));
+SELECT payload FROM changes('CHANGE_TYPES');
 -- Text that is stored as broken UTF-8 is valid where it is read: each byte of no character is U+FFFD.
 CREATE CAST (bytea AS text) WITHOUT FUNCTION;
 CREATE TABLE broken (t text PRIMARY KEY, a text[], whole text);

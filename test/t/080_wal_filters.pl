@@ -101,6 +101,22 @@ SKIP:
 		'and not about one that is not: nothing is left out unsaid');
 }
 
+# What is left out may lack what a message would be made of: it is stored out of line, and was not changed
+
+run(<<'END');
+CREATE TABLE o (id int PRIMARY KEY, n int, published bool, body text, page text);
+ALTER TABLE o ALTER body SET STORAGE EXTERNAL, ALTER page SET STORAGE EXTERNAL;
+CREATE TRIGGER op AFTER INSERT OR UPDATE ON o FOR EACH ROW WHEN (new.published)
+	EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.o.{id}.{op}', 'payload=body');
+CREATE TRIGGER ow AFTER UPDATE ON o FOR EACH ROW WHEN (new.page LIKE 'y%') EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.w.{id}');
+ALTER TABLE o DISABLE TRIGGER ALL;
+INSERT INTO o VALUES (1, 1, false, repeat('x', 5000), 'n'), (2, 1, true, repeat('x', 5000), 'n'), (3, 1, false, repeat('x', 5000), repeat('z', 5000));
+UPDATE o SET n = 2;
+END
+is(published() =~ s/(x{5000})/5000 x/gr, 's.o.2.insert 5000 x', 'what WHEN leaves out is left out, whatever is not known of it');
+is(dead(), join("\n", map { sprintf '%s 0A000: the value of column "%s" is not in the WAL: it is stored out of line and was not changed', @$_ }
+		['public.o.update', 'body'], ['s.w.3', 'page']), 'and buried is what it does not leave out, and of what it does not know');
+
 # Partitions with fewer columns: the more are gone, and the more partitions there are, the likelier it is that a look at what is not there is seen
 
 run(<<'END');

@@ -43,14 +43,20 @@ sub dead
 
 # Others' code that fails as the server does, of several rows, and of several transactions; and that does not come to an end.
 $session->value(<<'END');
-CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless');
+CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later');
+CREATE FUNCTION is_later() RETURNS bool LANGUAGE sql AS $$ SELECT EXISTS (SELECT FROM pg_lock_status() WHERE locktype = 'advisory' AND objid = 81) $$;
 CREATE FUNCTION e_json(e) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
 	CASE $1
 		WHEN 'memory' THEN RAISE 'out of memory, it says' USING ERRCODE = '53200';
 		WHEN 'internal' THEN RAISE 'internal' USING ERRCODE = 'XX000';
 		WHEN 'endless' THEN LOOP NULL; END LOOP;
-		ELSE RETURN to_json($1::text);
+		WHEN 'immortal' THEN LOOP BEGIN LOOP NULL; END LOOP; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+		-- a lock of the session's outlives the transaction that is decoded
+		WHEN 'at first' THEN IF public.is_later() THEN RAISE 'later' USING ERRCODE = '22023'; END IF;
+		WHEN 'later' THEN IF NOT public.is_later() THEN PERFORM pg_advisory_lock(81); RAISE 'at first' USING ERRCODE = '53200'; END IF;
+		ELSE NULL;
 	END CASE;
+	RETURN to_json($1::text);
 END $$;
 CREATE CAST (e AS json) WITH FUNCTION e_json(e);
 CREATE TABLE t (id int PRIMARY KEY, v e);
@@ -67,6 +73,23 @@ $session->value(q(INSERT INTO t VALUES (10, 'endless'), (11, 'good')));
 wait_for_wal('a change of which others\' code does not come to an end');
 is(subjects(), 'w.t.11', 'another one is published');
 is(dead(), 'w.t.10 57014', 'it is dead');
+
+# Decoding begins again behind two messages of a change of which there are none the next time: what follows is not taken for them
+$session->value(q(CREATE TABLE d (id int PRIMARY KEY, v e); SELECT nats_publish_table('d', subject => 'w.d.{id}', delivery => 'wal', format => 'debezium')));
+$session->value(q(INSERT INTO d VALUES (1, 'at first')));
+wait_for_wal('a change that can be published at first');
+subjects();
+$session->value(q(BEGIN; UPDATE d SET id = 2; INSERT INTO t VALUES (12, 'later'), (13, 'good'); COMMIT));
+wait_for_wal('changes of which others\' code says another thing when they are decoded again');
+is(subjects(), 'w.d.1 w.d.2 w.t.12 w.t.13', 'all are published');
+is(dead(), '', 'and none is dead');
+
+# Code that catches what cancels it ends with the process, once
+$session->value(q(INSERT INTO t VALUES (14, 'immortal'), (15, 'good'), (16, 'immortal')));
+$session->value(q(INSERT INTO d VALUES (3, 'good')));
+wait_for_wal('a change of which others\' code does not let itself be canceled');
+is(subjects(), 'w.d.3', 'other transactions are published');
+is(dead(), 'public.t.insert 54000, public.t.insert 54000, public.t.insert 54000', 'those changes of this one are dead that need such code');
 
 # Annotations, and where they go
 $session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
