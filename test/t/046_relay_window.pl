@@ -76,7 +76,8 @@ sub healthy_time
 	ok(eval { wait_for('an error', sub { relay_column($session, 'last_error') =~ /violates check constraint "refuse"/ }) }, 'the relay tells of what it can not bury');
 	my $dead = write_message('w.buried', 'x' x 100_001);
 	wait_for('a burial', sub { $session->value("SELECT count(*) FROM nats_outbox_dead WHERE id = $dead") eq '1' });
-	cmp_ok(healthy_time(), '<', 2, 'a message that can not be buried holds up neither others nor their burial');
+	none_takes_longer(2, 'a message that can not be buried holds up neither others nor their burial', \&healthy_time,
+		sub { $session->value("SELECT nats_outbox_retry($refused)") });
 	is(outbox_column($session, 'attempts, left(last_error, 5), next_attempt_at IS NOT NULL', $refused), '0|54000|t', 'and is tried again');
 	$session->value('ALTER TABLE nats_outbox_dead DROP CONSTRAINT refuse');
 	$session->value("SELECT nats_outbox_retry($refused)");
@@ -116,14 +117,14 @@ sub healthy_time
 	reconfigure($node, 'nats_publish.relay_max_attempts' => 1);
 	my @ids = split /\n/, $session->value(q(SELECT nats_publish_outbox('unanswered.' || i, 'x') FROM generate_series(1, 20) i));
 	wait_for('an attempt', sub { $listener->next_message(1) });
-	my @times = map { healthy_time() } 1 .. 5;
-	is(scalar(grep { $_ > 1 } @times), 0, 'messages that nobody answers hold up no others') or diag("@times");
+	none_takes_longer(1, 'messages that nobody answers hold up no others', sub { map { healthy_time() } 1 .. 5 },
+		sub { $session->value('SELECT nats_outbox_retry_all()') });
 	wait_for('an attempt', sub { outbox_column($session, 'attempts', $ids[0]) >= 1 });
 	like(outbox_column($session, 'last_error', $ids[0]), qr/^58030: no acknowledgment/, 'they may be stored');
 	# behind the first one, a long line of its subject
 	$session->value(q(SELECT count(nats_publish_outbox('unanswered.1', i::text)) FROM generate_series(1, 3000) i));
 	wait_for('another attempt', sub { outbox_column($session, 'attempts', $ids[0]) >= 2 });
-	cmp_ok(healthy_time(), '<', 2, 'nor do those that wait for them');
+	none_takes_longer(2, 'nor do those that wait for them', \&healthy_time, sub { $session->value("SELECT nats_outbox_retry($ids[0])") });
 	is($session->value('SELECT count(*) FROM nats_outbox_dead'), '0', 'none is ever dead');
 	$client->create_stream('U', ['unanswered.>']);
 	$session->value('SELECT nats_outbox_retry_all()');
@@ -137,9 +138,10 @@ sub healthy_time
 {
 	$session->value(q(SELECT count(nats_publish_outbox('missing.' || i, 'x')) FROM generate_series(1, 20000) i));
 	$session->value(q(SELECT count(nats_publish_outbox('absent.' || i, 'x')) FROM generate_series(1, 10) i));
-	wait_for('attempts', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts = 0') eq '0' });
-	my @times = map { healthy_time() } 1 .. 10;
-	is(scalar(grep { $_ > 1 } @times), 0, 'messages for a missing stream hold up no others') or diag("@times");
+	my $await_attempts = sub { wait_for('attempts', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts = 0') eq '0' }) };
+	$await_attempts->();
+	none_takes_longer(1, 'messages for a missing stream hold up no others', sub { map { healthy_time() } 1 .. 10 },
+		sub { $session->value('SELECT nats_outbox_retry_all()'); $await_attempts->() });
 	# what is on its way when we begin to count would be counted, too
 	wait_for('a pause', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE next_attempt_at < now() + interval '30 s')) eq '0' });
 	my $before = $session->value('SELECT sum(attempts) FROM nats_outbox');
@@ -173,16 +175,24 @@ sub healthy_time
 
 {
 	reconfigure($node, 'nats_publish.relay_poll_interval' => '200ms');
-	$session->value('SELECT nats_relay_pause()');
-	my $locked = write_message('w.locked');
-	$other->value("BEGIN; SELECT nats_outbox_retry($locked)");
-	$session->value('SELECT nats_relay_resume()');
-	wait_for('the message', sub { stored('W', 'w.locked') });
-	cmp_ok(healthy_time(), '<', 2, 'a message that is stored, and that somebody has locked, holds up no others');
-	cmp_ok(healthy_time(), '<', 1, 'nor the next ones');
-	$other->value('COMMIT');
-	wait_until_drained($session);
-	is(scalar(stored('W', 'w.locked')), 1, 'and is published once');
+	my ($first, $next);
+	# as none_takes_longer(): a busy machine holds up one message, and not that of each round
+	foreach my $round (1 .. 3)
+	{
+		$session->value('SELECT nats_relay_pause()');
+		wait_for_state($session, 'paused');
+		my $locked = write_message('w.locked');
+		$other->value("BEGIN; SELECT nats_outbox_retry($locked)");
+		$session->value('SELECT nats_relay_resume()');
+		wait_for('the message', sub { stored('W', 'w.locked') == $round });
+		($first, $next) = (healthy_time(), healthy_time());
+		$other->value('COMMIT');
+		wait_until_drained($session);
+		is(scalar(stored('W', 'w.locked')), $round, 'a message that is stored, and that somebody has locked, is published once');
+		last if $first < 2 && $next < 1;
+	}
+	cmp_ok($first, '<', 2, 'and holds up no others');
+	cmp_ok($next, '<', 1, 'nor the next ones');
 	reconfigure($node, 'nats_publish.relay_poll_interval' => undef);
 }
 
@@ -191,13 +201,14 @@ sub healthy_time
 {
 	reconfigure($node, 'nats_publish.relay_poll_interval' => '1h');
 	$session->value('SELECT nats_relay_pause()');
+	wait_for_state($session, 'paused');
 	my ($soon, $far) = split /\n/, $session->value(q(SELECT nats_publish_outbox('w.soon', 'x'); SELECT nats_publish_outbox('w.far', 'x')));
-	$session->value("UPDATE nats_outbox SET attempts = 1, next_attempt_at = clock_timestamp() + CASE id WHEN $soon THEN interval '2 s' ELSE interval '1 year' END");
 	my $started = time;
+	$session->value("UPDATE nats_outbox SET attempts = 1, next_attempt_at = clock_timestamp() + CASE id WHEN $soon THEN interval '2 s' ELSE interval '1 year' END");
 	$session->value('SELECT nats_relay_resume()');
 	wait_until_drained($session);
 	cmp_ok(time - $started, '<', 20, 'a message is tried when it is due, not when the relay looks by itself, nor in a year');
-	cmp_ok(time - $started, '>', 1, 'and not before');
+	cmp_ok(time - $started, '>=', 2, 'and not before');
 	reconfigure($node, 'nats_publish.relay_poll_interval' => undef);
 }
 

@@ -74,8 +74,9 @@ sub published
 	$nats->resume;
 	wait_for_state($session, 'blocked');
 	my $blocker = $other->pid;
-	is(relay_column($session, 'pid, blocked_by'), "$pid|{$blocker}", 'the view tells of it');
-	like(doctor(), qr/^warning\|The relay is blocked by a lock of process $blocker\. See pg_stat_activity/, 'and the doctor');
+	# it waits for a lock for 200 ms, and comes back after a pause
+	ok(wait_for('the view', sub { relay_column($session, 'pid, blocked_by') eq "$pid|{$blocker}" }), 'the view tells of it');
+	ok(wait_for('the doctor', sub { doctor() =~ /^warning\|The relay is blocked by a lock of process $blocker\. See pg_stat_activity/ }), 'and the doctor');
 	$other->value(q(PREPARE TRANSACTION 'locked'));
 	ok(wait_for('that', sub { relay_column($session, 'blocked_by') eq '{0}' }), 'a prepared transaction is process 0');
 	$other->value(q(ROLLBACK PREPARED 'locked'));

@@ -101,10 +101,15 @@ finds('warning', qr/1 message in the WAL had the prefix of nats_publish, but was
 
 # A large transaction
 
-$nats->stall;
-my $before = column('published');
 my $xid = $session->value(q(BEGIN; SELECT txid_current() % 4294967296));
-$session->value(q(INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2, 200001) AS i; COMMIT));
+$session->value(q(INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2, 200001) AS i));
+# a server that was silent for long is asked whether it is there, and a connection in vain is lost
+my $published = column('published');
+PsqlSession->new($primary, settings => { 'nats_publish.outbox_storage' => 'wal' })->value(q(SELECT nats_publish_outbox('w.a', 'fresh')));
+wait_for_column('published', $published + 1);
+my $before = column('published');
+$nats->stall;
+$session->value('COMMIT');
 ok(wait_for('it to be decoded', sub { column("decoding = '$xid' AND decoded > 1000 AND queued > 1000 AND queued_bytes > 100000") eq 't' }, $LONG),
 	'how much of a large transaction is decoded is seen while it is');
 is(column('kept_bytes > 20000000'), 't', 'and that the WAL is kept for it');

@@ -116,7 +116,7 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	# what is locked is stored, and remains for as long as that
 	write_message('d.locked', '2');
 	wait_for('the one behind it', sub { payloads('d.locked') =~ /2/ });
-	is(in_table(), 'd.locked 1', 'which is so');
+	ok(wait_for('it alone', sub { in_table() eq 'd.locked 1' }), 'which is so');
 	$holder->close;
 	wait_until_drained($session);
 	write_message('d.locked', '3');
@@ -145,14 +145,16 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	$client = NatsClient->new(url => $nats->url);
 	$client->delete_stream('LATE');
 	my $writer = PsqlSession->new($node, settings => { 'nats_publish.outbox_storage' => 'wal' });
-	$writer->begin(q(DO $$ DECLARE i int := 0; BEGIN WHILE pg_try_advisory_xact_lock(1) LOOP i := i + 1; PERFORM nats_publish_outbox('late.y', i::text);
+	$session->value('CREATE SEQUENCE numbers');
+	$writer->begin(q(DO $$ BEGIN WHILE pg_try_advisory_xact_lock(1) LOOP PERFORM nats_publish_outbox('late.y', nextval('numbers')::text);
 		COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$));
 	wait_for('the subject to be in the table', sub { $session->value('SELECT count(*) FROM nats_outbox') > 100 });
 	$client->create_stream('LATE', ['late.>'], storage => 'file');
+	# what is written from here on is stored, and nothing has been given an id of the table
 	wait_for('the way by the table to be left', sub {
-		my $before = $session->value('SELECT last_value FROM nats_outbox_id_seq');
-		sleep 1;
-		return $before == $session->value('SELECT last_value FROM nats_outbox_id_seq');
+		my ($given, $number) = map { $session->value("SELECT last_value FROM $_") } 'nats_outbox_id_seq', 'numbers';
+		wait_for('a later one', sub { my $last = $client->stream_info('LATE')->{state}{last_seq}; $last && $client->get_message('LATE', $last)->{payload} > $number });
+		return $given == $session->value('SELECT last_value FROM nats_outbox_id_seq');
 	}, 180);
 	$session->value('SELECT pg_advisory_lock(1)');
 	is($writer->finish->{error}, '', 'while it is written');

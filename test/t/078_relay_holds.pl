@@ -13,10 +13,12 @@ use PsqlSession;
 use PublishTest;
 use RelayTest;
 
-# A server with the stream S, of which the relay is the only writer. The first copy of one message is refused, and not at once.
+# A server with the stream S, of which the relay is the only writer. The first copy of one message is refused, when another one is
+# there that came in between.
 my $INFO = '{"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"name":"S","subjects":["s.>"],"num_replicas":1,"metadata":{"_nats.ver":"2.12.0"}},"state":{}}';
 my %copies;
 my $sequence = 0;
+my $refused;
 my $fake = FakeServer->answering(
 	sub
 	{
@@ -27,9 +29,12 @@ my $fake = FakeServer->answering(
 		$peer->note($payload);
 		if ($payload eq 'failing' && !$copies{$payload}++)
 		{
-			sleep 4;
-			$peer->reply($command, '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}');
+			$refused = $command;
 			return;
+		}
+		if ($payload eq 'scheduled')
+		{
+			$peer->reply($refused, '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}');
 		}
 		$sequence++;
 		$peer->reply($command, qq({"stream":"S","seq":$sequence}));
@@ -40,11 +45,15 @@ $session->value(q(SELECT nats_publish_outbox('s.x', 'first')));
 is($fake->next_event, 'first', 'a message, by which the stream is heard of');
 $session->value(q(SELECT nats_publish_outbox('s.x', 'second')));
 is($fake->next_event, 'second', 'another one, before which it is asked');
-is($session->value('SELECT ordering FROM nats_relay'), 'pipelined', 'its order is kept by a pipeline');
-$session->value(q(SELECT nats_publish_outbox('s.x', 'scheduled', deliver_at => now() + '2 s')));
+ok(wait_for('it to be shown', sub { relay_column($session, 'ordering') eq 'pipelined' }), 'its order is kept by a pipeline');
+wait_until_drained($session);
+my $scheduled = $session->value(q(SELECT nats_publish_outbox('s.x', 'scheduled', deliver_at => now() + '1 hour')));
 # what is pipelined only goes behind one that was answered just now
 sleep 0.5;
 $session->value(q(BEGIN; SELECT nats_publish_outbox('s.x', 'failing'), nats_publish_outbox('s.x', 'behind'); COMMIT));
-is(join(' ', map { $fake->next_event } 1 .. 4), 'failing scheduled failing behind', 'what is behind a message that failed waits for it');
+is($fake->next_event, 'failing', 'one that is on its way');
+# the other one's time comes
+$session->value("UPDATE nats_outbox SET next_attempt_at = now() WHERE id = $scheduled; SELECT nats_relay_resume()");
+is(join(' ', map { $fake->next_event // 'nothing' } 1 .. 3), 'scheduled failing behind', 'what is behind a message that failed waits for it');
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'which has gone, too');
 done_testing();

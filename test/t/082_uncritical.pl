@@ -79,8 +79,9 @@ my %calls = (
 	my $box = SilentProxy->new($nats);
 	my ($other, $other_client) = nats_with_stream('T', ['t.>']);
 	my $session = session(url => $box->url . ',' . $other->url, ack_timeout => '60s', connect_timeout => '2s');
-	leave_behind({ 't.box' => $session }, sub { $box->hold('server'); }, sub { $box->pass; });
-	sleep 0.5;	# until the box has passed the acknowledgment
+	my $passed;
+	leave_behind({ 't.box' => $session }, sub { $box->hold('server'); $passed = $box->passed('server'); }, sub { $box->pass; });
+	wait_for('the acknowledgment', sub { $box->passed('server') > $passed });
 	$box->silence;
 	sleep 11;	# wire/liveness.c TRUSTED_FOR
 	my $result = $session->run(uncritical('t.box', 'x'));
