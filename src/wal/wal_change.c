@@ -46,6 +46,7 @@
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
+#include "base/user.h"
 #include "base/wait.h"
 #include "change/change_cache.h"
 #include "change/change_counts.h"
@@ -137,29 +138,20 @@ typedef struct OwnersWork
 	Work	   *work;
 } OwnersWork;
 
-/* Who makes a message, whatever is thought of what has a part in it: never the superuser that this process is. */
-static void
-become_owner(const Work *work, Oid *user, int *context)
-{
-	GetUserIdAndSecContext(user, context);
-	SetUserIdAndSecContext(work->relation->rd_rel->relowner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-}
-
 static void
 do_as_owner(void *argument)
 {
 	const OwnersWork *owners = argument;
-	Oid			user;
-	int			context;
+	NpUser		worker;
 
-	become_owner(owners->work, &user, &context);
+	np_user_become_owner(&worker, owners->work->relation->rd_rel->relowner);
 	/* a background worker has no statement, and so nothing else that limits it */
 	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
 	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME + MAX_CANCEL_TIME);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners->function(owners->work);
 	PopActiveSnapshot();
-	SetUserIdAndSecContext(user, context);
+	np_user_return(&worker);
 }
 
 static ErrorData *
@@ -183,15 +175,15 @@ attempt_in_subtransaction(void (*function) (void *), Work *work)
 static ErrorData *
 attempt_alone(void (*function) (void *), Work *work)
 {
-	Oid			user;
-	int			context;
+	NpUser		worker;
 	ErrorData  *error;
 
-	become_owner(work, &user, &context);
+	/* never the superuser that this process is, whatever is thought of what has a part in it */
+	np_user_become_owner(&worker, work->relation->rd_rel->relowner);
 	np_wal_trouble_expect(commit_of(work));
 	error = np_catch(function, work, is_catchable);
 	np_wal_trouble_expect(InvalidXLogRecPtr);
-	SetUserIdAndSecContext(user, context);
+	np_user_return(&worker);
 	return error;
 }
 
