@@ -199,6 +199,8 @@ if ($version < 17)
 {
 	like($said, qr/WARNING: .*a standby that is promoted does not have the replication slot/, 'when it is switched on, it is said what becomes of it');
 }
+# it reads what nats_wal_enable() has written
+$primary->wait_for_catchup('standby');
 like(doctor(PsqlSession->new($standby)), qr/^warning This is a standby without the replication slot/, 'the doctor says it on the standby');
 my $offset = log_length($standby);
 my $published = fail_over($primary, $standby, 0);
@@ -241,6 +243,7 @@ SKIP:
 	reconfigure($primary, synchronized_standby_slots => 'standby');
 	is(enable($primary), '', 'switched on without a warning');
 	wait_for('the slot on the standby', sub { is_synchronized($standby) }, $LONG);
+	$primary->wait_for_catchup('standby');
 	like(doctor(PsqlSession->new($standby)), qr/^ok This is a standby, and has the replication slot/, 'the doctor says it on the standby');
 	my $offset = log_length($standby);
 	fail_over($primary, $standby, 1);
