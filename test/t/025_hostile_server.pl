@@ -591,29 +591,7 @@ sub without_memory
 	my ($session, $sql) = @_;
 	my $pid = $session->pid;
 	my ($size) = slurp_file("/proc/$pid/status") =~ /^VmSize:\s+(\d+) kB/m;
-	system_or_bail('prlimit', '--pid', $pid, '--as=' . ($size + 256) * 1024 . ':');
-	# all that is evaluated outside of the inner block is so from the first round on, for which there is room
-	$session->value(<<'SQL');
-DO $$
-DECLARE
-	size int := 8 * 1024 * 1024;
-	number int := 0;
-	is_full bool;
-BEGIN
-	WHILE size >= 64 * 1024 LOOP
-		is_full := true;
-		number := number + 1;
-		BEGIN
-			PERFORM set_config('fill.n' || number, repeat('x', size), false);
-			is_full := false;
-		EXCEPTION WHEN out_of_memory THEN
-			NULL;
-		END;
-		size := CASE WHEN is_full THEN size / 2 ELSE size END;
-	END LOOP;
-END
-$$
-SQL
+	system_or_bail('prlimit', '--pid', $pid, '--as=' . $size * 1024 . ':');
 	my $result = $session->run($sql);
 	system_or_bail('prlimit', '--pid', $pid, '--as=unlimited:');
 	return $result;
