@@ -12,22 +12,26 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/guc.h"
 
 #include "base/user.h"
 
 /*
- * Be the owner, who can do nothing that lasts longer.  The caller returns; an
- * error that aborts the transaction or subtransaction does, too.
+ * Be the owner, who can do nothing that lasts longer; what he sets does not,
+ * either.  The caller returns; an error that aborts the transaction or
+ * subtransaction does, too.
  */
 void
 np_user_become_owner(NpUser *before, Oid owner)
 {
 	GetUserIdAndSecContext(&before->id, &before->context);
 	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	before->nest_level = NewGUCNestLevel();
 }
 
 void
 np_user_return(const NpUser *before)
 {
+	AtEOXact_GUC(false, before->nest_level);
 	SetUserIdAndSecContext(before->id, before->context);
 }

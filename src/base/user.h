@@ -13,6 +13,7 @@ typedef struct NpUser
 {
 	Oid			id;
 	int			context;
+	int			nest_level;		/* of settings */
 } NpUser;
 
 extern void np_user_become_owner(NpUser *before, Oid owner);

@@ -41,6 +41,7 @@
 #include "base/report.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
+#include "base/user.h"
 #include "base/wait.h"
 #include "change/change_publish.h"
 #include "change/rows_run.h"
@@ -349,6 +350,21 @@ keep_key(Call *call, const NpRowsKey *key, const Datum *values)
 	MemoryContextSwitchTo(previous);
 }
 
+/* Behind which rows follow, or NULL: a domain of the owner's has checks. */
+static Datum *
+read_key(const Call *call, const NpRowsPlan *plan)
+{
+	NpUser		caller;
+	Datum	   *values;
+
+	if (call->run.last_key == NULL)
+		return NULL;
+	np_user_become_owner(&caller, plan->owner);
+	values = np_rows_key_from_text(plan->key, call->run.last_key);
+	np_user_return(&caller);
+	return values;
+}
+
 /* Publish the next rows; false: there are no more. */
 static bool
 publish_chunk(Call *call, Relation relation)
@@ -359,7 +375,7 @@ publish_chunk(Call *call, Relation relation)
 
 	begin_passage(&passage, relation, &call->options, call->run.id);
 	require_same_order(call, passage.plan->key);
-	range.after = call->run.last_key == NULL ? NULL : np_rows_key_from_text(passage.plan->key, call->run.last_key);
+	range.after = read_key(call, passage.plan);
 	range.last = np_rows_find_last(relation, passage.plan->key, range.after, call->batch, &count);
 	if (range.last != NULL)
 	{

@@ -108,8 +108,9 @@ find_trigger(Relation relation, const NpRowsOptions *options)
 
 /* As TriggerEnabled does; only what is said of the new row can be known. */
 static ExprState *
-prepare_when(const Trigger *trigger, EState *estate)
+prepare_when(const Trigger *trigger, EState *estate, Oid owner)
 {
+	NpUser		caller;
 	MemoryContext previous;
 	Node	   *qual;
 	ExprState  *state;
@@ -127,7 +128,10 @@ prepare_when(const Trigger *trigger, EState *estate)
 	previous = MemoryContextSwitchTo(estate->es_query_cxt);
 	qual = stringToNode(trigger->tgqual);
 	ChangeVarNodes(qual, PRS2_NEW_VARNO, OUTER_VAR, 0);
+	/* what is constant in it is evaluated here */
+	np_user_become_owner(&caller, owner);
 	state = ExecPrepareQual(make_ands_implicit((Expr *) qual), estate);
+	np_user_return(&caller);
 	MemoryContextSwitchTo(previous);
 	return state;
 }
@@ -248,7 +252,7 @@ np_rows_plan_make(Relation relation, const NpRowsOptions *options, const char *r
 		require_own_subjects(rows->key, &rows->plan->subject);
 	rows->slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(relation)), &TTSOpsHeapTuple);
 	rows->estate = CreateExecutorState();
-	rows->when = prepare_when(trigger, rows->estate);
+	rows->when = prepare_when(trigger, rows->estate, rows->owner);
 	return rows;
 }
 

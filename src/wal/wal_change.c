@@ -147,7 +147,7 @@ do_as_owner(void *argument)
 	np_user_become_owner(&worker, owners->work->relation->rd_rel->relowner);
 	/* a background worker has no statement, and so nothing else that limits it */
 	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
-	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME + MAX_CANCEL_TIME);
+	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME, MAX_CANCEL_TIME);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	owners->function(owners->work);
 	PopActiveSnapshot();

@@ -46,7 +46,8 @@ typedef struct Trouble
 
 static HTAB *troubles;			/* NULL: none yet */
 static TimeoutId limit = MAX_TIMEOUTS;	/* MAX_TIMEOUTS: it is not there yet */
-static volatile XLogRecPtr limited; /* what it is set for */
+static volatile XLogRecPtr limited; /* what it is set for ... */
+static volatile sig_atomic_t is_canceled;	/* ... and whether that had the time to end */
 static XLogRecPtr expected;		/* in which a severe error is met, if one ends decoding now; 0: none */
 
 /* What was before the transaction that is decoded first from now on is not decoded again. */
@@ -121,24 +122,33 @@ np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
 
 /* ---- What does not end --------------------------------------------------------------------- */
 
-/* A signal's handler. */
+/* A signal's handler.  The first time is that of the cancel, of which nothing can know before the process runs. */
 static void
 end_process(void)
 {
+	if (!is_canceled)
+	{
+		is_canceled = true;
+		return;
+	}
 	np_relay_slot_set_endless(np_worker_slot(), limited);
 	ProcDiePending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
 }
 
-/* The process ends, and a transaction is endless, if np_wal_trouble_no_limit() is not called in time. */
+/*
+ * The process ends, and a transaction is endless, if np_wal_trouble_no_limit()
+ * is not called in time: so long after it is canceled.  Milliseconds.
+ */
 void
-np_wal_trouble_limit(XLogRecPtr commit, int milliseconds)
+np_wal_trouble_limit(XLogRecPtr commit, int canceled_after, int patience)
 {
 	if (limit == MAX_TIMEOUTS)
 		limit = RegisterTimeout(USER_TIMEOUT, end_process);
 	limited = commit;
-	enable_timeout_after(limit, milliseconds);
+	is_canceled = false;
+	enable_timeout_every(limit, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), canceled_after), patience);
 }
 
 void

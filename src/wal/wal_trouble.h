@@ -14,7 +14,7 @@
 extern void np_wal_trouble_expect(XLogRecPtr commit);
 extern bool np_wal_trouble_was_severe(XLogRecPtr commit);
 extern bool np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code);
-extern void np_wal_trouble_limit(XLogRecPtr commit, int milliseconds);
+extern void np_wal_trouble_limit(XLogRecPtr commit, int canceled_after, int patience);
 extern void np_wal_trouble_no_limit(void);
 extern bool np_wal_trouble_was_endless(XLogRecPtr commit);
 

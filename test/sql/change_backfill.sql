@@ -358,19 +358,29 @@ RESET nats_publish.allowed_subjects;
 CREATE ROLE regress_nats_owner;
 GRANT USAGE ON SCHEMA backfill TO regress_nats_owner;
 CREATE TYPE temper AS ENUM ('calm');
-CREATE FUNCTION tell_user(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '% as %', what, current_user; RETURN true; END $$;
+CREATE FUNCTION tell_user(what text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+    RAISE NOTICE '% as %', what, current_user;
+    PERFORM set_config('backfill.behind', what, false);
+    RETURN true;
+END $$;
+CREATE FUNCTION constant(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN backfill.tell_user('the constant'); END $$;
+CREATE DOMAIN number AS int CHECK (backfill.tell_user('the domain'));
 CREATE FUNCTION temper_json(temper) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM backfill.tell_user('the cast'); RETURN to_json($1::text); END $$;
 CREATE CAST (temper AS json) WITH FUNCTION temper_json(temper);
-CREATE TABLE theirs (id int PRIMARY KEY, m temper);
-INSERT INTO theirs VALUES (1, 'calm');
-SELECT nats_publish_table('theirs', 'backfill.theirs');
+CREATE TABLE theirs (id number PRIMARY KEY, m temper);
 ALTER TABLE theirs OWNER TO regress_nats_owner;
+SET ROLE regress_nats_owner;
+INSERT INTO theirs VALUES (1, 'calm'), (2, NULL);
+RESET ROLE;
+SELECT nats_publish_table('theirs', 'backfill.theirs');
 DROP TRIGGER nats_publish_row ON theirs;
-CREATE TRIGGER nats_publish_row AFTER INSERT ON theirs FOR EACH ROW WHEN (backfill.tell_user('the condition'))
+CREATE TRIGGER nats_publish_row AFTER INSERT ON theirs FOR EACH ROW WHEN (backfill.tell_user('the condition') AND backfill.constant(1))
     EXECUTE FUNCTION nats_publish_change('subject=backfill.theirs');
 \set VERBOSITY terse
 CALL nats_publish_rows('theirs', dry_run => true);
-CALL nats_publish_rows('theirs');
+RESET backfill.behind;
+CALL nats_publish_rows('theirs', batch => 1);
+SELECT current_setting('backfill.behind') AS what_they_set;
 SELECT payload::jsonb #>> '{new,m}' AS m FROM reads() WHERE subject = 'backfill.theirs';
 
 DROP TABLE theirs;
