@@ -497,7 +497,7 @@ sub relayed
 $admin->value('ALTER DATABASE postgres SET nats_publish.server = one');
 restart_relay($admin);
 is(relayed($admin, 'relay_mapping'), 'one.app', 'the relay publishes through the server of its database, as its role');
-is(relay_column($admin, 'url'), $one->url, 'which nats_relay tells');
+ok(wait_for('its url', sub { relay_column($admin, 'url') eq $one->url }), 'which nats_relay tells');
 $admin->value('DROP USER MAPPING FOR CURRENT_USER SERVER one');
 is(relayed($admin, 'relay_public'), 'one.public', 'then as the user of PUBLIC');
 $admin->value("ALTER SERVER one OPTIONS (SET url '${\ $two->url}')");
