@@ -7,9 +7,9 @@
  * name, a row type of its columns, or any schema has changed: a new or altered
  * trigger, too, is a change of its table.  One with columns of types that are
  * not PostgreSQL's own is also stale when any cast or function has: that
- * decides whether others' code makes its messages.  An invalidation can arrive while a plan is in use (a
- * column's cast to json may be a function that runs SQL): then a stale plan
- * lives on until the transaction ends.
+ * decides whether others' code makes its messages.  An invalidation can arrive
+ * while a plan is in use (a column's cast to json may be a function that runs
+ * SQL): then a stale plan lives on until the transaction ends.
  *
  *-------------------------------------------------------------------------
  */

@@ -441,11 +441,18 @@ trigger_of(const Work *work)
 	return &work->relation->trigdesc->triggers[work->trigger];
 }
 
+/* Is it for others' code to make, which is not called? */
+static bool
+is_endless(const Work *work)
+{
+	return work->needs_protection && work->changes->is_endless;
+}
+
 /* Raises 54000 when a message is made by others' code, and that is not called. */
 static void
 check_end(const Work *work)
 {
-	if (!work->needs_protection || !work->changes->is_endless)
+	if (!is_endless(work))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -489,7 +496,7 @@ describe_change(void *argument)
 static void
 describe_somehow(Work *work)
 {
-	work->with_subject = work->with_key = !(work->needs_protection && work->changes->is_endless);
+	work->with_subject = work->with_key = !is_endless(work);
 	if (attempt(describe_change, work) == NULL)
 		return;
 	work->with_subject = false;

@@ -221,8 +221,7 @@ foreach my $size (1, 10, $COUNT)
 		}, 5);
 	}
 	# has it look into its tables again
-	$node->reload;
-	sleep 0.5;
+	reconfigure($node);
 	wait_until_confirmed();
 	is($session->value('SELECT ordering FROM nats_wal_relay'), 'pipelined', 'which it says also when it has looked around');
 	subjects_are_in_order('beside the relay of the table', 'main', 3 * $count, messages());
