@@ -26,11 +26,13 @@ sub copy_of_installation
 	return ($copy =~ s{/bin/pg_config$}{}r, "$there->{share}/extension");
 }
 
-# A statement of the released script, by what it begins with.
+# A statement of the released script, by what it begins with, which leaves the schema out: with its body, if it has one.
 sub released
 {
 	my ($beginning) = @_;
-	return $SCRIPT =~ /^(\Q$beginning\E.*?;)$/ms ? $1 : die "$beginning is not in the script";
+	my $pattern = join ' (?:\@extschema\@\.)?', map { quotemeta } split / (?=nats_)/, $beginning;
+	my $body = qr/ \$\$ .*? \$\$ | ^BEGIN[ ]ATOMIC\n .*? ^END /msx;
+	return $SCRIPT =~ /^($pattern(?:$body|(?!$body).)*?;)$/ms ? $1 : die "$beginning is not in the script";
 }
 
 # The same, with another text in it.
@@ -61,7 +63,8 @@ my @DIFFERENCES = (
 	[ 'the rights of a function', 'ALTER FUNCTION nats_relay_pause() SECURITY INVOKER', 'ALTER FUNCTION nats_relay_pause() SECURITY DEFINER' ],
 	[ 'a setting of a function', 'ALTER FUNCTION nats_relay_pause() RESET search_path',
 		'ALTER FUNCTION nats_relay_pause() SET search_path = pg_catalog, pg_temp' ],
-	[ 'the body of a function',
+	[ 'the body of a function', changed('CREATE FUNCTION nats_unpublish_ddl', 'dropped boolean := false', 'dropped boolean := true'), replaced('CREATE FUNCTION nats_unpublish_ddl') ],
+	[ 'a body that is parsed',
 		changed('CREATE FUNCTION nats_relay_resume', 'SET paused = false', 'SET paused = NULL'), replaced('CREATE FUNCTION nats_relay_resume') ],
 	[ 'the symbol of a function', changed('CREATE FUNCTION nats_publish(subject text, payload json,', 'nats_publish_text', 'nats_publish_jsonb'),
 		replaced('CREATE FUNCTION nats_publish(subject text, payload json,') ],
