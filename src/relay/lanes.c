@@ -117,13 +117,13 @@ are_any(void)
 	return lanes != NULL && hash_get_num_entries(lanes) > 0;
 }
 
-/* Does a row of the subject hold up others? */
-static bool
-are_held(NpSpan subject)
+/* The lane of the subject, or NULL: no row of it holds up others. */
+static NpLane *
+holding(NpSpan subject)
 {
 	uint64		key = key_of(subject);
 
-	return lanes != NULL && hash_search(lanes, &key, HASH_FIND, NULL) != NULL;
+	return lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
 }
 
 static bool
@@ -193,7 +193,7 @@ np_lanes_enter(NpRow *row, bool ordered)
 	row->stream = np_stream_of(row->message.subject);
 	if (row->stream != NULL && !row->is_due && np_chain_passes(row->stream, row->id))
 		return false;
-	if (row->is_due || !np_chain_queues(row->stream) || are_held(row->message.subject))
+	if (row->is_due || !np_chain_queues(row->stream) || holding(row->message.subject) != NULL)
 		return enter_lane(row);
 	unsent++;
 	np_chain_enter(row);
@@ -204,8 +204,7 @@ np_lanes_enter(NpRow *row, bool ordered)
 bool
 np_lanes_have_passed(NpSpan subject)
 {
-	uint64		key = key_of(subject);
-	const NpLane *lane = lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
+	const NpLane *lane = holding(subject);
 
 	return lane != NULL && lane->passed != 0;
 }
@@ -307,7 +306,7 @@ np_lanes_return(NpRow *row)
 void
 np_lanes_come_back(NpRow *row, bool may_pass)
 {
-	if (may_pass && row->lane == NULL && are_held(row->message.subject))
+	if (may_pass && row->lane == NULL && holding(row->message.subject) != NULL)
 	{
 		np_chain_lost(row);
 		np_lanes_pass(row->message.subject, row->id);
@@ -350,6 +349,14 @@ join_stream(NpLane *lane, NpStream *stream)
 	}
 }
 
+/* Nothing holds up any more what was passed by. */
+static void
+set_free(NpLane *lane)
+{
+	lane->is_free = true;
+	free_id = lower(free_id, lane->passed);
+}
+
 /* A row of a lane has come to its end: the next one may go. */
 void
 np_lanes_leave(NpRow *row)
@@ -371,12 +378,23 @@ np_lanes_leave(NpRow *row)
 		add_ready(lane->first);
 	}
 	else if (lane->passed != 0)
-	{
-		lane->is_free = true;
-		free_id = lower(free_id, lane->passed);
-	}
+		set_free(lane);
 	else
 		remove_if_empty(lane);
+}
+
+/*
+ * A row that held up its subject in the table is not there any more.  It has
+ * left its lane before, and others may have been read, and passed by for it,
+ * between these two.
+ */
+void
+np_lanes_let_go(NpSpan subject)
+{
+	NpLane	   *lane = holding(subject);
+
+	if (lane != NULL && lane->first == NULL && lane->passed != 0)
+		set_free(lane);
 }
 
 /* A row that does not wait behind another one is read again; those behind it stay. */

@@ -19,6 +19,7 @@ extern void np_lanes_return(NpRow *row);
 extern void np_lanes_come_back(NpRow *row, bool may_pass);
 extern int	np_lanes_unsent(void);
 extern void np_lanes_leave(NpRow *row);
+extern void np_lanes_let_go(NpSpan subject);
 extern void np_lanes_hold(NpRow *row);
 extern void np_lanes_give_up(NpRow *row);
 extern void np_lanes_forget(NpRow *row);

@@ -263,6 +263,8 @@ finish(NpRow *row)
 	waiting--;
 	if (row->state == NP_ROW_FAILED)
 		np_lanes_give_up(row);
+	else if (row->has_failed)
+		np_lanes_let_go(row->message.subject);
 	np_row_free(row);
 }
 
