@@ -131,7 +131,7 @@ dev:
 	$(MAKE) clean
 	$(MAKE) all PG_CFLAGS='$(PG_CFLAGS) $(DEV_CFLAGS)'
 
-## make test, make test T=name: a regress or isolation test, a TAP file or a unit test, by its name
+## make test, make test T=name: a regress or isolation test, a TAP file or a unit test, by its name or number; or all of a kind (T="unit regress")
 .PHONY: test
 test:
 	@test/setup test
@@ -262,11 +262,11 @@ compilers:
 	@test/setup compilers
 	@test/compilers $(HEADERS)
 
-## make test-matrix, make test-matrix ON="trixie forky+19": every test on other releases of Debian, each in a fresh system
+## make test-matrix, make test-matrix ON="trixie forky+19" T=name: every test, or one, on other releases of Debian, each in a fresh system
 .PHONY: test-matrix
 test-matrix:
 	@test/setup test-matrix
-	@test/matrix $(ON)
+	@T='$(T)' test/matrix $(ON)
 
 ## make test-upgrade UPGRADES="15-17 17-18": from one major version of PostgreSQL to another, by dump and restore and by pg_upgrade
 UPGRADES = 15-17 15-18 17-18 18-19
