@@ -101,13 +101,18 @@ static void
 finish_futures(Commit *commit)
 {
 	NpSession  *session;
+	NpTime		limit = NP_FOREVER;
 
 	for (int i = 0; np_futures_awaited() > 0 && (session = np_sessions_get(i)) != NULL; i++)
 	{
 		/* a wait would connect one that is not needed */
 		if (session->window.critical > 0 &&
-			!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, NULL, np_commit_timeout, NP_FOREVER))
+			!np_session_wait(session, NP_WAIT_COMMIT, nothing_is_awaited, NULL, np_commit_timeout, limit))
+		{
 			fail_awaited(session);
+			/* the others have had the same time */
+			limit = np_now();
+		}
 	}
 	commit->reported = np_futures_failed() > 0;
 	np_futures_raise_failures(commit->unsent);

@@ -271,13 +271,31 @@ result_of(NpTls *tls, int result)
 	}
 }
 
-/* As recv on a socket that does not block; a damaged record is EPROTO. */
-ssize_t
-np_tls_read(NpTls *tls, char *buffer, size_t length)
+static ssize_t
+read_record(NpTls *tls, char *buffer, size_t length)
 {
 	ERR_clear_error();
 	errno = 0;
 	return result_of(tls, SSL_read((SSL *) tls, buffer, length > INT_MAX ? INT_MAX : (int) length));
+}
+
+/*
+ * As recv on a socket that does not block; a damaged record is EPROTO.  OpenSSL
+ * gives one record, whatever is behind it: less than length is all there is.
+ */
+ssize_t
+np_tls_read(NpTls *tls, char *buffer, size_t length)
+{
+	ssize_t		count = read_record(tls, buffer, length);
+	size_t		total = 0;
+
+	while (count > 0)
+	{
+		total += (size_t) count;
+		count = total < length ? read_record(tls, buffer + total, length - total) : 0;
+	}
+	/* an end or an error behind it comes again */
+	return total > 0 ? (ssize_t) total : count;
 }
 
 /*

@@ -240,6 +240,9 @@ connect_again(Wait *wait)
 	MemoryContext previous;
 	NpFailure	failure;
 
+	/* that nothing could be tried says nothing about the server */
+	if (wait->now >= wait->deadline)
+		return;
 	if (scratch_context == NULL)
 		scratch_context = AllocSetContextCreate(TopMemoryContext, "nats_publish connect",
 												ALLOCSET_SMALL_SIZES);

@@ -463,6 +463,8 @@ np_flight_note_doubts(void)
 {
 	NpRow	   *row;
 
+	/* what leaves a chain can be one of them */
+	(void) np_lanes_first();
 	while ((row = np_lanes_doubted()) != NULL)
 		owner->ended(row);
 }

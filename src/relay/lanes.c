@@ -126,12 +126,19 @@ holding(NpSpan subject)
 	return lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
 }
 
+/* One with a lower id than those that were passed by waits for none of them: its transaction has ended later. */
+static bool
+is_behind_passed(const NpLane *lane, int64 id)
+{
+	return lane->passed != 0 && lane->passed < id;
+}
+
 static bool
 enter_lane(NpRow *row)
 {
 	NpLane	   *lane = find(row->message.subject);
 
-	if ((lane->passed != 0 || lane->waiting >= width) && !row->is_due)
+	if ((is_behind_passed(lane, row->id) || lane->waiting >= width) && !row->is_due)
 	{
 		lane->passed = lower(lane->passed, row->id);
 		return false;
@@ -200,13 +207,13 @@ np_lanes_enter(NpRow *row, bool ordered)
 	return true;
 }
 
-/* Were rows of the subject passed by, behind which no later one goes? */
+/* Were rows of the subject passed by, behind which this one goes? */
 bool
-np_lanes_have_passed(NpSpan subject)
+np_lanes_have_passed(NpSpan subject, int64 id)
 {
 	const NpLane *lane = holding(subject);
 
-	return lane != NULL && lane->passed != 0;
+	return lane != NULL && is_behind_passed(lane, id);
 }
 
 /* A row of the table waits for another one there. */
@@ -466,6 +473,7 @@ np_lanes_hold(NpRow *row)
 		return;
 	}
 	lane->first = row;
+	lane->is_free = false;
 	row->lane = lane;
 	while ((next = np_chain_pop(row->stream, row->message.subject)) != NULL)
 	{
@@ -485,6 +493,8 @@ np_lanes_give_up(NpRow *row)
 	row->lane = NULL;
 	lane->first = NULL;
 	pass_behind(lane);
+	if (is_behind_passed(lane, row->id))
+		set_free(lane);
 	remove_if_empty(lane);
 }
 

@@ -11,7 +11,7 @@
 #include "relay/relay_row.h"
 
 extern bool np_lanes_enter(NpRow *row, bool ordered);
-extern bool np_lanes_have_passed(NpSpan subject);
+extern bool np_lanes_have_passed(NpSpan subject, int64 id);
 extern void np_lanes_pass(NpSpan subject, int64 id);
 extern NpRow *np_lanes_first(void);
 extern void np_lanes_take(NpRow *row);

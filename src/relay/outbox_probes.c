@@ -60,6 +60,9 @@ np_probes_ended(const NpRow *row)
 	remember_token(token, row->message.subject);
 	if (row->state == NP_ROW_STORED)
 	{
+		/* the others of that one are found by the next probe */
+		if (released[0] != '\0' && strcmp(released, token) != 0)
+			next_probe = 0;
 		strlcpy(released, token, MAX_TOKEN);
 		probe_delay = FIRST_PROBE_DELAY;
 	}

@@ -22,6 +22,7 @@
 #include "relay/lanes.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_table.h"
+#include "relay/settling.h"
 
 /* NP_ROW_COLUMNS. */
 enum
@@ -160,7 +161,7 @@ is_held(TupleTableSlot *from, const NpReading *reading, NpSpan subject, int64 id
 {
 	if (reading->holders == NULL)
 		return DatumGetBool(get(from, READ_IS_HELD));
-	return np_lanes_have_passed(subject) || np_glance_is_held(reading->holders, get(from, READ_SUBJECT), id);
+	return np_lanes_have_passed(subject, id) || np_glance_is_held(reading->holders, get(from, READ_SUBJECT), id);
 }
 
 /* Take a row, unless it is in hand already, or has to wait. */
@@ -168,17 +169,20 @@ static bool
 take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64 id)
 {
 	char	   *msg_id = text_to_cstring(DatumGetTextPP(get(from, READ_MSG_ID)));
+	NpRow	   *row = np_row_find(id, msg_id);
 	NpSpan		subject;
-	NpRow	   *row;
 
-	if (np_row_find(id, msg_id) != NULL)
+	if (row != NULL && !row->is_chained)
 		return false;
 	subject = np_text_to_utf8(DatumGetTextPP(get(from, READ_SUBJECT)));
-	if (is_held(from, reading, subject, id))
+	if (is_held(from, reading, subject, id) || (reading->ordered && !way->is_due && np_settle_holds(subject, id)))
 	{
+		/* that of a chained row is for when it is refused */
 		np_lanes_pass(subject, id);
 		return false;
 	}
+	if (row != NULL)
+		return false;
 	row = np_row_create(id, msg_id, subject);
 	row->is_due = way->is_due;
 	row->place = *(ItemPointer) DatumGetPointer(get(from, READ_PLACE));

@@ -67,6 +67,7 @@ static NpTime full_look_cost;	/* it has taken so long ... */
 static NpTime full_look_processor;	/* ... and so much of the processor's time */
 static NpTime last_back;		/* when it went back last */
 static NpTime look_cost;		/* how long the last look took */
+static bool is_wanted_again;	/* a look from the first row on, when the one that is under way has ended */
 
 /* ---- Position ------------------------------------------------------------------------ */
 
@@ -84,7 +85,9 @@ void
 np_source_look_again(void)
 {
 	np_due_from_the_lowest();
-	if (next_full_look != NP_FOREVER)
+	if (next_full_look == NP_FOREVER)
+		is_wanted_again = true;
+	else
 		next_full_look = 0;
 }
 
@@ -99,18 +102,14 @@ begin_anew(void)
 	table_of_all = np_outbox_table();
 }
 
-/* Reading again what is behind a passed row is to take no more than half of the time. */
-static bool
-may_go_back(NpTime now)
+/*
+ * When rows that were passed by, and can go now, are read again; NP_FOREVER:
+ * there are none.  That is to take no more than half of the time.
+ */
+NpTime
+np_source_next_back(void)
 {
-	return np_lanes_free() != 0 && now >= last_back + (is_at_end ? 2 * look_cost : BACK_INTERVAL);
-}
-
-/* Are there rows that were passed by, and can go now? */
-bool
-np_source_has_passed(void)
-{
-	return may_go_back(np_now());
+	return np_lanes_free() == 0 ? NP_FOREVER : last_back + (is_at_end ? 2 * look_cost : BACK_INTERVAL);
 }
 
 /*
@@ -145,7 +144,7 @@ choose_position(NpTime now)
 		full_look_cost = full_look_processor = 0;
 		np_source_go_back(1);
 	}
-	else if (may_go_back(now))
+	else if (now >= np_source_next_back())
 	{
 		last_back = now;
 		np_source_go_back(np_lanes_free());
@@ -176,7 +175,8 @@ account(NpTime begun, NpTime processor_begun)
 		return;
 	full_look_end = position;
 	full_look_ended = now;
-	next_full_look = now + full_look_interval();
+	next_full_look = is_wanted_again ? 0 : now + full_look_interval();
+	is_wanted_again = false;
 }
 
 /* ---- Ways to read ------------------------------------------------------------------- */

@@ -144,15 +144,16 @@ settle(void)
 	NpSettled	settled;
 	bool		locked_too = must_settle || np_now() >= next_unlock;
 
-	np_settle(&settled, locked_too);
+	/* what ends meanwhile is another time's */
 	must_settle = false;
 	first_ended = 0;
+	np_settle(&settled, locked_too);
 	np_relay_slot_count(np_worker_slot(), settled.published, settled.failed, settled.dead);
 	if (settled.error != NULL)
 		np_relay_slot_set_error(np_worker_slot(), settled.error);
 	if (settled.is_changed)
 		np_source_look_again();
-	must_look |= settled.is_changed;
+	must_look |= settled.is_changed || settled.has_let_go;
 	if (settled.is_locked || locked_too)
 		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
 	/* not before it is written down: what fails each time is to be tried less and less often */
@@ -177,8 +178,8 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_probes_have_released() || np_source_has_passed() || np_chains_free() != 0 ||
-		np_relay_slot_was_woken(np_worker_slot(), wakes_seen) || np_now() >= next_look;
+	return must_look || np_probes_have_released() || np_chains_free() != 0 ||
+		np_relay_slot_was_woken(np_worker_slot(), wakes_seen) || np_now() >= Min(next_look, np_source_next_back());
 }
 
 /* Most of what was read has been sent: there is room for more. */
@@ -315,7 +316,7 @@ wait_for_answers(void)
 		/* there may be no wait */
 		np_connection_receive(session->connection);
 		if (may_look())
-			limit = Min(limit, next_look);
+			limit = Min(limit, Min(next_look, np_source_next_back()));
 		else if (np_lanes_first() == NULL)
 			limit = Min(limit, np_now() + SLOW);
 		if (first_ended > 0)
@@ -366,16 +367,26 @@ is_idle(void)
 		!(may_look() && is_asked_to_look());
 }
 
+/* When there is something to do, unasked.  When there is no room, rows that wait are slow after a while. */
+static NpTime
+next_round(void)
+{
+	NpTime		next = Min(Min(next_look, next_unlock), np_source_next_back());
+
+	return may_look() ? next : Min(next, np_now() + SLOW);
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
 {
 	np_worker_show_order();
+	/* before more is read: a row whose stream is not known goes by its subject, and so would those behind it */
+	np_flight_ask();
+	/* and so is what has ended when it had the answer */
 	np_flight_note_doubts();
 	if (is_time_to_settle())
 		settle();
-	/* before more is read: a row whose stream is not known goes by its subject, and so would those behind it */
-	np_flight_ask();
 	if (np_publishing != NP_PUBLISHING_ON)
 	{
 		stop(NP_RELAY_OFF);
@@ -383,7 +394,7 @@ run_round(void)
 		wakes_seen = np_relay_slot_listen(np_worker_slot());
 		must_look = false;
 	}
-	else if (may_look() && is_asked_to_look())
+	else if (!must_settle && may_look() && is_asked_to_look())
 	{
 		read_more();
 		np_missed_slot_look();
@@ -407,7 +418,7 @@ run_round(void)
 		return 0;
 	np_worker_end_pause();
 	np_worker_show_state(NP_RELAY_IDLE);
-	return Min(next_look, next_unlock);
+	return next_round();
 }
 
 /* It was ended by an error. */
@@ -432,10 +443,11 @@ rest(NpTime until)
 	np_worker_rest(until, wakes_seen);
 }
 
-/* They may be other ones. */
+/* They may be other ones: where the order counts no more, what was passed by for it may go. */
 static void
 follow_settings(void)
 {
+	np_source_look_again();
 	must_look = true;
 	next_unlock = Min(next_unlock, np_now() + NP_MILLISECONDS(np_relay_poll_interval));
 }

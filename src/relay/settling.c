@@ -52,6 +52,7 @@
 static dlist_head ended = DLIST_STATIC_INIT(ended);
 static int	waiting;			/* rows in it, but for ... */
 static dlist_head locked = DLIST_STATIC_INIT(locked);	/* ... those that others have locked */
+static int	locked_holders;		/* of these, how many hold up their subject, and nothing tells it but they */
 
 /* A row has come to its end; it is the settling's from now on. */
 void
@@ -256,16 +257,26 @@ count_waiting(const NpRow *row)
 
 /* It is written down, or nothing has to be. */
 static void
-finish(NpRow *row)
+finish(NpRow *row, NpSettled *settled)
 {
 	count_waiting(row);
 	dlist_delete(&row->node);
 	waiting--;
 	if (row->state == NP_ROW_FAILED)
 		np_lanes_give_up(row);
-	else if (row->has_failed)
+	else if (row->has_failed && row->state != NP_ROW_DOUBTED)
+	{
+		settled->has_let_go = true;
 		np_lanes_let_go(row->message.subject);
+	}
 	np_row_free(row);
+}
+
+/* It has failed, which the table does not tell yet, and another row has its lane. */
+static bool
+is_unknown_holder(const NpRow *row)
+{
+	return row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL;
 }
 
 static void
@@ -274,6 +285,25 @@ keep_locked(NpRow *row)
 	dlist_delete(&row->node);
 	waiting--;
 	dlist_push_tail(&locked, &row->node);
+	locked_holders += is_unknown_holder(row);
+}
+
+/* Does a failed row hold up a later one of its subject, which can't be written down as somebody has locked it? */
+bool
+np_settle_holds(NpSpan subject, int64 id)
+{
+	dlist_iter	iter;
+
+	if (locked_holders == 0)
+		return false;
+	dlist_foreach(iter, &locked)
+	{
+		const NpRow *row = dlist_container(NpRow, node, iter.cur);
+
+		if (row->id < id && is_unknown_holder(row) && np_span_equals(row->message.subject, subject))
+			return true;
+	}
+	return false;
 }
 
 /* The rows that the last statement has told of, by id and msg_id. */
@@ -380,7 +410,7 @@ delete_stored(NpSettled *settled)
 	rows = collect(is_stored_written);
 	settled->published += rows.count;
 	for (int i = 0; i < rows.count; i++)
-		finish(rows.list[i]);
+		finish(rows.list[i], settled);
 }
 
 /* The same; what is locked is left out the second time. */
@@ -490,7 +520,7 @@ count_and_finish(NpRow *row, NpSettled *settled)
 		settled->failed++;
 	if (row->state != NP_ROW_DOUBTED)
 		record_error(settled, row->error, CurrentMemoryContext);
-	finish(row);
+	finish(row, settled);
 }
 
 static void
@@ -524,6 +554,7 @@ unlock(void)
 		dlist_push_tail(&ended, dlist_pop_head_node(&locked));
 		waiting++;
 	}
+	locked_holders = 0;
 }
 
 /*

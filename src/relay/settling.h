@@ -17,12 +17,14 @@ typedef struct NpSettled
 	int64		failed;			/* attempts that count */
 	int64		dead;
 	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
+	bool		has_let_go;		/* rows that held up others are there no more */
 	bool		is_locked;		/* rows could not be written yet, because others have locked them */
 	char	   *error;			/* of one that failed, or could not be written; NULL: none.  palloc'd. */
 } NpSettled;
 
 extern void np_settle_later(NpRow *row);
 extern int	np_settle_waiting(void);
+extern bool np_settle_holds(NpSpan subject, int64 id);
 extern void np_settle(NpSettled *settled, bool locked_too);
 
 #endif							/* NP_SETTLING_H */

@@ -68,11 +68,11 @@
 NpStream	np_streams[NP_MAX_STREAMS];
 int			np_streams_used;	/* none from here on has ever been */
 
-/* No row waits in its chain, or went from there. */
+/* No row waits in its chain, or went from there, or was passed by. */
 static bool
 is_idle(NpStream *stream)
 {
-	return stream->chain.laneless == 0 && dlist_is_empty(&stream->chain.waiting) && dlist_is_empty(&stream->chain.returned);
+	return stream->chain.laneless == 0 && stream->chain.passed == 0 && dlist_is_empty(&stream->chain.waiting) && dlist_is_empty(&stream->chain.returned);
 }
 
 /* What was known of it counts as long as rows wait in its chain, before which others must not go. */

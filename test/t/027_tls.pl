@@ -544,6 +544,30 @@ $session->value(sprintf($messages, 300_000), 170);
 my $growth = process_memory($session->pid) - $memory;
 cmp_ok($growth, '<', $FEW_MB, "nor have 300,000 messages: $growth kB");
 
+# Answers that have come are read before anything is called unanswered: in many records, of which OpenSSL gives one at a time
+{
+	my $COUNT = 3000;
+	my $certificate = $certificates->make('records', names => $HERE);
+	my $fake = FakeServer->new(sub {
+		my ($peer) = @_;
+		my @messages;
+		$peer->handshake_with_tls($certificate);
+		while (my $command = $peer->next_command)
+		{
+			push @messages, $command if $command->{verb} eq 'PUB';
+			next if @messages < $COUNT;
+			$peer->reply($_, '{"stream":"T","seq":1}') foreach splice @messages;
+			$peer->note('answered');
+		}
+	});
+	my $uncritical = session_to("tls://localhost:@{[$fake->port]}", ack_timeout => '10s');
+	$uncritical->value("SELECT count(nats_publish_async('t.a', 'x', critical => false)) FROM generate_series(1, $COUNT)");
+	is($fake->next_event, 'answered', 'messages are answered');
+	sleep 11;
+	is($uncritical->error('SELECT count(*) FROM nats_futures()'), '', 'none of which is called unanswered, when somebody asks');
+	is($uncritical->value('SELECT acked, failed FROM nats_session_stats()'), "$COUNT|0", 'nor counted so');
+}
+
 # TLS 1.2, whose handshake is another
 
 $ENV{OPENSSL_CONF} = $certificates->write('old.cnf',
