@@ -409,10 +409,13 @@ np_relay_slot_was_woken(int slot, uint32 wakes)
 bool
 np_relay_slot_is_told(int slot)
 {
-	bool		result = shared->slots[slot].is_told;
-
+	/* else what is told between the two would be lost */
+	if (!shared->slots[slot].is_told)
+		return false;
 	shared->slots[slot].is_told = false;
-	return result;
+	/* what is looked at from here on is not from before */
+	pg_memory_barrier();
+	return true;
 }
 
 /* Where it is connected to, without credentials; "": nowhere. */
