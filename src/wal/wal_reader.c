@@ -195,6 +195,16 @@ slot_is_usable(const NpWalSlot *slot)
 	return false;
 }
 
+/*
+ * To be called before it is asked what it is told, in a round that may come to
+ * nothing that listens: it rests until somebody wakes it from now on.
+ */
+void
+np_reader_begin(void)
+{
+	wakes_seen = np_relay_slot_wakes(np_worker_slot());
+}
+
 /* Begin where the slot is, if that is not done.  False: there is none that can be read, which is shown. */
 bool
 np_reader_open(void)

@@ -21,6 +21,7 @@ typedef struct NpReaderOwner
 } NpReaderOwner;
 
 extern void np_reader_of(const NpReaderOwner *whose);
+extern void np_reader_begin(void);
 extern bool np_reader_open(void);
 extern void np_reader_abort(void);
 extern bool np_reader_may_read(void);

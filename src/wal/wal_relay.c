@@ -643,6 +643,8 @@ run_round(void)
 	bool		is_well;
 
 	round_failed = false;
+	if (!has_secret || !np_decoder_is_open())
+		np_reader_begin();
 	if (is_time_to_look())
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
