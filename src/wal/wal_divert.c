@@ -26,6 +26,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -76,6 +77,7 @@ static int	leaving;			/* of the subjects, those that are */
 static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
 								 * known */
 static NpTime last_left;		/* since when it is that one */
+static XLogRecPtr moved_until;	/* where the last commit of moved messages ends */
 
 /* Arguments of both. */
 #define ARGUMENTS	6
@@ -379,12 +381,20 @@ np_divert_write(NpDiverted *diverted)
 	if (np_outbox_begin(&caller))
 		written = write_rows(moves, diverted, caller);
 	np_outbox_commit(caller);
+	moved_until = XactLastCommitEnd;
 	np_outbox_set_diverting(false);
 	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);
 	diverted->moved = written;
 	for (int i = 0; i < written; i++)
 		finish_first(moves[i].id);
 	pfree(moves);
+}
+
+/* Who has the WAL up to here has all that was moved; 0: nothing was. */
+XLogRecPtr
+np_divert_moved_until(void)
+{
+	return moved_until;
 }
 
 /* ---- What was moved before ---------------------------------------------------------------- */

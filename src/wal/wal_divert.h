@@ -8,6 +8,8 @@
 #ifndef NP_WAL_DIVERT_H
 #define NP_WAL_DIVERT_H
 
+#include "access/xlogdefs.h"
+
 #include "relay/relay_row.h"
 
 /* What was moved at a time. */
@@ -23,6 +25,7 @@ extern void np_divert_untried(NpRow *row);
 extern int	np_divert_waiting(void);
 extern bool np_divert_is_full(void);
 extern void np_divert_write(NpDiverted *diverted);
+extern XLogRecPtr np_divert_moved_until(void);
 extern bool np_divert_holds(NpSpan subject);
 extern bool np_divert_is_empty(void);
 extern bool np_divert_holds_all(void);

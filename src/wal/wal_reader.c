@@ -29,6 +29,7 @@
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
+#include "wal/wal_standby.h"
 #include "wal/wal_trouble.h"
 
 /* So often it is shown how much of a large transaction is decoded. */
@@ -62,6 +63,8 @@ static uint32 wakes_seen;
 static bool is_listening;
 static XLogRecPtr confirmed;
 static XLogRecPtr saved;
+static XLogRecPtr next_position;	/* to be confirmed; 0: none ... */
+static XLogRecPtr needed;		/* ... once standbys have this */
 static NpTime next_save;
 static bool slot_is_missed;		/* that was logged */
 static TransactionId decoding;	/* the transaction that is being decoded; 0: none */
@@ -219,6 +222,7 @@ np_reader_open(void)
 	np_decoder_open(slot.name, &decoder_events);
 	slot_is_missed = false;
 	confirmed = saved = slot.confirmed;
+	next_position = InvalidXLogRecPtr;
 	may_have_more = true;
 	return true;
 }
@@ -276,21 +280,44 @@ np_reader_save(void)
 	saved = confirmed;
 }
 
+/*
+ * What was moved to nats_outbox is there behind its transaction: a standby with
+ * the slot, and the WAL up to its position, is to have that, too.  What comes to
+ * its end meanwhile is not waited for: there is always more of it.
+ */
+static void
+confirm(void)
+{
+	XLogRecPtr	position = np_position_of(np_decoder_position());
+
+	if (next_position == InvalidXLogRecPtr && position > confirmed)
+	{
+		next_position = position;
+		needed = np_divert_moved_until();
+	}
+	if (next_position == InvalidXLogRecPtr || !np_standbys_have(needed))
+		return;
+	np_decoder_confirm(next_position);
+	confirmed = next_position;
+	next_position = InvalidXLogRecPtr;
+}
+
 /* Have the slot let go what has come to its end, and write that down now and then. */
 void
 np_reader_confirm(void)
 {
-	XLogRecPtr	position = np_position_of(np_decoder_position());
-
-	if (position > confirmed)
-	{
-		np_decoder_confirm(position);
-		confirmed = position;
-	}
+	confirm();
 	if (np_now() < next_save)
 		return;
 	np_reader_save();
 	next_save = np_now() + SAVE_INTERVAL;
+}
+
+/* Is there a position that it can't confirm yet, as standbys do not have what was moved? */
+bool
+np_reader_waits_for_standbys(void)
+{
+	return next_position != InvalidXLogRecPtr;
 }
 
 /* When it is to be written down next. */

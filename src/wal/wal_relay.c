@@ -599,7 +599,7 @@ next_round(void)
 	NpTime		next_save = np_reader_next_save();
 	NpTime		next = Min(next_look, Min(next_save, next_read));
 
-	if (is_withheld)
+	if (is_withheld || np_reader_waits_for_standbys())
 		next = Min(next, np_now() + WITHHELD_INTERVAL);
 	if (np_worker_has_problem())
 		next = Min(next, Max(np_worker_next_try(), np_now()));
