@@ -75,6 +75,21 @@ np_position_complete(XLogRecPtr commit_lsn)
 	advance();
 }
 
+/*
+ * Decoding begins at a position.  A transaction that ended before is not decoded
+ * again, as when somebody has advanced the slot: there is no more of it.
+ */
+void
+np_position_begin_at(XLogRecPtr position)
+{
+	NpWalTransaction *transaction = last_one();
+
+	if (transaction == NULL || transaction->commit_lsn >= position)
+		return;
+	transaction->is_complete = true;
+	advance();
+}
+
 /* A message of it is stored, or in nats_outbox. */
 void
 np_position_end_message(NpWalTransaction *transaction)

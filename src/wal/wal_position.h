@@ -26,6 +26,7 @@ typedef struct NpWalTransaction
 } NpWalTransaction;
 
 extern NpWalTransaction *np_position_begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn);
+extern void np_position_begin_at(XLogRecPtr position);
 extern void np_position_add(NpWalTransaction *transaction);
 extern void np_position_complete(XLogRecPtr commit_lsn);
 extern void np_position_end_message(NpWalTransaction *transaction);

@@ -222,6 +222,7 @@ np_reader_open(void)
 	np_decoder_open(slot.name, &decoder_events);
 	slot_is_missed = false;
 	confirmed = saved = slot.confirmed;
+	np_position_begin_at(confirmed);
 	next_position = InvalidXLogRecPtr;
 	may_have_more = true;
 	return true;
