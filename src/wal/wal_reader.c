@@ -38,6 +38,10 @@
 /* While a large transaction is decoded: after so many messages it is looked what has been answered. */
 #define PUMP_MESSAGES		64
 
+/* Likewise, when it makes no messages: after so many changes it is looked whether it is time to, for what was committed before it. */
+#define PUMP_CHANGES		256
+#define PUMP_INTERVAL		NP_MILLISECONDS(20)
+
 /* So often the position is written down. */
 #define SAVE_INTERVAL		NP_MILLISECONDS(1000)
 
@@ -69,6 +73,8 @@ static NpTime next_save;
 static bool slot_is_missed;		/* that was logged */
 static TransactionId decoding;	/* the transaction that is being decoded; 0: none */
 static int64 decoded;			/* its messages so far */
+static int64 changes;			/* of any transactions */
+static NpTime next_pump;		/* if it makes no messages */
 static int64 forged;			/* messages with our prefix that are not ours */
 
 /* It and all messages before it, by commit, number and place, are in the queue, or have been. */
@@ -120,10 +126,24 @@ take(void *argument, int place, const NpMessage *message, const NpWalError *erro
 		owner->pump();
 }
 
+/* Many changes can make few messages, or none, and those of earlier transactions are not to wait for them. */
+static void
+pump_sometimes(void)
+{
+	if (++changes % PUMP_CHANGES != 0 || np_now() < next_pump)
+		return;
+	if (np_wal_queue_count() > 0)
+		owner->pump();
+	/* also without any: that nothing was to be published is progress */
+	owner->show();
+	next_pump = np_now() + PUMP_INTERVAL;
+}
+
 static void
 on_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change)
 {
 	np_wal_change(transaction, relation, change, take, transaction);
+	pump_sometimes();
 }
 
 static void

@@ -16,7 +16,7 @@
 typedef struct NpReaderOwner
 {
 	const NpWalSecret *secret;	/* by which messages of the outbox are known */
-	void		(*pump) (void); /* the queue is full, and more comes: send and receive */
+	void		(*pump) (void); /* the queue is full, and more comes, or it takes long: send and receive */
 	void		(*show) (void); /* much of a transaction was decoded */
 } NpReaderOwner;
 
