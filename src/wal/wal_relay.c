@@ -74,6 +74,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* For so long standbys may be waited for without a word. */
 #define STANDBYS_LATE		NP_MILLISECONDS(5000)
 
+/* When nats_outbox does not take what is to be moved, it is tried again so often. */
+#define DIVERT_INTERVAL		NP_MILLISECONDS(1000)
+
 /* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
 
@@ -92,6 +95,9 @@ static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
 static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
+static bool is_writing;			/* to it, right now */
+static bool is_stuck;			/* it does not take what waits to be moved; that was logged */
+static NpTime next_divert;		/* when that is tried again */
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
 static NpTime withheld_since;	/* ... since then at the latest */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
@@ -380,11 +386,40 @@ divert(void)
 	NpDiverted	diverted;
 
 	np_decoder_leave();
+	is_writing = true;
 	np_divert_write(&diverted);
+	is_writing = false;
+	if (is_stuck)
+		last_progress = np_now();
+	is_stuck = false;
 	progress.diverted += diverted.moved;
 	np_relay_slot_count(np_worker_slot(), 0, diverted.moved, diverted.dead);
 	if (diverted.error != NULL)
 		np_relay_slot_set_error(np_worker_slot(), diverted.error);
+}
+
+/*
+ * An error ended that, such as a lock that others hold: no message is to blame
+ * for it, and those that need not be moved go on.
+ */
+static void
+fail_to_divert(const char *error)
+{
+	is_writing = false;
+	next_divert = np_now() + DIVERT_INTERVAL;
+	np_relay_slot_set_error(np_worker_slot(), error);
+	np_worker_show_state(NP_RELAY_WAITING);
+	if (!is_stuck)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay cannot move messages to nats_outbox: %s", error),
+				 errdetail("It keeps trying.")));
+	is_stuck = true;
+}
+
+static bool
+may_divert(void)
+{
+	return np_divert_waiting() > 0 && np_now() >= next_divert;
 }
 
 /* How much WAL there is behind a transaction that waits to be published. */
@@ -401,7 +436,8 @@ is_time_to_divert(void)
 {
 	NpTime		waited = np_now() - last_progress;
 
-	if (np_wal_queue_count() == 0 || is_withheld)
+	/* nor is more moved while the table takes nothing */
+	if (np_wal_queue_count() == 0 || is_withheld || is_stuck)
 		return false;
 	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
 		return !may_publish() || waited > NP_MILLISECONDS(np_ack_timeout);
@@ -492,6 +528,8 @@ wait_for_answers(void)
 	}
 	if (is_withheld)
 		next_read = Min(next_read, np_now() + WITHHELD_INTERVAL);
+	if (np_divert_waiting() > 0)
+		next_read = Min(next_read, next_divert);
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
 	if (np_now() >= next_read)
 		np_reader_look();
@@ -541,15 +579,22 @@ divert_what_must_be(void)
 		begin_to_divert();
 	if (is_diverting)
 		divert_all();
-	if (np_divert_waiting() > 0)
+	if (may_divert())
 		divert();
+}
+
+/* Is there more to be moved than waits for that, and room for it? */
+static bool
+has_more_to_divert(void)
+{
+	return np_wal_queue_count() > np_divert_waiting() && !is_withheld && !np_divert_is_full();
 }
 
 static bool
 has_work(void)
 {
-	return np_flight_count() > 0 || np_reader_may_read() || np_divert_waiting() > 0 ||
-		(is_diverting ? np_wal_queue_count() > 0 && !is_withheld :
+	return np_flight_count() > 0 || np_reader_may_read() || may_divert() ||
+		(is_diverting ? has_more_to_divert() :
 		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
 }
 
@@ -585,7 +630,7 @@ show_rest(void)
 		np_worker_end_pause();
 		if (is_late_on_standbys())
 			show_waiting_for_standbys();
-		else
+		else if (!is_stuck)
 			np_worker_show_state(NP_RELAY_IDLE);
 	}
 }
@@ -601,6 +646,8 @@ next_round(void)
 
 	if (is_withheld || np_reader_waits_for_standbys())
 		next = Min(next, np_now() + WITHHELD_INTERVAL);
+	if (np_divert_waiting() > 0)
+		next = Min(next, next_divert);
 	if (np_worker_has_problem())
 		next = Min(next, Max(np_worker_next_try(), np_now()));
 	/* told since the round began, it was woken in vain */
@@ -664,7 +711,7 @@ run_round(void)
 	np_reader_confirm();
 	if (!is_well || has_work())
 		return 0;
-	if (is_diverting)
+	if (is_diverting && np_divert_waiting() == 0)
 		try_to_publish();
 	show_rest();
 	return next_round();
@@ -675,6 +722,11 @@ static void
 fail_round(const char *error)
 {
 	np_outbox_set_diverting(false);
+	if (is_writing)
+	{
+		fail_to_divert(error);
+		return;
+	}
 	np_reader_abort();
 	report_problem(error);
 	round_failed = true;
