@@ -500,7 +500,7 @@ static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
-		(wanted == session && np_flight_has_room()) || (np_lanes_first() == NULL && next_record() != NULL) || np_reader_is_asked();
+		(wanted == session && (np_flight_has_room() || (np_lanes_first() == NULL && next_record() != NULL))) || np_reader_is_asked();
 }
 
 /* While transactions gather, so do answers on which nothing waits. */
