@@ -7,6 +7,7 @@ use warnings FATAL => 'all';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
 use NatsClient;
 use NatsServer;
@@ -36,6 +37,24 @@ sub wait_for_column
 {
 	my ($expression, $value) = @_;
 	return wait_for("$expression = $value", sub { column($expression) eq $value }, $LONG);
+}
+
+sub sleeps
+{
+	my ($what) = @_;
+	my $pid = column('pid');
+	my $ticks = process_ticks($pid);
+	sleep 2;
+	cmp_ok(process_ticks($pid) - $ticks, '<', 50, "$what sleeps");
+	return;
+}
+
+# So that the connection is not asked for whether it is there.
+sub publish_fresh
+{
+	my $before = column('published');
+	PsqlSession->new($primary, settings => { 'nats_publish.outbox_storage' => 'wal' })->value(q(SELECT nats_publish_outbox('w.a', 'fresh')));
+	return wait_for_column('published', $before + 1);
 }
 
 # Of the doctor, the row of the WAL: its status, and that its detail is like that.
@@ -99,14 +118,33 @@ $session->value(q(SELECT pg_logical_emit_message(true, 'nats_publish', 'forged')
 wait_for_column('forged', '1');
 finds('warning', qr/1 message in the WAL had the prefix of nats_publish, but was not written by its functions: left out/, 'a forged message');
 
+# A large transaction that publishes nothing: what was committed before it goes out while it is decoded, by what the server says of when.
+
+{
+	my $large = PsqlSession->new($primary);
+	$session->value('CREATE TABLE quiet (a int)');
+	$large->value('BEGIN; INSERT INTO quiet SELECT generate_series(1, 1000000)');
+	publish_fresh();
+	my $pid = column('pid');
+	kill('STOP', $pid) == 1 or die "no relay to stop: $!";
+	publish(q(SELECT count(nats_publish_outbox('w.early', i::text)) FROM generate_series(1, 5) AS i));
+	$large->value('COMMIT');
+	publish(q(SELECT nats_publish_outbox('w.late', '1')));
+	my ($count, $begun) = (column('published'), time);
+	kill('CONT', $pid) == 1 or die "no relay to continue: $!";
+	wait_for_column('published', $count + 6);
+	my %stored = map { $_->{subject} => $_->{stored_at} / 1e9 } NatsClient->new(url => $nats->url)->consume('W');
+	my ($early, $late) = map { $stored{$_} - $begun } 'w.early', 'w.late';
+	diag sprintf 'early: %.3f s, late: %.3f s', $early, $late;
+	cmp_ok($early, '<', $late / 2, 'a large transaction that publishes nothing holds up nothing that is before it');
+}
+
 # A large transaction
 
 my $xid = $session->value(q(BEGIN; SELECT txid_current() % 4294967296));
 $session->value(q(INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(2, 200001) AS i));
 # a server that was silent for long is asked whether it is there, and a connection in vain is lost
-my $published = column('published');
-PsqlSession->new($primary, settings => { 'nats_publish.outbox_storage' => 'wal' })->value(q(SELECT nats_publish_outbox('w.a', 'fresh')));
-wait_for_column('published', $published + 1);
+publish_fresh();
 my $before = column('published');
 $nats->stall;
 $session->value('COMMIT');
@@ -120,6 +158,32 @@ if ($version >= 17)
 $nats->resume;
 wait_for_column('published', $before + 200000);
 is(column("decoding IS NULL AND decoded = 0 AND queued = 0"), 't', 'and that it is over');
+
+# Somebody advances the slot, which is free in the pause after an error, while a transaction is half decoded
+
+{
+	$session->value(q(BEGIN; UPDATE t SET b = 'y' WHERE a > 1));
+	publish_fresh();
+	$nats->stall;
+	$session->value('COMMIT');
+	wait_for_column('decoded > 1000', 't');
+	my $pid = column('pid');
+	wait_for('the slot to be free', sub {
+		$session->value("SELECT pg_cancel_backend($pid)");
+		my $end = time + 0.2;
+		while (time < $end)
+		{
+			return 1 if $session->error('SELECT pg_replication_slot_advance(slot, pg_current_wal_flush_lsn()) FROM nats_wal_relay') eq '';
+		}
+		return 0;
+	}, $LONG);
+	is(column('queued > 0'), 't', 'a part of it is decoded');
+	$nats->resume;
+	wait_for_column('queued', 0);
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	publish_fresh();
+	ok(wait_for_column("confirmed_lsn > '$lsn'", 't'), 'the position goes on behind it');
+}
 
 # Without NATS
 
@@ -191,6 +255,8 @@ finds('failed', qr/^Replication slot "nats_publish_\d+" has lost WAL: .* 1 table
 is(column('invalidation_reason'), $version >= 17 ? 'wal_removed' : '', 'why is known since 17');
 reconfigure($primary, 'nats_publish.relay_databases' => 'postgres', max_slot_wal_keep_size => undef);
 wait_for_column('state', 'no slot');
+# it was woken before this worker began
+sleeps('a relay without a slot');
 like($session->error('SELECT nats_wal_enable()'), qr/WARNING: .*changes and messages in the WAL were lost/, 'it begins anew');
 wait_for_column('state', 'idle');
 is(column('lost_from < lost_to AND lost_at > now() - interval \'1 min\''), 't', 'what was lost is seen');

@@ -202,6 +202,27 @@ if ($version < 17)
 # it reads what nats_wal_enable() has written
 $primary->wait_for_catchup('standby');
 like(doctor(PsqlSession->new($standby)), qr/^warning This is a standby without the replication slot/, 'the doctor says it on the standby');
+
+# A message is refused, and moved to nats_outbox when the standby has its transaction and does not have that
+{
+	my ($holder, $writer) = map { PsqlSession->new($primary) } 1 .. 2;
+	my $confirmed = sub { $writer->value("SELECT confirmed_flush_lsn >= '$_[0]' FROM pg_replication_slots WHERE slot_name LIKE 'nats_publish%'") };
+	$holder->value('BEGIN; LOCK TABLE nats_outbox IN SHARE MODE');
+	$writer->value(q(SELECT nats_publish_outbox('k.refused', '1', '{"Nats-Expected-Stream": "OTHER"}')));
+	my $lsn = $writer->value('SELECT pg_current_wal_insert_lsn()');
+	$primary->wait_for_catchup('standby', 'flush', $lsn);
+	wait_for('an attempt to move it', sub { $writer->value(q(SELECT count(*) FROM pg_locks WHERE relation = 'nats_outbox'::regclass AND NOT granted)) > 0 });
+	my $receiver = process($standby, 'walreceiver');
+	send_signal('STOP', $receiver);
+	$holder->value('ROLLBACK');
+	wait_for('it to be moved', sub { $writer->value('SELECT count(*) FROM nats_outbox') == 1 });
+	sleep 2;
+	is($confirmed->($lsn), 'f', 'what is moved is not confirmed before the standby has it');
+	send_signal('CONT', $receiver);
+	ok(wait_for('the position', sub { $confirmed->($lsn) eq 't' }), 'and then is');
+	$writer->value('DELETE FROM nats_outbox');
+}
+
 my $offset = log_length($standby);
 my $published = fail_over($primary, $standby, 0);
 my $session = PsqlSession->new($standby);

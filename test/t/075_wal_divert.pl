@@ -8,7 +8,7 @@ use warnings FATAL => 'all';
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep);
+use Time::HiRes qw(sleep time);
 
 use NatsClient;
 use NatsServer;
@@ -133,7 +133,7 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	$listener = NatsClient->new(url => $nats->url);
 	$listener->subscribe('silent.>');
 	goes_by_itself('nobody answers', 'd.c');
-	is(in_table(), 'silent.x 1', 'which is so');
+	ok(wait_for('it alone', sub { in_table() eq 'silent.x 1' }), 'which is so');
 	$session->value(q(DELETE FROM nats_outbox));
 }
 
@@ -240,6 +240,55 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	wait_for('it to be moved', sub { in_table() eq 'd.relaxed 1' });
 	reconfigure($node, 'nats_publish.relay_ordering' => undef);
 	is_followed('moved out of order', 'd.relaxed');
+}
+
+# The table is locked: what is to be moved to it waits for that, and nothing else does
+
+{
+	goes_by_itself('nothing is in the table', 'd.c');
+	my $holder = PsqlSession->new($node);
+	$holder->value('BEGIN; LOCK TABLE nats_outbox IN ACCESS EXCLUSIVE MODE');
+	$session->value("SELECT nats_publish_outbox('d.refused', '2', $REFUSED)");
+	# a pause after each would be twice as long as the last one
+	my $failed = '';
+	wait_for('an attempt to move it', sub {
+		my $last = $failed;
+		$failed = $session->value('SELECT last_error_at FROM nats_wal_relay');
+		return $failed ne $last;
+	}) foreach 1 .. 7;
+	my $published = $session->value('SELECT published FROM nats_wal_relay');
+	my $begun = time;
+	write_message('d.c', 'locked');
+	wait_for('a message', sub { $session->value('SELECT published FROM nats_wal_relay') > $published });
+	cmp_ok(time - $begun, '<', 3, 'others are published while the table is locked');
+	$holder->close;
+	wait_for('it to be moved', sub { in_table() eq 'd.refused 2' });
+	$session->value('DELETE FROM nats_outbox');
+}
+
+# Another server is to be published to, and there is no answer of the last one yet
+
+{
+	my $other = NatsServer->new(jetstream => 1)->start;
+	NatsClient->new(url => $other->url)->create_stream('D', ['d.>'], storage => 'file');
+	reconfigure($node, 'nats_publish.relay_ordering' => 'relaxed');
+	goes_by_itself('out of order', 'd.c');
+	$nats->stall;
+	write_message('d.here', '1');
+	wait_for('it to be on its way', sub { $session->value('SELECT queued FROM nats_wal_relay') == 1 });
+	reconfigure($node, 'nats_publish.url' => $other->url);
+	write_message('d.there', $_) foreach 1 .. 5;
+	wait_for('them to be read', sub { $session->value('SELECT queued FROM nats_wal_relay') == 6 });
+	my $pid = $session->value('SELECT pid FROM nats_wal_relay');
+	my $ticks = process_ticks($pid);
+	sleep 2;
+	cmp_ok(process_ticks($pid) - $ticks, '<', 50, 'it waits for that, and sleeps');
+	$nats->resume;
+	wait_for('all', sub { $session->value('SELECT queued FROM nats_wal_relay') == 0 });
+	is(payloads('d.here'), '1', 'what was on its way is there');
+	is(scalar(grep { $_->{subject} eq 'd.there' } NatsClient->new(url => $other->url)->consume('D')), 5, 'and the others elsewhere');
+	reconfigure($node, 'nats_publish.url' => $nats->url, 'nats_publish.relay_ordering' => undef);
+	goes_by_itself('back again', 'd.c');
 }
 
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'none is dead');
