@@ -10,6 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use FakeServer;
 use NatsClient;
 use NatsServer;
 use PsqlSession;
@@ -579,5 +580,19 @@ is(places('files_again'), 'two.owner', 'the next one is');
 # No secret is in any log but where somebody has written it into a statement.
 unlike($_->log_content, qr/(app|owner|public|rotated) secret/, "the log of $_->{name} has no password") foreach $one, $two;
 unlike(slurp_file($node->logfile), qr/^(?!.*STATEMENT:).*(app|owner|public|rotated) secret/m, 'nor has that of PostgreSQL');
+
+# COMMIT waits once, however many servers do not answer
+
+{
+	my @silent = map { FakeServer->answering(sub { }) } 1 .. 3;
+	my $session = PsqlSession->new($node, settings => { 'nats_publish.commit_timeout' => '5s' });
+	$session->value(sprintf q(CREATE SERVER silent%d FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $_, $silent[ $_ - 1 ]->url) foreach 1 .. 3;
+	$session->value('BEGIN');
+	$session->value("SET nats_publish.server = 'silent$_'; SELECT nats_publish_async('t.silent', 'x')") foreach 1 .. 3;
+	my $result = $session->run('COMMIT');
+	is($result->{sqlstate}, '58030', 'three servers that do not answer');
+	like($result->{error}, qr/3 messages/, 'are told of');
+	cmp_ok($result->{seconds}, '<', 10, 'after the time of one');
+}
 
 done_testing();
