@@ -28,8 +28,8 @@
 
 #define INPUT_SIZE			(64 * 1024)
 #define INPUT_KEPT_SIZE		(1024 * 1024)	/* a larger buffer is freed */
-#define READS_AT_A_TIME		16	/* so that a wait comes to its end where a server never does */
-#define READS_TO_THE_END	4096	/* more than what a window can have answered */
+#define READS_AT_A_TIME		16
+#define TIME_TO_THE_END		NP_MILLISECONDS(100)	/* where that is asked for: a hostile server never ends */
 #define VECTORS_AT_A_TIME	16
 
 /* For what becomes of connections; a relay's are in the log. */
@@ -435,11 +435,11 @@ static void
 receive_while(NpConnection *connection, Read least)
 {
 	Read		last = READ_MORE;
-	int			most = least == READ_MORE ? READS_AT_A_TIME : READS_TO_THE_END;
+	NpTime		until = least == READ_LESS ? np_now() + TIME_TO_THE_END : 0;
 
 	connection->receiving = true;
 	parse_input(connection);	/* a handler may have thrown the last time */
-	for (int i = 0; last >= least && i < most && connection->wire != NULL; i++)
+	for (int i = 0; last >= least && (i < READS_AT_A_TIME || np_now() < until) && connection->wire != NULL; i++)
 		last = receive_once(connection);
 	connection->receiving = false;
 	if (last < least && connection->wire != NULL && connection->send_error[0] != '\0')
