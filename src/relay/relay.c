@@ -123,7 +123,7 @@ end_row(NpRow *row)
 	 * it is in hand until then: others would be read, and it would not; or they would not find what they
 	 * wait for
 	 */
-	must_settle |= row->state == NP_ROW_DOUBTED || (row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL);
+	must_settle |= row->state == NP_ROW_DOUBTED || np_row_holds_untold(row);
 	np_settle_later(row);
 }
 

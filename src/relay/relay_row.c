@@ -255,6 +255,16 @@ np_row_put_off(NpRow *row, const NpFailure *failure)
 }
 
 /*
+ * Has it failed, and no lane, as another row of its subject has that?  Until it
+ * is written down, nothing but it tells that others wait for it.
+ */
+bool
+np_row_holds_untold(const NpRow *row)
+{
+	return row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL;
+}
+
+/*
  * It may be stored, and nothing more will be heard of this attempt.  False:
  * that is known already.
  */

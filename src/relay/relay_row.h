@@ -73,6 +73,7 @@ extern bool np_row_is_to_blame(const char *sqlstate);
 extern void np_row_fail(NpRow *row, const char *sqlstate, const char *error);
 extern void np_row_refuse(NpRow *row, const char *sqlstate, const char *error);
 extern void np_row_wait_for_stream(NpRow *row, const NpFailure *failure);
+extern bool np_row_holds_untold(const NpRow *row);
 extern void np_row_put_off(NpRow *row, const NpFailure *failure);
 extern bool np_row_doubt(NpRow *row, const NpFailure *failure);
 

@@ -272,20 +272,13 @@ finish(NpRow *row, NpSettled *settled)
 	np_row_free(row);
 }
 
-/* It has failed, which the table does not tell yet, and another row has its lane. */
-static bool
-is_unknown_holder(const NpRow *row)
-{
-	return row->state == NP_ROW_FAILED && row->stream != NULL && row->lane == NULL;
-}
-
 static void
 keep_locked(NpRow *row)
 {
 	dlist_delete(&row->node);
 	waiting--;
 	dlist_push_tail(&locked, &row->node);
-	locked_holders += is_unknown_holder(row);
+	locked_holders += np_row_holds_untold(row);
 }
 
 /* Does a failed row hold up a later one of its subject, which can't be written down as somebody has locked it? */
@@ -300,7 +293,7 @@ np_settle_holds(NpSpan subject, int64 id)
 	{
 		const NpRow *row = dlist_container(NpRow, node, iter.cur);
 
-		if (row->id < id && is_unknown_holder(row) && np_span_equals(row->message.subject, subject))
+		if (row->id < id && np_row_holds_untold(row) && np_span_equals(row->message.subject, subject))
 			return true;
 	}
 	return false;
