@@ -1,7 +1,7 @@
 # Shell functions of the scripts that need a fresh Debian, or another release of it: chroots that are made with
 # debootstrap (test/setup) from the mirror that apt uses here. To be sourced; needs root.
 #
-#	fresh_chroot PLATFORM DIR   a minimal system in DIR, with /proc and /dev; its packages are kept for the next one. The
+#	fresh_chroot PLATFORM DIR   a minimal system in DIR, with /proc and /dev; what it downloads is kept for the next one. The
 #	                            platform is a release, or RELEASE+VERSION: with that PostgreSQL of the suite experimental
 #	in_chroot DIR CMD...        runs CMD there, in /
 #	remove_chroot DIR           ends what runs there and removes it
@@ -44,6 +44,13 @@ make_chroot_base()
 	rm -rf "$dir"
 }
 
+# copy_packages FROM TO: as links, where these are of one file system. Each system has a directory of its own, as apt locks it.
+copy_packages()
+{
+	mkdir -p "$1" "$2"
+	find "$1" -maxdepth 1 -name '*.deb' -print0 | xargs -0 -r sh -c 'cp -nl -t "$0" "$@" 2>/dev/null || cp -n -t "$0" "$@"' "$2"
+}
+
 fresh_chroot()
 {
 	local release=${1%+*}
@@ -54,10 +61,11 @@ fresh_chroot()
 	tar -C "$2" -xf "$chroot_cache/$release.tar"
 	# it does not outlive a power failure
 	echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/unsafe-io"
-	mkdir -p "$chroot_cache/$1.archives"
+	# by which it is known when its packages are kept
+	echo "$1" >"$2/etc/debian_chroot"
+	copy_packages "$chroot_cache/$1.archives" "$2/var/cache/apt/archives"
 	mount -t proc proc "$2/proc"
 	mount --bind /dev "$2/dev"
-	mount --bind "$chroot_cache/$1.archives" "$2/var/cache/apt/archives"
 	[ "$1" = "$release" ] || chroot_sources "$2" experimental
 	in_chroot "$2" apt-get -q update >/dev/null
 	[ "$1" = "$release" ] || install_experimental "$2" "${1##*+}"
@@ -93,6 +101,8 @@ remove_chroot()
 	for pid in $(ls /proc | grep -E '^[0-9]+$'); do
 		[ "$(readlink "/proc/$pid/root" 2>/dev/null)" != "$1" ] || kill -9 "$pid" 2>/dev/null || true
 	done
+	[ ! -s "$1/etc/debian_chroot" ] ||
+		copy_packages "$1/var/cache/apt/archives" "$chroot_cache/$(cat "$1/etc/debian_chroot").archives"
 	findmnt -rno TARGET | awk -v below="$1/" 'index($0, below) == 1' | sort -r | xargs -r umount -l
 	# never into what is still mounted
 	rm -rf --one-file-system "$1"
