@@ -39,21 +39,22 @@ np_utf8_mend(NpSpan text)
 {
 	static const char replacement[] = "\xef\xbf\xbd";
 	StringInfoData mended;
-	size_t		valid = pg_encoding_verifymbstr(PG_UTF8, text.data, text.length);
+	const char *end = text.data + text.length;
+	int			length;
 
-	if (valid == text.length)
+	if (pg_encoding_verifymbstr(PG_UTF8, text.data, text.length) == text.length)
 		return text;
 	initStringInfo(&mended);
-	for (;;)
+	/* by characters: that function goes through all of the text before it tells where it is wrong */
+	for (const char *at = text.data; at < end; at += Max(length, 1))
 	{
-		appendBinaryStringInfo(&mended, text.data, valid);
-		if (valid == text.length)
-			return (NpSpan) {mended.data, mended.len};
-		appendStringInfoString(&mended, replacement);
-		text.data += valid + 1;
-		text.length -= valid + 1;
-		valid = pg_encoding_verifymbstr(PG_UTF8, text.data, text.length);
+		length = pg_encoding_verifymbchar(PG_UTF8, at, end - at);
+		if (length > 0)
+			appendBinaryStringInfo(&mended, at, length);
+		else
+			appendStringInfoString(&mended, replacement);
 	}
+	return (NpSpan) {mended.data, mended.len};
 }
 
 /* One question mark for each character that the other encoding does not have. */
@@ -230,6 +231,13 @@ np_json_unescape(NpSpan json)
 }
 
 /* ---- Buffers ------------------------------------------------------------------------- */
+
+/* Put text of the database into a buffer, cut where it is too long. */
+void
+np_text_cut(char *buffer, size_t size, const char *text)
+{
+	strlcpy(buffer, text, pg_mbcliplen(text, strlen(text), size - 1) + 1);
+}
 
 /* Put UTF-8 into a buffer, cut where it is too long. */
 void

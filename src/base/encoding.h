@@ -17,6 +17,7 @@ extern char *np_from_utf8(NpSpan text);
 extern char *np_string_from_utf8(const char *utf8);
 extern char *np_to_utf8_somehow(const char *text);
 extern NpSpan np_json_unescape(NpSpan json);
+extern void np_text_cut(char *buffer, size_t size, const char *text);
 extern void np_utf8_copy(char *buffer, size_t size, NpSpan utf8);
 
 #endif							/* NP_ENCODING_H */

@@ -69,7 +69,7 @@ add_answer(NpAnswers *answers, NpSpan stream)
 static void
 record_refusal(NpAnswers *answers, const char *text)
 {
-	strlcpy(answers->refusal, text, pg_mbcliplen(text, strlen(text), sizeof(answers->refusal) - 1) + 1);
+	np_text_cut(answers->refusal, sizeof(answers->refusal), text);
 }
 
 static void

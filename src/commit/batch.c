@@ -179,7 +179,7 @@ check_batch(Batch *batch)
 static void
 raise_without_outcome(const Batch *batch)
 {
-	const char *loss = np_connection_loss(batch->session->connection);
+	char	   *loss = np_connection_loss(batch->session->connection);
 
 	if (batch->lost && (batch->in_doubt || batch->commit_was_sent))
 		np_raise_fault(NP_FAULT_UNKNOWN, HINT_LOOK,

@@ -253,8 +253,10 @@ attend_uncritical(void)
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 	{
 		np_connection_send(session->connection);
-		if (np_session_is_open(session) && session->window.uncritical > 0)
-			np_connection_receive(session->connection);
+		if (session->window.uncritical == 0 || !np_session_is_open(session))
+			continue;
+		np_connection_receive(session->connection);
+		np_session_send_due(session, np_now());
 	}
 	np_publisher_report_failures();
 	np_current_session_close_left();
@@ -466,7 +468,10 @@ drain_at_exit(NpSession *session, NpTime limit)
 	if (np_session_is_open(session))
 		(void) np_connection_drain(session->connection, limit);
 	while (np_session_is_open(session) && session->window.count > 0 && np_now() < limit)
-		np_connection_wait(session->connection, NP_WAIT_ACK, limit);
+	{
+		np_connection_wait(session->connection, NP_WAIT_ACK, Min(limit, session->next_retry));
+		np_session_send_due(session, np_now());
+	}
 	np_session_expire_uncritical(session, np_now());
 }
 

@@ -228,7 +228,8 @@ np_denials_server_error(NpSession *session, NpSpan text)
 		mark_next_denied(session, subject);
 		np_denials_fail(session, subject);
 		/* nothing is published to our inbox but the trace that a probe asks for */
-		fail_denied_reply(session, subject);
+		if (behind(subject, np_connection_inbox(session->connection).data).data != NULL)
+			fail_denied_reply(session, subject);
 	}
 	if (reply.data != NULL && (reply = unquoted(reply)).data != NULL)
 		fail_denied_reply(session, reply);

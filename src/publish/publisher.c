@@ -218,6 +218,7 @@ send_or_gather(NpSession *session, NpTime now)
 	np_connection_send(session->connection);
 	if (session->window.count > 1)
 		np_connection_receive(session->connection);
+	np_session_send_due(session, now);
 	np_session_watch(session, now);
 }
 

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "base/encoding.h"
 #include "base/settings.h"
 #include "publish/delivery.h"
 #include "publish/jetstream.h"
@@ -183,7 +184,7 @@ resend(NpSession *session, NpFailure *failure)
 static void
 pause_uncritical(NpSession *session, const NpFailure *failure)
 {
-	strlcpy(session->connect_failure, failure->detail != NULL ? failure->detail : failure->text, sizeof(session->connect_failure));
+	np_text_cut(session->connect_failure, sizeof(session->connect_failure), failure->detail != NULL ? failure->detail : failure->text);
 	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
 }
 
@@ -500,6 +501,18 @@ np_session_expire_overdue(NpSession *session)
 	if (np_session_is_open(session))
 		np_connection_receive_all(session->connection);
 	np_session_expire_uncritical(session, overdue);
+}
+
+/* For who publishes without waiting: what the server could not take yet is sent again when it is time. */
+void
+np_session_send_due(NpSession *session, NpTime now)
+{
+	if (now < session->next_retry || !np_session_is_open(session))
+		return;
+	/* it may have been answered since */
+	np_connection_receive(session->connection);
+	np_delivery_send_due(session, now);
+	np_connection_send(session->connection);
 }
 
 /*

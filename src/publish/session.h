@@ -29,6 +29,7 @@ extern bool np_session_wait(NpSession *session, NpWaitEvent event, NpCondition c
 extern NpFailure np_session_explain(const NpSession *session, const NpPending *message);
 extern void np_session_expire_uncritical(NpSession *session, NpTime before);
 extern void np_session_expire_overdue(NpSession *session);
+extern void np_session_send_due(NpSession *session, NpTime now);
 extern void np_session_watch(NpSession *session, NpTime now);
 
 #endif							/* NP_SESSION_H */

@@ -111,7 +111,7 @@ log_loss(const NpConnection *connection)
 
 	if (!message_level_is_interesting(np_connection_log_level))
 		return;
-	loss = np_string_from_utf8(connection->loss);
+	loss = np_connection_loss(connection);
 	ereport(np_connection_log_level,
 			(errmsg("nats_publish lost its connection to %s: %s", connection->url, loss)));
 	pfree(loss);
@@ -161,11 +161,11 @@ np_connection_received_at(const NpConnection *connection)
 	return connection->received_at;
 }
 
-/* Why the connection is not open any more; empty when it never was. */
-const char *
+/* Why the connection is not open any more, palloc'd; empty when it never was. */
+char *
 np_connection_loss(const NpConnection *connection)
 {
-	return connection->loss;
+	return np_string_from_utf8(connection->loss);
 }
 
 /* Did the server end the last connection for a message over its max_payload? */
@@ -323,9 +323,7 @@ handle_operation(NpConnection *connection, const NpOperation *operation)
 			handle_info(connection, operation->text);
 			break;
 		case NP_OP_ERROR:
-			snprintf(connection->server_error, sizeof(connection->server_error), "%.*s",
-					 (int) Min(operation->text.length, sizeof(connection->server_error) - 1),
-					 operation->text.data);
+			np_utf8_copy(connection->server_error, sizeof(connection->server_error), np_utf8_mend(operation->text));
 			connection->events->server_error(connection->owner, operation->text);
 			break;
 		case NP_OP_OK:

@@ -84,7 +84,7 @@ extern uint64 np_connection_sent_before_loss(const NpConnection *connection);
 extern bool np_connection_was_lost_for_size(const NpConnection *connection);
 extern bool np_connection_was_lost(const NpConnection *connection);
 extern NpTime np_connection_received_at(const NpConnection *connection);
-extern const char *np_connection_loss(const NpConnection *connection);
+extern char *np_connection_loss(const NpConnection *connection);
 extern const List *np_connection_tries(const NpConnection *connection);
 
 extern void np_connection_send(NpConnection *connection);

@@ -351,6 +351,15 @@ FROM stream_messages('CHANGE_TYPES');
 SELECT nats_publish_table('broken', 'change_types.x', payload => 't', events => '{insert}');
 INSERT INTO broken VALUES ('\x41ff'::bytea::text);
 SELECT payload FROM stream_messages('CHANGE_TYPES') ORDER BY seq DESC LIMIT 1;
+-- In the time that its length takes, not that squared, which no timeout would interrupt.
+CREATE TABLE long (t text);
+SELECT nats_publish_table('long', 'change_types.x', payload => 't', events => '{insert}');
+BEGIN;
+SET LOCAL statement_timeout = '10s';
+INSERT INTO long SELECT decode(repeat('ff', 340000), 'hex')::text;
+COMMIT;
+SELECT octet_length(payload) FROM stream_messages('CHANGE_TYPES') ORDER BY seq DESC LIMIT 1;
+DROP TABLE long;
 SELECT nats_jetstream('STREAM.PURGE.CHANGE_TYPES') -> 'success' AS purged;
 DROP TABLE broken;
 DROP CAST (bytea AS text);

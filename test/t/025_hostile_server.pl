@@ -247,6 +247,11 @@ hostile_answer('an error of 1 MB', "$LOST|success", sub { my ($peer, $command) =
 hostile_answer('100,000 PINGs', 'success', sub { my ($peer, $command) = @_; $peer->send("PING$CRLF" x 100_000); $peer->reply($command, ack()); });
 hostile_answer('PINGs without end', $LOST, sub { $_[0]->flood("PING$CRLF" x 10000); });
 hostile_answer('acknowledgments of others without end', $LOST, sub { my ($peer) = @_; $peer->flood($peer->reply_bytes('_INBOX.other.1', ack()) x 1000); });
+# what it says is quoted when the connection is lost, also where its last character is cut
+foreach my $words ("x\xff\xfey", 'x' x 254 . "\xc3\xa9" x 10)
+{
+	hostile_answer('an error of bytes that are no text', $LOST, sub { my ($peer) = @_; $peer->send("-ERR '$words'$CRLF"); $peer->close; });
+}
 hostile_answer('permission errors without end', $LOST, sub { $_[0]->flood(qq(-ERR 'Permissions Violation for Publish to "other"'$CRLF) x 1000); });
 
 # ---- Acknowledgments that are lies

@@ -91,6 +91,21 @@ my %calls = (
 	is_stored('t.box', 'x', 'and publishes on the next one');
 }
 
+# ---- No stream takes it yet
+
+{
+	my $session = session(url => $nats->url, ack_timeout => '60s');
+	$client = NatsClient->new(url => $nats->url);
+	$session->value(uncritical('u.late', 'x'));
+	# not asked for meanwhile, so that no attempt is used up
+	$client->create_stream('U', ['u.>']);
+	my $last_of = sub { my ($stream) = @_; return $client->stream_info($stream)->{state}{last_seq}; };
+	eval { wait_for('it', sub { $session->value(uncritical('t.meanwhile', 'y')); $last_of->('U') > 0 }, $BOUND); };
+	is($last_of->('U'), 1, 'a message that no stream takes yet is sent again while others are published');
+	is($session->value('SELECT retried, failed FROM nats_session_stats()'), '1|0', 'which is counted');
+	$client->delete_stream('U');
+}
+
 # ---- A message that needs a feature: whether the server, which hangs, knows it can't be found out
 
 {
