@@ -40,6 +40,7 @@ typedef struct NpLane
 	int			waiting;		/* ... and how many they are */
 	int64		passed;			/* the lowest id of those that were passed by; 0: none */
 	bool		is_free;		/* and nothing holds them up any more */
+	bool		has_due;		/* rows that are due were passed by, too: these are found by any look */
 } NpLane;
 
 static HTAB *lanes;				/* NULL: none yet */
@@ -47,6 +48,7 @@ static dlist_head ready = DLIST_STATIC_INIT(ready);
 static dlist_head doubted = DLIST_STATIC_INIT(doubted);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
+static bool have_due;			/* such rows of a lane that nothing holds up any more */
 static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
 
 static uint64
@@ -73,6 +75,7 @@ find(NpSpan subject)
 		lane->waiting = 0;
 		lane->passed = 0;
 		lane->is_free = false;
+		lane->has_due = false;
 	}
 	return lane;
 }
@@ -364,6 +367,14 @@ set_free(NpLane *lane)
 	free_id = lower(free_id, lane->passed);
 }
 
+/* And the same of what is due. */
+static void
+set_due_free(NpLane *lane)
+{
+	have_due |= lane->has_due;
+	lane->has_due = false;
+}
+
 /* A row of a lane has come to its end: the next one may go. */
 void
 np_lanes_leave(NpRow *row)
@@ -383,8 +394,10 @@ np_lanes_leave(NpRow *row)
 		lane->first = dlist_head_element(NpRow, node, &lane->behind);
 		remove_behind(lane, lane->first);
 		add_ready(lane->first);
+		return;
 	}
-	else if (lane->passed != 0)
+	set_due_free(lane);
+	if (lane->passed != 0)
 		set_free(lane);
 	else
 		remove_if_empty(lane);
@@ -420,7 +433,9 @@ pass_row(NpLane *lane, NpRow *row)
 {
 	remove_behind(lane, row);
 	/* one that is tried again holds up its lane there */
-	if (!row->is_due)
+	if (row->is_due)
+		lane->has_due = true;
+	else
 		lane->passed = lower(lane->passed, row->id);
 	drop(row);
 }
@@ -493,6 +508,7 @@ np_lanes_give_up(NpRow *row)
 	row->lane = NULL;
 	lane->first = NULL;
 	pass_behind(lane);
+	set_due_free(lane);
 	if (is_behind_passed(lane, row->id))
 		set_free(lane);
 	remove_if_empty(lane);
@@ -572,6 +588,20 @@ np_lanes_free(void)
 	return lower(free_id, np_chains_free());
 }
 
+/* Are there rows that are due, were passed by and may go now?  Until the next look, which finds them. */
+bool
+np_lanes_have_due(void)
+{
+	return have_due;
+}
+
+/* It is about to find them. */
+void
+np_lanes_find_due(void)
+{
+	have_due = false;
+}
+
 /* Rows from this id on are about to be read again, in order. */
 void
 np_lanes_revisit(int64 id)
@@ -620,6 +650,7 @@ np_lanes_clear(void)
 		np_lanes_forget(row);
 	}
 	free_id = 0;
+	have_due = false;
 	if (!are_any())
 		return lowest;
 	hash_seq_init(&scan, lanes);

@@ -154,6 +154,8 @@ settle(void)
 	if (settled.is_changed)
 		np_source_look_again();
 	must_look |= settled.is_changed || settled.has_let_go;
+	/* that it is put off wakes nobody */
+	next_look = Min(next_look, settled.next_due);
 	if (settled.is_locked || locked_too)
 		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
 	/* not before it is written down: what fails each time is to be tried less and less often */
@@ -178,7 +180,7 @@ is_time_to_settle(void)
 static bool
 is_asked_to_look(void)
 {
-	return must_look || np_probes_have_released() || np_chains_free() != 0 ||
+	return must_look || np_probes_have_released() || np_chains_free() != 0 || np_lanes_have_due() ||
 		np_relay_slot_was_woken(np_worker_slot(), wakes_seen) || np_now() >= Min(next_look, np_source_next_back());
 }
 
@@ -210,6 +212,7 @@ look_into_outbox(void)
 	/* before it looks: what comes meanwhile is another time's */
 	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	must_look = true;
+	np_lanes_find_due();
 	np_source_read(&look);
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);

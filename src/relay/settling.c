@@ -28,6 +28,7 @@
 #include "publish/delivery.h"
 #include "relay/lanes.h"
 #include "relay/outbox_delete.h"
+#include "relay/outbox_probes.h"
 #include "relay/outbox_table.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
@@ -48,6 +49,9 @@
 
 /* When a row that could not be buried is tried again, seconds. */
 #define BURIAL_DELAY	10
+
+/* By the database's clock, a row is due at the time that we have for it, or a little later. */
+#define CLOCK_MARGIN	NP_MILLISECONDS(5)
 
 static dlist_head ended = DLIST_STATIC_INIT(ended);
 static int	waiting;			/* rows in it, but for ... */
@@ -211,7 +215,7 @@ value_of(const NpRow *row, int argument, bool *isnull)
 			return CStringGetTextDatum(describe(row));
 		default:
 			*isnull = row->state == NP_ROW_DOUBTED;
-			return Float8GetDatum(delay_of(row));
+			return Float8GetDatum(row->delay);
 	}
 }
 
@@ -493,6 +497,8 @@ put_off(NpSettled *settled)
 	if (rows.count == 0)
 		return;
 	mark(&rows, false);
+	for (int i = 0; i < rows.count; i++)
+		rows.list[i]->delay = delay_of(rows.list[i]);
 	found = execute_for(&put_off_rows, &rows);
 	if (found == rows.count)
 		return;
@@ -503,10 +509,19 @@ put_off(NpSettled *settled)
 	keep_all_locked(&rows, settled);
 }
 
+/* What is put off for longer may be for the probes to find, which are told of it by a look. */
+static NpTime
+due_time(const NpRow *row)
+{
+	return np_now() + Min((NpTime) (row->delay * USECS_PER_SEC), NP_LONG_DELAY) + CLOCK_MARGIN;
+}
+
 /* It has been written down. */
 static void
 count_and_finish(NpRow *row, NpSettled *settled)
 {
+	if (row->state == NP_ROW_FAILED)
+		settled->next_due = Min(settled->next_due, due_time(row));
 	if (row->state == NP_ROW_DEAD)
 		settled->dead++;
 	if (row->state == NP_ROW_FAILED && !row->is_uncounted)
@@ -561,6 +576,7 @@ void
 np_settle(NpSettled *settled, bool locked_too)
 {
 	memset(settled, 0, sizeof(*settled));
+	settled->next_due = NP_FOREVER;
 	if (locked_too)
 		unlock();
 	delete_unlocked_stored(settled);

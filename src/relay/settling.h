@@ -19,6 +19,8 @@ typedef struct NpSettled
 	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
 	bool		has_let_go;		/* rows that held up others are there no more */
 	bool		is_locked;		/* rows could not be written yet, because others have locked them */
+	NpTime		next_due;		/* when the first of those that failed is to be tried again, or others be
+								 * probed; NP_FOREVER: none has */
 	char	   *error;			/* of one that failed, or could not be written; NULL: none.  palloc'd. */
 } NpSettled;
 

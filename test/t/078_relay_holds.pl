@@ -1,6 +1,6 @@
 
 # A message that has failed holds up its subject also when another one of that subject, which was scheduled before it, has
-# come in between.
+# come in between. And what waits for its time is tried then, and not when the relay looks by itself.
 
 use strict;
 use warnings FATAL => 'all';
@@ -56,4 +56,67 @@ is($fake->next_event, 'failing', 'one that is on its way');
 $session->value("UPDATE nats_outbox SET next_attempt_at = now() WHERE id = $scheduled; SELECT nats_relay_resume()");
 is(join(' ', map { $fake->next_event // 'nothing' } 1 .. 3), 'scheduled failing behind', 'what is behind a message that failed waits for it');
 is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'which has gone, too');
+
+# A server that has this subroutine answer each message; with a stream that is not pipelined. The relay has looked around
+# there, and is at rest for an hour.
+sub move_to
+{
+	my ($answer) = @_;
+	my $server = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			if ($command->{subject} =~ /STREAM\.INFO/) { $peer->reply($command, $INFO =~ s/"num_replicas":1/"num_replicas":3/r); return; }
+			return unless defined $command->{id};
+			$peer->note($command->{payload});
+			$answer->($peer, $command);
+		});
+	reconfigure($node, 'nats_publish.url' => $server->url, 'nats_publish.relay_poll_interval' => '1h');
+	$session->value(q(SELECT nats_publish_outbox('s.moved', 'moved')));
+	is($server->next_event, 'moved', 'another server, and a message');
+	wait_until_drained($session);
+	# a look from the lowest entry on is a second behind another one
+	sleep 3;
+	return $server;
+}
+
+# One that has failed, with nothing else to wake the relay
+{
+	my $is_refused = 0;
+	my $server = move_to(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my $is_first = $command->{payload} eq 'alone' && !$is_refused++;
+			$peer->reply($command, $is_first ? '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}'
+				: '{"stream":"S","seq":1}');
+		});
+	$session->value(q(SELECT nats_publish_outbox('s.alone', 'alone')));
+	is($server->next_event, 'alone', 'a message that is refused');
+	is($server->next_event(20), 'alone', 'is tried again when it is due');
+	ok(eval { wait_until_drained($session, 20) }, 'and stored');
+}
+
+# Messages whose time has come, which had to give up their place behind one that was not answered for long
+{
+	my $unanswered;
+	my $server = move_to(
+		sub
+		{
+			my ($peer, $command) = @_;
+			if ($command->{payload} eq 'slow') { $unanswered = $command; return; }
+			if ($command->{payload} eq 'end') { $peer->reply($unanswered, '{"stream":"S","seq":1}'); }
+			$peer->reply($command, '{"stream":"S","seq":1}');
+		});
+	reconfigure($node, 'nats_publish.relay_batch_size' => 2);
+	$session->value(q(SELECT nats_publish_outbox('s.slow', 'due ' || i, deliver_at => now() + '3 seconds') FROM generate_series(1, 2) i));
+	$session->value(q(SELECT nats_publish_outbox('s.slow', 'slow')));
+	is($server->next_event, 'slow', 'one that is not answered');
+	# they have come, and gone, and nothing is looked for any more
+	sleep 7;
+	$session->value(q(SELECT nats_publish_outbox('s.end', 'end')));
+	is($server->next_event(20), 'end', 'until one of another subject is');
+	is_deeply([ sort map { $server->next_event(20) // 'nothing' } 1 .. 2 ], [ 'due 1', 'due 2' ], 'those whose time has come go when nothing holds them up');
+	reconfigure($node, 'nats_publish.relay_batch_size' => undef);
+}
 done_testing();
