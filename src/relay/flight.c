@@ -446,13 +446,13 @@ has_room(const NpRow *row)
 	return np_publisher_has_room(session, row->length + row->message.subject.length + COMMAND_LENGTH);
 }
 
-/* Can more be sent? */
+/* Can more be sent?  Not while what is on its way waits for a connection. */
 bool
 np_flight_has_room(void)
 {
 	NpRow	   *row = np_lanes_first();
 
-	if (row == NULL || (in_flight > 0 && !has_room(row)))
+	if (row == NULL || is_losing() || (in_flight > 0 && !has_room(row)))
 		return false;
 	return in_flight == 0 || np_publisher_is_part_free(session, row->length + COMMAND_LENGTH);
 }
@@ -490,7 +490,7 @@ np_flight_send(const char **problem)
 			continue;
 		}
 		/* what is on its way waits for a connection already */
-		if (!has_room(row) || (in_flight > 0 && !np_session_is_open(session)))
+		if (!has_room(row) || is_losing())
 			break;
 		if (!np_session_is_open(session) && !np_flight_connect(session, problem))
 			return false;
