@@ -304,7 +304,7 @@ can_go_on(NpSession *of_flight, void *unused)
 {
 	return np_flight_count() == 0 || np_settle_waiting() >= np_relay_batch_size || np_flight_has_culprit() ||
 		(np_settle_waiting() > 0 && first_ended == 0) ||
-		(wanted == session && np_flight_has_room()) || (may_look() && is_asked_to_look());
+		(stopped_as == NP_RELAY_PUBLISHING && wanted == session && np_flight_has_room()) || (may_look() && is_asked_to_look());
 }
 
 /* What is on its way is answered, or something else is to be done. */

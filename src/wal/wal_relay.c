@@ -495,12 +495,19 @@ try_to_publish(void)
 
 /* ---- Waiting ---------------------------------------------------------------------------- */
 
+static bool
+is_time_to_look(void)
+{
+	must_look |= np_relay_slot_is_told(np_worker_slot());
+	return must_look || np_now() >= next_look;
+}
+
 /* What could be sent waits until there is room for some of it: one by one would be dear. */
 static bool
 can_go_on(NpSession *of_flight, void *unused)
 {
-	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed ||
-		(wanted == session && (np_flight_has_room() || (np_lanes_first() == NULL && next_record() != NULL))) || np_reader_is_asked();
+	return np_flight_count() == 0 || np_flight_has_culprit() || has_failed || is_time_to_look() ||
+		(may_try() && wanted == session && (np_flight_has_room() || (np_lanes_first() == NULL && next_record() != NULL))) || np_reader_is_asked();
 }
 
 /* While transactions gather, so do answers on which nothing waits. */
@@ -551,13 +558,6 @@ receive_answers(void)
 }
 
 /* ---- One round -------------------------------------------------------------------------- */
-
-static bool
-is_time_to_look(void)
-{
-	must_look |= np_relay_slot_is_told(np_worker_slot());
-	return must_look || np_now() >= next_look;
-}
 
 /* What is on its way, and what is next. */
 static bool
