@@ -5,31 +5,20 @@
  *
  * There are as many as there are transactions under way, or were rolled back
  * since the oldest of these began; what a large one has taken is one gap.  When
- * there are too many, those at the end become one, with what is between them:
- * reading a row again does no harm.
+ * there are too many, the two that are nearest to each other become one, with
+ * what is between them: reading a row again does no harm, but each look walks
+ * all that is in gaps.
+ *
+ * Plain C, no allocation.
  *
  *-------------------------------------------------------------------------
  */
-#include "postgres.h"
-
 #include "relay/gaps.h"
 
-#define MAX_GAPS	1000
+#include <string.h>
 
-static NpGap gaps[MAX_GAPS];	/* in order */
+static NpGap gaps[NP_MAX_GAPS]; /* in order */
 static int	gap_count;
-
-/* Numbers behind all gaps that there are. */
-void
-np_gaps_add(int64 first, int64 last)
-{
-	if (first > last)
-		return;
-	if (gap_count == MAX_GAPS)
-		gaps[gap_count - 1].last = last;
-	else
-		gaps[gap_count++] = (NpGap) {first, last};
-}
 
 static void
 remove_gap(int i)
@@ -38,8 +27,46 @@ remove_gap(int i)
 	gap_count--;
 }
 
+/* The gap that is nearest to the one behind it, of which the last one's begins with this number. */
 static int
-find(int64 number)
+nearest(int64_t first)
+{
+	int			found = gap_count - 1;
+	int64_t		least = first - gaps[found].last;
+
+	for (int i = 0; i < gap_count - 1; i++)
+		if (gaps[i + 1].first - gaps[i].last < least)
+		{
+			least = gaps[i + 1].first - gaps[i].last;
+			found = i;
+		}
+	return found;
+}
+
+/* Numbers behind all gaps that there are. */
+void
+np_gaps_add(int64_t first, int64_t last)
+{
+	int			i;
+
+	if (first > last)
+		return;
+	if (gap_count == NP_MAX_GAPS)
+	{
+		i = nearest(first);
+		if (i == gap_count - 1)
+		{
+			gaps[i].last = last;
+			return;
+		}
+		gaps[i].last = gaps[i + 1].last;
+		remove_gap(i + 1);
+	}
+	gaps[gap_count++] = (NpGap) {first, last};
+}
+
+static int
+find(int64_t number)
 {
 	for (int i = 0; i < gap_count; i++)
 		if (gaps[i].first <= number && number <= gaps[i].last)
@@ -49,7 +76,7 @@ find(int64 number)
 
 /* The row with this number has appeared. */
 void
-np_gaps_remove(int64 number)
+np_gaps_remove(int64_t number)
 {
 	int			i = find(number);
 
@@ -59,7 +86,7 @@ np_gaps_remove(int64 number)
 		gaps[i].first++;
 	else if (gaps[i].last == number)
 		gaps[i].last--;
-	else if (gap_count < MAX_GAPS)
+	else if (gap_count < NP_MAX_GAPS)
 	{
 		memmove(&gaps[i + 1], &gaps[i], sizeof(NpGap) * (gap_count - i));
 		gap_count++;
@@ -72,14 +99,18 @@ np_gaps_remove(int64 number)
 
 /* Forget what can't appear any more, and what is behind what counts as read. */
 void
-np_gaps_cut(int64 settled, int64 read)
+np_gaps_cut(int64_t settled, int64_t read)
 {
 	int			kept = 0;
 
 	for (int i = 0; i < gap_count; i++)
 	{
-		NpGap		gap = {Max(gaps[i].first, settled + 1), Min(gaps[i].last, read)};
+		NpGap		gap = gaps[i];
 
+		if (gap.first <= settled)
+			gap.first = settled + 1;
+		if (gap.last > read)
+			gap.last = read;
 		if (gap.first <= gap.last)
 			gaps[kept++] = gap;
 	}

@@ -8,16 +8,21 @@
 #ifndef NP_GAPS_H
 #define NP_GAPS_H
 
+#include "base/types.h"
+
+/* There are no more. */
+#define NP_MAX_GAPS	1000
+
 /* From the first to the last one. */
 typedef struct NpGap
 {
-	int64		first;
-	int64		last;
+	int64_t		first;
+	int64_t		last;
 } NpGap;
 
-extern void np_gaps_add(int64 first, int64 last);
-extern void np_gaps_remove(int64 number);
-extern void np_gaps_cut(int64 settled, int64 read);
+extern void np_gaps_add(int64_t first, int64_t last);
+extern void np_gaps_remove(int64_t number);
+extern void np_gaps_cut(int64_t settled, int64_t read);
 extern const NpGap *np_gaps(int *count);
 
 #endif							/* NP_GAPS_H */
