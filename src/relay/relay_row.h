@@ -56,6 +56,7 @@ typedef struct NpRow
 	bool		is_uncounted;	/* it has failed, by no fault of its own */
 	bool		is_unburied;	/* it is dead, but that could not be written down */
 	bool		is_written;		/* what became of it, by what was done last */
+	bool		is_holder;		/* counted by settling.c as one that holds up its subject */
 	double		delay;			/* of one that has failed: in how many seconds it is tried again */
 	char		sqlstate[6];	/* why it failed, or came into doubt ... */
 	char	   *error;			/* ... in this attempt; NULL: neither */

@@ -56,7 +56,14 @@
 static dlist_head ended = DLIST_STATIC_INIT(ended);
 static int	waiting;			/* rows in it, but for ... */
 static dlist_head locked = DLIST_STATIC_INIT(locked);	/* ... those that others have locked */
-static int	locked_holders;		/* of these, how many hold up their subject, and nothing tells it but they */
+static int	holders;			/* rows of both that hold up their subject, and nothing tells it but they */
+
+static void
+count_holder(NpRow *row, bool is_holder)
+{
+	holders += is_holder - row->is_holder;
+	row->is_holder = is_holder;
+}
 
 /* A row has come to its end; it is the settling's from now on. */
 void
@@ -65,6 +72,7 @@ np_settle_later(NpRow *row)
 	np_row_release(row);
 	dlist_push_tail(&ended, &row->node);
 	waiting++;
+	count_holder(row, np_row_holds_untold(row));
 }
 
 /* How many rows have ended, and can be settled. */
@@ -264,6 +272,7 @@ static void
 finish(NpRow *row, NpSettled *settled)
 {
 	count_waiting(row);
+	count_holder(row, false);
 	dlist_delete(&row->node);
 	waiting--;
 	if (row->state == NP_ROW_FAILED)
@@ -282,25 +291,32 @@ keep_locked(NpRow *row)
 	dlist_delete(&row->node);
 	waiting--;
 	dlist_push_tail(&locked, &row->node);
-	locked_holders += np_row_holds_untold(row);
 }
 
-/* Does a failed row hold up a later one of its subject, which can't be written down as somebody has locked it? */
-bool
-np_settle_holds(NpSpan subject, int64 id)
+static bool
+have_holder(dlist_head *rows, NpSpan subject, int64 id)
 {
 	dlist_iter	iter;
 
-	if (locked_holders == 0)
-		return false;
-	dlist_foreach(iter, &locked)
+	dlist_foreach(iter, rows)
 	{
 		const NpRow *row = dlist_container(NpRow, node, iter.cur);
 
-		if (row->id < id && np_row_holds_untold(row) && np_span_equals(row->message.subject, subject))
+		if (row->is_holder && row->id < id && np_span_equals(row->message.subject, subject))
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Does a failed row hold up a later one of its subject, which is not written
+ * down yet: as somebody has locked it, or as it was answered after the others
+ * were, when the transaction began in which that one is read?
+ */
+bool
+np_settle_holds(NpSpan subject, int64 id)
+{
+	return holders > 0 && (have_holder(&locked, subject, id) || have_holder(&ended, subject, id));
 }
 
 /* The rows that the last statement has told of, by id and msg_id. */
@@ -479,6 +495,7 @@ bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 	row->state = NP_ROW_FAILED;
 	row->is_uncounted = true;
 	row->is_unburied = error != NULL;
+	count_holder(row, np_row_holds_untold(row));
 }
 
 static bool
@@ -562,7 +579,6 @@ unlock(void)
 		dlist_push_tail(&ended, dlist_pop_head_node(&locked));
 		waiting++;
 	}
-	locked_holders = 0;
 }
 
 /*
