@@ -11,6 +11,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/array.h"
+#include "utils/lsyscache.h"
 #include "utils/varlena.h"
 
 #include "base/compat.h"
@@ -175,12 +176,24 @@ np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, Np
 				np_string_from_utf8(status->last_error));
 }
 
+/* With ids that sessions keep for later, the relay publishes nothing. */
+static void
+find_id_cache(Oid schema, NpFinding *finding)
+{
+	int64		cache = np_outbox_id_cache(get_relname_relid(NP_OUTBOX_SEQUENCE, schema));
+
+	if (cache > 1)
+		np_find(finding, NP_CHECK_FAILED, "Sequence \"%s\" has CACHE " INT64_FORMAT ", so the relay publishes nothing. Set it to 1 with ALTER SEQUENCE.",
+				NP_OUTBOX_SEQUENCE, cache);
+}
+
 void
 np_check_relay(NpExamination *examination, NpFinding *finding)
 {
 	NpOutboxContent content = np_outbox_content(examination->schema);
 	NpRelayStatus status;
 
+	find_id_cache(examination->schema, finding);
 	if (np_check_relay_status(&status, false))
 		np_check_relay_state("relay", &status, content.is_paused, finding);
 	else

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_sequence.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "utils/builtins.h"
@@ -17,6 +19,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "base/encoding.h"
@@ -255,4 +258,18 @@ np_outbox_content(Oid schema)
 	content = execute_content(schema, context);
 	np_statements_end(&caller);
 	return content;
+}
+
+/* How many ids a session takes of the sequence at once; 0: there is no such sequence. */
+int64
+np_outbox_id_cache(Oid sequence)
+{
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
+	int64		cache;
+
+	if (!HeapTupleIsValid(tuple))
+		return 0;
+	cache = ((Form_pg_sequence) GETSTRUCT(tuple))->seqcache;
+	ReleaseSysCache(tuple);
+	return cache;
 }

@@ -21,6 +21,9 @@
 #define NP_OUTBOX_FAILED(alias) \
 	alias "next_attempt_at IS NOT NULL AND (" alias "last_error IS NOT NULL OR " alias "attempts OPERATOR(pg_catalog.>) 0)"
 
+/* Of the ids. */
+#define NP_OUTBOX_SEQUENCE	"nats_outbox_id_seq"
+
 /* What is in the tables, as anybody may see it. */
 typedef struct NpOutboxContent
 {
@@ -36,6 +39,7 @@ typedef struct NpOutboxContent
 } NpOutboxContent;
 
 extern NpOutboxContent np_outbox_content(Oid schema);
+extern int64 np_outbox_id_cache(Oid sequence);
 extern bool np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id);
 extern bool np_outbox_row_is_checked(void);
 extern void np_outbox_set_diverting(bool is_diverting);

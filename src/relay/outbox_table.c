@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "outbox/outbox.h"
 #include "publish/current_session.h"
 #include "relay/outbox_table.h"
 
@@ -51,7 +52,7 @@ refresh_table(Oid *owner)
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	sequence = get_relname_relid("nats_outbox_id_seq", ((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
+	sequence = get_relname_relid(NP_OUTBOX_SEQUENCE, ((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
 	name = get_namespace_name(((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
 	ReleaseSysCache(tuple);
 	if (name == NULL)
@@ -137,7 +138,28 @@ np_outbox_extension(void)
 	return extension;
 }
 
-/* The last id that was given to a row of the table, which may never be seen; 0: none was. */
+/*
+ * A session would use ids that it took long before, and of which the relay
+ * knows no transaction (settled.c): not in their order, if at all.
+ */
+static void
+check_cache(void)
+{
+	int64		cache = np_outbox_id_cache(sequence);
+
+	if (cache > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence \"%s\" has CACHE " INT64_FORMAT ", with which messages would be published out of order or late",
+						NP_OUTBOX_SEQUENCE, cache),
+				 errhint("Set it to 1 with ALTER SEQUENCE %s.%s CACHE 1.", schema, NP_OUTBOX_SEQUENCE)));
+}
+
+/*
+ * The last id that was given to a row of the table, which may never be seen; 0:
+ * none was.  Raises 55000 if sessions keep some for later; that can't be altered
+ * from then on until the transaction ends, as the sequence is locked.
+ */
 int64
 np_outbox_last_given(void)
 {
@@ -148,6 +170,7 @@ np_outbox_last_given(void)
 	call->args[0].value = ObjectIdGetDatum(sequence);
 	call->args[0].isnull = false;
 	result = pg_sequence_last_value(call);
+	check_cache();
 	return call->isnull ? 0 : DatumGetInt64(result);
 }
 
