@@ -156,4 +156,93 @@ comes_out('and goes on');
 	comes_out('and all are published');
 }
 
+# NATS goes away with one message, and another one is there
+{
+	reconfigure($node, 'nats_publish.max_pending_bytes' => undef, 'nats_publish.ack_timeout' => '30s', 'nats_publish.relay_ordering' => 'relaxed');
+	write_message('s.warm');
+	comes_out('a message before');
+	$nats->stall;
+	write_message('s.on_its_way');
+	wait_for_state($session, 'publishing');
+	$nats->kill9;
+	write_message('s.ready');
+	sleep 1;
+	is_at_rest('NATS is away with a message, and another one is there');
+	$nats->start;
+	comes_out('and both are published');
+	reconfigure($node, 'nats_publish.relay_ordering' => undef);
+}
+
+# Paused while messages of a pipelined stream are on their way, which are refused then, and one of another stream is not answered
+{
+	my $are_refused = 0;
+	my %sequence = (s => 0, t => 0);
+	my @chained;
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			if ($command->{subject} =~ /STREAM\.INFO\.(.)/)
+			{
+				my ($name, $subjects) = ($1, lc "$1.>");
+				$peer->reply($command, qq({"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"name":"$name","subjects":["$subjects"],"num_replicas":1,) .
+					q("metadata":{"_nats.ver":"2.12.0"}},"state":{}}));
+				return;
+			}
+			return unless $command->{subject} =~ /^([st])\./;
+			my $stream = uc $1;
+			return if $command->{payload} eq 'unanswered';
+			if ($command->{raw_headers} =~ /Expected-Last-Msg-Id/i && !$are_refused)
+			{
+				push @chained, $command;
+				return if @chained < 2;
+				$peer->note('chained');
+				sleep 5;
+				$peer->reply($_, qq({"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: x"},"stream":"$stream","seq":0})) foreach @chained;
+				$are_refused = 1;
+				$peer->note('refused');
+				return;
+			}
+			$sequence{$stream}++;
+			$peer->reply($command, qq({"stream":"$stream","seq":$sequence{$stream}}));
+		});
+	reconfigure($node, 'nats_publish.url' => $fake->url);
+	foreach my $round (1 .. 2)
+	{
+		foreach my $subject ('s.a', 't.a')
+		{
+			write_message($subject);
+			comes_out("a message to $subject");
+		}
+	}
+	ok(eval { wait_for('it to be shown', sub { relay_column($session, 'ordering') eq 'pipelined' }) }, 'two streams are pipelined');
+	sleep 0.5;
+	write_message('t.a', q('unanswered'));
+	wait_for_state($session, 'publishing');
+	$session->value(q(SELECT count(nats_publish_outbox('s.a', i::text)) FROM generate_series(1, 3) i));
+	is($fake->next_event, 'chained', 'messages in a chain');
+	$session->value('SELECT nats_relay_pause()');
+	is($fake->next_event, 'refused', 'are refused when the relay is paused');
+	sleep 1;
+	is_at_rest('paused with messages that have returned');
+	is($session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 's.a')), 2, 'which are not sent');
+	$session->value('SELECT nats_relay_resume()');
+	ok(eval { wait_for('them', sub { $session->value(q(SELECT NOT EXISTS (SELECT FROM nats_outbox WHERE subject = 's.a'))) eq 't' }, 20) }, 'and then they are');
+	reconfigure($node, 'nats_publish.url' => $nats->url, 'nats_publish.ack_timeout' => undef);
+}
+
+# Ids that would not come in the order in which they are taken
+{
+	my $caches = 'the relay tells of a sequence whose sessions keep ids for later';
+	$session->value('ALTER SEQUENCE nats_outbox_id_seq CACHE 10');
+	write_message('s.cached');
+	ok(eval { wait_for('an error', sub { relay_column($session, 'last_error') =~ /^sequence "nats_outbox_id_seq" has CACHE 10/ }, 20) }, $caches);
+	is($session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 's.cached')), 1, 'and publishes nothing');
+	like($session->value(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = 'relay')), qr/^failed Sequence "nats_outbox_id_seq" has CACHE 10/, 'as does the doctor');
+	$other->value('ALTER SEQUENCE nats_outbox_id_seq CACHE 1');
+	ok(eval { wait_until_drained($session, 60) }, 'until it is mended');
+	my $last = $session->value('SELECT last_value FROM nats_outbox_id_seq');
+	is(write_message('s.after'), $last + 1, 'from then on no session uses an id that it has kept');
+}
+
 done_testing();
