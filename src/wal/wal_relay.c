@@ -7,7 +7,7 @@
  *	  ──► messages of the outbox, and of changed rows (wal_change.c)
  *	  ──► wait for their turn (wal_queue.c)
  *	  ──► publish them, as the relay of the table does (flight.c, lanes.c)
- *	  ──► or move them to nats_outbox (wal_divert.c)
+ *	  ──► or move them to nats_outbox (wal_divert.c, and when, wal_diverting.c)
  *	  ──► confirm, up to where all have come to their end (wal_position.c)
  *
  * In order, messages of a stream are chained as those of the table are
@@ -26,7 +26,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -53,6 +52,7 @@
 #include "stats/stats.h"
 #include "wal/decoder.h"
 #include "wal/wal_divert.h"
+#include "wal/wal_diverting.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
 #include "wal/wal_standby.h"
@@ -74,9 +74,6 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* For so long standbys may be waited for without a word. */
 #define STANDBYS_LATE		NP_MILLISECONDS(5000)
 
-/* When nats_outbox does not take what is to be moved, it is tried again so often. */
-#define DIVERT_INTERVAL		NP_MILLISECONDS(1000)
-
 /* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
 
@@ -94,13 +91,8 @@ static bool must_look;
 static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
-static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
-static bool is_writing;			/* to it, right now */
-static bool is_stuck;			/* it does not take what waits to be moved; that was logged */
-static NpTime next_divert;		/* when that is tried again */
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
 static NpTime withheld_since;	/* ... since then at the latest */
-static NpTime last_progress;	/* when something was published, or there was nothing to be */
 static int64 published;			/* since that was last counted */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
@@ -308,7 +300,7 @@ pump(void)
 {
 	const char *problem;
 
-	if (is_diverting || !may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
+	if (np_diverting_is_on() || !may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
 		return;
 	np_flight_ask();
 	take_messages();
@@ -332,7 +324,7 @@ show_progress(void)
 		np_worker_report_success(session);
 	}
 	if (published > 0 || progress.queued == 0 || is_withheld)
-		last_progress = np_now();
+		np_diverting_progressed();
 	published = 0;
 }
 
@@ -386,72 +378,21 @@ divert(void)
 	NpDiverted	diverted;
 
 	np_decoder_leave();
-	is_writing = true;
-	np_divert_write(&diverted);
-	is_writing = false;
-	if (is_stuck)
-		last_progress = np_now();
-	is_stuck = false;
+	np_diverting_write(&diverted);
 	progress.diverted += diverted.moved;
-	np_relay_slot_count(np_worker_slot(), 0, diverted.moved, diverted.dead);
-	if (diverted.error != NULL)
-		np_relay_slot_set_error(np_worker_slot(), diverted.error);
-}
-
-/*
- * An error ended that, such as a lock that others hold: no message is to blame
- * for it, and those that need not be moved go on.
- */
-static void
-fail_to_divert(const char *error)
-{
-	is_writing = false;
-	next_divert = np_now() + DIVERT_INTERVAL;
-	np_relay_slot_set_error(np_worker_slot(), error);
-	np_worker_show_state(NP_RELAY_WAITING);
-	if (!is_stuck)
-		ereport(LOG,
-				(errmsg("nats_publish WAL relay cannot move messages to nats_outbox: %s", error),
-				 errdetail("It keeps trying.")));
-	is_stuck = true;
-}
-
-static bool
-may_divert(void)
-{
-	return np_divert_waiting() > 0 && np_now() >= next_divert;
-}
-
-/* How much WAL there is behind a transaction that waits to be published. */
-static int64
-wal_behind(void)
-{
-	const NpWalTransaction *oldest = np_position_oldest();
-
-	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
 }
 
 static bool
 is_time_to_divert(void)
 {
-	NpTime		waited = np_now() - last_progress;
-
-	/* nor is more moved while the table takes nothing */
-	if (np_wal_queue_count() == 0 || is_withheld || is_stuck)
-		return false;
-	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
-		return !may_publish() || waited > NP_MILLISECONDS(np_ack_timeout);
-	return waited > NP_MILLISECONDS(np_wal_divert_after) || wal_behind() > (int64) np_wal_divert_size * 1024 * 1024;
+	return !is_withheld && np_diverting_is_time(may_publish());
 }
 
 static void
 begin_to_divert(void)
 {
-	is_diverting = true;
 	begin_again();
-	ereport(LOG,
-			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
-			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
+	np_diverting_begin();
 }
 
 /* Move a batch of all that is there. */
@@ -487,10 +428,8 @@ try_to_publish(void)
 		report_problem(problem);
 		return;
 	}
-	is_diverting = false;
-	last_progress = np_now();
+	np_diverting_end();
 	must_look = true;
-	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------- */
@@ -535,8 +474,7 @@ wait_for_answers(void)
 	}
 	if (is_withheld)
 		next_read = Min(next_read, np_now() + WITHHELD_INTERVAL);
-	if (np_divert_waiting() > 0)
-		next_read = Min(next_read, next_divert);
+	next_read = Min(next_read, np_diverting_next_write());
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
 	if (np_now() >= next_read)
 		np_reader_look();
@@ -564,7 +502,7 @@ static bool
 publish(void)
 {
 	np_flight_ask();
-	if (may_try() && !is_diverting && !send_messages())
+	if (may_try() && !np_diverting_is_on() && !send_messages())
 		return false;
 	if (np_flight_count() > 0 && !receive_answers())
 		return false;
@@ -575,11 +513,11 @@ publish(void)
 static void
 divert_what_must_be(void)
 {
-	if (!is_diverting && is_time_to_divert())
+	if (!np_diverting_is_on() && is_time_to_divert())
 		begin_to_divert();
-	if (is_diverting)
+	if (np_diverting_is_on())
 		divert_all();
-	if (may_divert())
+	if (np_diverting_may_write())
 		divert();
 }
 
@@ -593,8 +531,8 @@ has_more_to_divert(void)
 static bool
 has_work(void)
 {
-	return np_flight_count() > 0 || np_reader_may_read() || may_divert() ||
-		(is_diverting ? has_more_to_divert() :
+	return np_flight_count() > 0 || np_reader_may_read() || np_diverting_may_write() ||
+		(np_diverting_is_on() ? has_more_to_divert() :
 		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
 }
 
@@ -617,7 +555,7 @@ show_rest(void)
 {
 	const char *problem;
 
-	if (is_diverting)
+	if (np_diverting_is_on())
 		np_worker_show_state(NP_RELAY_DIVERTING);
 	else if (!may_publish())
 		np_worker_show_state(stopped_as);
@@ -630,7 +568,7 @@ show_rest(void)
 		np_worker_end_pause();
 		if (is_late_on_standbys())
 			show_waiting_for_standbys();
-		else if (!is_stuck)
+		else if (!np_diverting_is_stuck())
 			np_worker_show_state(NP_RELAY_IDLE);
 	}
 }
@@ -646,8 +584,7 @@ next_round(void)
 
 	if (is_withheld || np_reader_waits_for_standbys())
 		next = Min(next, np_now() + WITHHELD_INTERVAL);
-	if (np_divert_waiting() > 0)
-		next = Min(next, next_divert);
+	next = Min(next, np_diverting_next_write());
 	if (np_worker_has_problem())
 		next = Min(next, Max(np_worker_next_try(), np_now()));
 	/* told since the round began, it was woken in vain */
@@ -701,7 +638,7 @@ run_round(void)
 	if (!np_reader_open())
 		return next_look;
 	if (np_wal_queue_count() == 0)
-		last_progress = np_now();
+		np_diverting_progressed();
 	np_reader_read();
 	/* also when nothing is sent: what is withheld is not moved to the table */
 	(void) peek();
@@ -711,7 +648,7 @@ run_round(void)
 	np_reader_confirm();
 	if (!is_well || has_work())
 		return 0;
-	if (is_diverting && np_divert_waiting() == 0)
+	if (np_diverting_is_on() && np_divert_waiting() == 0)
 		try_to_publish();
 	show_rest();
 	return next_round();
@@ -721,12 +658,8 @@ run_round(void)
 static void
 fail_round(const char *error)
 {
-	np_outbox_set_diverting(false);
-	if (is_writing)
-	{
-		fail_to_divert(error);
+	if (np_diverting_failed(error))
 		return;
-	}
 	np_reader_abort();
 	report_problem(error);
 	round_failed = true;
@@ -763,7 +696,7 @@ np_wal_relay_main(Datum argument)
 	np_flight_of(&flight_owner);
 	np_reader_of(&reader_owner);
 	must_look = true;
-	last_progress = np_now();
+	np_diverting_progressed();
 	HOLD_CANCEL_INTERRUPTS();
 	for (;;)
 	{

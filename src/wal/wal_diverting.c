@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_diverting.c
+ *	  When messages of the WAL are moved to nats_outbox.
+ *
+ * All of them are once nothing could be published for too long, or too much
+ * WAL is behind them, until NATS is there again.  One that has failed is at any
+ * time.  How they are moved is wal_divert.c's.
+ *
+ * nats_outbox can be locked.  Then what is to be moved waits, and no more is
+ * moved, while others are published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+
+#include "base/settings.h"
+#include "outbox/outbox.h"
+#include "outbox/relay_state.h"
+#include "relay/relay_worker.h"
+#include "wal/wal_diverting.h"
+#include "wal/wal_position.h"
+#include "wal/wal_queue.h"
+
+/* When nats_outbox does not take what is to be moved, it is tried again so often. */
+#define DIVERT_INTERVAL		NP_MILLISECONDS(1000)
+
+static bool is_diverting;		/* all goes to nats_outbox, for it could not be published for too long */
+static bool is_writing;			/* to it, right now */
+static bool is_stuck;			/* it does not take what waits to be moved; that was logged */
+static NpTime next_write;		/* when that is tried again */
+static NpTime last_progress;	/* when something was published, or there was nothing to be */
+
+/* ---- All messages ----------------------------------------------------------------------- */
+
+/* Something was published, or there is nothing to be; to be called when the worker starts, too. */
+void
+np_diverting_progressed(void)
+{
+	last_progress = np_now();
+}
+
+/* How much WAL there is behind a transaction that waits to be published. */
+static int64
+wal_behind(void)
+{
+	const NpWalTransaction *oldest = np_position_oldest();
+
+	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
+}
+
+/* Are all messages to be moved from now on? */
+bool
+np_diverting_is_time(bool may_publish)
+{
+	NpTime		waited = np_now() - last_progress;
+
+	/* nor is more moved while the table takes nothing */
+	if (np_wal_queue_count() == 0 || is_stuck)
+		return false;
+	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
+		return !may_publish || waited > NP_MILLISECONDS(np_ack_timeout);
+	return waited > NP_MILLISECONDS(np_wal_divert_after) || wal_behind() > (int64) np_wal_divert_size * 1024 * 1024;
+}
+
+void
+np_diverting_begin(void)
+{
+	is_diverting = true;
+	ereport(LOG,
+			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
+			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
+}
+
+/* NATS is there again. */
+void
+np_diverting_end(void)
+{
+	is_diverting = false;
+	np_diverting_progressed();
+	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
+}
+
+bool
+np_diverting_is_on(void)
+{
+	return is_diverting;
+}
+
+/* ---- Into the table ----------------------------------------------------------------------- */
+
+/* Is there something to be moved, and is it time to try? */
+bool
+np_diverting_may_write(void)
+{
+	return np_divert_waiting() > 0 && np_now() >= next_write;
+}
+
+/* When what waits to be moved is to be tried; NP_FOREVER: nothing does. */
+NpTime
+np_diverting_next_write(void)
+{
+	return np_divert_waiting() > 0 ? next_write : NP_FOREVER;
+}
+
+/* Move a batch of it, as np_divert_write(), which says what is raised; then np_diverting_failed() is to be called. */
+void
+np_diverting_write(NpDiverted *diverted)
+{
+	is_writing = true;
+	np_divert_write(diverted);
+	is_writing = false;
+	if (is_stuck)
+		np_diverting_progressed();
+	is_stuck = false;
+	np_relay_slot_count(np_worker_slot(), 0, diverted->moved, diverted->dead);
+	if (diverted->error != NULL)
+		np_relay_slot_set_error(np_worker_slot(), diverted->error);
+}
+
+/* Does the table not take what waits to be moved? */
+bool
+np_diverting_is_stuck(void)
+{
+	return is_stuck;
+}
+
+static void
+fail_to_write(const char *error)
+{
+	is_writing = false;
+	next_write = np_now() + DIVERT_INTERVAL;
+	np_relay_slot_set_error(np_worker_slot(), error);
+	np_worker_show_state(NP_RELAY_WAITING);
+	if (!is_stuck)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay cannot move messages to nats_outbox: %s", error),
+				 errdetail("It keeps trying.")));
+	is_stuck = true;
+}
+
+/*
+ * An error has ended a round: was it one of moving, such as a lock that others
+ * hold?  No message is to blame for it then, and those that need not be moved
+ * go on.
+ */
+bool
+np_diverting_failed(const char *error)
+{
+	np_outbox_set_diverting(false);
+	if (!is_writing)
+		return false;
+	fail_to_write(error);
+	return true;
+}
