@@ -434,16 +434,28 @@ remember_waiting(void)
 	}
 }
 
-/* Have later messages follow all that the table has, or is about to have, in a transaction of the outbox. */
-void
-np_divert_remember(void)
+static void
+find_all_subjects(void)
 {
 	Datum		limit = Int64GetDatum(MAX_SUBJECTS + 1);
 
 	np_outbox_execute(&find_subjects, &limit, true);
+}
+
+static void
+remember_found(void)
+{
 	for (uint64 row = 0; row < SPI_processed; row++)
 		remember(row);
 	remember_waiting();
+}
+
+/* Have later messages follow all that the table has, or is about to have, in a transaction of the outbox. */
+void
+np_divert_remember(void)
+{
+	find_all_subjects();
+	remember_found();
 }
 
 /* ---- When subjects are free again --------------------------------------------------------- */
@@ -561,12 +573,15 @@ stands_still(void)
 	return np_now() > last_left + STANDSTILL;
 }
 
-static void
-stop_waiting(void)
+/* None is waited for, until the table has kept up with it again. */
+void
+np_divert_stop_waiting(void)
 {
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
 
+	if (np_divert_is_empty())
+		return;
 	hash_seq_init(&scan, subjects);
 	while ((subject = hash_seq_search(&scan)) != NULL)
 		set_leaving(subject, false);
@@ -575,6 +590,7 @@ stop_waiting(void)
 /*
  * The last row of all subjects has left, but others that came before it need
  * not have, and of which subjects these are is not known: the table says it.
+ * Until it does, what is known remains.
  */
 static void
 learn_anew(void)
@@ -582,10 +598,11 @@ learn_anew(void)
 	HASH_SEQ_STATUS scan;
 	Subject    *subject;
 
+	find_all_subjects();
 	hash_seq_init(&scan, subjects);
 	while ((subject = hash_seq_search(&scan)) != NULL)
 		forget(subject);
-	np_divert_remember();
+	remember_found();
 }
 
 /*
@@ -613,5 +630,5 @@ np_divert_look(void)
 	else
 		judge_all(left, count);
 	if (leaving > 0 && stands_still())
-		stop_waiting();
+		np_divert_stop_waiting();
 }

@@ -30,6 +30,7 @@ extern bool np_divert_holds(NpSpan subject);
 extern bool np_divert_is_empty(void);
 extern bool np_divert_holds_all(void);
 extern void np_divert_look(void);
+extern void np_divert_stop_waiting(void);
 extern void np_divert_remember(void);
 
 #endif							/* NP_WAL_DIVERT_H */

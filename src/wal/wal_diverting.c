@@ -8,7 +8,8 @@
  * time.  How they are moved is wal_divert.c's.
  *
  * nats_outbox can be locked.  Then what is to be moved waits, and no more is
- * moved, while others are published.
+ * moved; later messages of the subjects that it is known to have follow, though
+ * it may not have them any more; and others are published.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,8 @@ static bool is_diverting;		/* all goes to nats_outbox, for it could not be publi
 static bool is_writing;			/* to it, right now */
 static bool is_stuck;			/* it does not take what waits to be moved; that was logged */
 static NpTime next_write;		/* when that is tried again */
+static bool is_looking;			/* what the table still has, right now */
+static bool is_hidden;			/* that can't be seen; that was logged */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
 
 /* ---- All messages ----------------------------------------------------------------------- */
@@ -127,12 +130,24 @@ np_diverting_is_stuck(void)
 	return is_stuck;
 }
 
+/* Look what it still has, as np_divert_look(); when that raises, np_diverting_failed() is to be called. */
+void
+np_diverting_look(void)
+{
+	is_looking = true;
+	np_divert_look();
+	is_looking = false;
+	is_hidden = false;
+}
+
+/* ---- Errors ------------------------------------------------------------------------------- */
+
+/* Nothing leaves a table that takes nothing, and so nothing waits for that. */
 static void
 fail_to_write(const char *error)
 {
-	is_writing = false;
+	np_divert_stop_waiting();
 	next_write = np_now() + DIVERT_INTERVAL;
-	np_relay_slot_set_error(np_worker_slot(), error);
 	np_worker_show_state(NP_RELAY_WAITING);
 	if (!is_stuck)
 		ereport(LOG,
@@ -141,17 +156,34 @@ fail_to_write(const char *error)
 	is_stuck = true;
 }
 
+/* Likewise. */
+static void
+fail_to_look(const char *error)
+{
+	np_divert_stop_waiting();
+	if (!is_hidden)
+		ereport(LOG,
+				(errmsg("nats_publish WAL relay cannot look into nats_outbox: %s", error),
+				 errdetail("Until it can, later messages of the subjects that had messages there are moved to it, too.")));
+	is_hidden = true;
+}
+
 /*
- * An error has ended a round: was it one of moving, such as a lock that others
- * hold?  No message is to blame for it then, and those that need not be moved
- * go on.
+ * An error has ended a round: was it one of the table, such as a lock that
+ * others hold?  No message is to blame for it then, and those that have nothing
+ * to do with the table go on.
  */
 bool
 np_diverting_failed(const char *error)
 {
 	np_outbox_set_diverting(false);
-	if (!is_writing)
+	if (!is_writing && !is_looking)
 		return false;
-	fail_to_write(error);
+	np_relay_slot_set_error(np_worker_slot(), error);
+	if (is_writing)
+		fail_to_write(error);
+	else
+		fail_to_look(error);
+	is_writing = is_looking = false;
 	return true;
 }

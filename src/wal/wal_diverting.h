@@ -20,6 +20,7 @@ extern bool np_diverting_may_write(void);
 extern NpTime np_diverting_next_write(void);
 extern void np_diverting_write(NpDiverted *diverted);
 extern bool np_diverting_is_stuck(void);
+extern void np_diverting_look(void);
 extern bool np_diverting_failed(const char *error);
 
 #endif							/* NP_WAL_DIVERTING_H */

@@ -353,7 +353,10 @@ look_inside(void)
 	if (!is_remembered && np_relay_ordering != NP_RELAY_RELAXED)
 		np_divert_remember();
 	is_remembered = np_relay_ordering != NP_RELAY_RELAXED;
-	np_divert_look();
+	/* all else is known, also when that raises */
+	must_look = false;
+	next_look = np_now() + DIVERTED_INTERVAL;
+	np_diverting_look();
 }
 
 static void
@@ -415,7 +418,7 @@ divert_all(void)
 	}
 }
 
-/* All is moved: is NATS there again? */
+/* All is moved, or the table does not take it: is NATS there again? */
 static void
 try_to_publish(void)
 {
@@ -648,7 +651,7 @@ run_round(void)
 	np_reader_confirm();
 	if (!is_well || has_work())
 		return 0;
-	if (np_diverting_is_on() && np_divert_waiting() == 0)
+	if (np_diverting_is_on() && (np_divert_waiting() == 0 || np_diverting_is_stuck()))
 		try_to_publish();
 	show_rest();
 	return next_round();
