@@ -45,6 +45,13 @@ np_diverting_progressed(void)
 	last_progress = np_now();
 }
 
+/* For so long, until now, nothing could be tried. */
+void
+np_diverting_excuse(NpTime duration)
+{
+	last_progress = Min(last_progress + duration, np_now());
+}
+
 /* How much WAL there is behind a transaction that waits to be published. */
 static int64
 wal_behind(void)

@@ -94,6 +94,8 @@ static NpWalProgress progress;
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
 static NpTime withheld_since;	/* ... since then at the latest */
 static int64 published;			/* since that was last counted */
+static bool has_pumped;			/* while this was read, messages could be sent ... */
+static bool may_connect;		/* ... and if not for a lack of a connection, one may be tried to make */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
 static bool has_failed;			/* some of these were not stored */
 static MemoryContext round_context; /* of what a round needs */
@@ -291,6 +293,25 @@ has_room(NpSession *of_flight, void *unused)
 }
 
 /*
+ * Is there a connection for that?  A worker that has just begun makes one; but an
+ * attempt can take long, and in vain there is one at most while this is read.
+ */
+static bool
+can_pump(void)
+{
+	const char *problem;
+
+	if (wanted == session && np_worker_is_connected(session))
+		return true;
+	if (np_flight_count() > 0 || !may_connect || !may_try())
+		return false;
+	np_flight_begin(wanted);
+	session = wanted;
+	may_connect = np_flight_connect(session, &problem);
+	return may_connect;
+}
+
+/*
  * Send and receive while a large transaction is decoded, without a look into
  * tables, and without a wait for what does not answer, but for a stream that
  * was not asked lately.  What is to be moved is left where it is.
@@ -300,8 +321,9 @@ pump(void)
 {
 	const char *problem;
 
-	if (np_diverting_is_on() || !may_publish() || wanted != session || !np_worker_is_connected(session) || np_divert_is_full())
+	if (np_diverting_is_on() || !may_publish() || np_divert_is_full() || !can_pump())
 		return;
+	has_pumped = true;
 	np_flight_ask();
 	take_messages();
 	if (np_lanes_first() != NULL && !np_flight_send(&problem))
@@ -510,6 +532,8 @@ publish(void)
 	if (np_flight_count() > 0 && !receive_answers())
 		return false;
 	settle();
+	if (published > 0)
+		np_diverting_progressed();
 	return true;
 }
 
@@ -623,6 +647,19 @@ wait_for_secret(void)
 	return np_now() + SECRET_INTERVAL;
 }
 
+/* While a transaction was decoded and nothing could be sent, it is not NATS that was away. */
+static void
+read_wal(void)
+{
+	NpTime		begun = np_now();
+
+	has_pumped = false;
+	may_connect = true;
+	np_reader_read();
+	if (may_try() && !(has_pumped && np_worker_is_connected(session)))
+		np_diverting_excuse(np_now() - begun);
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
@@ -642,7 +679,7 @@ run_round(void)
 		return next_look;
 	if (np_wal_queue_count() == 0)
 		np_diverting_progressed();
-	np_reader_read();
+	read_wal();
 	/* also when nothing is sent: what is withheld is not moved to the table */
 	(void) peek();
 	is_well = publish();
