@@ -30,17 +30,17 @@
 #include "relay/relay_worker.h"
 #include "wal/wal_trouble.h"
 
-/* So often a transaction is decoded in which changes meet errors of the server. */
+/* So often a transaction is decoded in which changes meet errors of the server in others' code, which can raise any each time. */
 #define MAX_TRIES		3
 
-/* For so long others may be in the way of others' code, which could also say so each time. */
+/* For so long others may be in the way of others' code, or memory and the like be short for ours. */
 #define MAX_HELD_UP		NP_MILLISECONDS(600000)
 
 typedef struct Trouble
 {
 	XLogRecPtr	commit;			/* of the transaction, the key */
 	bool		is_severe;
-	int			tries;			/* that met errors of the server */
+	int			tries;			/* that met errors of the server in others' code */
 	NpTime		begun;
 } Trouble;
 
@@ -104,15 +104,19 @@ np_wal_trouble_was_severe(XLogRecPtr commit)
  * up?  Such errors are temporary, and decoding begins again; but others' code
  * (in which the change may have been) can raise any, each time, and for each
  * row.  A catalog that is locked, which plans and policies are read from, is
- * waited for as long as it takes.
+ * waited for as long as it takes, and a cancel is no affair of the change; but
+ * memory may never be enough for it.
  */
 bool
 np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
 {
 	Trouble    *trouble = trouble_of(commit);
+	bool		is_held_up = np_now() > trouble->begun + MAX_HELD_UP;
 
+	if (!is_in_others_code)
+		return is_held_up && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
 	if (np_is_of_others(sqlstate))
-		return is_in_others_code && np_now() > trouble->begun + MAX_HELD_UP;
+		return is_held_up;
 	/* in the last one, all that fail so are given up */
 	if (trouble->tries >= MAX_TRIES - 1)
 		return true;
