@@ -68,7 +68,8 @@ static bool is_listening;
 static XLogRecPtr confirmed;
 static XLogRecPtr saved;
 static XLogRecPtr next_position;	/* to be confirmed; 0: none ... */
-static XLogRecPtr needed;		/* ... once standbys have this */
+static XLogRecPtr needed;		/* ... once standbys have this ... */
+static NpTime needed_since;		/* ... which is waited for since then */
 static NpTime next_save;
 static bool slot_is_missed;		/* that was logged */
 static TransactionId decoding;	/* the transaction that is being decoded; 0: none */
@@ -315,6 +316,7 @@ confirm(void)
 	{
 		next_position = position;
 		needed = np_divert_moved_until();
+		needed_since = np_now();
 	}
 	if (next_position == InvalidXLogRecPtr || !np_standbys_have(needed))
 		return;
@@ -334,11 +336,12 @@ np_reader_confirm(void)
 	next_save = np_now() + SAVE_INTERVAL;
 }
 
-/* Is there a position that it can't confirm yet, as standbys do not have what was moved? */
-bool
-np_reader_waits_for_standbys(void)
+/* Up to where standbys are to have the WAL, and since when that is waited for, so that a position can be confirmed; 0: none waits. */
+XLogRecPtr
+np_reader_awaited(NpTime *since)
 {
-	return next_position != InvalidXLogRecPtr;
+	*since = needed_since;
+	return next_position == InvalidXLogRecPtr ? InvalidXLogRecPtr : needed;
 }
 
 /* When it is to be written down next. */

@@ -27,7 +27,7 @@ extern void np_reader_abort(void);
 extern bool np_reader_may_read(void);
 extern void np_reader_read(void);
 extern void np_reader_confirm(void);
-extern bool np_reader_waits_for_standbys(void);
+extern XLogRecPtr np_reader_awaited(NpTime *since);
 extern void np_reader_save(void);
 extern NpTime np_reader_next_save(void);
 extern bool np_reader_is_asked(void);

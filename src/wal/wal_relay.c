@@ -71,8 +71,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often it is looked whether a transaction is visible, and on the standbys; who waits for these at COMMIT wakes it, too. */
 #define WITHHELD_INTERVAL	NP_MILLISECONDS(5)
 
-/* For so long standbys may be waited for without a word. */
+/* For so long standbys may be waited for without a word, and then it is looked less often. */
 #define STANDBYS_LATE		NP_MILLISECONDS(5000)
+#define LATE_INTERVAL		NP_MILLISECONDS(100)
 
 /* While a large transaction is decoded, so long it is waited, so that what comes need not go into a file. */
 #define PUMP_WAIT			NP_MILLISECONDS(20)
@@ -482,12 +483,22 @@ answers_can_wait(void)
 		np_worker_is_connected(session) && np_outbound_unsent(np_session_outbound(session)) == 0;
 }
 
+/* When it is looked again for what is withheld since a time. */
+static NpTime
+next_check(NpTime since)
+{
+	NpTime		now = np_now();
+
+	return now + (now > since + STANDBYS_LATE ? LATE_INTERVAL : WITHHELD_INTERVAL);
+}
+
 /* What is on its way is answered, or something else is to be done. */
 static void
 wait_for_answers(void)
 {
 	NpTime		limit = np_flight_patience_ends();
 	NpTime		next_read = NP_FOREVER;
+	NpTime		next_publish = is_withheld ? next_check(withheld_since) : NP_FOREVER;
 
 	if (answers_can_wait())
 		np_sleep(NP_WAIT_ACK, np_reader_quiet_until());
@@ -497,8 +508,7 @@ wait_for_answers(void)
 		np_connection_receive(session->connection);
 		next_read = np_reader_listen();
 	}
-	if (is_withheld)
-		next_read = Min(next_read, np_now() + WITHHELD_INTERVAL);
+	next_read = Min(next_read, next_publish);
 	next_read = Min(next_read, np_diverting_next_write());
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, Min(limit, next_read));
 	if (np_now() >= next_read)
@@ -563,17 +573,23 @@ has_work(void)
 		 may_try() && (np_lanes_first() != NULL || next_record() != NULL));
 }
 
-static bool
-is_late_on_standbys(void)
+/* Up to where standbys do not have the WAL that they are waited for for long, to publish or to confirm; 0: there is none. */
+static XLogRecPtr
+late_on_standbys(void)
 {
-	return is_withheld && np_now() > withheld_since + STANDBYS_LATE && !np_standbys_have(np_position_oldest()->end_lsn);
+	NpTime		since;
+	XLogRecPtr	awaited = np_reader_awaited(&since);
+
+	if (is_withheld && np_now() > withheld_since + STANDBYS_LATE && !np_standbys_have(np_position_oldest()->end_lsn))
+		return np_position_oldest()->end_lsn;
+	return awaited != InvalidXLogRecPtr && np_now() > since + STANDBYS_LATE ? awaited : InvalidXLogRecPtr;
 }
 
 static void
-show_waiting_for_standbys(void)
+show_waiting_for_standbys(XLogRecPtr position)
 {
 	if (np_worker_shown_state() != NP_RELAY_STANDBYS)
-		np_standbys_report(np_position_oldest()->end_lsn);
+		np_standbys_report(position);
 	np_worker_show_state(NP_RELAY_STANDBYS);
 }
 
@@ -592,9 +608,11 @@ show_rest(void)
 		report_problem(problem);
 	else
 	{
+		XLogRecPtr	late = late_on_standbys();
+
 		np_worker_end_pause();
-		if (is_late_on_standbys())
-			show_waiting_for_standbys();
+		if (late != InvalidXLogRecPtr)
+			show_waiting_for_standbys(late);
 		else if (!np_diverting_is_stuck())
 			np_worker_show_state(NP_RELAY_IDLE);
 	}
@@ -607,10 +625,11 @@ next_round(void)
 	/* not in Min(), which calls twice */
 	NpTime		next_read = np_reader_listen();
 	NpTime		next_save = np_reader_next_save();
-	NpTime		next = Min(next_look, Min(next_save, next_read));
+	NpTime		since;
+	NpTime		next_publish = is_withheld ? next_check(withheld_since) : NP_FOREVER;
+	NpTime		next_confirm = np_reader_awaited(&since) != InvalidXLogRecPtr ? next_check(since) : NP_FOREVER;
+	NpTime		next = Min(Min(next_look, next_read), Min(next_save, Min(next_publish, next_confirm)));
 
-	if (is_withheld || np_reader_waits_for_standbys())
-		next = Min(next, np_now() + WITHHELD_INTERVAL);
 	next = Min(next, np_diverting_next_write());
 	if (np_worker_has_problem())
 		next = Min(next, Max(np_worker_next_try(), np_now()));

@@ -62,7 +62,7 @@ np_standbys_report(XLogRecPtr position)
 {
 	ereport(LOG,
 			(errmsg("nats_publish WAL relay waits for standbys"),
-			 errdetail("They do not have the WAL up to %X/%X, so that a failover could take back what is published.", LSN_FORMAT_ARGS(position)),
+			 errdetail("They do not have the WAL up to %X/%X, which a failover could take back.", LSN_FORMAT_ARGS(position)),
 			 errhint("See that those of %s run, or take them out.",
 					 synchronous_ones_have(position) ? "synchronized_standby_slots" : "synchronous_standby_names")));
 	/* says which */
