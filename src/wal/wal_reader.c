@@ -74,7 +74,7 @@ static NpTime next_save;
 static bool slot_is_missed;		/* that was logged */
 static TransactionId decoding;	/* the transaction that is being decoded; 0: none */
 static int64 decoded;			/* its messages so far */
-static int64 changes;			/* of any transactions */
+static int64 changes;			/* of any transactions, and messages in the WAL */
 static NpTime next_pump;		/* if it makes no messages */
 static int64 forged;			/* messages with our prefix that are not ours */
 
@@ -127,7 +127,7 @@ take(void *argument, int place, const NpMessage *message, const NpWalError *erro
 		owner->pump();
 }
 
-/* Many changes can make few messages, or none, and those of earlier transactions are not to wait for them. */
+/* Many changes, and others' messages, can make few of ours, or none, and those of earlier transactions are not to wait for them. */
 static void
 pump_sometimes(void)
 {
@@ -151,22 +151,29 @@ static void
 on_truncate(NpDecodedTransaction *transaction, int count, Relation *relations, ReorderBufferChange *change)
 {
 	np_wal_truncate(transaction, count, relations, change, take, transaction);
+	pump_sometimes();
+}
+
+static void
+read_message(NpDecodedTransaction *transaction, const char *data, size_t length)
+{
+	NpMessage	message;
+
+	if (np_wal_read(owner->secret, (TransactionId) transaction->xid, data, length, &message))
+		take(transaction, 0, &message, NULL);
+	else
+		forged++;
 }
 
 static void
 on_message(NpDecodedTransaction *transaction, const char *prefix, const char *data, size_t length)
 {
-	NpMessage	message;
-
 	transaction->number++;
 	if (strcmp(prefix, NP_WAL_ANNOTATIONS_PREFIX) == 0)
 		np_wal_change_annotate(transaction, data, length);
-	if (strcmp(prefix, NP_WAL_PREFIX) != 0)
-		return;
-	if (np_wal_read(owner->secret, (TransactionId) transaction->xid, data, length, &message))
-		take(transaction, 0, &message, NULL);
-	else
-		forged++;
+	else if (strcmp(prefix, NP_WAL_PREFIX) == 0)
+		read_message(transaction, data, length);
+	pump_sometimes();
 }
 
 static void
