@@ -122,6 +122,8 @@ np_diverting_write(NpDiverted *diverted)
 	is_writing = true;
 	np_divert_write(diverted);
 	is_writing = false;
+	if (diverted->moved == 0)
+		next_write = np_now() + DIVERT_INTERVAL;
 	if (is_stuck)
 		np_diverting_progressed();
 	is_stuck = false;

@@ -405,6 +405,8 @@ divert(void)
 
 	np_decoder_leave();
 	np_diverting_write(&diverted);
+	/* the outbox is gone */
+	must_look |= diverted.moved == 0;
 	progress.diverted += diverted.moved;
 }
 
