@@ -1,6 +1,6 @@
 
 # A message that has failed holds up its subject also when another one of that subject, which was scheduled before it, has
-# come in between. And what waits for its time is tried then, and not when the relay looks by itself.
+# come in between. And what waits for its time, or for others, goes when that is over, and not when the relay looks by itself.
 
 use strict;
 use warnings FATAL => 'all';
@@ -26,36 +26,52 @@ my $fake = FakeServer->answering(
 		if ($command->{subject} =~ /STREAM\.INFO/) { $peer->reply($command, $INFO); return; }
 		return unless $command->{subject} =~ /^s\./;
 		my $payload = $command->{payload};
-		$peer->note($payload);
-		if ($payload eq 'failing' && !$copies{$payload}++)
+		$peer->note($payload) unless $payload eq 'more';
+		if ($payload =~ /failing/ && !$copies{$payload}++)
 		{
 			$refused = $command;
 			return;
 		}
-		if ($payload eq 'scheduled')
+		if ($payload =~ /scheduled/)
 		{
 			$peer->reply($refused, '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}');
 		}
 		$sequence++;
 		$peer->reply($command, qq({"stream":"S","seq":$sequence}));
 	});
-my $node = relay_node('main', 'nats_publish.url' => $fake->url, 'nats_publish.ack_timeout' => '30s');
+my $node = relay_node('main', 'nats_publish.url' => $fake->url, 'nats_publish.ack_timeout' => '15s');
 my $session = PsqlSession->new($node);
+my $other = PsqlSession->new($node);
 $session->value(q(SELECT nats_publish_outbox('s.x', 'first')));
 is($fake->next_event, 'first', 'a message, by which the stream is heard of');
 $session->value(q(SELECT nats_publish_outbox('s.x', 'second')));
 is($fake->next_event, 'second', 'another one, before which it is asked');
-ok(wait_for('it to be shown', sub { relay_column($session, 'ordering') eq 'pipelined' }), 'its order is kept by a pipeline');
-wait_until_drained($session);
-my $scheduled = $session->value(q(SELECT nats_publish_outbox('s.x', 'scheduled', deliver_at => now() + '1 hour')));
-# what is pipelined only goes behind one that was answered just now
-sleep 0.5;
-$session->value(q(BEGIN; SELECT nats_publish_outbox('s.x', 'failing'), nats_publish_outbox('s.x', 'behind'); COMMIT));
-is($fake->next_event, 'failing', 'one that is on its way');
-# the other one's time comes
-$session->value("UPDATE nats_outbox SET next_attempt_at = now() WHERE id = $scheduled; SELECT nats_relay_resume()");
-is(join(' ', map { $fake->next_event // 'nothing' } 1 .. 3), 'scheduled failing behind', 'what is behind a message that failed waits for it');
-is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'which has gone, too');
+
+# Also when somebody has locked the failed one, so that it can't be written down that it has failed
+foreach my $is_locked (0, 1)
+{
+	my $what = $is_locked ? 'locked ' : '';
+	ok(wait_for('it to be shown',
+		sub
+		{
+			$session->value(q(SELECT nats_publish_outbox('s.x', 'more')));
+			return wait_until_drained($session) && relay_column($session, 'ordering') eq 'pipelined';
+		}), 'its order is kept by a pipeline');
+	my $scheduled = $session->value("SELECT nats_publish_outbox('s.x', '${what}scheduled', deliver_at => now() + '1 hour')");
+	# what is pipelined only goes behind one that was answered just now
+	sleep 0.5;
+	$session->value("BEGIN; SELECT nats_publish_outbox('s.x', '${what}failing'), nats_publish_outbox('s.x', '${what}behind'); COMMIT");
+	is($fake->next_event, "${what}failing", 'one that is on its way');
+	$other->value(q(BEGIN; SELECT FROM nats_outbox WHERE payload = 'locked failing' FOR UPDATE));
+	# the other one's time comes
+	$session->value("UPDATE nats_outbox SET next_attempt_at = now() WHERE id = $scheduled; SELECT nats_relay_resume()");
+	is($fake->next_event, "${what}scheduled", 'the scheduled one goes');
+	is($fake->next_event(3), undef, 'and nothing else, as long as the failed one is locked') if $is_locked;
+	$other->value('COMMIT');
+	is(join(', ', map { $fake->next_event // 'nothing' } 1 .. 2), "${what}failing, ${what}behind", 'what is behind a message that failed waits for it');
+	wait_until_drained($session);
+	is($session->value('SELECT count(*) FROM nats_outbox_dead'), 0, 'which has gone, too');
+}
 
 # A server that has this subroutine answer each message; with a stream that is not pipelined. The relay has looked around
 # there, and is at rest for an hour.
@@ -95,6 +111,31 @@ sub move_to
 	is($server->next_event, 'alone', 'a message that is refused');
 	is($server->next_event(20), 'alone', 'is tried again when it is due');
 	ok(eval { wait_until_drained($session, 20) }, 'and stored');
+}
+
+# When the order counts no more, those that were passed by behind a failed one go at once
+{
+	my $server = move_to(
+		sub
+		{
+			my ($peer, $command) = @_;
+			$peer->reply($command, $command->{payload} eq 'refused' ? '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}'
+				: '{"stream":"S","seq":1}');
+		});
+	$session->value(q(BEGIN; SELECT nats_publish_outbox('s.passed', 'refused'), nats_publish_outbox('s.passed', 'passed by'); COMMIT));
+	is($server->next_event, 'refused', 'a message that is refused');
+	wait_for('that to be written', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE attempts > 0)) eq '1' });
+	$session->value(q(UPDATE nats_outbox SET next_attempt_at = now() + interval '1 hour' WHERE attempts > 0));
+	# its time by then; a look for it, and one from the lowest entry on
+	sleep 4;
+	is($session->value(q(SELECT count(*) FROM nats_outbox)), 2, 'holds up one behind it');
+	reconfigure($node, 'nats_publish.relay_ordering' => 'relaxed');
+	# the other one can have been tried again before its time was set
+	my $event = 'refused';
+	$event = $server->next_event(20) // 'nothing' while $event eq 'refused';
+	is($event, 'passed by', 'which goes when the order counts no more');
+	$session->value('DELETE FROM nats_outbox');
+	reconfigure($node, 'nats_publish.relay_ordering' => undef);
 }
 
 # Messages whose time has come, which had to give up their place behind one that was not answered for long
