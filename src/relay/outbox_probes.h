@@ -11,9 +11,6 @@
 #include "base/wait.h"
 #include "relay/outbox_read.h"
 
-/* What is put off for longer may be what no stream takes. */
-#define NP_LONG_DELAY	(30 * USECS_PER_SEC)
-
 extern void np_probes_ended(const NpRow *row);
 extern bool np_probes_have_released(void);
 extern void np_probes_none(void);

@@ -11,6 +11,9 @@
 #include "outbox/statement.h"
 #include "publish/delivery.h"
 
+/* What is put off for longer may be what no stream takes, which the probes look for. */
+#define NP_LONG_DELAY	(30 * USECS_PER_SEC)
+
 extern bool np_outbox_begin(MemoryContext *caller);
 extern void np_outbox_commit(MemoryContext caller);
 extern void np_outbox_refresh(void);

@@ -28,7 +28,6 @@
 #include "publish/delivery.h"
 #include "relay/lanes.h"
 #include "relay/outbox_delete.h"
-#include "relay/outbox_probes.h"
 #include "relay/outbox_table.h"
 #include "relay/settling.h"
 #include "stats/stats.h"
