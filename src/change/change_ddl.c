@@ -46,11 +46,18 @@ static NpStatement read_commands = {
 	" WHERE NOT in_extension AND coalesce(schema_name, '') OPERATOR(pg_catalog.<>) 'pg_temp'"
 };
 
+#define RELATIONS	"'{table,foreign table,view,materialized view}'::pg_catalog.text[]"
+#define PARTS		"'{table column,foreign table column,table constraint,default value,trigger,policy,rule}'::pg_catalog.text[]"
+
+/* With CASCADE: relations, and what was dropped of others that are still there. */
 static NpStatement read_dropped = {
-	.text = "SELECT pg_catalog.json_agg(pg_catalog.json_build_object("
+	.text = "WITH dropped AS (SELECT * FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary)"
+	" SELECT pg_catalog.json_agg(pg_catalog.json_build_object("
 	"'type', object_type, 'schema', schema_name, 'name', object_identity))::pg_catalog.text"
-	" FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary AND (original"
-	" OR object_type OPERATOR(pg_catalog.=) ANY ('{table,foreign table,view,materialized view}'::pg_catalog.text[]))"
+	" FROM dropped AS o WHERE original OR object_type OPERATOR(pg_catalog.=) ANY (" RELATIONS ")"
+	" OR normal AND object_type OPERATOR(pg_catalog.=) ANY (" PARTS ") AND NOT EXISTS (SELECT FROM dropped AS whole"
+	" WHERE object_type OPERATOR(pg_catalog.=) ANY (" RELATIONS ")"
+	" AND whole.address_names OPERATOR(pg_catalog.=) o.address_names[1:2])"
 };
 
 /* The first row of a statement: as many of its columns, palloc'd for the caller; false: there is none, or it begins with NULL. */

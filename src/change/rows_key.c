@@ -41,11 +41,25 @@ raise_no_key(Relation relation, const char *problem)
 	np_raise(&failure);
 }
 
+/* Since PostgreSQL 17 a relation knows also a primary key that can be violated for a while, or that partitions do not have. */
+static bool
+is_always_unique(Oid index)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool		is_unique;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	is_unique = ((Form_pg_index) GETSTRUCT(tuple))->indimmediate && ((Form_pg_index) GETSTRUCT(tuple))->indisvalid;
+	ReleaseSysCache(tuple);
+	return is_unique;
+}
+
 static Oid
 find_index(Relation relation)
 {
 	list_free(RelationGetIndexList(relation));	/* which finds out both */
-	if (OidIsValid(relation->rd_pkindex))
+	if (OidIsValid(relation->rd_pkindex) && is_always_unique(relation->rd_pkindex))
 		return relation->rd_pkindex;
 	if (OidIsValid(relation->rd_replidindex))
 		return relation->rd_replidindex;

@@ -22,10 +22,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "rewrite/prs2lock.h"
 #include "rewrite/rewriteManip.h"
@@ -106,6 +108,18 @@ find_trigger(Relation relation, const NpRowsOptions *options)
 
 /* ---- Its condition ---------------------------------------------------------------- */
 
+/* xmin, tableoid and the like, which a row as a value does not have */
+static bool
+has_system_column(Node *condition)
+{
+	Bitmapset  *columns = NULL;
+	int			first;
+
+	pull_varattnos(condition, PRS2_NEW_VARNO, &columns);
+	first = bms_next_member(columns, -1);
+	return first >= 0 && first + FirstLowInvalidHeapAttributeNumber < 0;
+}
+
 /* As TriggerEnabled does; only what is said of the new row can be known. */
 static ExprState *
 prepare_when(const Trigger *trigger, EState *estate, Oid owner)
@@ -127,6 +141,13 @@ prepare_when(const Trigger *trigger, EState *estate, Oid owner)
 	}
 	previous = MemoryContextSwitchTo(estate->es_query_cxt);
 	qual = stringToNode(trigger->tgqual);
+	if (has_system_column(qual))
+	{
+		failure = np_failure(NP_FAULT_FEATURE, "trigger \"%s\" has a condition about a system column, which is not known of a row that is read",
+							 trigger->tgname);
+		failure.hint = "Use columns of the table in the condition.";
+		np_raise(&failure);
+	}
 	ChangeVarNodes(qual, PRS2_NEW_VARNO, OUTER_VAR, 0);
 	/* what is constant in it is evaluated here */
 	np_user_become_owner(&caller, owner);

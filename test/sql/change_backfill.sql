@@ -264,6 +264,18 @@ CALL nats_publish_rows('seen');
 CALL nats_publish_rows(0::regclass);
 CALL nats_publish_rows('unpublished');
 CALL nats_publish_rows('keyless');
+-- A key that can be violated for a while, and one that partitions do not have
+CREATE TABLE deferrable_key (id int PRIMARY KEY DEFERRABLE);
+CREATE TABLE parted_key (id int NOT NULL) PARTITION BY LIST (id);
+CREATE TABLE parted_key_1 PARTITION OF parted_key FOR VALUES IN (1);
+ALTER TABLE ONLY parted_key ADD PRIMARY KEY (id);
+SELECT nats_publish_table(relation, 'backfill.keyless', events => '{insert}') FROM unnest('{deferrable_key,parted_key}'::regclass[]) AS relation;
+CALL nats_publish_rows('deferrable_key');
+CALL nats_publish_rows('parted_key');
+-- What a row that is read does not know
+CREATE TRIGGER of_table AFTER INSERT ON orders FOR EACH ROW WHEN (NEW.id > 0 AND NEW.tableoid <> 0) EXECUTE FUNCTION nats_publish_change('subject=backfill.x');
+CALL nats_publish_rows('orders', trigger => 'of_table');
+DROP TRIGGER of_table ON orders;
 CALL nats_publish_rows('orders', batch => 0);
 CALL nats_publish_rows('orders', batch => NULL);
 SELECT pause, left(error_of(format('CALL nats_publish_rows(''orders'', pause => %L)', pause)), 5) AS error

@@ -25,6 +25,16 @@ DROP TABLE orders CASCADE;
 SELECT * FROM sent;
 SELECT purge();
 
+-- With CASCADE, what it takes of tables that stay; of those that go, themselves.
+CREATE TYPE mood AS ENUM ('a');
+CREATE TABLE people (id int PRIMARY KEY, m mood, up int REFERENCES people);
+CREATE TABLE pets (id int PRIMARY KEY, of int REFERENCES people);
+SELECT purge();
+DROP TYPE mood CASCADE;
+DROP TABLE people CASCADE;
+DROP TABLE pets;
+SELECT command, objects FROM sent;
+SELECT purge();
 -- In order with rows, and as the transaction and its savepoints go.
 BEGIN;
 CREATE TABLE rows (id int PRIMARY KEY);
