@@ -173,63 +173,6 @@ comes_out('and goes on');
 	reconfigure($node, 'nats_publish.relay_ordering' => undef);
 }
 
-# Paused while messages of a pipelined stream are on their way, which are refused then, and one of another stream is not answered
-{
-	my $are_refused = 0;
-	my %sequence = (s => 0, t => 0);
-	my @chained;
-	my $fake = FakeServer->answering(
-		sub
-		{
-			my ($peer, $command) = @_;
-			if ($command->{subject} =~ /STREAM\.INFO\.(.)/)
-			{
-				my ($name, $subjects) = ($1, lc "$1.>");
-				$peer->reply($command, qq({"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"name":"$name","subjects":["$subjects"],"num_replicas":1,) .
-					q("metadata":{"_nats.ver":"2.12.0"}},"state":{}}));
-				return;
-			}
-			return unless $command->{subject} =~ /^([st])\./;
-			my $stream = uc $1;
-			return if $command->{payload} eq 'unanswered';
-			if ($command->{raw_headers} =~ /Expected-Last-Msg-Id/i && !$are_refused)
-			{
-				push @chained, $command;
-				return if @chained < 2;
-				$peer->note('chained');
-				sleep 5;
-				$peer->reply($_, qq({"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: x"},"stream":"$stream","seq":0})) foreach @chained;
-				$are_refused = 1;
-				$peer->note('refused');
-				return;
-			}
-			$sequence{$stream}++;
-			$peer->reply($command, qq({"stream":"$stream","seq":$sequence{$stream}}));
-		});
-	reconfigure($node, 'nats_publish.url' => $fake->url);
-	# a stream is asked before the next message
-	ok(eval { wait_for('it to be shown',
-			sub
-			{
-				write_message($_) foreach 's.a', 't.a';
-				return wait_until_drained($session) && relay_column($session, 'ordering') eq 'pipelined';
-			}) }, 'two streams are pipelined');
-	sleep 0.5;
-	write_message('t.a', q('unanswered'));
-	wait_for_state($session, 'publishing');
-	$session->value(q(SELECT count(nats_publish_outbox('s.a', i::text)) FROM generate_series(1, 3) i));
-	is($fake->next_event, 'chained', 'messages in a chain');
-	$session->value('SELECT nats_relay_pause()');
-	is($fake->next_event, 'refused', 'are refused when the relay is paused');
-	sleep 1;
-	is_at_rest('paused with messages that have returned');
-	is($session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 's.a')), 2, 'which are not sent');
-	$session->value('SELECT nats_relay_resume()');
-	ok(eval { wait_for('them', sub { $session->value(q(SELECT NOT EXISTS (SELECT FROM nats_outbox WHERE subject = 's.a'))) eq 't' }, 20) }, 'and then they are');
-	$session->value(q(DELETE FROM nats_outbox WHERE subject = 't.a'));
-	reconfigure($node, 'nats_publish.url' => $nats->url, 'nats_publish.ack_timeout' => undef);
-}
-
 # Ids that would not come in the order in which they are taken
 {
 	my $caches = 'the relay tells of a sequence whose sessions keep ids for later';
