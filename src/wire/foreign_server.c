@@ -290,14 +290,16 @@ static void
 read_mapping(Oid server_id, Oid role, NpServer *server)
 {
 	HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role), ObjectIdGetDatum(server_id));
+	List	   *options;
 
 	if (!HeapTupleIsValid(tuple))
 		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(server_id));
 	if (!HeapTupleIsValid(tuple))
 		return;
-	take_options(read_options(tuple, USERMAPPINGUSERSERVER, Anum_pg_user_mapping_umoptions),
-				 UserMappingRelationId, server);
+	options = read_options(tuple, USERMAPPINGUSERSERVER, Anum_pg_user_mapping_umoptions);
+	/* first: the doctor catches what options that are wrong raise */
 	ReleaseSysCache(tuple);
+	take_options(options, UserMappingRelationId, server);
 }
 
 /*

@@ -64,7 +64,9 @@ wait_for('the WAL to be read', sub { $session->value('SELECT published + diverte
 $session->value('SELECT nats_relay_pause()');
 wait_for('a paused relay of the WAL', sub { $session->value('SELECT state FROM nats_wal_relay') eq 'paused' });
 wait_for_state($session, 'paused');
-$session->value(q(SELECT count(nats_publish_outbox('m.outbox', 'x')) FROM generate_series(1, 4) \g /dev/null));
+$session->value(q(SELECT count(nats_publish_outbox('m.outbox', 'x')) FROM generate_series(1, 4) \g /dev/null
+	SELECT nats_publish_outbox('m.later', 'x', deliver_at => now() + interval '1 day') \g /dev/null));
+$session->value(q(UPDATE nats_outbox SET created_at = created_at - interval '1 day' WHERE subject = 'm.later'));
 
 my $stalled = PsqlSession->new($node, settings => { 'nats_publish.commit_timeout' => '10min' });
 $stalled->value(q(SELECT nats_publish('m.stalled', 'x') \g /dev/null));

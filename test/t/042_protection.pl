@@ -305,6 +305,7 @@ foreach (
 	is(outcome($session, $PUBLISH), 'T', 'a foreign server');
 	$in->value("ALTER $object main OPTIONS ($break)");
 	is(outcome($session, $PUBLISH), $sqlstate, "with a bad option: $break");
+	is($session->error('SELECT count(*) FROM nats_check()'), '', 'of which the doctor tells in a row');
 	is(outcome(PsqlSession->new($node, settings => { 'nats_publish.server' => 'main' }), $PUBLISH), $sqlstate, 'in a new session, too');
 	$in->value("ALTER $object main OPTIONS ($mend)");
 }

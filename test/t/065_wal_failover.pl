@@ -5,6 +5,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -202,6 +203,8 @@ if ($version < 17)
 # it reads what nats_wal_enable() has written
 $primary->wait_for_catchup('standby');
 like(doctor(PsqlSession->new($standby)), qr/^warning This is a standby without the replication slot/, 'the doctor says it on the standby');
+my ($exported) = slurp_file("$FindBin::RealBin/../../doc/nats_publish_exporter.yaml") =~ /(SELECT [^%\$]*AS usable,[^%]*FROM) %1\$I\.nats_wal_relay/;
+is($standby->safe_psql('postgres', "SELECT running IS NULL, usable IS NULL FROM ($exported nats_wal_relay) AS exported"), 't|t', 'and no alert comes of it');
 
 # A message is refused, and moved to nats_outbox when the standby has its transaction and does not have that
 {
