@@ -48,7 +48,7 @@ make_chroot_base()
 copy_packages()
 {
 	mkdir -p "$1" "$2"
-	find "$1" -maxdepth 1 -name '*.deb' -print0 | xargs -0 -r sh -c 'cp -nl -t "$0" "$@" 2>/dev/null || cp -n -t "$0" "$@"' "$2"
+	find "$1" -maxdepth 1 -name '*.deb' -print0 | xargs -0 -r sh -c 'cp -nl -t "$0" "$@" 2>/dev/null || cp -n -t "$0" "$@" || true' "$2"
 }
 
 fresh_chroot()

@@ -61,7 +61,7 @@ find_index(Relation relation)
 	list_free(RelationGetIndexList(relation));	/* which finds out both */
 	if (OidIsValid(relation->rd_pkindex) && is_always_unique(relation->rd_pkindex))
 		return relation->rd_pkindex;
-	if (OidIsValid(relation->rd_replidindex))
+	if (OidIsValid(relation->rd_replidindex) && is_always_unique(relation->rd_replidindex))
 		return relation->rd_replidindex;
 	raise_no_key(relation, "it has none");
 }

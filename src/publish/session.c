@@ -511,6 +511,8 @@ np_session_send_due(NpSession *session, NpTime now)
 		return;
 	/* it may have been answered since */
 	np_connection_receive(session->connection);
+	if (!np_session_is_open(session))
+		return;
 	np_delivery_send_due(session, now);
 	np_connection_send(session->connection);
 }

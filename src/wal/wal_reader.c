@@ -86,6 +86,10 @@ static int	queued_place;
 /* Nothing is read until this is confirmed: what comes next may end the process, too, and the next one is not to meet this again. */
 static XLogRecPtr held_until;
 
+/* Reading was ended by an error, which it may meet again: what is in the queue comes first, so that it does not wait for that. */
+static bool is_reading;
+static bool has_failed;
+
 /* To be called once. */
 void
 np_reader_of(const NpReaderOwner *whose)
@@ -263,13 +267,16 @@ np_reader_abort(void)
 	np_decoder_abort();
 	nothing_is_decoded();
 	held_until = InvalidXLogRecPtr;
+	has_failed |= is_reading;
+	is_reading = false;
 }
 
 /* May there be WAL that was not read, and may it be? */
 bool
 np_reader_may_read(void)
 {
-	return may_have_more && confirmed >= held_until && !np_wal_queue_is_full() && !np_divert_is_full();
+	return may_have_more && confirmed >= held_until && !(has_failed && np_wal_queue_count() > 0) &&
+		!np_wal_queue_is_full() && !np_divert_is_full();
 }
 
 /* All is read that there was. */
@@ -289,7 +296,9 @@ np_reader_read(void)
 
 	for (int i = 0; np_reader_may_read(); i++)
 	{
+		is_reading = true;
 		may_have_more = np_decoder_step();
+		is_reading = has_failed = false;
 		if (!may_have_more && i > 0)
 			be_quiet();
 		if (i % 256 == 255 && np_now() - begun > READ_TIME)

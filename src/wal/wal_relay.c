@@ -95,6 +95,7 @@ static NpWalProgress progress;
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
 static NpTime withheld_since;	/* ... since then at the latest */
 static int64 published;			/* since that was last counted */
+static NpTime tried_at;			/* when it was published, or tried, last */
 static bool has_pumped;			/* while this was read, messages could be sent ... */
 static bool may_connect;		/* ... and if not for a lack of a connection, one may be tried to make */
 static dlist_head ended = DLIST_STATIC_INIT(ended); /* rows, of which nothing more was done */
@@ -704,6 +705,7 @@ run_round(void)
 	/* also when nothing is sent: what is withheld is not moved to the table */
 	(void) peek();
 	is_well = publish();
+	tried_at = np_now();
 	np_worker_show_order();
 	divert_what_must_be();
 	np_reader_confirm();
@@ -723,6 +725,9 @@ fail_round(const char *error)
 		return;
 	np_reader_abort();
 	report_problem(error);
+	/* it did not come to publishing, which says nothing about NATS */
+	np_diverting_excuse(np_now() - tried_at);
+	tried_at = np_now();
 	round_failed = true;
 }
 
@@ -757,6 +762,7 @@ np_wal_relay_main(Datum argument)
 	np_flight_of(&flight_owner);
 	np_reader_of(&reader_owner);
 	must_look = true;
+	tried_at = np_now();
 	np_diverting_progressed();
 	HOLD_CANCEL_INTERRUPTS();
 	for (;;)

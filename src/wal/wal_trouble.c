@@ -33,8 +33,11 @@
 /* So often a transaction is decoded in which changes meet errors of the server in others' code, which can raise any each time. */
 #define MAX_TRIES		3
 
-/* For so long others may be in the way of others' code, or memory and the like be short for ours. */
+/* For so long others may be in the way of others' code, which could also say so each time. */
 #define MAX_HELD_UP		NP_MILLISECONDS(600000)
+
+/* And memory and the like may be short for ours. */
+#define MAX_SHORT		NP_MILLISECONDS(60000)
 
 typedef struct Trouble
 {
@@ -111,12 +114,12 @@ bool
 np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
 {
 	Trouble    *trouble = trouble_of(commit);
-	bool		is_held_up = np_now() > trouble->begun + MAX_HELD_UP;
+	NpTime		held_up = np_now() - trouble->begun;
 
 	if (!is_in_others_code)
-		return is_held_up && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
+		return held_up > MAX_SHORT && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
 	if (np_is_of_others(sqlstate))
-		return is_held_up;
+		return held_up > MAX_HELD_UP;
 	/* in the last one, all that fail so are given up */
 	if (trouble->tries >= MAX_TRIES - 1)
 		return true;
