@@ -83,7 +83,13 @@ np_settle_waiting(void)
 
 /* ---- Statements --------------------------------------------------------------------- */
 
-#define SAME_ROW	"o.id = s.id AND o.msg_id = s.msg_id"
+/*
+ * Not o.id = s.id: with that a planner that takes the table for small, as it is
+ * when a plan is made that is kept, may go through all of it, and through all
+ * of these for each row.  Without it there is no other way than by the index.
+ */
+#define SAME_ROW_AS(s)	"o.id BETWEEN " s ".id AND " s ".id AND o.msg_id = " s ".msg_id"
+#define SAME_ROW		SAME_ROW_AS("s")
 #define UNLOCKED	"(SELECT s.* FROM %1$s.nats_outbox AS o JOIN s ON " SAME_ROW " FOR UPDATE OF o SKIP LOCKED) AS u"
 
 static NpStatement delete_rows = {
@@ -94,7 +100,7 @@ static NpStatement delete_rows = {
 
 static NpStatement delete_unlocked = {
 	.text = "WITH s AS (SELECT * FROM unnest($1, $2) AS s (id, msg_id)) DELETE FROM %1$s.nats_outbox AS o USING " UNLOCKED
-	" WHERE o.id = u.id AND o.msg_id = u.msg_id",
+	" WHERE " SAME_ROW_AS("u"),
 	.argument_count = 2,
 	.types = {INT8ARRAYOID, TEXTARRAYOID}
 };
@@ -104,7 +110,7 @@ static NpStatement put_off_rows = {
 	.text = "WITH s AS (SELECT * FROM unnest($1, $2, $3, $4, $5) AS s (id, msg_id, counted, error, delay)) UPDATE %1$s.nats_outbox AS o"
 	" SET attempts = attempts + counted, last_error = error,"
 	" next_attempt_at = CASE WHEN delay IS NULL THEN next_attempt_at ELSE now() + delay * interval '1 second' END FROM " UNLOCKED
-	" WHERE o.id = u.id AND o.msg_id = u.msg_id RETURNING o.id, o.msg_id",
+	" WHERE " SAME_ROW_AS("u") " RETURNING o.id, o.msg_id",
 	.argument_count = 5,
 	.types = {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID}
 };

@@ -111,6 +111,26 @@ check_cost(20, 'while many wait');
 # the first and the last one of those that wait, and the new one; the others wait for none
 cmp_ok(entries_of('nats_outbox') - $before, '<=', 20 * 20, '... each of which reads a few entries of indexes');
 
+# ---- Plans that are made when there is next to nothing, and kept
+
+{
+	my ($few, $many) = (20, 3000);
+	# a page that is there, and empty, as autovacuum may find it
+	$session->value('DELETE FROM nats_outbox');
+	$session->value('VACUUM FULL nats_outbox');
+	publish_one('c.a') foreach 1 .. 3;
+	$session->value('ANALYZE nats_outbox');
+	$session->value("SELECT count(nats_publish_outbox('missing.few.' || i, 'x')) FROM generate_series(1, $few) AS i");
+	my $attempts = sub { $session->value('SELECT sum(attempts) FROM nats_outbox') };
+	wait_for('each to be tried', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0') eq $few });
+	$session->value("SELECT count(nats_publish_outbox('missing.few.1', 'x')) FROM generate_series(1, $many) AS i");
+	my ($entries, $tried) = (entries_of('nats_outbox'), $attempts->());
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_for('each to be tried again', sub { $attempts->() >= $tried + $few });
+	# those behind the first one are looked through once or twice
+	cmp_ok(entries_of('nats_outbox') - $entries, '<', 10 * $many, 'what has become of rows is written down by the index when there are many more');
+}
+
 # ---- What VACUUM may not remove
 
 my $DEAD = 5000;
