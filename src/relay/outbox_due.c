@@ -44,7 +44,7 @@ static NpStatement mend_times = {
 static NpWay due_rows = {
 	.statements = {
 		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND NOT " NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND " NP_ROW_IS_FREE(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
 		" ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}}
 	},
 	.is_due = true

@@ -105,7 +105,7 @@ take_probe(NpRow *row)
 static NpWay probe_rows = {
 	.statements = {
 		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
 	},
 	.is_due = true,
 	.taken = take_probe
@@ -114,7 +114,7 @@ static NpWay probe_rows = {
 static NpWay released_rows = {
 	.statements = {
 		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE " AND NOT " NP_ROW_WAITS_FOR("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
 	},
 	.is_due = true,
 	.taken = take_probe

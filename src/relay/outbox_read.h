@@ -23,6 +23,9 @@
 	"EXISTS (SELECT FROM %1$s.nats_outbox AS w WHERE " NP_OUTBOX_FAILED("w.") \
 	" AND left(w.subject, 500) COLLATE \"C\" = left(o.subject, 500) COLLATE \"C\" AND w.subject = o.subject AND w.id < o.id" which ")"
 
+/* None does.  Not as NOT EXISTS, which is planned as a join, that can go through all that have failed for each row. */
+#define NP_ROW_IS_FREE(which)	NP_ROW_WAITS_FOR(which) " IS NOT TRUE"
+
 /* One look. */
 typedef struct NpReading
 {

@@ -118,7 +118,7 @@ static NpStatement find_left = {
 /* From an id on, so that what has left is not read again and again. */
 static NpStatement find_next_to_leave = {
 	.text = "SELECT o.id FROM %1$s.nats_outbox AS o WHERE o.id >= $1 AND o.next_attempt_at IS NULL"
-	" AND NOT " NP_ROW_WAITS_FOR("") " ORDER BY o.id LIMIT 1",
+	" AND " NP_ROW_IS_FREE("") " ORDER BY o.id LIMIT 1",
 	.argument_count = 1,
 	.types = {INT8OID}
 };

@@ -131,6 +131,30 @@ cmp_ok(entries_of('nats_outbox') - $before, '<=', 20 * 20, '... each of which re
 	cmp_ok(entries_of('nats_outbox') - $entries, '<', 10 * $many, 'what has become of rows is written down by the index when there are many more');
 }
 
+# The same for rows that are looked up among those that have failed
+{
+	my $lots = 1000;
+	my $await_attempts = sub { wait_for('each to be tried', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts = 0') eq '0' }) };
+	$session->value('DELETE FROM nats_outbox');
+	$session->value('VACUUM FULL nats_outbox');
+	publish_one('c.a') foreach 1 .. 3;
+	$session->value('ANALYZE nats_outbox');
+	# new, and due, which have their plans now
+	$session->value(q(SELECT nats_publish_outbox('missing.one', 'x')));
+	$await_attempts->();
+	$session->value('SELECT nats_outbox_retry_all()');
+	$await_attempts->();
+	my $entries = entries_of('nats_outbox');
+	$session->value("SELECT count(nats_publish_outbox('missing.lots.' || i, 'x')) FROM generate_series(1, $lots) AS i");
+	$await_attempts->();
+	$session->value('SELECT nats_outbox_retry_all()');
+	$await_attempts->();
+	cmp_ok(entries_of('nats_outbox') - $entries, '<', 50 * $lots, 'rows are looked up by their subject among those that have failed');
+	# what is dead is counted below
+	$session->value('DELETE FROM nats_outbox');
+	$session->value('VACUUM nats_outbox');
+}
+
 # ---- What VACUUM may not remove
 
 my $DEAD = 5000;
