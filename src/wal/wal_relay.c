@@ -156,6 +156,8 @@ settle(void)
 	while (!dlist_is_empty(&ended))
 		settle_row(dlist_container(NpRow, node, dlist_pop_head_node(&ended)));
 	has_failed = false;
+	if (published > 0)
+		np_diverting_progressed();
 }
 
 static bool
@@ -347,7 +349,7 @@ show_progress(void)
 		np_relay_slot_count(np_worker_slot(), published, 0, 0);
 		np_worker_report_success(session);
 	}
-	if (published > 0 || progress.queued == 0 || is_withheld)
+	if (progress.queued == 0 || is_withheld)
 		np_diverting_progressed();
 	published = 0;
 }
@@ -545,8 +547,6 @@ publish(void)
 	if (np_flight_count() > 0 && !receive_answers())
 		return false;
 	settle();
-	if (published > 0)
-		np_diverting_progressed();
 	return true;
 }
 

@@ -15,6 +15,7 @@ use RelayTest;
 
 # A server with the stream S, of which the relay is the only writer. The first copy of one message is refused, when another one is
 # there that came in between.
+my $REFUSAL = '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}';
 my $INFO = '{"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"name":"S","subjects":["s.>"],"num_replicas":1,"metadata":{"_nats.ver":"2.12.0"}},"state":{}}';
 my %copies;
 my $sequence = 0;
@@ -34,7 +35,7 @@ my $fake = FakeServer->answering(
 		}
 		if ($payload =~ /scheduled/)
 		{
-			$peer->reply($refused, '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}');
+			$peer->reply($refused, $REFUSAL);
 		}
 		$sequence++;
 		$peer->reply($command, qq({"stream":"S","seq":$sequence}));
@@ -104,7 +105,7 @@ sub move_to
 		{
 			my ($peer, $command) = @_;
 			my $is_first = $command->{payload} eq 'alone' && !$is_refused++;
-			$peer->reply($command, $is_first ? '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}'
+			$peer->reply($command, $is_first ? $REFUSAL
 				: '{"stream":"S","seq":1}');
 		});
 	$session->value(q(SELECT nats_publish_outbox('s.alone', 'alone')));
@@ -119,7 +120,7 @@ sub move_to
 		sub
 		{
 			my ($peer, $command) = @_;
-			$peer->reply($command, $command->{payload} eq 'refused' ? '{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},"stream":"S","seq":0}'
+			$peer->reply($command, $command->{payload} eq 'refused' ? $REFUSAL
 				: '{"stream":"S","seq":1}');
 		});
 	$session->value(q(BEGIN; SELECT nats_publish_outbox('s.passed', 'refused'), nats_publish_outbox('s.passed', 'passed by'); COMMIT));
