@@ -658,7 +658,7 @@ IS 'drop the triggers that nats_publish_table() has created; false: there were n
 
 CREATE FUNCTION nats_change_options(trigger oid, OUT subject text, OUT delivery text, OUT format text,
     OUT columns text[], OUT ignore text[], OUT key text[], OUT msg_id text, OUT headers jsonb, OUT old boolean,
-    OUT payload text, OUT value_encoding text, OUT transaction boolean, OUT transaction_end text, OUT error text)
+    OUT payload text, OUT value_encoding text, OUT transaction boolean, OUT transaction_end text, OUT error text, OUT hint text)
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_change_options(oid)
@@ -779,8 +779,8 @@ SELECT t.tgrelid::regclass AS relation,
                           CASE WHEN t.tgtype & 8 <> 0 THEN 'delete' END, CASE WHEN t.tgtype & 32 <> 0 THEN 'truncate' END],
                     NULL) AS events,
        o.subject, o.delivery, o.format,
-       CASE WHEN o.subject IS NOT NULL THEN to_jsonb(o) - 'error' END AS options,
-       o.error,
+       CASE WHEN o.subject IS NOT NULL THEN to_jsonb(o) - '{error,hint}'::text[] END AS options,
+       o.error, o.hint,
        CASE t.tgenabled WHEN 'O' THEN 'origin' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END
            AS enabled,
        -- without a lock, which pg_partition_tree() takes

@@ -5,9 +5,9 @@
  *	  that ends it.
  *
  * For consumers that apply whole transactions.  The changes that are counted
- * together are those whose tables name the same subject for the end: their
- * numbers are 1, 2, 3 …, and the message to that subject, which comes last,
- * says how many there were.
+ * together are those whose tables name the same subject for the end, and that
+ * go the same way: their numbers are 1, 2, 3 …, and the message to that
+ * subject, which comes last, says how many there were.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,7 @@
 #include "change/change_counts.h"
 
 static NpChangeGroup *
-find_group(NpChangeCounts *counts, const NpChangePlan *plan)
+find_group(NpChangeCounts *counts, const NpChangePlan *plan, const NpChangeWay *way)
 {
 	const char *end = plan->transaction_end != NULL ? plan->transaction_end : "";
 	ListCell   *cell;
@@ -30,13 +30,15 @@ find_group(NpChangeCounts *counts, const NpChangePlan *plan)
 	foreach(cell, counts->groups)
 	{
 		group = lfirst(cell);
-		if (strcmp(group->end, end) == 0 && group->delivery == plan->delivery && group->format == plan->format)
+		if (strcmp(group->end, end) == 0 && group->delivery == plan->delivery && group->format == plan->format &&
+			np_change_way_equal(&group->way, way))
 			return group;
 	}
 	group = palloc0(sizeof(NpChangeGroup));
 	group->end = pstrdup(end);
 	group->delivery = plan->delivery;
 	group->format = plan->format;
+	group->way = *way;
 	counts->groups = lappend(counts->groups, group);
 	return group;
 }
@@ -65,9 +67,9 @@ find_table(NpChangeGroup *group, const NpChangePlan *plan)
  * the current context.  A new group has no id yet.
  */
 NpChangeGroup *
-np_change_counts_find(NpChangeCounts *counts, const NpChangePlan *plan, NpChangedTable **table)
+np_change_counts_find(NpChangeCounts *counts, const NpChangePlan *plan, const NpChangeWay *way, NpChangedTable **table)
 {
-	NpChangeGroup *group = find_group(counts, plan);
+	NpChangeGroup *group = find_group(counts, plan, way);
 
 	*table = find_table(group, plan);
 	return group;

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "base/settings.h"
 #include "change/change_delivery.h"
 #include "commit/transaction.h"
 #include "outbox/outbox.h"
@@ -14,6 +15,7 @@
 #include "publish/current_session.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
+#include "publish/sessions.h"
 
 static const NpStatsMode counted_as[] = {
 	[NP_DELIVER_ON_COMMIT] = NP_STATS_ON_COMMIT,
@@ -75,4 +77,47 @@ np_change_deliver_read(Oid schema, NpDelivery delivery, NpMessage *message)
 		return;
 	message->session = np_current_session()->number;
 	np_publish_held(message);
+}
+
+/* ---- The end of a transaction -------------------------------------------------- */
+
+/* The way of what is published here and now.  Raises what np_current_session raises. */
+NpChangeWay
+np_change_way(NpDelivery delivery)
+{
+	NpChangeWay way = {.publishing = np_publishing};
+
+	if (np_publishing != NP_PUBLISHING_ON)
+		return way;
+	if (delivery == NP_DELIVER_ON_COMMIT)
+		way.session = np_current_session()->number;
+	else
+		way.storage = delivery == NP_DELIVER_WAL ? NP_STORAGE_WAL : np_outbox_storage;
+	return way;
+}
+
+bool
+np_change_way_equal(const NpChangeWay *a, const NpChangeWay *b)
+{
+	return a->publishing == b->publishing && a->session == b->session && a->storage == b->storage;
+}
+
+/*
+ * Publish what ends changes, by the way that they went, which may have been
+ * another than that of COMMIT.  Who made them was allowed to publish it.
+ * Raises what publishing raises.
+ */
+void
+np_change_deliver_end(Oid schema, NpDelivery delivery, const NpChangeWay *way, const NpMessage *message)
+{
+	int64		id;
+
+	if (way->publishing != NP_PUBLISHING_ON)
+		np_stats_of(counted_as[delivery])->suppressed++;
+	else if (delivery == NP_DELIVER_ON_COMMIT)
+		np_publish_on_commit_over(np_sessions_get(way->session), message);
+	else if (way->storage == NP_STORAGE_WAL)
+		np_wal_write(schema, message);
+	else
+		(void) np_outbox_insert_row(schema, message, NP_AT_ONCE, &id);
 }

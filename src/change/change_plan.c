@@ -235,18 +235,19 @@ mark_bitmap(const Source *source, Bitmapset *columns, bool *marked)
 	}
 }
 
+/* FULL makes a key of what is published, and of nothing that is not meant to be. */
 static void
-mark_replica_identity(const Source *source, const bool *ignored, bool *marked)
+mark_replica_identity(const Source *source, const bool *ignored, NpChangePlan *plan)
 {
 	char		identity = source->published->rd_rel->relreplident;
 
 	if (identity == REPLICA_IDENTITY_FULL)
 	{
 		for (int i = 0; i < source->columns->natts; i++)
-			marked[i] = column_is_there(source, i) && !ignored[i];
+			plan->is_key[i] = plan->is_published[i] && !ignored[i];
 	}
 	else if (identity == REPLICA_IDENTITY_INDEX)
-		mark_bitmap(source, np_change_identity(source->published), marked);
+		mark_bitmap(source, np_change_identity(source->published), plan->is_key);
 }
 
 /* The columns of the key: the option, the primary key, or the replica identity. */
@@ -264,7 +265,7 @@ find_key(const Source *source, const bool *ignored, NpChangePlan *plan)
 			mark_bitmap(source, primary_key, plan->is_key);
 		else
 		{
-			mark_replica_identity(source, ignored, plan->is_key);
+			mark_replica_identity(source, ignored, plan);
 			plan->key_is_row = source->published->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 		}
 	}
@@ -359,14 +360,14 @@ find_columns(const Source *source, NpChangePlan *plan)
 	plan->json_names = palloc0(sizeof(char *) * count);
 
 	mark_named(source, "columns", source->options->columns, plan->is_published);
+	for (int i = 0; i < count && source->options->columns == NIL; i++)
+		plan->is_published[i] = column_is_there(source, i);
 	mark_named(source, "ignore", source->options->ignore, ignored);
 	find_key(source, ignored, plan);
 	for (int i = 0; i < count; i++)
 	{
 		const char *name = NameStr(TupleDescAttr(source->columns, i)->attname);
 
-		if (source->options->columns == NIL)
-			plan->is_published[i] = column_is_there(source, i);
 		if (ignored[i] && plan->is_key[i])
 			raise_misfit(source, np_failure(NP_FAULT_INPUT, "option ignore names the column \"%s\", which is a part of the key",
 											name));

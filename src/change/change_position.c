@@ -17,10 +17,12 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/encoding.h"
 #include "change/change_counts.h"
 #include "change/change_delivery.h"
 #include "change/change_position.h"
 #include "commit/transaction.h"
+#include "publish/policy.h"
 
 /* What a (sub)transaction has counted of a table; each has one of a table. */
 typedef struct Share
@@ -65,20 +67,31 @@ current_share(NpChangeGroup *group, NpChangedTable *table)
 	return share;
 }
 
-/* The place of the next change of a table. */
+/* Who makes the first change must be allowed to publish the end; at COMMIT his bounds may be others. */
+static void
+begin_group(NpChangeGroup *group, Oid schema)
+{
+	if (group->end[0] != '\0')
+		np_policy_check_subject(np_to_utf8(group->end, strlen(group->end)));
+	group->schema = schema;
+	group->user = GetUserId();
+	group->id = psprintf("%s:" UINT64_FORMAT, np_change_transaction()->id_text, GetXLogInsertRecPtr());
+}
+
+/*
+ * The place of the next change of a table.  Raises 42501 for an end that may
+ * not be published, and what np_current_session raises.
+ */
 NpChangePosition
 np_change_position_next(const NpChangePlan *plan, Oid schema)
 {
+	NpChangeWay way = np_change_way(plan->delivery);
 	MemoryContext previous = MemoryContextSwitchTo(TopTransactionContext);
 	NpChangedTable *table;
-	NpChangeGroup *group = np_change_counts_find(&counts, plan, &table);
+	NpChangeGroup *group = np_change_counts_find(&counts, plan, &way, &table);
 
 	if (group->id == NULL)
-	{
-		group->schema = schema;
-		group->user = GetUserId();
-		group->id = psprintf("%s:" UINT64_FORMAT, np_change_transaction()->id_text, GetXLogInsertRecPtr());
-	}
+		begin_group(group, schema);
 	current_share(group, table)->count++;
 	MemoryContextSwitchTo(previous);
 	return np_change_counts_add(group, table);
@@ -157,7 +170,7 @@ publish_end(const NpChangeGroup *group)
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(group->user, context | SECURITY_LOCAL_USERID_CHANGE);
 	np_change_group_build_end(&message, group, np_change_transaction(), (NpSpan) {NULL, 0});
-	np_change_deliver(group->schema, group->delivery, &message);
+	np_change_deliver_end(group->schema, group->delivery, &group->way, &message);
 	SetUserIdAndSecContext(user, context);
 }
 

@@ -13,6 +13,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/objectaddress.h"
+#include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -28,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "base/catch.h"
 #include "base/report.h"
 #include "base/subtransaction.h"
 #include "change/change_cache.h"
@@ -78,6 +80,7 @@ enum
 	OPTION_TRANSACTION,
 	OPTION_TRANSACTION_END,
 	OPTION_ERROR,
+	OPTION_HINT,
 	OPTION_COUNT
 };
 
@@ -414,6 +417,56 @@ execute(List *commands)
 	SPI_finish();
 }
 
+/* What is to be published, and may be so already. */
+typedef struct Wish
+{
+	Oid			function;
+	int16		events;			/* of rows */
+	bool		row_level;
+} Wish;
+
+/* Would a change be published by this trigger of a table above or below, too?  Statements name the one table or the other. */
+static bool
+is_doubled_by(const Wish *wish, const Trigger *trigger)
+{
+	return is_ours(trigger, wish->function) && (trigger->tgtype & wish->events) != 0 &&
+		(wish->row_level || TRIGGER_FOR_ROW(trigger->tgtype)) &&
+		(trigger->tgenabled != TRIGGER_DISABLED || np_change_is_from_wal(trigger->tgnargs, trigger->tgargs));
+}
+
+static void
+refuse_doubled(const Wish *wish, Relation relation, Oid other)
+{
+	Relation	related = relation_open(other, AccessShareLock);
+
+	for (int i = 0; related->trigdesc != NULL && i < related->trigdesc->numtriggers; i++)
+		if (is_doubled_by(wish, &related->trigdesc->triggers[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("changes of table \"%s\" would be published twice", RelationGetRelationName(relation)),
+					 errdetail("Table \"%s\", which is published, has the same rows.", RelationGetRelationName(related)),
+					 errhint("Publish either a partitioned table or its partitions: call nats_unpublish_table() for \"%s\" first.",
+							 RelationGetRelationName(related))));
+	relation_close(related, AccessShareLock);
+}
+
+/* A partition has rows of the tables above it. */
+static void
+refuse_second_publication(FunctionCallInfo fcinfo, Relation relation)
+{
+	Wish		wish = {np_change_trigger_function(get_func_namespace(fcinfo->flinfo->fn_oid)),
+	get_events(fcinfo) & ~TRIGGER_TYPE_TRUNCATE, get_is_row_level(fcinfo)};
+	ListCell   *cell;
+
+	if (relation->rd_rel->relispartition)
+		foreach(cell, get_partition_ancestors(RelationGetRelid(relation)))
+			refuse_doubled(&wish, relation, lfirst_oid(cell));
+	if (relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		foreach(cell, find_all_inheritors(RelationGetRelid(relation), AccessShareLock, NULL))
+			if (lfirst_oid(cell) != RelationGetRelid(relation))
+			refuse_doubled(&wish, relation, lfirst_oid(cell));
+}
+
 /* Triggers of a table see little of the tables that inherit from it. */
 static void
 warn_of_children(Relation relation, bool row_level)
@@ -432,7 +485,8 @@ warn_of_children(Relation relation, bool row_level)
  * nats_publish_table(relation, subject, level, delivery, ...): creates the triggers
  *
  * Raises 22004, 42809 and 22023 for arguments that are not possible, 42703
- * for unknown columns, and what CREATE TRIGGER raises.
+ * for unknown columns, 42710 for what is published with a table above or below
+ * it, and what CREATE TRIGGER raises.
  */
 Datum
 nats_publish_table(PG_FUNCTION_ARGS)
@@ -445,6 +499,7 @@ nats_publish_table(PG_FUNCTION_ARGS)
 	NpChangePlan *plan;
 
 	parse_options(&options, arguments);
+	refuse_second_publication(fcinfo, relation);
 	plan = np_change_plan_of(relation, relation, &options, &facts);
 	if (plan->wal != NULL)
 		np_change_wal_admit(relation, plan, &options, &facts);
@@ -545,15 +600,21 @@ look_at(void *argument)
 	look_at_table(look);
 }
 
-/* Look at options and table; the error that the first row would meet as text, or NULL. */
-static char *
+/*
+ * Look at options and table; the error that the first row would meet, or NULL.
+ * What others have locked, or the server has no room to look at, says nothing
+ * about these.
+ */
+static ErrorData *
 try_look(Look *look)
 {
 	ErrorData  *error = np_try_subtransaction(look_at, look);
 
-	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	if (error == NULL || np_is_of_others(error->sqlerrcode))
+		return NULL;
+	if (np_is_of_server(error->sqlerrcode))
 		ReThrowError(error);
-	return error == NULL ? NULL : error->message;
+	return error;
 }
 
 static Datum
@@ -600,6 +661,17 @@ put_options(const NpChangeOptions *options, Datum *values, bool *nulls)
 	}
 }
 
+/* A trigger that can't be understood is one of the WAL all the same: so who reads that takes it. */
+static void
+put_delivery_of_wal(const Look *look, Datum *values, bool *nulls)
+{
+	ListCell   *cell;
+
+	foreach(cell, look->arguments)
+		if (np_change_is_from_wal(1, (char **) &lfirst(cell)))
+		put_text(np_delivery_name(NP_DELIVER_WAL), &values[OPTION_DELIVERY], &nulls[OPTION_DELIVERY]);
+}
+
 /* nats_change_options(trigger): the options of a trigger, and the error that the first row would meet */
 Datum
 nats_change_options(PG_FUNCTION_ARGS)
@@ -608,7 +680,7 @@ nats_change_options(PG_FUNCTION_ARGS)
 	TupleDesc	columns;
 	Datum		values[OPTION_COUNT] = {0};
 	bool		nulls[OPTION_COUNT];
-	char	   *error;
+	const ErrorData *error;
 
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -618,10 +690,12 @@ nats_change_options(PG_FUNCTION_ARGS)
 	error = try_look(&look);
 	if (look.is_parsed)
 		put_options(&look.options, values, nulls);
+	else
+		put_delivery_of_wal(&look, values, nulls);
 	if (error != NULL)
 	{
-		values[OPTION_ERROR] = CStringGetTextDatum(error);
-		nulls[OPTION_ERROR] = false;
+		put_text(error->message, &values[OPTION_ERROR], &nulls[OPTION_ERROR]);
+		put_text(error->hint, &values[OPTION_HINT], &nulls[OPTION_HINT]);
 	}
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
 }

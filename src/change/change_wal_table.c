@@ -12,6 +12,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
@@ -125,5 +126,7 @@ np_change_wal_look(Oid relation, const NpChangePlan *plan, const NpTriggerFacts 
 		foreach(cell, find_all_inheritors(relation, NoLock, NULL))
 			if (lfirst_oid(cell) != relation)
 			look_at_part(lfirst_oid(cell), trigger->name);
-	require_slot();
+	/* on a standby it is the primary's */
+	if (!RecoveryInProgress())
+		require_slot();
 }

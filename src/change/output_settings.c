@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * output_settings.c
- *	  The settings with which values become text.
+ *	  The settings with which values become text, and text values again.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,7 @@
 #include "catalog/namespace.h"
 #include "miscadmin.h"
 #include "pgtime.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
@@ -61,6 +62,16 @@ np_output_settings_begin(int needs)
 		want_setting(strcmp(namespace_search_path, "pg_catalog") == 0, "search_path", "pg_catalog", &nest_level);
 		want_setting(!quote_all_identifiers, "quote_all_identifiers", "off", &nest_level);
 	}
+	return nest_level;
+}
+
+/* Begin to read values that were written so; returns what np_output_settings_end takes. */
+int
+np_input_settings_begin(int needs)
+{
+	int			nest_level = np_output_settings_begin(needs);
+
+	want_setting(Array_nulls, "array_nulls", "on", &nest_level);
 	return nest_level;
 }
 

@@ -227,7 +227,7 @@ Datum *
 np_rows_key_from_text(const NpRowsKey *key, ArrayType *texts)
 {
 	Datum	   *values = palloc(sizeof(Datum) * key->count);
-	int			nest_level = np_output_settings_begin(NP_NEEDS_SETTINGS);
+	int			nest_level = np_input_settings_begin(NP_NEEDS_SETTINGS);
 	Datum	   *elements;
 	int			count;
 

@@ -113,28 +113,19 @@ execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int
 }
 
 /*
- * Put a message into the outbox of the extension in that schema, which is
- * where the setting says; one that is for later waits in the table.  One
- * without an id gets one.  The relay leaves it there until deliver_at.  False:
- * there is no row of it, as a trigger of the administrator keeps it out, or as
- * the outbox is in the WAL; else *id is the row's.
+ * Put a message into the table of the extension in that schema.  One without
+ * an id gets one.  The relay leaves it there until deliver_at.  False: there is
+ * no row of it, as a trigger of the administrator keeps it out; else *id is the
+ * row's.
  *
- * Raises 22023 for a time that never comes, what an INSERT raises: 25006 in a
- * read-only transaction; and what np_wal_write does.
+ * Raises what an INSERT raises: 25006 in a read-only transaction.
  */
 bool
-np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
+np_outbox_insert_row(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
 {
 	NpStatementCaller caller;
 	volatile bool inserted = false;
 
-	if (TIMESTAMP_IS_NOEND(deliver_at))
-		np_raise_input("deliver_at is infinity");
-	if (np_outbox_storage == NP_STORAGE_WAL && deliver_at <= GetCurrentTimestamp())
-	{
-		np_wal_write(schema, message);
-		return false;
-	}
 	np_statements_begin(&caller, schema, "nats_outbox");
 	PG_TRY();
 	{
@@ -148,6 +139,22 @@ np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, i
 	PG_END_TRY();
 	np_statements_end(&caller);
 	return inserted;
+}
+
+/*
+ * The same, or into the WAL, of which there is no row, where the setting says
+ * so; but one that is for later waits in the table.  Raises 22023 for a time
+ * that never comes, too, and what np_wal_write does.
+ */
+bool
+np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
+{
+	if (TIMESTAMP_IS_NOEND(deliver_at))
+		np_raise_input("deliver_at is infinity");
+	if (np_outbox_storage != NP_STORAGE_WAL || deliver_at > GetCurrentTimestamp())
+		return np_outbox_insert_row(schema, message, deliver_at, id);
+	np_wal_write(schema, message);
+	return false;
 }
 
 /* Is the row that is being inserted the one of np_outbox_insert?  Only once for each. */

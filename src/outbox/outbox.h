@@ -41,6 +41,7 @@ typedef struct NpOutboxContent
 extern NpOutboxContent np_outbox_content(Oid schema);
 extern int64 np_outbox_id_cache(Oid sequence);
 extern bool np_outbox_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id);
+extern bool np_outbox_insert_row(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id);
 extern bool np_outbox_row_is_checked(void);
 extern void np_outbox_set_diverting(bool is_diverting);
 extern bool np_outbox_is_diverting(void);

@@ -426,16 +426,16 @@ np_publish_relayed(NpSession *session, const NpMessage *message)
 }
 
 /*
- * Hold a message until the transaction commits.
+ * Hold a message until the transaction commits; then it goes out over this
+ * session.
  *
  * It is checked as far as it can be without connecting: a limit of the server
  * is known to a session that is connected, and else is checked by the commit
  * before anything is sent.
  */
 void
-np_publish_on_commit(const NpMessage *message)
+np_publish_on_commit_over(NpSession *session, const NpMessage *message)
 {
-	NpSession  *session = np_current_session();
 	size_t		length = message->headers.length + message->payload.length;
 
 	np_publisher_check_inbox(session, message->subject);
@@ -445,6 +445,12 @@ np_publish_on_commit(const NpMessage *message)
 		np_publisher_check_length(session, length);
 	np_levels_enter(np_delivery_next_token());
 	np_queue_add(message, session->number);
+}
+
+void
+np_publish_on_commit(const NpMessage *message)
+{
+	np_publish_on_commit_over(np_current_session(), message);
 }
 
 /*

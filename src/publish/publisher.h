@@ -14,6 +14,7 @@
 extern void np_publish(const NpMessage *message, NpResult *result);
 extern uint64 np_publish_async(const NpMessage *message, bool critical);
 extern void np_publish_on_commit(const NpMessage *message);
+extern void np_publish_on_commit_over(NpSession *session, const NpMessage *message);
 extern void np_publish_held(const NpMessage *message);
 extern void np_publish_relayed(NpSession *session, const NpMessage *message);
 extern bool np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime limit,

@@ -380,13 +380,14 @@ check_policy(NpChangeWal *wal, NpSpan subject)
 static void
 find_group(Work *work)
 {
+	static const NpChangeWay only_way = {0};
 	const char *end = work->plan->transaction_end;
 	MemoryContext previous;
 
 	if (end != NULL)
 		check_policy(work->plan->wal, np_to_utf8(end, strlen(end)));
 	previous = MemoryContextSwitchTo(GetMemoryChunkContext(work->changes));
-	work->group = np_change_counts_find(&work->changes->counts, work->plan, &work->table);
+	work->group = np_change_counts_find(&work->changes->counts, work->plan, &only_way, &work->table);
 	if (work->group->id == NULL)
 		work->group->id = psprintf("%s:" UINT64_FORMAT, work->changes->transaction.id_text, work->changes->transaction.commit_lsn);
 	MemoryContextSwitchTo(previous);

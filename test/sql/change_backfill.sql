@@ -93,6 +93,7 @@ CREATE COLLATION backfill.no_case (provider = icu, locale = 'und-u-ks-level2', d
 CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE TYPE mood AS ENUM ('sad', 'glad', 'bad', 'mad');
 CREATE TYPE pair AS (a int, b text);
+SET array_nulls = off;
 \set ECHO none
 SELECT format('CREATE TABLE key_%s (k %s PRIMARY KEY, v int)', number, type), format('INSERT INTO key_%s SELECT %s, i FROM generate_series(1, 4) AS i', number, value),
     format('DO $do$ BEGIN PERFORM nats_publish_table(''key_%s'', ''backfill.key.%s''); END $do$', number, number), format('CALL nats_publish_rows(''key_%s'', batch => 3) /* %s */', number, type)
@@ -101,9 +102,11 @@ FROM (VALUES (1, 'text', $$repeat(chr(68 - i), 9000)$$), (2, 'text COLLATE "C"',
     (7, 'mood', $$(enum_range(NULL::mood))[i]$$), (8, 'pair', $$ROW(i % 2, 'a"b' || i)::pair$$), (9, 'int[]', $$ARRAY[i, NULL]$$), (10, 'int4range', $$int4range(i, 9)$$),
     (11, 'char(5)', $$chr(100 - i)$$), (12, '"char"', $$chr(100 - i)::"char"$$), (13, 'name', $$'n' || i$$), (14, 'bytea', $$int4send(5 - i)$$), (15, 'money', $$(i * 1000.5)::numeric::money$$),
     (16, 'date', $$(ARRAY['infinity', '-infinity', '0044-03-15 BC', '2026-01-01'])[i]::date$$), (17, 'timetz', $$('10:00+0' || i)::timetz$$), (18, 'inet', $$('10.0.0.' || 5 - i)::inet$$),
-    (19, 'bit varying', $$(5 - i)::bit(3)$$), (20, 'pg_lsn', $$('0/' || i)::pg_lsn$$), (21, 'jsonb', $$to_jsonb(5 - i)$$), (22, 'interval', $$make_interval(mins => 5 - i)$$)) AS v (number, type, value)
+    (19, 'bit varying', $$(5 - i)::bit(3)$$), (20, 'pg_lsn', $$('0/' || i)::pg_lsn$$), (21, 'jsonb', $$to_jsonb(5 - i)$$), (22, 'interval', $$make_interval(mins => 5 - i)$$),
+    (23, 'text[]', $$ARRAY['a' || i, NULL]$$)) AS v (number, type, value)
 \gexec
 \set ECHO all
+RESET array_nulls;
 -- in that order, all of them
 SELECT subject, array_agg((payload::jsonb #>> '{new,v}')::int ORDER BY seq) AS rows, count(DISTINCT id) AS ids FROM (SELECT row_number() OVER () AS seq, * FROM reads()) AS r
 GROUP BY subject ORDER BY min(seq);

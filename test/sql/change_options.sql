@@ -218,6 +218,12 @@ CREATE FUNCTION altered_error() RETURNS text LANGUAGE sql AS
 CREATE VIEW doctor AS SELECT status, detail FROM nats_check() WHERE check_name = 'changes';
 SELECT altered_error(), options ->> 'subject' AS subject FROM nats_published_tables WHERE relation = 'altered'::regclass LIMIT 1;
 SELECT status FROM doctor;
+-- one of the WAL that can't be understood, too, though it is disabled
+CREATE TRIGGER misspelt AFTER INSERT ON altered FOR EACH ROW EXECUTE FUNCTION nats_publish_change('delivery=wal', 'colums=id');
+ALTER TABLE altered DISABLE TRIGGER misspelt;
+SELECT subject, delivery, error, hint FROM nats_published_tables WHERE trigger_name = 'misspelt';
+SELECT * FROM doctor;
+DROP TRIGGER misspelt ON altered;
 ALTER TABLE altered RENAME a TO d;
 SELECT altered_error();
 SELECT options ->> 'subject' AS subject FROM nats_published_tables WHERE trigger_name = 'nats_publish_row' AND error IS NOT NULL;
@@ -367,8 +373,11 @@ ALTER TABLE items ALTER title SET NOT NULL;
 CREATE UNIQUE INDEX items_title ON items (title);
 ALTER TABLE items REPLICA IDENTITY USING INDEX items_title;
 UPDATE items SET title = '4';
+-- what is left out of the columns is not in the key either, and matters as little
 ALTER TABLE items REPLICA IDENTITY FULL;
 UPDATE items SET title = '5';
+UPDATE items SET id = id + 100;
+UPDATE items SET id = id - 100;
 ALTER TABLE items REPLICA IDENTITY DEFAULT;
 UPDATE items SET title = '6';
 ALTER TABLE items ADD PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED;

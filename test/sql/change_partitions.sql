@@ -98,6 +98,30 @@ SELECT nats_unpublish_table('sales_down');
 ALTER TABLE sales ATTACH PARTITION sales_down FOR VALUES IN ('down');
 INSERT INTO sales VALUES (6, 'down', 6);
 SELECT subject, what, key, new FROM sent;
+-- With statement triggers it can, and its changes come twice, which the doctor says. Published besides it can't be; but TRUNCATE can.
+ALTER TABLE sales DETACH PARTITION sales_down;
+SELECT nats_publish_table('sales_down', key => '{id}', level => 'statement');
+ALTER TABLE sales ATTACH PARTITION sales_down FOR VALUES IN ('down');
+SELECT status, detail FROM nats_check() WHERE check_name = 'changes';
+INSERT INTO sales_down VALUES (7, 7, 'down');
+SELECT subject FROM sent;
+SELECT nats_unpublish_table('sales_down');
+SELECT error_of(format('SELECT nats_publish_table(''sales_down'', key => ''{id}'', level => %L)', level)) FROM unnest('{row,statement}'::text[]) AS level;
+SELECT nats_publish_table('sales_down', key => '{id}', events => '{truncate}');
+SELECT status, detail FROM nats_check() WHERE check_name = 'changes';
+SELECT nats_unpublish_table('sales_down');
+-- the other way round, and where one of the two is at level statement
+CREATE TABLE twice (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE twice_low PARTITION OF twice FOR VALUES FROM (1) TO (100);
+SELECT nats_publish_table('twice_low', level => part),
+    error_of(format('SELECT nats_publish_table(''twice'', level => %L, events => ''{insert,delete}'')', whole)) AS refused,
+    nats_unpublish_table('twice'), nats_unpublish_table('twice_low')
+FROM unnest('{row,statement}'::text[]) AS part, unnest('{row,statement}'::text[]) AS whole;
+SELECT nats_publish_table('twice', level => 'statement', events => '{insert,delete}');
+SELECT error_of($$SELECT nats_publish_table('twice_low')$$);
+SELECT error_of($$SELECT nats_publish_table('twice_low', events => '{update}')$$);
+SELECT nats_unpublish_table('twice_low');
+DROP TABLE twice;
 
 -- Options hold for all partitions: templates, keys and lists of columns find their columns in each.
 SELECT nats_publish_table('sales', subject => 'change_parts.{table}.{region}.{id}', columns => '{amount,region}',

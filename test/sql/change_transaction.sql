@@ -180,6 +180,33 @@ SELECT nats_jetstream('STREAM.PURGE.CHANGE_TRANSACTION') -> 'success' AS purged;
 SELECT error_of(format('SELECT nats_publish_table(''orders'', %s)', options)) FROM unnest(ARRAY[
     'transaction => true, delivery => ''async''', 'transaction => true, delivery => ''sync''', 'transaction_end => ''change_transaction.end''',
     'transaction => true, transaction_end => ''''', 'transaction => true, transaction_end => ''a..b''', 'transaction => true, payload => ''v''']) AS options;
+-- The end goes the way of its changes, and what goes other ways has other ends, though COMMIT has settings of its own.
+SELECT nats_publish_table('orders', 'change_transaction.{table}', transaction => true, transaction_end => 'change_transaction.end');
+SELECT nats_publish_table('"Items"', 'change_transaction.{table}', delivery => 'outbox', transaction => true, transaction_end => 'change_transaction.end');
+BEGIN;
+INSERT INTO orders VALUES (61);
+INSERT INTO "Items" VALUES (62);
+SET LOCAL nats_publish.publishing = dry_run;
+INSERT INTO orders VALUES (62), (63);
+SET LOCAL nats_publish.publishing = off;
+SET LOCAL nats_publish.server = 'regress_nats_nowhere';
+SET LOCAL nats_publish.outbox_storage = wal;
+SET LOCAL nats_publish.allowed_subjects = 'nothing';
+COMMIT;
+SELECT what, n, total, tables FROM sent;
+SELECT subject, convert_from(payload, 'UTF8')::json -> 'n' AS total FROM nats_outbox ORDER BY id;
+DELETE FROM nats_outbox;
+BEGIN;
+SET LOCAL nats_publish.publishing = dry_run;
+INSERT INTO orders VALUES (64);
+SET LOCAL nats_publish.publishing = on;
+INSERT INTO orders VALUES (65);
+SET LOCAL nats_publish.publishing = dry_run;
+COMMIT;
+SELECT what, n, total, tables FROM sent;
+-- It must be allowed where the first change is made.
+SELECT error_of($$SET nats_publish.allowed_subjects = 'change_transaction.orders'; INSERT INTO orders VALUES (66)$$);
+RESET nats_publish.allowed_subjects;
 -- A session that publishes nothing, does not.
 SET nats_publish.publishing = dry_run;
 INSERT INTO orders VALUES (70);
