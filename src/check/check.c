@@ -11,7 +11,9 @@
  */
 #include "postgres.h"
 
+#include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -19,6 +21,7 @@
 #include "base/encoding.h"
 #include "base/json.h"
 #include "base/settings.h"
+#include "base/subtransaction.h"
 #include "check/check.h"
 #include "message/message.h"
 #include "publish/current_session.h"
@@ -27,6 +30,9 @@
 #include "publish/session.h"
 #include "stats/stats.h"
 #include "wire/server_info.h"
+
+/* So long a table of this database is waited for that others have locked, milliseconds. */
+#define MAX_LOCK_WAIT	1000
 
 /*
  * Add a sentence to what a check has found, which is then at least as bad.
@@ -74,7 +80,7 @@ np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failu
 
 /* ---- Errors as findings ------------------------------------------------------------ */
 
-/* Is the error about NATS or its settings, and not an interrupt or a lack of memory or disk? */
+/* Is the error about NATS, its settings or our tables, and not an interrupt or a lack of memory or disk? */
 static bool
 is_finding(int sqlstate)
 {
@@ -86,6 +92,7 @@ is_finding(int sqlstate)
 		case ERRCODE_FEATURE_NOT_SUPPORTED:
 		case ERRCODE_DATA_EXCEPTION:
 		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
 		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
@@ -122,6 +129,34 @@ np_check_attempt(NpExamine function, NpExamination *examination, void *argument,
 	if (error == NULL)
 		return true;
 	*failure = (NpFailure) {NP_FAULT_UNREACHABLE, error->message, error->detail, error->hint};
+	return false;
+}
+
+/* With a lock that others hold for long, the answer is that. */
+static void
+take_step_here(void *argument)
+{
+	int			level = NewGUCNestLevel();
+
+	if (LockTimeout == 0 || LockTimeout > MAX_LOCK_WAIT)
+		(void) set_config_option("lock_timeout", psprintf("%d", MAX_LOCK_WAIT), PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	take_step(argument);
+	AtEOXact_GUC(true, level);
+}
+
+/* The same for one that asks this database, whose tables can be locked, or without the rights that their owner needs. */
+bool
+np_check_attempt_here(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure)
+{
+	Step		step = {function, examination, argument};
+	ErrorData  *error = np_try_subtransaction(take_step_here, &step);
+
+	if (error == NULL)
+		return true;
+	if (!is_finding(error->sqlerrcode))
+		ReThrowError(error);
+	*failure = (NpFailure) {NP_FAULT_UNKNOWN, error->message, error->detail, error->hint};
 	return false;
 }
 

@@ -109,6 +109,7 @@ extern void np_find(NpFinding *finding, NpCheckStatus status, const char *format
 extern const char *np_count_of(int64 count, const char *noun);
 extern void np_find_failure(NpFinding *finding, NpCheckStatus status, const NpFailure *failure);
 extern bool np_check_attempt(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure);
+extern bool np_check_attempt_here(NpExamine function, NpExamination *examination, void *argument, NpFailure *failure);
 extern void np_examine_connection(NpExamination *examination, void *unused);
 extern void np_examine_subject(NpExamination *examination);
 extern bool np_examine_api(NpExamination *examination, const char *api, const char *body, Jsonb **answer,

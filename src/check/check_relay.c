@@ -78,9 +78,7 @@ find_absence(const NpOutboxContent *content, bool is_wanted, NpFinding *finding)
 	bool		is_empty = content->waiting + content->scheduled == 0;
 	NpCheckStatus status = !is_empty ? NP_CHECK_FAILED : NP_CHECK_WARNING;
 
-	if (RecoveryInProgress())
-		np_find(finding, NP_CHECK_OK, "This is a standby: its relay starts when it is promoted.");
-	else if (!is_wanted && is_empty)
+	if (!is_wanted && is_empty)
 		np_find(finding, NP_CHECK_OK, "This database has no relay and needs none: it is not in nats_publish.relay_databases.");
 	else if (!np_relay_state_is_there())
 		np_find(finding, status, "There is no relay. Put nats_publish into shared_preload_libraries, and this database into nats_publish.relay_databases.");
@@ -117,10 +115,12 @@ advice_for(NpRelayState state)
 	{
 		case NP_RELAY_WAITING:
 			return "Check that NATS runs, and takes the relay's connection.";
+		case NP_RELAY_BLOCKED:
+			return "It could not have a lock that it needs, and tries again: see pg_locks and pg_stat_activity for who has one for long.";
 		case NP_RELAY_PAUSED:
 			return "Call nats_relay_resume() to let it go on.";
 		case NP_RELAY_OFF:
-			return "Set nats_publish.publishing to on, unless this is a copy.";
+			return "Set nats_publish.publishing to on, unless this is a copy. What ALTER DATABASE sets counts once the relay was ended with pg_terminate_backend().";
 		case NP_RELAY_NO_EXTENSION:
 		case NP_RELAY_NO_DATABASE:
 			return "It looks again within seconds.";
@@ -161,7 +161,7 @@ np_check_relay_state(const char *name, NpRelayStatus *status, bool is_paused, Np
 	NpRelayState state = is_paused ? NP_RELAY_PAUSED : status->state;
 	const char *advice = advice_for(state);
 
-	if (state == NP_RELAY_BLOCKED)
+	if (state == NP_RELAY_BLOCKED && blockers != NULL)
 		np_find(finding, NP_CHECK_WARNING, "The %s is blocked by a lock of process %s. See pg_stat_activity for what it does, or with 0, pg_prepared_xacts.",
 				name, list_of_processes(blockers));
 	else if (advice == NULL)
@@ -187,16 +187,40 @@ find_id_cache(Oid schema, NpFinding *finding)
 				NP_OUTBOX_SEQUENCE, cache);
 }
 
-void
-np_check_relay(NpExamination *examination, NpFinding *finding)
+static void
+look_into_outbox(NpExamination *examination, void *argument)
 {
-	NpOutboxContent content = np_outbox_content(examination->schema);
+	NpOutboxContent *content = argument;
+
+	*content = np_outbox_content(examination->schema);
+}
+
+static void
+find_on_primary(NpExamination *examination, NpFinding *finding)
+{
+	NpOutboxContent content = {0};
+	NpFailure	failure;
+	bool		is_known = np_check_attempt_here(look_into_outbox, examination, &content, &failure);
 	NpRelayStatus status;
 
 	find_id_cache(examination->schema, finding);
 	if (np_check_relay_status(&status, false))
 		np_check_relay_state("relay", &status, content.is_paused, finding);
-	else
+	else if (is_known || examination->is_relayed)
 		find_absence(&content, examination->is_relayed, finding);
-	find_content(&content, finding);
+	else
+		np_find(finding, NP_CHECK_UNKNOWN, "There is no relay; whether one is needed is not known.");
+	if (is_known)
+		find_content(&content, finding);
+	else
+		np_find(finding, NP_CHECK_UNKNOWN, "The outbox could not be looked into: %s.", failure.text);
+}
+
+void
+np_check_relay(NpExamination *examination, NpFinding *finding)
+{
+	if (RecoveryInProgress())
+		np_find(finding, NP_CHECK_OK, "This is a standby: its relay starts when it is promoted. The primary's doctor tells of the outbox.");
+	else
+		find_on_primary(examination, finding);
 }

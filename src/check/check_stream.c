@@ -382,14 +382,14 @@ np_check_persist_mode(NpExamination *examination, NpFinding *finding)
 
 /* How much of a limit is used. */
 static void
-find_use(NpFinding *finding, const char *what, int64 used, int64 limit, bool fails_when_full)
+find_use(NpFinding *finding, const char *what, int64 used, int64 limit)
 {
 	double		percent;
 
 	if (limit <= 0)
 		return;
 	percent = 100.0 * used / limit;
-	if (percent >= 100 && fails_when_full)
+	if (percent >= 100)
 		np_find(finding, NP_CHECK_FAILED, "%s: " INT64_FORMAT " of " INT64_FORMAT ": full. Raise the limit, or make room.", what, used, limit);
 	else if (percent >= NEARLY_FULL)
 		np_find(finding, NP_CHECK_WARNING, "%s: " INT64_FORMAT " of " INT64_FORMAT ", %.0f %%. Raise the limit, or make room.", what, used, limit, percent);
@@ -397,17 +397,27 @@ find_use(NpFinding *finding, const char *what, int64 used, int64 limit, bool fai
 		np_find(finding, NP_CHECK_OK, "%s: " INT64_FORMAT " of " INT64_FORMAT ".", what, used, limit);
 }
 
+/* A stream that drops its oldest messages is meant to be full. */
+static void
+find_use_of_stream(const NpExamination *examination, NpFinding *finding, const char *what, const char *used, const char *limit)
+{
+	int64		now = np_json_int64(examination->state, used, 0);
+	int64		most = config_limit(examination, limit);
+
+	if (config_is(examination, "discard", "new"))
+		find_use(finding, what, now, most);
+	else if (most > 0)
+		np_find(finding, NP_CHECK_OK, "%s: " INT64_FORMAT " of " INT64_FORMAT "; beyond that, the oldest go.", what, now, most);
+}
+
 static void
 find_stream_limits(const NpExamination *examination, NpFinding *finding)
 {
-	bool		refuses = config_is(examination, "discard", "new");
 	int64		max_message = config_limit(examination, "max_msg_size");
 	int64		max_payload = np_connection_max_payload(examination->session->connection);
 
-	find_use(finding, "Messages", np_json_int64(examination->state, "messages", 0),
-			 config_limit(examination, "max_msgs"), refuses);
-	find_use(finding, "Bytes", np_json_int64(examination->state, "bytes", 0),
-			 config_limit(examination, "max_bytes"), refuses);
+	find_use_of_stream(examination, finding, "Messages", "messages", "max_msgs");
+	find_use_of_stream(examination, finding, "Bytes", "bytes", "max_bytes");
 	if (max_message > 0 && max_message < max_payload)
 		np_find(finding, NP_CHECK_OK, "The stream takes messages of " INT64_FORMAT " bytes at most, the server of " INT64_FORMAT ".", max_message, max_payload);
 }
@@ -420,7 +430,7 @@ find_account_limits(NpFinding *finding, Jsonb *account, const char *storage, con
 	char	   *limit = psprintf("max_%s", storage);
 
 	if (limits != NULL)
-		find_use(finding, what, np_json_int64(account, storage, 0), np_json_int64(limits, limit, 0), true);
+		find_use(finding, what, np_json_int64(account, storage, 0), np_json_int64(limits, limit, 0));
 }
 
 void

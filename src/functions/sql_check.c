@@ -28,6 +28,7 @@ PG_FUNCTION_INFO_V1(nats_check);
 typedef enum Need
 {
 	NEEDS_NOTHING,
+	NEEDS_DATABASE,				/* which is asked in SQL */
 	NEEDS_SERVER,				/* that answers */
 	NEEDS_SUBJECT,				/* that was given: else there is no row */
 	NEEDS_SUBJECT_AND_SERVER,
@@ -68,8 +69,8 @@ static const Row rows[] = {
 	{"features", NEEDS_STREAM, np_check_features},
 	{"limits", NEEDS_STREAM, np_check_limits},
 	{"relay", NEEDS_NOTHING, np_check_relay},
-	{"wal", NEEDS_NOTHING, np_check_wal},
-	{"changes", NEEDS_NOTHING, np_check_changes},
+	{"wal", NEEDS_DATABASE, np_check_wal},
+	{"changes", NEEDS_DATABASE, np_check_changes},
 	{"settings", NEEDS_NOTHING, np_check_settings},
 };
 
@@ -115,15 +116,19 @@ make_check(NpExamination *examination, void *argument)
 
 /*
  * What a check raises about NATS that it did not expect (an answer to an
- * earlier message that can't be parsed, say) is part of what it finds.
+ * earlier message that can't be parsed, say), or about our tables, is part of
+ * what it finds.
  */
 static void
-make_check_of_server(NpExamination *examination, MadeCheck *made)
+try_check(const Row *row, NpExamination *examination, MadeCheck *made)
 {
+	bool		(*attempt) (NpExamine function, NpExamination *examination, void *argument, NpFailure *failure) =
+	row->need == NEEDS_DATABASE ? np_check_attempt_here : np_check_attempt;
 	NpFailure	failure;
 
-	if (!np_check_attempt(make_check, examination, made, &failure))
-		np_find_failure(&made->finding, NP_CHECK_UNKNOWN, &failure);
+	if (attempt(make_check, examination, made, &failure))
+		return;
+	np_find_failure(&made->finding, NP_CHECK_UNKNOWN, &failure);
 }
 
 static void
@@ -142,7 +147,7 @@ put_row(const Row *row, NpExamination *examination, ReturnSetInfo *rsinfo)
 	else if (row->need == NEEDS_NOTHING)
 		make_check(examination, &made);
 	else
-		make_check_of_server(examination, &made);
+		try_check(row, examination, &made);
 	values[CHECK_NAME] = CStringGetTextDatum(row->name);
 	values[CHECK_STATUS] = CStringGetTextDatum(status_names[made.finding.status]);
 	values[CHECK_DETAIL] = CStringGetTextDatum(made.finding.detail.data);

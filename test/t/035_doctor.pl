@@ -559,9 +559,9 @@ sub filled
 	my ($count) = @_;
 	return sub { my ($at, $name, $subject) = @_; $at->js_publish($subject, 'x') foreach 1 .. $count; return; };
 }
-finds(of_stream('half full', [], max_msgs => 10, max_bytes => 100000, before => filled(5)), 'limits', 'ok', qr/^Messages: 5 of 10\. Bytes: \d+ of 100000\.$/, 'half full');
-finds(of_stream('nearly full', ['limits'], max_msgs => 10, before => filled(8)), 'limits', 'warning', qr/^Messages: 8 of 10, 80 %\. Raise/, 'nearly full');
-finds(of_stream('full, of old ones', ['limits'], max_msgs => 10, before => filled(11)), 'limits', 'warning', qr/^Messages: 10 of 10, 100 %/, 'full, of old ones');
+finds(of_stream('half full', [], max_msgs => 10, discard => 'new', max_bytes => 100000, before => filled(5)), 'limits', 'ok', qr/^Messages: 5 of 10\. Bytes: \d+ of 100000\.$/, 'half full');
+finds(of_stream('nearly full', ['limits'], max_msgs => 10, discard => 'new', before => filled(8)), 'limits', 'warning', qr/^Messages: 8 of 10, 80 %\. Raise/, 'nearly full');
+finds(of_stream('full, of old ones', [], max_msgs => 10, before => filled(11)), 'limits', 'ok', qr|^Messages: 10 of 10; beyond that, the oldest go\.|, 'full, of old ones');
 finds(of_stream('full', ['limits'], max_msgs => 10, discard => 'new', before => filled(10)), 'limits', 'failed', qr/^Messages: 10 of 10: full/, 'full');
 finds(of_stream('bytes', ['limits'], max_bytes => 400, before => filled(9)), 'limits', 'warning', qr/^Bytes: \d+ of 400/, 'bytes');
 finds(of_stream('small messages', [], max_msg_size => 1000), 'limits', 'ok', qr/messages of 1000 bytes at most, the server of 1048576/, 'small messages');
@@ -848,6 +848,14 @@ my $INSERT = q(INSERT INTO nats_outbox (subject, msg_id) VALUES ('t.r', gen_rand
 	$rows = look_until($third, '', 'relay', qr/^The relay is idle/);
 	is($rows->{relay}{status}, 'ok', 'it has looked again');
 	$third->close;
+
+	# a table whose row type is a column's is locked, which is not the trigger's fault
+	my $locker = PsqlSession->new($primary);
+	$session->value(q(CREATE TABLE part (id int); CREATE TABLE whole (id int PRIMARY KEY, part part); SELECT nats_publish_table('whole')));
+	$locker->value('BEGIN; LOCK TABLE part');
+	finds(doctor(PsqlSession->new($primary), ''), 'changes', 'ok', qr/^All triggers/, 'a locked row type');
+	$locker->close;
+	$session->value('DROP TABLE whole, part');
 
 	# PostgreSQL has one worker of its own
 	foreach my $workers (1, 2)

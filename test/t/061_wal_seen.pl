@@ -203,12 +203,14 @@ wait_for_column('state', 'idle');
 
 # A standby
 
+$session->value(q(CREATE TABLE seen (id int PRIMARY KEY); SELECT nats_publish_table('seen', delivery => 'wal')));
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
 $standby->start;
 $primary->wait_for_catchup($standby);
 finds('warning', qr/^This is a standby without the replication slot: .*[Cc]all nats_wal_enable\(\) here once it is promoted\.$/, 'on a standby', PsqlSession->new($standby));
+is(PsqlSession->new($standby)->value(q(SELECT status FROM nats_check() WHERE check_name = 'changes')), 'ok', 'its published tables lack nothing');
 is(PsqlSession->new($standby)->value('SELECT state FROM nats_wal_relay'), 'standby', 'the view there');
 $standby->stop;
 $session->value(q(SELECT pg_create_physical_replication_slot('standby')));
