@@ -224,6 +224,17 @@ take_order_back(int code, Datum place)
 		np_relay_order(DatumGetInt32(place), NP_WAL_GO_ON);
 }
 
+/* A slot begins, and what is to be published ends, behind what is committed. */
+static void
+require_nothing_written(const char *function)
+{
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot be called in a transaction that has written something", function),
+				 errhint("Call it in a transaction of its own.")));
+}
+
 /* One that has lost WAL, or is of an extension that was dropped since, or of a call that was rolled back. */
 static void
 drop_old_slot(const char *name)
@@ -264,6 +275,8 @@ enable(Oid schema, const NpWalSlot *old, bool is_missed)
 {
 	XLogRecPtr	lost_from = is_missed ? last_known(old) : InvalidXLogRecPtr;
 
+	/* or PostgreSQL would refuse to make a slot once the old one is gone */
+	require_nothing_written("nats_wal_enable()");
 	if (old->state != NP_WAL_SLOT_MISSING)
 		drop_old_slot(old->name);
 	create_slot(old->name);
@@ -422,11 +435,7 @@ nats_wal_disable(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("nats_wal_disable()");
 	CheckSlotPermissions();
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("nats_wal_disable() cannot be called in a transaction that has written something"),
-				 errhint("Call it in a transaction of its own.")));
+	require_nothing_written("nats_wal_disable()");
 	if (slot.state == NP_WAL_SLOT_MISSING || slot.state == NP_WAL_SLOT_FOREIGN)
 	{
 		set_off(schema);

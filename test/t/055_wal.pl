@@ -304,7 +304,7 @@ like(error($writer, q(SELECT nats_publish_outbox('w.a', 'x'))), qr/55000: cannot
 is($session->value('SELECT nats_wal_disable() IS NULL'), 't', 'switching off what is off is nothing');
 like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_disable())), qr/25001: nats_wal_disable\(\) cannot be called in a transaction that has written something/, 'not behind what the transaction has written');
 $session->value('ROLLBACK');
-like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_enable())), qr/cannot create logical replication slot in transaction that has performed writes/, 'nor on');
+like(error($session, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_enable())), qr/25001: nats_wal_enable\(\) cannot be called in a transaction that has written something/, 'nor on');
 $session->value('ROLLBACK');
 
 # The next record comes behind the header of a page that is not there yet
@@ -330,6 +330,9 @@ wait_for('no relay of the WAL', sub { wal_pid() eq '' });
 {
 	my $limited = PsqlSession->new($node, settings => { statement_timeout => '10s' });
 	$limited->value('BEGIN; SELECT nats_wal_enable(); ROLLBACK');
+	like(error($limited, q(BEGIN; CREATE TABLE u (); SELECT nats_wal_enable())), qr/25001: /, 'it is not replaced where no other one could be made');
+	is(slots(), 1, 'and is left there');
+	$limited->value('ROLLBACK');
 	is($limited->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT nats_wal_disable() IS NULL; COMMIT'), 'f', 'it is off, when what others may have written has been waited for');
 	is(slots(), 0, 'and dropped');
 	wait_for('no relay of the WAL', sub { wal_pid() eq '' });
