@@ -33,7 +33,7 @@ typedef enum NpRelayState
 	NP_RELAY_NO_DATABASE,
 	NP_RELAY_CLOSED,			/* the database does not accept connections */
 	NP_RELAY_NO_RIGHTS,			/* on the tables of the outbox, or on what their triggers use */
-	NP_RELAY_BLOCKED,			/* by a lock; not in shared memory, see np_relay_blocked_by() */
+	NP_RELAY_BLOCKED,			/* by a lock, or was lately; by whose, see np_relay_blocked_by() */
 	NP_RELAY_DIVERTING,			/* the WAL to nats_outbox, for it can't be published */
 	NP_RELAY_STANDBYS,			/* which it has waited for, for long */
 	NP_RELAY_NO_SLOT,			/* that of the WAL was dropped, or has lost WAL */

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "mb/pg_wchar.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -47,6 +48,7 @@ enum
 #define SCRATCH			(64 * 1024)
 
 static MemoryContext scratch;	/* of some rows; NULL: not used yet */
+static NpRow *entering;			/* that the lanes do not have yet; NULL: there is none */
 
 /* ---- Columns -------------------------------------------------------------------------- */
 
@@ -99,13 +101,14 @@ build_message(void *argument)
 	NpMessageOptions options = {.msg_id = np_to_utf8(row->msg_id, strlen(row->msg_id))};
 	NpMessage	message;
 	bool		isnull;
+	NpSpan		subject = np_text_to_utf8(DatumGetTextPP(get(building->from, READ_SUBJECT)));
 	Datum		headers = slot_getattr(building->from, READ_HEADERS, &isnull);
 
 	if (length_of(building->from, READ_HEADERS) > MAX_HEADERS)
 		np_raise_fault(NP_FAULT_SIZE, NULL, "headers are longer than nats-server takes");
 	if (!isnull)
 		options.headers = DatumGetJsonbP(headers);
-	np_message_build(&message, row->message.subject, get_payload(building->from), &options);
+	np_message_build(&message, subject, get_payload(building->from), &options);
 	np_row_take(row, &message);
 }
 
@@ -164,6 +167,28 @@ is_held(TupleTableSlot *from, const NpReading *reading, NpSpan subject, int64 id
 	return np_lanes_have_passed(subject, id) || np_glance_is_held(reading->holders, get(from, READ_SUBJECT), id);
 }
 
+/* An error came between, for want of memory: else it would be in hand for ever. */
+static void
+free_entering(void)
+{
+	if (entering != NULL)
+		np_row_free(entering);
+	entering = NULL;
+}
+
+/* One that can't be in the stream's encoding (the table's check can be gone round) is refused with its message. */
+static NpSpan
+subject_of(TupleTableSlot *from)
+{
+	const text *value = DatumGetTextPP(get(from, READ_SUBJECT));
+	const char *somehow;
+
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return np_text_to_utf8(value);
+	somehow = np_to_utf8_somehow(text_to_cstring(value));
+	return (NpSpan) {somehow, strlen(somehow)};
+}
+
 /* Take a row, unless it is in hand already, or has to wait. */
 static bool
 take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64 id)
@@ -174,7 +199,7 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 
 	if (row != NULL && !row->is_chained)
 		return false;
-	subject = np_text_to_utf8(DatumGetTextPP(get(from, READ_SUBJECT)));
+	subject = subject_of(from);
 	if (is_held(from, reading, subject, id) || (reading->ordered && !way->is_due && np_settle_holds(subject, id)))
 	{
 		/* that of a chained row is for when it is refused */
@@ -183,16 +208,17 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 	}
 	if (row != NULL)
 		return false;
-	row = np_row_create(id, msg_id, subject);
+	row = entering = np_row_create(id, msg_id, subject);
 	row->is_due = way->is_due;
 	row->place = *(ItemPointer) DatumGetPointer(get(from, READ_PLACE));
 	if (way->taken != NULL)
 		way->taken(row);
 	if (!np_lanes_enter(row, reading->ordered))
 	{
-		np_row_free(row);
+		free_entering();
 		return false;
 	}
+	entering = NULL;
 	fill_row(from, reading, row);
 	return true;
 }
@@ -242,5 +268,6 @@ np_read_rows(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
 		scratch = AllocSetContextCreate(TopMemoryContext, "nats_publish relay row", ALLOCSET_DEFAULT_SIZES);
 	receiver.base.receiveSlot = receive_row;
 	reading->is_full = false;
+	free_entering();
 	np_outbox_read(&way->statements[in_order ? 1 : 0], values, &receiver.base);
 }

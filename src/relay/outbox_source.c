@@ -58,6 +58,7 @@ static NpStatement count_waiting = {
 static Oid	table_of_all;		/* that the rest is about */
 static int64 last_given;		/* the last id that its sequence had given */
 static int64 position;			/* new rows have been read up to this id */
+static int64 first_unread = 1;	/* the lowest id that the look that is under way, or was last, could see */
 static bool is_at_end;			/* there were no more when it was looked last */
 static bool gaps_are_due;		/* rows can have appeared there since they were read */
 static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
@@ -80,6 +81,15 @@ np_source_go_back(int64 id)
 	np_lanes_revisit(id);
 }
 
+static int64
+lowest_unread(void)
+{
+	int			count;
+	const NpGap *gaps = np_gaps(&count);
+
+	return count > 0 ? gaps[0].first : position + 1;
+}
+
 /* Somebody may have changed rows that were read: read all again. */
 void
 np_source_look_again(void)
@@ -89,6 +99,14 @@ np_source_look_again(void)
 		is_wanted_again = true;
 	else
 		next_full_look = 0;
+}
+
+/* A look was ended by an error: rows that it has seen may not be in hand, also in gaps. */
+void
+np_source_failed(void)
+{
+	np_source_go_back(first_unread);
+	np_source_look_again();
 }
 
 /* It is another table, or was emptied and begins anew. */
@@ -335,6 +353,7 @@ look_inside(NpOutboxLook *look)
 	}
 	look->state = NP_OUTBOX_THERE;
 	choose_position(np_now());
+	first_unread = lowest_unread();
 	look->next_due = np_due_read(&waiting, &reading, &look->has_more);
 	if (waiting.any_failed)
 		update_waiting();

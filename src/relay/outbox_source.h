@@ -36,6 +36,7 @@ typedef struct NpOutboxLook
 extern void np_source_read(NpOutboxLook *look);
 extern void np_source_go_back(int64 id);
 extern void np_source_look_again(void);
+extern void np_source_failed(void);
 extern NpTime np_source_next_back(void);
 
 #endif							/* NP_OUTBOX_SOURCE_H */

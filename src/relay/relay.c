@@ -77,6 +77,7 @@ static NpTime next_widening;	/* ... and wider again */
 static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
+static bool is_at_table;		/* it is read, or written to, right now */
 
 static MemoryContext round_context; /* of what a round needs */
 
@@ -100,15 +101,22 @@ report_problem(const char *problem)
 	begin_again();
 }
 
-/* Nothing is sent for now; what is on its way comes to its end. */
+/* What was not sent is read again; what is on its way comes to its end. */
 static void
-stop(NpRelayState state)
+clear(void)
 {
 	int64		lowest = np_flight_clear();
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
 	np_probes_none();
+}
+
+/* Nothing is sent for now. */
+static void
+stop(NpRelayState state)
+{
+	clear();
 	stopped_as = state;
 }
 
@@ -147,7 +155,9 @@ settle(void)
 	/* what ends meanwhile is another time's */
 	must_settle = false;
 	first_ended = 0;
+	is_at_table = true;
 	np_settle(&settled, locked_too);
+	is_at_table = false;
 	np_relay_slot_count(np_worker_slot(), settled.published, settled.failed, settled.dead);
 	if (settled.error != NULL)
 		np_relay_slot_set_error(np_worker_slot(), settled.error);
@@ -213,7 +223,9 @@ look_into_outbox(void)
 	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	must_look = true;
 	np_lanes_find_due();
+	is_at_table = true;
 	np_source_read(&look);
+	is_at_table = false;
 	must_look = look.has_more;
 	next_look = Min(np_now() + NP_MILLISECONDS(np_relay_poll_interval), look.next_due);
 	next_narrowing = np_now() + Max(SLOW, (np_now() - begun) * 2);
@@ -379,10 +391,28 @@ next_round(void)
 	return may_look() ? next : Min(next, np_now() + SLOW);
 }
 
+/* After an error of the table, is something still on its way? */
+static bool
+pauses_in_flight(void)
+{
+	return np_worker_has_problem() && np_now() < np_worker_next_try() && np_flight_count() > 0 && np_worker_is_connected(session);
+}
+
+static bool
+has_landed(NpSession *of_flight, void *unused)
+{
+	return np_flight_count() == 0;
+}
+
 /* Do what there is to do; returns until when there is nothing else. */
 static NpTime
 run_round(void)
 {
+	if (pauses_in_flight())
+	{
+		(void) np_session_wait(session, NP_WAIT_ACK, has_landed, NULL, np_ack_timeout, np_worker_next_try());
+		return 0;
+	}
 	np_worker_show_order();
 	/* before more is read: a row whose stream is not known goes by its subject, and so would those behind it */
 	np_flight_ask();
@@ -424,12 +454,24 @@ run_round(void)
 	return next_round();
 }
 
-/* It was ended by an error. */
+/*
+ * It was ended by an error.  One of the table, which others may have locked for
+ * long, says nothing about what is on its way: its answers are waited for, so
+ * that none of it is published again when that is over.
+ */
 static void
-fail_round(const char *error)
+fail_round(const ErrorData *error)
 {
-	np_source_look_again();
-	report_problem(error);
+	np_source_failed();
+	np_worker_report_error(session, error);
+	if (is_at_table)
+	{
+		clear();
+		must_settle = must_look = true;
+	}
+	else
+		begin_again();
+	is_at_table = false;
 }
 
 /* ---- The process ------------------------------------------------------------------------- */
@@ -440,6 +482,8 @@ rest(NpTime until)
 	NpRelayState shown = np_worker_shown_state();
 	bool		pauses = np_worker_has_problem() && np_now() < np_worker_next_try();
 
+	if (pauses_in_flight())
+		return;
 	/* it looks when that is over; who does not sleep now may sleep later without a look before */
 	if (pauses || shown == NP_RELAY_PAUSED || shown == NP_RELAY_OFF)
 		np_relay_slot_ignore_messages(np_worker_slot());

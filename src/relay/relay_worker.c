@@ -30,10 +30,11 @@
 #include "stats/stats.h"
 #include "wire/connection.h"
 
-/* After an error that is not a row's: grows from the first to the last, which is a shorter one while NATS is away. */
+/* After an error that is not a row's: grows from the first to the last, which is a shorter one while NATS is away, or for a lock. */
 #define FIRST_PAUSE			NP_MILLISECONDS(250)
 #define LAST_PAUSE			NP_MILLISECONDS(30000)
 #define LAST_PAUSE_OFFLINE	NP_MILLISECONDS(4000)
+#define LAST_PAUSE_LOCKED	NP_MILLISECONDS(2000)
 
 /* A lock that others hold for longer is not waited for. */
 #define LOCK_TIMEOUT		"200ms"
@@ -106,15 +107,12 @@ problem_is_known(const NpSession *session)
 	return is_failing || (session != NULL && np_connection_was_lost(session->connection));
 }
 
-/* Nothing can be published; session can be NULL. */
-void
-np_worker_report_problem(const NpSession *session, const char *problem)
+static void
+report(const NpSession *session, const char *problem, NpRelayState state, NpTime last_pause)
 {
-	bool		is_connected = np_worker_is_connected(session);
-
 	np_relay_slot_set_error(slot, problem);
-	np_worker_show_state(NP_RELAY_WAITING);
-	if (!is_connected)
+	np_worker_show_state(state);
+	if (!np_worker_is_connected(session))
 		np_relay_slot_set_url(slot, "");
 	if (!problem_is_known(session))
 	{
@@ -123,8 +121,32 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 				(errmsg("%s cannot publish: %s", name(), problem),
 				 errdetail("It keeps trying.")));
 	}
-	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), is_connected ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+	pause_after_error = Min(Max(pause_after_error * 2, FIRST_PAUSE), last_pause);
 	next_try = np_now() + np_jittered(pause_after_error);
+}
+
+/* Nothing can be published; session can be NULL. */
+void
+np_worker_report_problem(const NpSession *session, const char *problem)
+{
+	report(session, problem, NP_RELAY_WAITING, np_worker_is_connected(session) ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
+}
+
+/* An error has ended a round; some are not about NATS. */
+void
+np_worker_report_error(const NpSession *session, const ErrorData *error)
+{
+	switch (error->sqlerrcode)
+	{
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+			report(session, error->message, NP_RELAY_BLOCKED, LAST_PAUSE_LOCKED);
+			break;
+		case ERRCODE_INSUFFICIENT_PRIVILEGE:
+			report(session, error->message, NP_RELAY_NO_RIGHTS, LAST_PAUSE);
+			break;
+		default:
+			np_worker_report_problem(session, error->message);
+	}
 }
 
 /* Something was published, or was known to fail.  That of which the connection is lost by now is no success. */
@@ -198,7 +220,7 @@ np_worker_reload(void)
  * told of the error when there is no transaction any more.
  */
 NpTime
-np_worker_try_round(NpTime (*round) (void), void (*failed) (const char *error))
+np_worker_try_round(NpTime (*round) (void), void (*failed) (const ErrorData *error))
 {
 	MemoryContext context = CurrentMemoryContext;
 	NpTime		until = 0;
@@ -221,9 +243,7 @@ np_worker_try_round(NpTime (*round) (void), void (*failed) (const char *error))
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(context);
-		failed(error->message);
-		if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-			np_worker_show_state(NP_RELAY_NO_RIGHTS);
+		failed(error);
 	}
 	PG_END_TRY();
 	return until;
@@ -244,7 +264,7 @@ np_worker_end_round(NpSession *session)
 void
 np_worker_pause(NpTime until)
 {
-	pgstat_report_activity(STATE_IDLE, "waiting for NATS");
+	pgstat_report_activity(STATE_IDLE, shown_state == NP_RELAY_WAITING ? "waiting for NATS" : "waiting to try again");
 	while (np_now() < until && !ConfigReloadPending)
 		np_sleep(NP_WAIT_RELAY, until);
 }

@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/catch.h"
 #include "base/subtransaction.h"
 #include "publish/delivery.h"
 #include "relay/lanes.h"
@@ -486,21 +487,51 @@ bury(void *argument)
 	burial->is_done = SPI_processed > 0;
 }
 
-/* What keeps one row from being buried is not the others' affair: it is tried again. */
+/* It is tried again. */
 static void
+leave_unburied(NpRow *row, bool failed)
+{
+	row->state = NP_ROW_FAILED;
+	row->is_uncounted = true;
+	row->is_unburied = failed;
+	count_holder(row, np_row_holds_untold(row));
+}
+
+/*
+ * What keeps one row from being buried is not the others' affair; but a table
+ * that others have locked is not waited for again.  False: it is.  Raises what
+ * is about the server, such as a cancel.
+ */
+static bool
 bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 {
 	Burial		burial = {.row = row};
-	const ErrorData *error = np_try_subtransaction(bury, &burial);
+	ErrorData  *error = np_try_subtransaction(bury, &burial);
 
-	if (error == NULL && (burial.is_done || !row->is_unread))
-		return;
-	if (error != NULL)
-		record_error(settled, error->message, caller);
-	row->state = NP_ROW_FAILED;
-	row->is_uncounted = true;
-	row->is_unburied = error != NULL;
-	count_holder(row, np_row_holds_untold(row));
+	if (error == NULL)
+	{
+		if (!burial.is_done && row->is_unread)
+			leave_unburied(row, false);
+		return true;
+	}
+	if (np_is_of_server(error->sqlerrcode) && !np_is_of_others(error->sqlerrcode))
+		ReThrowError(error);
+	record_error(settled, error->message, caller);
+	leave_unburied(row, true);
+	return !np_is_of_others(error->sqlerrcode);
+}
+
+static void
+bury_dead(NpSettled *settled, MemoryContext caller)
+{
+	Rows		dead = collect(is_dead);
+	bool		may_bury = true;
+
+	for (int i = 0; i < dead.count; i++)
+		if (may_bury)
+			may_bury = bury_alone(dead.list[i], settled, caller);
+		else
+			leave_unburied(dead.list[i], true);
 }
 
 static bool
@@ -557,16 +588,13 @@ static void
 write_failed(NpSettled *settled)
 {
 	MemoryContext caller;
-	Rows		dead;
 	Rows		written;
 
 	if (waiting == 0)
 		return;
 	if (np_outbox_begin(&caller))
 	{
-		dead = collect(is_dead);
-		for (int i = 0; i < dead.count; i++)
-			bury_alone(dead.list[i], settled, caller);
+		bury_dead(settled, caller);
 		put_off(settled);
 	}
 	np_outbox_commit(caller);

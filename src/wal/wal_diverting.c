@@ -25,6 +25,13 @@
 #include "wal/wal_position.h"
 #include "wal/wal_queue.h"
 
+/* So long too much WAL is kept that does not get less. */
+#define NOT_LESS			NP_MILLISECONDS(5000)
+
+/* How long after it has begun to move messages NATS is looked for; longer each time that nothing could be published then. */
+#define FIRST_RETURN		NP_MILLISECONDS(5000)
+#define LAST_RETURN			NP_MILLISECONDS(60000)
+
 /* When nats_outbox does not take what is to be moved, it is tried again so often. */
 #define DIVERT_INTERVAL		NP_MILLISECONDS(1000)
 
@@ -35,6 +42,11 @@ static NpTime next_write;		/* when that is tried again */
 static bool is_looking;			/* what the table still has, right now */
 static bool is_hidden;			/* that can't be seen; that was logged */
 static NpTime last_progress;	/* when something was published, or there was nothing to be */
+static int64 least_behind = PG_INT64_MAX;	/* WAL that is too much, when it was least ... */
+static NpTime least_since;		/* ... which it is since then */
+static NpTime next_return;		/* when it is looked whether NATS is there, though there is more to be moved
+								 * ... */
+static NpTime return_pause;		/* ... so long after it has begun; 0: it has been published since */
 
 /* ---- All messages ----------------------------------------------------------------------- */
 
@@ -43,6 +55,7 @@ void
 np_diverting_progressed(void)
 {
 	last_progress = np_now();
+	return_pause = 0;
 }
 
 /* For so long, until now, nothing could be tried. */
@@ -50,6 +63,7 @@ void
 np_diverting_excuse(NpTime duration)
 {
 	last_progress = Min(last_progress + duration, np_now());
+	least_since = Min(least_since + duration, np_now());
 }
 
 /* How much WAL there is behind a transaction that waits to be published. */
@@ -59,6 +73,22 @@ wal_behind(void)
 	const NpWalTransaction *oldest = np_position_oldest();
 
 	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
+}
+
+/* More WAL is kept than may be, and it does not get less: a worker that was not there for a while catches up. */
+static bool
+is_too_much(void)
+{
+	int64		behind = wal_behind();
+
+	if (behind <= (int64) np_wal_divert_size * 1024 * 1024)
+		least_behind = PG_INT64_MAX;
+	else if (behind < least_behind)
+	{
+		least_behind = behind;
+		least_since = np_now();
+	}
+	return least_behind != PG_INT64_MAX && np_now() > least_since + NOT_LESS;
 }
 
 /* Are all messages to be moved from now on? */
@@ -72,24 +102,37 @@ np_diverting_is_time(bool may_publish)
 		return false;
 	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
 		return !may_publish || waited > NP_MILLISECONDS(np_ack_timeout);
-	return waited > NP_MILLISECONDS(np_wal_divert_after) || wal_behind() > (int64) np_wal_divert_size * 1024 * 1024;
+	return waited > NP_MILLISECONDS(np_wal_divert_after) || is_too_much();
 }
 
 void
 np_diverting_begin(void)
 {
 	is_diverting = true;
+	return_pause = Min(Max(return_pause * 2, FIRST_RETURN), LAST_RETURN);
+	next_return = np_now() + return_pause;
 	ereport(LOG,
 			(errmsg("nats_publish WAL relay moves messages to nats_outbox"),
 			 errdetail("They could not be published in time, and WAL is not kept for them any longer.")));
 }
 
-/* NATS is there again. */
+/*
+ * Is it to be looked whether NATS is there?  When all is moved; and at times
+ * before, for what is written meanwhile can be as much as can be moved.
+ */
+bool
+np_diverting_may_end(bool has_more)
+{
+	return is_diverting && (is_stuck || (np_divert_waiting() == 0 && !has_more) || np_now() >= next_return);
+}
+
+/* NATS is there again.  That it can be published is known when it was. */
 void
 np_diverting_end(void)
 {
 	is_diverting = false;
-	np_diverting_progressed();
+	last_progress = np_now();
+	least_behind = PG_INT64_MAX;
 	ereport(LOG, (errmsg("nats_publish WAL relay publishes again")));
 }
 

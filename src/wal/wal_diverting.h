@@ -17,6 +17,7 @@ extern bool np_diverting_is_time(bool may_publish);
 extern void np_diverting_begin(void);
 extern void np_diverting_end(void);
 extern bool np_diverting_is_on(void);
+extern bool np_diverting_may_end(bool has_more);
 extern bool np_diverting_may_write(void);
 extern NpTime np_diverting_next_write(void);
 extern void np_diverting_write(NpDiverted *diverted);

@@ -36,6 +36,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/catch.h"
 #include "base/settings.h"
 #include "base/wait.h"
 #include "outbox/outbox.h"
@@ -89,6 +90,7 @@ static bool has_secret;			/* else nats_wal_enable() is not committed yet */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static NpTime next_look;		/* into the tables */
 static bool must_look;
+static bool is_looking;			/* into the tables, right now */
 static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
@@ -390,14 +392,14 @@ look(void)
 {
 	MemoryContext caller;
 
-	must_look = true;
+	must_look = is_looking = true;
 	np_decoder_leave();
 	if (np_outbox_begin(&caller))
 		look_inside();
 	else
 		stopped_as = NP_RELAY_NO_EXTENSION;
 	np_outbox_commit(caller);
-	must_look = false;
+	must_look = is_looking = false;
 	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
 }
 
@@ -602,8 +604,8 @@ show_rest(void)
 	const char *problem;
 
 	if (np_diverting_is_on())
-		np_worker_show_state(NP_RELAY_DIVERTING);
-	else if (!may_publish())
+		return;
+	if (!may_publish())
 		np_worker_show_state(stopped_as);
 	else if (!may_try())
 		np_worker_show_state(NP_RELAY_WAITING);
@@ -709,22 +711,45 @@ run_round(void)
 	np_worker_show_order();
 	divert_what_must_be();
 	np_reader_confirm();
+	if (is_well && np_diverting_may_end(has_work()))
+		try_to_publish();
+	if (np_diverting_is_on())
+		np_worker_show_state(NP_RELAY_DIVERTING);
 	if (!is_well || has_work())
 		return 0;
-	if (np_diverting_is_on() && (np_divert_waiting() == 0 || np_diverting_is_stuck()))
-		try_to_publish();
 	show_rest();
 	return next_round();
 }
 
+/* A table that is locked is looked into later; what is known of it counts until then. */
+static bool
+failed_to_look(const ErrorData *error)
+{
+	bool		failed = is_looking && has_secret && np_is_of_others(error->sqlerrcode);
+
+	is_looking = false;
+	if (!failed)
+		return false;
+	np_relay_slot_set_error(np_worker_slot(), error->message);
+	must_look = false;
+	next_look = np_now() + DIVERTED_INTERVAL;
+	return true;
+}
+
 /* It was ended by an error. */
 static void
-fail_round(const char *error)
+fail_round(const ErrorData *error)
 {
-	if (np_diverting_failed(error))
+	if (np_diverting_failed(error->message))
+	{
+		is_looking = false;
+		return;
+	}
+	if (failed_to_look(error))
 		return;
 	np_reader_abort();
-	report_problem(error);
+	np_worker_report_error(session, error);
+	begin_again();
 	/* it did not come to publishing, which says nothing about NATS */
 	np_diverting_excuse(np_now() - tried_at);
 	tried_at = np_now();

@@ -65,8 +65,13 @@ sub published
 	$session->value('SELECT nats_relay_resume()');
 	ok(wait_for('it to be blocked', sub { $session->value('SELECT state, blocked_by FROM nats_relay_status()') eq 'blocked|{' . $other->pid . '}' }),
 		'a relay that waits for a lock is blocked, by a process');
+	# also in the pauses between its tries
+	sleep 3;
+	my %states = map { sleep 0.02; $session->value('SELECT state FROM nats_relay_status()') => 1 } 1 .. 50;
+	is_deeply([ keys %states ], ['blocked'], 'and also in between');
+	like(doctor(), qr/^warning\|The relay is blocked.* The outbox could not be looked into: canceling statement due to lock timeout\.$/, 'and the doctor does not wait for that lock');
 	$other->value('ROLLBACK');
-	# the doctor counts rows, for which it would wait, too: a lock that the relay's DELETE waits for
+	# the view counts rows, for which it would wait, too: a lock that the relay's DELETE waits for
 	$nats->stall;
 	write_message('s.blocked');
 	wait_for_state($session, 'publishing');
@@ -83,6 +88,42 @@ sub published
 	wait_until_drained($session);
 	wait_for_state($session, 'idle');
 	is(relay_column($session, 'blocked_by'), '', 'and then by none');
+}
+
+# ---- Locked
+
+# What is on its way is answered meanwhile, and not published again when no duplicate would be found any more.
+{
+	$client->create_stream('BRIEF', ['brief.>'], storage => 'file', duplicate_window => 1_000_000_000);
+	foreach (1 .. 2)
+	{
+		write_message('brief.known');
+		wait_until_drained($session);
+	}
+	$nats->stall;
+	write_message("brief.$_") foreach 1 .. 20;
+	wait_for_state($session, 'publishing');
+	$other->value('BEGIN; LOCK TABLE nats_outbox IN ACCESS EXCLUSIVE MODE');
+	wait_for('it to be blocked', sub { $session->value('SELECT state FROM nats_relay_status()') eq 'blocked' });
+	sleep 1;
+	$nats->resume;
+	sleep 2;
+	$other->value('ROLLBACK');
+	wait_until_drained($session);
+	is($client->stream_info('BRIEF')->{state}{messages}, 22, 'a table that is locked for long doubles nothing');
+}
+
+# Rows that can't be buried, each of which would wait for the lock, do not hold up others.
+{
+	$other->value('BEGIN; LOCK TABLE nats_outbox_dead');
+	$session->value(q(SET session_replication_role = replica;
+		INSERT INTO nats_outbox (subject, msg_id) SELECT 'a..b', 'bad' || i FROM generate_series(1, 300) i; RESET session_replication_role));
+	write_message('s.beside');
+	ok(eval { wait_for('the message', sub { stored('s.beside') }, 20) }, 'others are published while nats_outbox_dead is locked');
+	$other->value('ROLLBACK');
+	$session->value('UPDATE nats_outbox SET next_attempt_at = now()');
+	wait_until_drained($session);
+	is($session->value('WITH gone AS (DELETE FROM nats_outbox_dead RETURNING 1) SELECT count(*) FROM gone'), '300', 'and then the dead are there');
 }
 
 # ---- Refused
@@ -125,6 +166,15 @@ sub published
 	$node->reload;
 	wait_until_drained($session);
 	wait_for_state($session, 'idle');
+
+	# an owner that may not do what the tables need
+	$session->value('CREATE ROLE keeper; ALTER TABLE nats_outbox OWNER TO keeper');
+	wait_for_state($session, 'no rights');
+	like(doctor(), qr/^warning\|The relay is without the rights that it needs\. Grant the owner of nats_outbox what the error names\. .*The outbox could not be looked into: permission denied for /,
+		'the doctor says what the owner of the tables lacks');
+	$session->value('ALTER TABLE nats_outbox OWNER TO CURRENT_USER; DROP ROLE keeper');
+	$node->reload;
+	published('s.owner', 'and with its owner back it publishes');
 
 	# a role that others need in this database is none that the relay needs
 	my $pid = relay_pid($session);

@@ -165,7 +165,7 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	is($numbers[-1] - $numbers[0] + 1, @numbers, 'and none is missing');
 }
 
-# Too much WAL is behind, though NATS is there: what is decoded while all is moved is moved, too, and not left in hand. Out of
+# Too much WAL is behind, and it does not get less: what is decoded while all is moved is moved, too, and not left in hand. Out of
 # order, so that nothing of it waits until the table is empty; and by a few at a time, so that much of it is left.
 
 {
@@ -181,14 +181,54 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	# nothing of the first one is answered until it is decoded: else little of it may be left by then
 	$nats->stall;
 	kill('CONT', $relay) == 1 or die "no relay to continue: $!";
-	sleep 2;
+	wait_for('it to be too much for long', sub { log_lines($node, $offset, qr/moves messages to nats_outbox/) });
 	$nats->resume;
 	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
-	is(scalar(log_lines($node, $offset, qr/moves messages to nats_outbox/)), 1, 'two large transactions are too much, and moved');
 	wait_until_drained($session);
 	is_deeply([ sort { $a <=> $b } split ' ', payloads('d.large') ], [ 1 .. 2 * $count ], 'each is there once');
 	reconfigure($node, map { $_ => undef } @settings);
 	goes_by_itself('it has caught up', 'd.c');
+}
+
+# A worker that was not there for a while has much WAL behind it, and publishes that, as NATS is there.
+
+{
+	my $count = 600;
+	reconfigure($node, 'nats_publish.wal_divert_size' => '16MB');
+	my $relay = $session->value(q(SELECT pid FROM nats_wal_relay));
+	kill('STOP', $relay) == 1 or die "no relay to stop: $!";
+	$session->value("SELECT count(nats_publish_outbox('d.behind', i || repeat(' ', 30000))) FROM generate_series($_ * $count + 1, $_ * $count + $count) i")
+		foreach 0, 1;
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	my $diverted = $session->value('SELECT diverted FROM nats_wal_relay');
+	kill('CONT', $relay) == 1 or die "no relay to continue: $!";
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	is($session->value('SELECT diverted FROM nats_wal_relay'), $diverted, 'nothing of it is moved');
+	is(scalar(split ' ', payloads('d.behind')), 2 * $count, 'all is published');
+	reconfigure($node, 'nats_publish.wal_divert_size' => undef);
+}
+
+# NATS is there again, and there is more to be moved: writers could go on writing as much as can be moved.
+
+{
+	my $count = 6000;
+	$session->value(q(CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.004); RETURN new; END $$;
+		CREATE TRIGGER slowly BEFORE INSERT ON nats_outbox FOR EACH ROW EXECUTE FUNCTION slowly()));
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms', 'nats_publish.relay_ordering' => 'relaxed');
+	my $diverted = $session->value('SELECT diverted FROM nats_wal_relay');
+	$nats->kill9;
+	$session->value("SELECT count(nats_publish_outbox('d.more', i::text)) FROM generate_series(1, $count) i");
+	wait_for('it to be moved', sub { $session->value('SELECT state FROM nats_wal_relay') eq 'diverting' });
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	$nats->start;
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	cmp_ok($session->value('SELECT diverted FROM nats_wal_relay') - $diverted, '<', $count, 'it is not all moved before NATS is looked for');
+	wait_until_drained($session);
+	my %there = map { $_ => 1 } split ' ', payloads('d.more');
+	is(scalar(keys %there), $count, 'and all is published');
+	$session->value('DROP TRIGGER slowly ON nats_outbox');
+	reconfigure($node, 'nats_publish.relay_ordering' => undef);
 }
 
 # What the table does not take for a while is not dead; what it never takes is
