@@ -293,7 +293,7 @@ define_wal_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("nats_publish.wal_divert_size",
 							"Most WAL that is kept for what is not published yet.",
-							"Beyond it, what comes from the WAL is moved to nats_outbox.",
+							"Beyond it, and while it does not become less, what comes from the WAL is moved to nats_outbox.",
 							&np_wal_divert_size, 1024, 16, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);

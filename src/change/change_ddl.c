@@ -44,6 +44,8 @@ static NpStatement read_commands = {
 	"'type', object_type, 'schema', schema_name, 'name', object_identity))::pg_catalog.text"
 	" FROM pg_catalog.pg_event_trigger_ddl_commands()"
 	" WHERE NOT in_extension AND coalesce(schema_name, '') OPERATOR(pg_catalog.<>) 'pg_temp'"
+	/* a trigger, policy or rule has no schema, but that of its table in its identity, behind all else */
+	" AND (schema_name IS NOT NULL OR object_identity OPERATOR(pg_catalog.!~) ' on pg_temp[.](\"([^\"]|\"\")+\"|[^\".]+)$')"
 };
 
 #define RELATIONS	"'{table,foreign table,view,materialized view}'::pg_catalog.text[]"
@@ -51,7 +53,9 @@ static NpStatement read_commands = {
 
 /* With CASCADE: relations, and what was dropped of others that are still there. */
 static NpStatement read_dropped = {
-	.text = "WITH dropped AS (SELECT * FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary)"
+	.text = "WITH dropped AS (SELECT * FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE NOT is_temporary"
+	/* what is dropped of a table that stays has its names before its own */
+	" AND NOT (object_type OPERATOR(pg_catalog.=) ANY (" PARTS ") AND address_names[1] OPERATOR(pg_catalog.=) 'pg_temp'))"
 	" SELECT pg_catalog.json_agg(pg_catalog.json_build_object("
 	"'type', object_type, 'schema', schema_name, 'name', object_identity))::pg_catalog.text"
 	" FROM dropped AS o WHERE original OR object_type OPERATOR(pg_catalog.=) ANY (" RELATIONS ")"

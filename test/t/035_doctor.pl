@@ -563,7 +563,7 @@ finds(of_stream('half full', [], max_msgs => 10, discard => 'new', max_bytes => 
 finds(of_stream('nearly full', ['limits'], max_msgs => 10, discard => 'new', before => filled(8)), 'limits', 'warning', qr/^Messages: 8 of 10, 80 %\. Raise/, 'nearly full');
 finds(of_stream('full, of old ones', [], max_msgs => 10, before => filled(11)), 'limits', 'ok', qr|^Messages: 10 of 10; beyond that, the oldest go\.|, 'full, of old ones');
 finds(of_stream('full', ['limits'], max_msgs => 10, discard => 'new', before => filled(10)), 'limits', 'failed', qr/^Messages: 10 of 10: full/, 'full');
-finds(of_stream('bytes', ['limits'], max_bytes => 400, before => filled(9)), 'limits', 'warning', qr/^Bytes: \d+ of 400/, 'bytes');
+finds(of_stream('bytes', ['limits'], max_bytes => 400, discard => 'new', before => filled(9)), 'limits', 'warning', qr/^Bytes: \d+ of 400/, 'bytes');
 finds(of_stream('small messages', [], max_msg_size => 1000), 'limits', 'ok', qr/messages of 1000 bytes at most, the server of 1048576/, 'small messages');
 
 # ---- A connection that is lost between two checks
