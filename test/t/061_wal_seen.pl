@@ -211,6 +211,7 @@ $standby->start;
 $primary->wait_for_catchup($standby);
 finds('warning', qr/^This is a standby without the replication slot: .*[Cc]all nats_wal_enable\(\) here once it is promoted\.$/, 'on a standby', PsqlSession->new($standby));
 is(PsqlSession->new($standby)->value(q(SELECT status FROM nats_check() WHERE check_name = 'changes')), 'ok', 'its published tables lack nothing');
+$session->value('DROP TABLE seen');
 is(PsqlSession->new($standby)->value('SELECT state FROM nats_wal_relay'), 'standby', 'the view there');
 $standby->stop;
 $session->value(q(SELECT pg_create_physical_replication_slot('standby')));
