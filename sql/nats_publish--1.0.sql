@@ -190,6 +190,8 @@ CREATE TABLE nats_outbox_dead (
     last_error text,
     died_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX nats_outbox_dead_id ON nats_outbox_dead (id);
+COMMENT ON INDEX nats_outbox_dead_id IS 'for nats_outbox_retry()';
 COMMENT ON TABLE nats_outbox_dead IS 'messages that the relay has given up, with their error';
 COMMENT ON COLUMN nats_outbox_dead.dead_id IS 'its own key, because ids of nats_outbox can repeat, and come from other databases';
 COMMENT ON COLUMN nats_outbox_dead.id IS 'the id that it had in nats_outbox';

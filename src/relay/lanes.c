@@ -49,6 +49,7 @@ static dlist_head doubted = DLIST_STATIC_INIT(doubted);
 static int	unsent;				/* rows that are ready, or wait behind others */
 static int64 free_id;			/* the lowest passed id of free lanes; 0: none */
 static bool have_due;			/* such rows of a lane that nothing holds up any more */
+static bool due_passed;			/* such rows since the last look */
 static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
 
 static uint64
@@ -434,7 +435,7 @@ pass_row(NpLane *lane, NpRow *row)
 	remove_behind(lane, row);
 	/* one that is tried again holds up its lane there */
 	if (row->is_due)
-		lane->has_due = true;
+		lane->has_due = due_passed = true;
 	else
 		lane->passed = lower(lane->passed, row->id);
 	drop(row);
@@ -595,11 +596,14 @@ np_lanes_have_due(void)
 	return have_due;
 }
 
-/* It is about to find them. */
-void
+/* A look is about to find them.  Were any passed by since the last one?  These come before what is behind them. */
+bool
 np_lanes_find_due(void)
 {
-	have_due = false;
+	bool		result = have_due || due_passed;
+
+	have_due = due_passed = false;
+	return result;
 }
 
 /* Rows from this id on are about to be read again, in order. */

@@ -28,7 +28,7 @@ extern void np_lanes_narrow(void);
 extern void np_lanes_widen(void);
 extern int64 np_lanes_free(void);
 extern bool np_lanes_have_due(void);
-extern void np_lanes_find_due(void);
+extern bool np_lanes_find_due(void);
 extern void np_lanes_revisit(int64 id);
 extern int64 np_lanes_clear(void);
 extern NpRow *np_lanes_doubted(void);

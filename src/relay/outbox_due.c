@@ -12,6 +12,9 @@
  * his row seen when the index is read from its lowest entry again: a second
  * after another look, or later when that takes long.
  *
+ * Of what is due, many rows may have to wait for another one of their subject.
+ * They are seen again when that may be over, and else rarely.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -32,6 +35,11 @@
 #define LOWEST_INTERVAL	NP_MILLISECONDS(1000)
 #define LOWEST_SHARE	200
 
+/* What costs so little is seen each time, and else with these shares of the time. */
+#define CHEAP			NP_MILLISECONDS(1)
+#define WALK_SHARE		50
+#define GLANCE_SHARE	20
+
 /* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
@@ -44,13 +52,19 @@ static NpStatement mend_times = {
 static NpWay due_rows = {
 	.statements = {
 		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_DUE " AND " NP_ROW_IS_FREE(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")
+		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")) FROM_DUE
 		" ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}}
 	},
 	.is_due = true
 };
 
 static TimestampTz lowest = DT_NOBEGIN; /* the floor */
+static TimestampTz walked = DT_NOBEGIN; /* from the floor up to here, all that is due was seen: it waits for
+										 * others */
+static NpTime next_walk;		/* when that is seen again */
+static NpTime walk_cost;		/* how long that has taken the last time, until now */
+static NpWaiting known;			/* what waits ... */
+static NpTime known_until;		/* ... until then, for looking is dear */
 static NpTime next_from_lowest;
 static NpTime begun;			/* to look from the lowest entry on; 0: it is done */
 static bool is_turn_of_due;		/* when there is room for one row only */
@@ -58,8 +72,8 @@ static bool is_turn_of_due;		/* when there is room for one row only */
 /* ---- The floor ------------------------------------------------------------------------ */
 
 /* From which time on rows are to be looked for now. */
-TimestampTz
-np_due_floor(void)
+static TimestampTz
+find_floor(void)
 {
 	NpTime		now = np_now();
 
@@ -69,11 +83,57 @@ np_due_floor(void)
 	return lowest = DT_NOBEGIN;
 }
 
+/*
+ * What waits for its time, as np_glance(), which can have to go through the
+ * entries of all that has waited and does not any more: then the answer counts
+ * for a while.  True: the relay is paused.
+ */
+bool
+np_due_glance(NpWaiting *waiting)
+{
+	NpTime		glance_begun = np_now();
+	NpTime		cost;
+	bool		is_paused;
+
+	if (glance_begun < known_until)
+	{
+		*waiting = known;
+		return np_glance_is_paused();
+	}
+	is_paused = np_glance(find_floor(), waiting);
+	cost = np_now() - glance_begun;
+	if (cost < CHEAP)
+		return is_paused;
+	known = *waiting;
+	known_until = np_now() + cost * GLANCE_SHARE;
+	/* others may write rows that have failed */
+	if (!known.any_failed)
+		known.last = GetCurrentTransactionStartTimestamp();
+	known.any_failed = true;
+	return is_paused;
+}
+
+/* Rows were put off, the first of them until then. */
+void
+np_due_put_off(NpTime first)
+{
+	known_until = Min(known_until, first);
+}
+
 /* Times may have been written that are lower. */
 void
 np_due_from_the_lowest(void)
 {
 	next_from_lowest = 0;
+	np_due_walk_again();
+}
+
+/* What waits for another row may be free. */
+void
+np_due_walk_again(void)
+{
+	next_walk = 0;
+	known_until = 0;
 }
 
 /* What is below the first one that was found is not looked at for now.  Returns when it must be. */
@@ -92,11 +152,35 @@ raise_floor(const NpWaiting *waiting, TimestampTz now)
 
 /* ---- Reading -------------------------------------------------------------------------- */
 
+/* From which time on they are read. */
+static TimestampTz
+begin_walk(NpTime now)
+{
+	if (now >= next_walk)
+	{
+		walked = DT_NOBEGIN;
+		walk_cost = 0;
+		next_walk = NP_FOREVER;
+	}
+	return Max(lowest, walked);
+}
+
+/* A walk that has not come to its end goes on from there. */
+static void
+end_walk(const NpReading *reading, NpTime cost, TimestampTz now)
+{
+	walked = reading->is_full ? reading->stopped_at : Max(walked, now - FLOOR_DISTANCE);
+	walk_cost += cost;
+	if (!reading->is_full && next_walk == NP_FOREVER)
+		next_walk = np_now() + (walk_cost < CHEAP ? 0 : walk_cost * WALK_SHARE);
+}
+
 /* They have a share; false: there are more. */
 static bool
-read_due(NpReading *reading)
+read_due(NpReading *reading, TimestampTz now)
 {
-	Datum		floor = TimestampTzGetDatum(lowest);
+	NpTime		walk_begun = np_now();
+	Datum		floor = TimestampTzGetDatum(begin_walk(walk_begun));
 	int			share = reading->room / 4;
 	int			rest;
 
@@ -107,6 +191,7 @@ read_due(NpReading *reading)
 	reading->room = share;
 	np_read_rows(&due_rows, reading->ordered, &floor, reading);
 	reading->room += rest;
+	end_walk(reading, np_now() - walk_begun, now);
 	return !reading->is_full;
 }
 
@@ -158,7 +243,7 @@ np_due_read(const NpWaiting *waiting, NpReading *reading, bool *has_more)
 	NpTime		failed = NP_FOREVER;
 
 	if (waiting->any && waiting->first <= now)
-		*has_more |= !read_due(reading);
+		*has_more |= !read_due(reading, now);
 	if (waiting->any_failed)
 		failed = read_failed(waiting->last, now, reading, has_more);
 	else

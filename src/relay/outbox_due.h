@@ -12,8 +12,10 @@
 #include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 
-extern TimestampTz np_due_floor(void);
+extern bool np_due_glance(NpWaiting *waiting);
+extern void np_due_put_off(NpTime first);
 extern void np_due_from_the_lowest(void);
+extern void np_due_walk_again(void);
 extern NpTime np_due_read(const NpWaiting *waiting, NpReading *reading, bool *has_more);
 
 #endif							/* NP_OUTBOX_DUE_H */

@@ -52,6 +52,8 @@ static NpStatement read_all = {
 	.types = {TIMESTAMPTZOID}
 };
 
+static NpStatement read_pause = {.text = "SELECT EXISTS (" PAUSED ")"};
+
 static NpStatement read_after = {
 	.text = "SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > $1 ORDER BY next_attempt_at, id LIMIT 1",
 	.argument_count = 1,
@@ -210,9 +212,22 @@ find_pause(bool *paused)
 	return plain;
 }
 
+/* Is the relay paused by a row of nats_control? */
+bool
+np_glance_is_paused(void)
+{
+	bool		paused;
+	bool		isnull;
+
+	if (find_pause(&paused))
+		return paused;
+	np_outbox_execute(&read_pause, NULL, true);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
 /*
- * What waits for its time, from this floor on.  True: the relay is paused by
- * a row of nats_control.
+ * What waits for its time, from this floor on.  True: the relay is paused, as
+ * above.
  */
 bool
 np_glance(TimestampTz floor, NpWaiting *waiting)

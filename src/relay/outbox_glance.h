@@ -22,6 +22,7 @@ typedef struct NpWaiting
 	TimestampTz last;
 } NpWaiting;
 
+extern bool np_glance_is_paused(void);
 extern bool np_glance(TimestampTz floor, NpWaiting *waiting);
 extern bool np_glance_after(TimestampTz time, TimestampTz *next);
 extern NpHolders *np_glance_open_holders(void);

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "base/catch.h"
 #include "base/encoding.h"
@@ -38,11 +39,16 @@ enum
 	READ_IS_SUSPECT,
 	READ_HAS_FAILED,
 	READ_PLACE,
+	READ_TIME,
 	READ_IS_HELD
 };
 
 /* What can be headers takes less than this as jsonb. */
 #define MAX_HEADERS		(1024 * 1024)
+
+/* A way is read for so long at a time, which is looked at after so many rows. */
+#define LONGEST_READ	NP_MILLISECONDS(100)
+#define ROWS_PER_CHECK	64
 
 /* What rows may need in between. */
 #define SCRATCH			(64 * 1024)
@@ -156,6 +162,8 @@ typedef struct Receiver
 	DestReceiver base;
 	const NpWay *way;
 	NpReading  *reading;
+	NpTime		until;			/* it may go on */
+	int			seen;
 } Receiver;
 
 /* Has it to wait for another row of its subject in the table?  So has what comes behind one that is passed by. */
@@ -202,8 +210,9 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 	subject = subject_of(from);
 	if (is_held(from, reading, subject, id) || (reading->ordered && !way->is_due && np_settle_holds(subject, id)))
 	{
-		/* that of a chained row is for when it is refused */
-		np_lanes_pass(subject, id);
+		/* that of a chained row is for when it is refused; what is due is found again by its time */
+		if (!way->is_due)
+			np_lanes_pass(subject, id);
 		return false;
 	}
 	if (row != NULL)
@@ -229,18 +238,33 @@ has_room(const NpReading *reading)
 	return reading->room > 0 && np_rows_bytes() < np_rows_max_bytes();
 }
 
+/* Rows that have to wait take no room, and there can be millions; answers are not received meanwhile. */
+static bool
+has_time(Receiver *receiver)
+{
+	return ++receiver->seen % ROWS_PER_CHECK != 0 || np_now() < receiver->until;
+}
+
+static void
+stop_at(TupleTableSlot *row, const Receiver *receiver)
+{
+	receiver->reading->is_full = true;
+	if (receiver->way->is_due)
+		receiver->reading->stopped_at = DatumGetTimestampTz(get(row, READ_TIME));
+}
+
 /* False: no more. */
 static bool
 receive_row(TupleTableSlot *row, DestReceiver *self)
 {
-	const Receiver *receiver = (const Receiver *) self;
+	Receiver   *receiver = (Receiver *) self;
 	NpReading  *reading = receiver->reading;
 	int64		id = DatumGetInt64(get(row, READ_ID));
 	MemoryContext previous;
 
-	if (!has_room(reading))
+	if (!has_room(reading) || !has_time(receiver))
 	{
-		reading->is_full = true;
+		stop_at(row, receiver);
 		return false;
 	}
 	if (receiver->way->seen != NULL)
@@ -256,13 +280,13 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 }
 
 /*
- * Read rows in a way, to its end or as long as there is room, and have the
- * lanes take them.  Raises what reading a table raises.
+ * Read rows in a way, to its end or as long as there is room and time, and have
+ * the lanes take them.  Raises what reading a table raises.
  */
 void
 np_read_rows(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
 {
-	Receiver	receiver = {.base = *None_Receiver,.way = way,.reading = reading};
+	Receiver	receiver = {.base = *None_Receiver,.way = way,.reading = reading,.until = np_now() + LONGEST_READ};
 
 	if (scratch == NULL)
 		scratch = AllocSetContextCreate(TopMemoryContext, "nats_publish relay row", ALLOCSET_DEFAULT_SIZES);

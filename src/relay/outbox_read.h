@@ -16,7 +16,7 @@
 /* The columns that are read, of the table o; held: does the row wait for another one? */
 #define NP_ROW_COLUMNS(held) \
 	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, o.ctid, " held
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, o.ctid, o.next_attempt_at, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define NP_ROW_WAITS_FOR(which) \
@@ -33,7 +33,8 @@ typedef struct NpReading
 	bool		ordered;
 	NpHolders  *holders;		/* for which rows may have to wait; NULL: the statement says whether they do */
 	int			room;			/* for so many rows more */
-	bool		is_full;		/* something was left by the last way */
+	bool		is_full;		/* something was left by the last way ... */
+	TimestampTz stopped_at;		/* ... of what is due: from this time on */
 	int64		settled;		/* up to this id, all rows that there will ever be are seen */
 } NpReading;
 

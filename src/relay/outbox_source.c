@@ -313,7 +313,7 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 static bool
 look_at_control(NpWaiting *waiting)
 {
-	return np_glance(np_due_floor(), waiting) || np_pause_is_marked(np_outbox_extension());
+	return np_due_glance(waiting) || np_pause_is_marked(np_outbox_extension());
 }
 
 /*

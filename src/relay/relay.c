@@ -37,6 +37,7 @@
 #include "relay/chains.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/outbox_due.h"
 #include "relay/outbox_probes.h"
 #include "relay/missed_slot.h"
 #include "relay/outbox_source.h"
@@ -91,6 +92,7 @@ begin_again(void)
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
+	np_due_walk_again();
 	must_settle = must_look = true;
 }
 
@@ -109,6 +111,7 @@ clear(void)
 
 	if (lowest != 0)
 		np_source_go_back(lowest);
+	np_due_walk_again();
 	np_probes_none();
 }
 
@@ -164,7 +167,10 @@ settle(void)
 	if (settled.is_changed)
 		np_source_look_again();
 	must_look |= settled.is_changed || settled.has_let_go;
+	if (settled.has_let_go || settled.has_returned)
+		np_due_walk_again();
 	/* that it is put off wakes nobody */
+	np_due_put_off(settled.next_due);
 	next_look = Min(next_look, settled.next_due);
 	if (settled.is_locked || locked_too)
 		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
@@ -222,7 +228,8 @@ look_into_outbox(void)
 	/* before it looks: what comes meanwhile is another time's */
 	wakes_seen = np_relay_slot_listen(np_worker_slot());
 	must_look = true;
-	np_lanes_find_due();
+	if (np_lanes_find_due())
+		np_due_walk_again();
 	is_at_table = true;
 	np_source_read(&look);
 	is_at_table = false;

@@ -281,6 +281,7 @@ finish(NpRow *row, NpSettled *settled)
 	count_holder(row, false);
 	dlist_delete(&row->node);
 	waiting--;
+	settled->has_returned |= row->state == NP_ROW_DOUBTED;
 	if (row->state == NP_ROW_FAILED)
 		np_lanes_give_up(row);
 	else if (row->has_failed && row->state != NP_ROW_DOUBTED)

@@ -17,6 +17,7 @@ typedef struct NpSettled
 	int64		failed;			/* attempts that count */
 	int64		dead;
 	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
+	bool		has_returned;	/* rows that are in doubt, which are read again */
 	bool		has_let_go;		/* rows that held up others are there no more */
 	bool		is_locked;		/* rows could not be written yet, because others have locked them */
 	NpTime		next_due;		/* when the first of those that failed is to be tried again, or others be

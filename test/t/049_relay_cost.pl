@@ -155,6 +155,25 @@ cmp_ok(entries_of('nats_outbox') - $before, '<=', 20 * 20, '... each of which re
 	$session->value('VACUUM nats_outbox');
 }
 
+# Rows whose time has come, and which wait for another one of their subject that is tried again
+{
+	my $lots = 10_000;
+	my $count = 20;
+	$session->value(q(SELECT nats_publish_outbox('held.one', '0')));
+	wait_for('it to be tried', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0') eq '1' });
+	$session->value("SELECT count(nats_publish_outbox('held.one', i::text, deliver_at => clock_timestamp() + interval '1 s')) FROM generate_series(1, $lots) AS i");
+	sleep 2;
+	publish_one('c.a') foreach 1 .. 6;
+	my $entries = entries_of('nats_outbox_due');
+	publish_one('c.a') foreach 1 .. $count;
+	cmp_ok(entries_of('nats_outbox_due') - $entries, '<', $count * $lots / 2, 'these are not walked for each message');
+	$client->create_stream('HELD', ['held.>']);
+	wait_for('an outbox that is empty', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' }, 120);
+	is(join(' ', map { $_->{payload} } $client->consume('HELD')), join(' ', 0 .. $lots), 'and they go when it has, in order');
+	$client->delete_stream('HELD');
+	$session->value('VACUUM nats_outbox');
+}
+
 # ---- What VACUUM may not remove
 
 my $DEAD = 5000;
@@ -173,6 +192,19 @@ $before = entries_of('nats_outbox_due');
 my $seconds = check_cost($COUNT, 'behind dead rows');
 cmp_ok(entries_of('nats_outbox_due') - $before, '<=', 2 * $seconds * $DEAD, 'what was due is walked each second, and not for each message');
 cmp_ok(2 * $seconds * $DEAD, '<', $COUNT * $DEAD, '... which are more than seconds') or diag("$seconds seconds");
+
+# The same of times that have not come, of what has waited for a stream and does not any more.
+{
+	my $times = 20 * $DEAD;
+	$session->value("INSERT INTO nats_outbox (subject, attempts, last_error, next_attempt_at)
+		SELECT 'c.b', 1, '42704: no stream', now() + interval '1 hour' + i * interval '1 s' FROM generate_series(1, $times) i");
+	$session->value('DELETE FROM nats_outbox');
+	publish_one('c.a') foreach 1 .. 6;
+	my $entries = entries_of('nats_outbox_(due|failed)');
+	check_cost($COUNT, 'before dead rows');
+	# else each look goes through each of both indexes
+	cmp_ok(entries_of('nats_outbox_(due|failed)') - $entries, '<', $COUNT * $times, 'what was to be tried later is not walked for each message');
+}
 
 # What is committed long after the time that it says is found.
 my $late = PsqlSession->new($node);
