@@ -653,6 +653,7 @@ np_delivery_resend(NpSession *session)
 			}
 		}
 	}
+	np_connection_begin_use(session->connection);
 	if (resent > 0)
 		ereport(DEBUG1,
 				(errmsg_plural("nats_publish sent %d message again", "nats_publish sent %d messages again", resent, resent)));

@@ -76,12 +76,12 @@ np_connection_create(MemoryContext context, const NpConnectionEvents *events, vo
 void
 np_connection_close(NpConnection *connection)
 {
-	if (connection->established)
+	if (connection->in_use)
 	{
 		connection->sent_before_loss = connection->outbound.sent;
 		connection->lost_for_size = false;
 	}
-	connection->established = false;
+	connection->established = connection->in_use = false;
 	np_outbound_clear(&connection->outbound);
 	connection->input_start = connection->input_end = 0;
 	connection->input_needed = 0;
@@ -124,7 +124,7 @@ void
 np_connection_lose(NpConnection *connection, const char *reason)
 {
 	bool		was_established = connection->established;
-	bool		is_for_size = strncmp(connection->server_error, "Maximum Payload", 15) == 0;
+	bool		is_for_size = connection->in_use && strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 
 	if (connection->server_error[0] != '\0')
 		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
@@ -133,12 +133,22 @@ np_connection_lose(NpConnection *connection, const char *reason)
 		strlcpy(connection->loss, reason, sizeof(connection->loss));
 	np_stats_of(np_stats_mode)->connections_lost++;
 	np_connection_close(connection);
-	connection->lost_for_size = is_for_size;
+	connection->lost_for_size |= is_for_size;
 	if (was_established)
 	{
 		connection->was_lost = true;
 		log_loss(connection);
 	}
+}
+
+/*
+ * What its owner had pending is appended again.  Before, the end of the
+ * connection says nothing about it: what counts is that of the one before.
+ */
+void
+np_connection_begin_use(NpConnection *connection)
+{
+	connection->in_use = true;
 }
 
 bool
@@ -184,7 +194,7 @@ np_connection_tries(const NpConnection *connection)
 
 /*
  * The position in the outgoing stream up to which the kernel had taken it
- * when the last connection ended.
+ * when the last connection that was in use ended.
  */
 uint64
 np_connection_sent_before_loss(const NpConnection *connection)

@@ -68,6 +68,7 @@ extern void np_connection_log_to(int elevel);
 extern void np_connection_reset_servers(NpConnection *connection);
 extern void np_connection_close(NpConnection *connection);
 extern void np_connection_lose(NpConnection *connection, const char *reason);
+extern void np_connection_begin_use(NpConnection *connection);
 extern bool np_connection_is_open(const NpConnection *connection);
 extern NpConnectionIdentity np_connection_identity(const NpConnection *connection);
 extern int64 np_connection_max_payload(const NpConnection *connection);

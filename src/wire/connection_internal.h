@@ -25,6 +25,7 @@ struct NpConnection
 	NpWire	   *wire;			/* NULL: not open */
 	NpWaitSet  *wait_set;		/* on the wire's socket */
 	bool		established;	/* subscribed: the owner's messages can go out */
+	bool		in_use;			/* they are appended: its end tells what of them has left */
 	bool		owns_external_fd;	/* counted by fd.c */
 	NpOutbound	outbound;
 
@@ -56,7 +57,7 @@ struct NpConnection
 	uint64		last_pong;		/* the end of ours in the outgoing stream */
 
 	uint64		confirmed;		/* the server has read the stream up to here */
-	uint64		sent_before_loss;	/* outbound.sent when the connection went */
+	uint64		sent_before_loss;	/* outbound.sent when the last one in use went */
 	bool		was_lost;		/* while it was in use, and not made again yet */
 	bool		lost_for_size;	/* the server has ended it for a message over max_payload */
 	char		server_error[256];	/* the last -ERR */

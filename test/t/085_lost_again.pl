@@ -1,0 +1,64 @@
+
+# Connections that are lost more than once, and what is known of the one before: it is neither taken for what is lost now nor
+# told of it.
+
+use strict;
+use warnings FATAL => 'all';
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use FakeServer;
+use PsqlSession;
+use PublishTest;
+
+my ($nats) = nats_with_stream('T', ['t.>']);
+my $node = publishing_node('main', 'nats_publish.url' => $nats->url);
+my $dir = PostgreSQL::Test::Utils::tempdir('signals');
+
+sub session { return publishing_session($node, @_); }
+sub ack { return '{"stream":"T","seq":1}'; }
+
+# What a fake server waits for, and the test gives.
+sub give { my ($name) = @_; append_to_file("$dir/$name", ''); return; }
+sub await { my ($name) = @_; wait_for($name, sub { -e "$dir/$name" }); return; }
+
+# All lines that handlers have noted.
+sub noted
+{
+	my ($fake) = @_;
+	my @lines;
+	while (defined(my $line = $fake->next_event(1))) { push @lines, $line; }
+	return @lines;
+}
+
+# ---- Lost again before what was pending has gone out again. Every second connection only asks for the version.
+
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number == 4;
+			$peer->handshake(version => '"2.12.0"');
+			while (my $command = $peer->next_command)
+			{
+				next if $command->{verb} ne 'PUB';
+				if ($number == 1) { await('the first loss'); $peer->abort; }
+				$peer->note($command->{payload} =~ s/x//gr);
+				$peer->reply($command, ack());
+			}
+			return;
+		});
+	# more than the kernel takes, and less than max_pending_bytes
+	my $session = session(url => $fake->url, auto_msg_id => 'off', commit_timeout => '30s');
+	$session->value(q(BEGIN; SELECT count(nats_publish_async('t.a', lpad(i::text, 900000, 'x'), ttl => '1 h')) FROM generate_series(1, 50) i));
+	give('the first loss');
+	is($session->sqlstate('COMMIT'), '58030', 'what had left on the first connection is in doubt');
+	my @resent = noted($fake);
+	is($resent[-1], 50, 'what had not goes out on the third one');
+	is("@resent", join(' ', 51 - @resent .. 50), 'in order');
+}
+
+done_testing;
