@@ -601,6 +601,15 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	return false;
 }
 
+/* Another try is put off as any other after a failure. */
+static void
+sleep_until_next_connect(const NpSession *session, NpTime deadline)
+{
+	show(NP_ACTIVITY_CONNECTING);
+	np_sleep(NP_WAIT_CONNECT, Min(deadline, session->next_connect));
+	np_session_show_rest();
+}
+
 /*
  * Have a connection to a server whose version is known, in the time of a wait
  * of the present call, or of a round of attempts if nobody waits for it.
@@ -625,6 +634,7 @@ know_version(NpSession *session, bool critical, NpFailure *failure)
 		}
 		if (learn_version(session, &unknown))
 			return true;
+		sleep_until_next_connect(session, deadline);
 	} while (np_now() < deadline);
 	pause_uncritical(session, &unknown);
 	*failure = unknown;

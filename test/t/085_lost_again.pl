@@ -61,4 +61,24 @@ sub noted
 	is("@resent", join(' ', 51 - @resent .. 50), 'in order');
 }
 
+# ---- A server that takes each connection, and does not tell its version
+
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->note($number);
+			return if $number % 2 == 0;
+			$peer->handshake;
+			1 while $peer->next_command;
+			return;
+		});
+	my $session = session(url => $fake->url, ack_timeout => '3s', connect_timeout => '3s');
+	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x', ttl => '1 h'))), '58000', 'a server that does not tell its version');
+	my @connections = noted($fake);
+	cmp_ok(@connections, '>', 4, 'is asked again');
+	cmp_ok(@connections, '<', 30, 'less and less often');
+}
+
 done_testing;
