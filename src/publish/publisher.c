@@ -183,11 +183,17 @@ np_publisher_check_length(NpSession *session, size_t length)
 	np_raise(&failure);
 }
 
+static size_t
+content_length(const NpPublication *publication)
+{
+	return publication->headers.length + publication->payload.length;
+}
+
 /* The limits of one command. */
 static void
 check_size(NpSession *session, const NpPublication *publication, size_t control_line)
 {
-	np_publisher_check_length(session, publication->headers.length + publication->payload.length);
+	np_publisher_check_length(session, content_length(publication));
 	if (control_line > NP_MAX_CONTROL_LINE)
 	{
 		NpFailure	failure = np_failure(NP_FAULT_SIZE,
@@ -342,6 +348,8 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 		return give_up_unsent(message, mode, &failure);
 
 	/* a wait may have changed the connection, but not the inbox */
+	if (np_session_is_open(session))
+		np_publisher_check_length(session, content_length(&publication));
 	if (np_session_is_open(session) &&
 		!np_session_try_require(session, message->needs, mode != NP_UNCRITICAL, &failure))
 		return give_up_unsent(message, mode, &failure);

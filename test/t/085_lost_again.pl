@@ -81,4 +81,30 @@ sub noted
 	cmp_ok(@connections, '<', 30, 'less and less often');
 }
 
+# ---- A server with a lower max_payload takes over while a message waits for room
+
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			$peer->handshake(max_payload => $number == 1 ? 1048576 : 100);
+			while (my $command = $peer->next_command)
+			{
+				next if $command->{verb} ne 'PUB';
+				if ($number == 1) { await('the lower limit'); $peer->close; }
+				$peer->note(length $command->{payload});
+				$peer->reply($command, ack());
+			}
+			return;
+		});
+	my $session = session(url => $fake->url, max_pending => 1, ack_timeout => '20s');
+	$session->value(q(BEGIN; SELECT nats_publish_async('t.a', 'x') \g /dev/null));
+	$session->begin(q(SELECT nats_publish_async('t.a', repeat('x', 1000))));
+	$session->wait_until_waiting;
+	give('the lower limit');
+	is($session->finish->{sqlstate}, '54000', 'a message that is too long for the server that takes over is refused');
+	is(join(' ', noted($fake)), 1, 'and not sent to it');
+}
+
 done_testing;
