@@ -461,6 +461,15 @@ np_commit_abort_subtransaction(int nest_level)
 	(void) np_delivery_watch(0);
 }
 
+/* What can be done without waiting comes first: a server that hangs takes the time of all. */
+static void
+send_and_receive(NpSession *session)
+{
+	np_connection_send(session->connection);
+	if (np_session_is_open(session))
+		np_connection_receive_all(session->connection);
+}
+
 /* Wait for a while until the server has seen everything, then for the acks. */
 static void
 drain_at_exit(NpSession *session, NpTime limit)
@@ -489,6 +498,8 @@ np_commit_exit(void)
 
 	np_commit_reset();
 	np_session_set_timeout(EXIT_TIMEOUT);
+	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
+		send_and_receive(session);
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		drain_at_exit(session, limit);
 	np_delivery_report_failures(LOG);

@@ -520,6 +520,8 @@ np_connection_ping(NpConnection *connection, NpWaitEvent event, NpTime until)
 	while (connection->wire != NULL && connection->pongs_awaited > 0 && np_now() < until)
 		np_connection_wait(connection, event, until);
 	if (connection->wire != NULL && connection->pongs_awaited > 0)
+		np_connection_receive_all(connection);
+	if (connection->wire != NULL && connection->pongs_awaited > 0)
 		np_connection_lose(connection, NP_NO_ANSWER);
 	if (connection->wire == NULL)
 		return false;

@@ -107,4 +107,23 @@ sub noted
 	is(join(' ', noted($fake)), 1, 'and not sent to it');
 }
 
+# ---- At exit, behind a server that hangs
+
+{
+	my $hung = FakeServer->answering(sub { $_[0]->{mute} = 1; });
+	my $slow = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->note('read'); sleep 0.05; $peer->reply($command, ack()); });
+	$node->safe_psql('postgres', sprintf(q(CREATE SERVER slow FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $slow->url));
+	my $session = session(url => $hung->url, ack_timeout => '10s');
+	my $log_start = -s $node->logfile;
+	$session->value(q(SELECT nats_publish_async('t.hung', 'x', critical => false)));
+	$session->value(q(SET nats_publish.server = 'slow'; SELECT nats_publish_async('t.slow', 'x', critical => false)));
+	my $pid = $session->pid;
+	$session->close;
+	wait_for('the end', sub { !process_is_there($pid) });
+	my $log = slurp_file($node->logfile, $log_start);
+	like($log, qr/LOG: .*could not publish to "t\.hung"/, 'what the server has not answered that hangs is in the log') or diag $log;
+	unlike($log, qr/could not publish .*t\.slow|2 messages/, 'and not what another one has by then');
+	is($slow->next_event, 'read', 'which had got it');
+}
+
 done_testing;
