@@ -106,7 +106,7 @@ typedef struct NpSession
 	NpTime		next_connect;	/* not earlier ... */
 	NpTime		connect_delay;	/* ... and so long after a failure */
 	NpTime		uncritical_pause_until;
-	char		connect_failure[512];	/* what the last attempt said */
+	char		connect_failure[512];	/* what the last attempt said; empty: it has succeeded */
 
 	/* publisher.c */
 	NpTime		last_sent;		/* when bytes were last handed to the socket */

@@ -188,6 +188,20 @@ pause_uncritical(NpSession *session, const NpFailure *failure)
 	session->uncritical_pause_until = np_now() + UNCRITICAL_PAUSE;
 }
 
+static void
+forget_failure(NpSession *session)
+{
+	session->connect_failure[0] = '\0';
+	session->uncritical_pause_until = 0;
+}
+
+/* What the last attempt said, palloc'd; NULL: it has succeeded, or there was none. */
+static const char *
+last_failure(const NpSession *session)
+{
+	return session->connect_failure[0] != '\0' ? pstrdup(session->connect_failure) : NULL;
+}
+
 /*
  * Try to connect once; what is pending goes out again.
  *
@@ -206,6 +220,7 @@ try_connect(NpSession *session, NpTime deadline, NpFailure *failure)
 	session->looked_at = 0;
 	if (opened && resend(session, failure))
 	{
+		forget_failure(session);
 		show_server(session);
 		return true;
 	}
@@ -469,8 +484,7 @@ np_session_explain(const NpSession *session, const NpPending *message)
 	else
 		failure = np_failure(NP_FAULT_LOST, "the connection was lost before the message was sent (%s)",
 							 np_connection_loss(session->connection));
-	if (session->connect_failure[0] != '\0')
-		failure.detail = pstrdup(session->connect_failure);
+	failure.detail = last_failure(session);
 	return failure;
 }
 
@@ -589,7 +603,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	if (!critical && np_now() < session->uncritical_pause_until)
 	{
 		*failure = np_failure(NP_FAULT_UNREACHABLE, "NATS could not be reached a moment ago");
-		failure->detail = pstrdup(session->connect_failure);
+		failure->detail = last_failure(session);
 		return false;
 	}
 	if (!critical || !np_futures_are_critical() || np_connection_loss(session->connection)[0] == '\0')
@@ -597,7 +611,7 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_session_timeout(), NP_FOREVER))
 		return true;
 	*failure = np_failure(NP_FAULT_LOST, "the connection was lost and could not be made again");
-	failure->detail = pstrdup(session->connect_failure);
+	failure->detail = last_failure(session);
 	return false;
 }
 

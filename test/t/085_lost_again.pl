@@ -126,4 +126,48 @@ sub noted
 	is($slow->next_event, 'read', 'which had got it');
 }
 
+# ---- Why something was lost or not reached is told of that alone
+
+# Refuses the first connection, acknowledges the first message of the next one and ends it.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number == 1;
+			$peer->handshake;
+			while (my $command = $peer->next_command)
+			{
+				next if $command->{verb} ne 'PUB';
+				return $peer->leave($peer->reply_bytes($command, ack())) if $number == 2;
+				$peer->reply($command, ack());
+			}
+			return;
+		});
+	my $session = session(url => $fake->url);
+	my $result = $session->run(q(SELECT nats_publish_async('t.a', 'x', critical => false) \g /dev/null
+		SELECT (nats_publish('t.a', 'x')).stream; SELECT nats_publish_async('t.a', 'x', critical => false) \g /dev/null
+		));
+	is(() = $result->{error} =~ /WARNING/g, 1, 'the pause after a failed connect ends with a good one') or diag $result->{error};
+	is($session->value('SELECT published, failed FROM nats_session_stats()'), '3|1', 'the message behind it was sent');
+}
+
+# Refuses the first connection in its own words, and ends each other one for what it is sent.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return $peer->send("-ERR 'too many'\r\n") if $number == 1;
+			$peer->handshake;
+			while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; }
+			return;
+		});
+	my $session = session(url => $fake->url, ack_timeout => '2s');
+	like($session->error(q(SELECT nats_publish('t.a', 'x'))), qr/DETAIL: .*Unexpected protocol/, 'a connect that fails, and why');
+	my $error = $session->error(q(SELECT nats_publish('t.a', 'x')));
+	like($error, qr/58030: /, 'a message that is lost on later connections');
+	unlike($error, qr/Unexpected protocol/, 'is not lost for that') or diag $error;
+}
+
 done_testing;
