@@ -117,6 +117,15 @@ log_loss(const NpConnection *connection)
 	pfree(loss);
 }
 
+/* Can the last -ERR be why?  A server goes on after one about what the NATS user may not do. */
+static bool
+error_ends_it(const NpConnection *connection)
+{
+	bool		is_permission = strncmp(connection->server_error, "Permissions Violation", 21) == 0;
+
+	return connection->server_error[0] != '\0' && !(connection->in_use && is_permission);
+}
+
 /*
  * It can't be used any more: close, and keep the reason.
  */
@@ -126,7 +135,7 @@ np_connection_lose(NpConnection *connection, const char *reason)
 	bool		was_established = connection->established;
 	bool		is_for_size = connection->in_use && strncmp(connection->server_error, "Maximum Payload", 15) == 0;
 
-	if (connection->server_error[0] != '\0')
+	if (error_ends_it(connection))
 		snprintf(connection->loss, sizeof(connection->loss), "%s; the server said: %s",
 				 reason, connection->server_error);
 	else

@@ -170,4 +170,27 @@ sub noted
 	unlike($error, qr/Unexpected protocol/, 'is not lost for that') or diag $error;
 }
 
+# Denies one message, and ends the connection much later; others are refused.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number > 1;
+			$peer->handshake;
+			while (my $command = $peer->next_command)
+			{
+				next if $command->{verb} ne 'PUB';
+				return if $command->{subject} ne 't.denied';
+				$peer->send(qq(-ERR 'Permissions Violation for Publish to "t.denied"'\r\n));
+			}
+			return;
+		});
+	my $session = session(url => $fake->url, ack_timeout => '1s');
+	is($session->sqlstate(q(SELECT nats_publish('t.denied', 'x'))), '42501', 'a message that is denied');
+	my $error = $session->error(q(SELECT nats_publish('t.a', 'x')));
+	like($error, qr/the connection was lost before an acknowledgment arrived/, 'another one, whose connection is lost');
+	unlike($error, qr/Permissions/, 'is not lost for that') or diag $error;
+}
+
 done_testing;
