@@ -550,10 +550,12 @@ np_connection_drain(NpConnection *connection, NpTime until)
 		np_connection_ping(connection, NP_WAIT_ACK, until);
 }
 
-/* The next np_connection_open is for other servers. */
+/* The next np_connection_open is for other servers, of which nothing is known and none was lost. */
 void
 np_connection_reset_servers(NpConnection *connection)
 {
+	connection->loss[0] = connection->server_error[0] = '\0';
+	connection->was_lost = connection->lost_for_size = false;
 	np_server_pool_reset(&connection->pool);
 }
 

@@ -193,4 +193,31 @@ sub noted
 	unlike($error, qr/Permissions/, 'is not lost for that') or diag $error;
 }
 
+# Lost for ever; then the session publishes to others.
+{
+	my $fake = FakeServer->new(
+		sub
+		{
+			my ($peer, $number) = @_;
+			return if $number > 1;
+			$peer->handshake;
+			while (my $command = $peer->next_command) { return if $command->{verb} eq 'PUB'; }
+			return;
+		});
+	$node->safe_psql('postgres', sprintf(q(CREATE SERVER good FOREIGN DATA WRAPPER nats OPTIONS (url '%s')), $nats->url));
+	my $session = session(url => $fake->url, ack_timeout => '500ms', connect_timeout => '500ms');
+	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '58030', 'a server that was lost');
+	my $error = $session->error(q(SET nats_publish.url = 'nats://127.0.0.1:1'; BEGIN; SET LOCAL nats_publish.server = 'good';
+		SELECT nats_publish_async('t.a', 'x') \g /dev/null
+		SET LOCAL nats_publish.server = ''; SELECT nats_publish('t.a', 'x')));
+	like($error, qr/58000: .*could not connect to NATS/, 'the next one, which was never reached, is not lost again') or diag $error;
+}
+{
+	my $fake = FakeServer->answering(sub { $_[0]->close; });
+	my $session = session(url => $fake->url, ack_timeout => '500ms');
+	is($session->sqlstate(q(SELECT nats_publish('t.a', 'x'))), '58030', 'a server that is lost again and again');
+	my $log = $session->error(sprintf q(SET client_min_messages = debug1; SET nats_publish.url = '%s'; SELECT (nats_publish('t.a', 'x')).stream), $nats->url);
+	like($log, qr/nats_publish is connected to/, 'the first connection to another one is none that was made again') or diag $log;
+}
+
 done_testing;
