@@ -361,6 +361,19 @@ can_send_more(NpSession *session, void *argument)
 	return batch->lost || np_session_outbound(session)->bytes <= (int64) np_max_pending_bytes * 1024;
 }
 
+/* Wait for that.  What others have published and nobody waits for takes room only as long as it is not overdue. */
+static bool
+make_room(Batch *batch)
+{
+	NpSession  *session = batch->session;
+
+	if (can_send_more(session, batch) ||
+		np_session_wait(session, NP_WAIT_COMMIT, can_send_more, batch, np_commit_timeout, NP_FOREVER))
+		return true;
+	np_session_expire_overdue(session);
+	return np_session_is_open(session) && can_send_more(session, batch);
+}
+
 /*
  * Send all members, and wait until each has its answer.  False: no progress
  * in time.
@@ -389,8 +402,7 @@ run_attempt(Batch *batch)
 		publication.headers = member_headers(batch, &message, batch->attempt_ids[(batch->attempt_count - 1) % MAX_ATTEMPT_IDS],
 											 ++number, &block);
 		(void) np_delivery_add(batch->session, &publication, np_publication_size(&publication, &control_line), NP_BATCH);
-		if (!can_send_more(batch->session, batch) &&
-			!np_session_wait(batch->session, NP_WAIT_COMMIT, can_send_more, batch, np_commit_timeout, NP_FOREVER))
+		if (!make_room(batch))
 			return false;
 	}
 	pfree(block.data);

@@ -220,4 +220,30 @@ sub noted
 	like($log, qr/nats_publish is connected to/, 'the first connection to another one is none that was made again') or diag $log;
 }
 
+# ---- An atomic batch behind messages that nobody waits for and nobody answers
+
+# Answers only members of batches.
+{
+	my $fake = FakeServer->answering(
+		sub
+		{
+			my ($peer, $command) = @_;
+			my ($id, $number) = @{ $command->{batch} }{qw(id number)};
+			return unless defined $id;
+			$peer->reply($command, $command->{batch}{commit} ? qq({"stream":"T","seq":$number,"batch":"$id","count":$number}) : '');
+		},
+		version => '"2.12.0"');
+	my $unanswered = q(SELECT nats_publish_async('t.a', repeat('x', %d), critical => false) \g /dev/null
+		);
+	my $held = q(SELECT count(nats_publish_on_commit('t.a', repeat('x', 40000))) FROM generate_series(1, 3));
+	my %settings = (url => $fake->url, commit_batch => 'atomic', commit_timeout => '2s');
+
+	my $session = session(%settings, ack_timeout => '1s', max_pending_bytes => '64kB');
+	$session->value(sprintf $unanswered, 100000);
+	my $result = $session->run("BEGIN; $held; COMMIT");
+	is($result->{sqlstate}, '', 'a batch behind a message that is larger than max_pending_bytes') or diag $result->{error};
+	like($result->{error} . $session->error('SELECT nats_publish_on_commit(NULL::text, NULL)'), qr/WARNING: .*could not publish to "t\.a"/,
+		'which is given up');
+}
+
 done_testing;
