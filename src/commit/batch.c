@@ -230,6 +230,17 @@ check_server(const Batch *batch)
 								largest, np_connection_max_payload(connection)));
 }
 
+/* The first member's token may be too far behind that of another message; the others are few. */
+static void
+check_range(const Batch *batch)
+{
+	NpFailure	failure;
+
+	if (!np_publisher_reach_token(batch->session, &failure))
+		np_raise_fault(failure.fault, NULL,
+					   psprintf("could not publish the transaction's messages as one batch: %s", failure.text));
+}
+
 /* ---- One attempt --------------------------------------------------------------- */
 
 static void
@@ -619,6 +630,7 @@ attempt_until_stored(Batch *batch)
 		bool		ended;
 
 		check_server(batch);
+		check_range(batch);
 		if (batch->in_doubt && np_now() > begun + NP_MILLISECONDS(np_delivery_resend_time()))
 		{
 			/* the ids of the first copy need not be known any more */

@@ -112,6 +112,21 @@ np_publisher_is_part_free(NpSession *session, size_t length)
 }
 
 /*
+ * Without a wait for room: is the next token in the range of the window?
+ * False: *failure says why not.
+ */
+bool
+np_publisher_reach_token(NpSession *session, NpFailure *failure)
+{
+	if (!is_in_range(session))
+		np_session_expire_overdue(session);
+	if (is_in_range(session))
+		return true;
+	*failure = np_failure(NP_FAULT_LOST, "a message of long ago is not acknowledged");
+	return false;
+}
+
+/*
  * Have room in the window.  False: *failure says why not (palloc'd).
  */
 static bool
@@ -485,13 +500,8 @@ np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime l
 	}
 	if (!np_session_ready(session, true, failure))
 		return false;
-	if (!is_in_range(session))
-		np_session_expire_overdue(session);
-	if (!is_in_range(session))
-	{
-		*failure = np_failure(NP_FAULT_LOST, "a message of long ago is not acknowledged");
+	if (!np_publisher_reach_token(session, failure))
 		return false;
-	}
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);

@@ -26,6 +26,7 @@ extern int64 np_publisher_flush(NpTime limit);
 extern void np_publisher_settle(void);
 extern void np_publisher_report_failures(void);
 extern bool np_publisher_has_room(NpSession *session, size_t length);
+extern bool np_publisher_reach_token(NpSession *session, NpFailure *failure);
 extern bool np_publisher_is_part_free(NpSession *session, size_t length);
 extern void np_publisher_check_inbox(const NpSession *session, NpSpan subject);
 extern void np_publisher_check_length(NpSession *session, size_t length);

@@ -244,6 +244,16 @@ sub noted
 	is($result->{sqlstate}, '', 'a batch behind a message that is larger than max_pending_bytes') or diag $result->{error};
 	like($result->{error} . $session->error('SELECT nats_publish_on_commit(NULL::text, NULL)'), qr/WARNING: .*could not publish to "t\.a"/,
 		'which is given up');
+
+	# more tokens than a window spans from its first one on
+	$session = session(%settings, ack_timeout => '60s');
+	$session->value(sprintf $unanswered, 1);
+	$session->value(q(SET nats_publish.server = 'good'; SELECT count(nats_publish_async('t.a', '')) FROM generate_series(1, 262144)));
+	$result = $session->run("SET nats_publish.server = ''; BEGIN; $held; COMMIT");
+	is($result->{sqlstate}, '58000', 'a batch long behind a message that is not answered') or diag $result->{error};
+	like($result->{error}, qr/a message of long ago is not acknowledged/, 'why it is not sent');
+	$session->value(q(SET nats_publish.ack_timeout = '100ms'));
+	is($session->run("BEGIN; $held; COMMIT")->{sqlstate}, '', 'when that is given up it is');
 }
 
 done_testing;
