@@ -379,11 +379,13 @@ abandon(NpSession *session, uint64 first_critical)
 		next = Min(next, interrupted);
 	while ((message = np_window_next(&session->window, &next)) != NULL)
 	{
-		drops_held |= was_held(message);
 		if (is_of_call(message))
 			np_delivery_retract(session, message);
 		else if (message->mode == NP_BATCH || (message->mode == NP_CRITICAL && message->token >= first_critical))
+		{
+			drops_held |= was_held(message);
 			np_delivery_drop(session, message);
+		}
 	}
 	if (drops_held)
 		np_connection_close(session->connection);
