@@ -57,6 +57,9 @@
 #define HINT_LOOK_CLOSELY	"Read the stream to see what of the batch is there."
 
 #define ERROR_INCOMPLETE	10176
+
+/* So long a batch of several subjects may be incomplete for another reason than two streams. */
+#define INCOMPLETE_PATIENCE	NP_MILLISECONDS(2000)
 #define ERROR_DUPLICATE_ID	10201
 
 /* The batch of one COMMIT. */
@@ -69,6 +72,7 @@ typedef struct Batch
 	bool		all_ids_automatic;
 	bool		some_have_ids;	/* so a second copy would be refused */
 	char	   *last_subject;
+	bool		has_one_subject;
 	bool		in_doubt;		/* an earlier attempt may be stored */
 	char		attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
 	int			attempt_count;
@@ -160,6 +164,9 @@ check_members(Batch *batch)
 	batch->some_have_ids = id_count > 0;
 	check_ids(ids, id_count);
 	batch->last_subject = pnstrdup(subjects[index - 1].data, subjects[index - 1].length);
+	batch->has_one_subject = true;
+	for (int i = 1; i < index; i++)
+		batch->has_one_subject &= compare_spans(&subjects[i - 1], &subjects[i]) == 0;
 }
 
 static void
@@ -535,7 +542,10 @@ raise_refusal(const Batch *batch)
 		failure.hint = HINT_LOOK_CLOSELY;
 	if (failure.fault == NP_FAULT_UNTAKEN)
 		failure = explain_untaken(batch);
-	if (batch->refusal_code == ERROR_INCOMPLETE)
+	/* of one subject, it was for the stream's leader, which went on changing */
+	if (batch->refusal_code == ERROR_INCOMPLETE && batch->has_one_subject)
+		failure.fault = NP_FAULT_LOST;
+	else if (batch->refusal_code == ERROR_INCOMPLETE)
 	{
 		failure.fault = NP_FAULT_FEATURE;
 		failure.hint = "All messages of the transaction must go to one stream.";
@@ -571,12 +581,15 @@ finish_refused(Batch *batch)
 /*
  * Can another attempt succeed after this refusal?  A batch that is incomplete
  * although nothing else is wrong is one over two streams, if not the stream's
- * leader has just changed; and a 503 is asked again as for a single message.
+ * leader has just changed, which it may do several times; and a 503 is asked
+ * again as for a single message.
  */
 static bool
-may_try_again(const Batch *batch, int tries)
+may_try_again(const Batch *batch, NpTime begun, int tries)
 {
-	if (batch->refusal_code == ERROR_INCOMPLETE || batch->refusal.fault == NP_FAULT_UNTAKEN)
+	if (batch->refusal_code == ERROR_INCOMPLETE)
+		return batch->has_one_subject || np_now() < begun + INCOMPLETE_PATIENCE;
+	if (batch->refusal.fault == NP_FAULT_UNTAKEN)
 		return tries < NP_NO_RESPONDERS_RETRIES;
 	return batch->refusal_is_transient;
 }
@@ -660,7 +673,7 @@ attempt_until_stored(Batch *batch)
 			np_stats_of(NP_STATS_ON_COMMIT)->resent += batch->member_count;
 			continue;
 		}
-		if (!may_try_again(batch, tries) || np_now() >= give_up)
+		if (!may_try_again(batch, begun, tries) || np_now() >= give_up)
 		{
 			finish_refused(batch);
 			return;

@@ -196,14 +196,14 @@ np_diverting_look(void)
 
 /* Nothing leaves a table that takes nothing, and so nothing waits for that. */
 static void
-fail_to_write(const char *error)
+fail_to_write(const ErrorData * error)
 {
 	np_divert_stop_waiting();
 	next_write = np_now() + DIVERT_INTERVAL;
-	np_worker_show_state(NP_RELAY_WAITING);
+	np_worker_show_state(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? NP_RELAY_BLOCKED : NP_RELAY_WAITING);
 	if (!is_stuck)
 		ereport(LOG,
-				(errmsg("nats_publish WAL relay cannot move messages to nats_outbox: %s", error),
+				(errmsg("nats_publish WAL relay cannot move messages to nats_outbox: %s", error->message),
 				 errdetail("It keeps trying.")));
 	is_stuck = true;
 }
@@ -226,16 +226,16 @@ fail_to_look(const char *error)
  * to do with the table go on.
  */
 bool
-np_diverting_failed(const char *error)
+np_diverting_failed(const ErrorData * error)
 {
 	np_outbox_set_diverting(false);
 	if (!is_writing && !is_looking)
 		return false;
-	np_relay_slot_set_error(np_worker_slot(), error);
+	np_relay_slot_set_error(np_worker_slot(), error->message);
 	if (is_writing)
 		fail_to_write(error);
 	else
-		fail_to_look(error);
+		fail_to_look(error->message);
 	is_writing = is_looking = false;
 	return true;
 }

@@ -23,6 +23,6 @@ extern NpTime np_diverting_next_write(void);
 extern void np_diverting_write(NpDiverted *diverted);
 extern bool np_diverting_is_stuck(void);
 extern void np_diverting_look(void);
-extern bool np_diverting_failed(const char *error);
+extern bool np_diverting_failed(const ErrorData *error);
 
 #endif							/* NP_WAL_DIVERTING_H */

@@ -740,7 +740,7 @@ failed_to_look(const ErrorData *error)
 static void
 fail_round(const ErrorData *error)
 {
-	if (np_diverting_failed(error->message))
+	if (np_diverting_failed(error))
 	{
 		is_looking = false;
 		return;

@@ -530,6 +530,7 @@ sub refusal { my ($code, $text) = @_; return qq({"error":{"code":400,"err_code":
 sub check_batch
 {
 	my ($what, $expected, $text, $answers, %settings) = @_;
+	my $subject = delete $settings{subject} // q('t.a');
 	my $fake = fake(
 		sub
 		{
@@ -541,8 +542,8 @@ sub check_batch
 		version => '"2.12.0"');
 	my $session = session_to($fake, commit_batch => 'atomic', commit_timeout => '20s', %settings);
 	$node->safe_psql('postgres', 'TRUNCATE t');
-	my $result = $session->run(q(BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_on_commit('t.a', i::text) FROM generate_series(1, 3) i \g /dev/null
-		COMMIT));
+	my $result = $session->run("BEGIN; INSERT INTO t VALUES (1); SELECT nats_publish_on_commit($subject, i::text) FROM generate_series(1, 3) i \\g /dev/null
+		COMMIT");
 	is($result->{sqlstate}, $expected, "a batch: $what") or diag $result->{error};
 	like($result->{error}, $text, 'what is told');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM t'), $expected eq '' ? 1 : 0, 'the row');
@@ -577,7 +578,9 @@ check_batch('two causes', '40001', qr/wrong last sequence: 5/, [ $incomplete, $c
 check_batch('two causes, in the other order', '53400', qr/maximum messages exceeded/, [ $is_full, $incomplete, $conflict ]);
 check_batch('nonsense before a consequence', '58030', qr/something other than the batch$/m, [ '{"stream":"T","seq":1}', '', $incomplete ]);
 check_batch('nonsense behind a consequence', '58030', qr/something other than the batch$/m, [ $incomplete, '', '{"stream":"T","seq":1}' ]);
-check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HINT:  All messages of the transaction must go to one stream/s, [ ($incomplete) x 3 ]);
+check_batch('only consequences, for ever', '0A000', qr/batch is incomplete .*HINT:  All messages of the transaction must go to one stream/s, [ ($incomplete) x 3 ], subject => q('t.' || i));
+check_batch('only consequences, of one subject', '58000', qr/batch is incomplete \(JetStream error 10176\)$/m, [ ($incomplete) x 3 ], @short);
+check_batch('only consequences, for some time', '', qr/^$/, [ ($incomplete) x 15, '', '', $batch_ack ]);
 check_batch('only consequences, once', '', qr/^$/, [ ($incomplete) x 3, '', '', $batch_ack ]);
 
 # A server of a JetStream domain
