@@ -57,10 +57,10 @@
 #define HINT_LOOK_CLOSELY	"Read the stream to see what of the batch is there."
 
 #define ERROR_INCOMPLETE	10176
+#define ERROR_DUPLICATE_ID	10201
 
 /* So long a batch of several subjects may be incomplete for another reason than two streams. */
 #define INCOMPLETE_PATIENCE	NP_MILLISECONDS(2000)
-#define ERROR_DUPLICATE_ID	10201
 
 /* The batch of one COMMIT. */
 typedef struct Batch

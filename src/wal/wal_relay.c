@@ -701,7 +701,8 @@ run_round(void)
 		return wait_for_secret();
 	if (!np_reader_open())
 		return next_look;
-	if (np_wal_queue_count() == 0)
+	/* what is waited for leaves the table, which is to go on */
+	if (np_wal_queue_count() == 0 || is_held())
 		np_diverting_progressed();
 	read_wal();
 	/* also when nothing is sent: what is withheld is not moved to the table */

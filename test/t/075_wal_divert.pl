@@ -190,6 +190,31 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 	goes_by_itself('it has caught up', 'd.c');
 }
 
+# What was moved leaves the table slowly: the WAL waits for that, and is not moved again meanwhile.
+
+{
+	my $count = 300;
+	outage(map { [ 'd.slow', $_ ] } 1 .. $count);
+	$session->value(q(CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END $$;
+		CREATE TRIGGER slowly AFTER DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION slowly()));
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1s', 'nats_publish.relay_batch_size' => '10');
+	my $offset = log_length($node);
+	$nats->start;
+	my $end = time + 15;
+	while ($session->value('SELECT count(*) FROM nats_outbox') ne '0' && time < $end)
+	{
+		write_message('d.slow', ++$count);
+		sleep 0.1;
+	}
+	$session->value('DROP TRIGGER slowly ON nats_outbox; DROP FUNCTION slowly');
+	is(scalar(log_lines($node, $offset, qr/moves messages to nats_outbox/)), 0, 'the WAL waits for the table, and is not moved to it again');
+	wait_until_drained($session);
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	is(payloads('d.slow'), join(' ', 1 .. $count), 'all is in order');
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h', 'nats_publish.relay_batch_size' => undef);
+}
+
 # A worker that was not there for a while has much WAL behind it, and publishes that, as NATS is there.
 
 {
