@@ -37,13 +37,26 @@ struct NpWaitSet
  * PostgreSQL's own timing (INSTR_TIME_*) is for intervals: since 19 its clock
  * can be changed at any time (timing_clock_source), and so would deadlines.
  */
-NpTime
-np_now(void)
+static NpTime
+read_clock(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(clock, &now);
 	return (NpTime) now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+NpTime
+np_now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+/* Of the processor that this process has used: what no other one has taken. */
+NpTime
+np_processor_time(void)
+{
+	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 /*

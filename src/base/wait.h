@@ -32,6 +32,7 @@ typedef enum NpWaitEvent
 #define NP_WRITEABLE	(1 << 1)
 
 extern NpTime np_now(void);
+extern NpTime np_processor_time(void);
 extern NpWaitSet *np_wait_set_create(int fd);
 extern void np_wait_set_free(NpWaitSet *set);
 extern int	np_wait(NpWaitSet *set, NpWaitEvent event, int events, NpTime until);

@@ -35,7 +35,7 @@
 #define LOWEST_INTERVAL	NP_MILLISECONDS(1000)
 #define LOWEST_SHARE	200
 
-/* What costs so little is seen each time, and else with these shares of the time. */
+/* What costs so little (of the processor: it may be others that take the time) is seen each time, and else with these shares of it. */
 #define CHEAP			NP_MILLISECONDS(1)
 #define WALK_SHARE		50
 #define GLANCE_SHARE	20
@@ -62,7 +62,7 @@ static TimestampTz lowest = DT_NOBEGIN; /* the floor */
 static TimestampTz walked = DT_NOBEGIN; /* from the floor up to here, all that is due was seen: it waits for
 										 * others */
 static NpTime next_walk;		/* when that is seen again */
-static NpTime walk_cost;		/* how long that has taken the last time, until now */
+static NpTime walk_cost;		/* what that has cost the last time, until now */
 static NpWaiting known;			/* what waits ... */
 static NpTime known_until;		/* ... until then, for looking is dear */
 static NpTime next_from_lowest;
@@ -91,17 +91,18 @@ find_floor(void)
 bool
 np_due_glance(NpWaiting *waiting)
 {
-	NpTime		glance_begun = np_now();
+	NpTime		glance_begun;
 	NpTime		cost;
 	bool		is_paused;
 
-	if (glance_begun < known_until)
+	if (np_now() < known_until)
 	{
 		*waiting = known;
 		return np_glance_is_paused();
 	}
+	glance_begun = np_processor_time();
 	is_paused = np_glance(find_floor(), waiting);
-	cost = np_now() - glance_begun;
+	cost = np_processor_time() - glance_begun;
 	if (cost < CHEAP)
 		return is_paused;
 	known = *waiting;
@@ -179,8 +180,8 @@ end_walk(const NpReading *reading, NpTime cost, TimestampTz now)
 static bool
 read_due(NpReading *reading, TimestampTz now)
 {
-	NpTime		walk_begun = np_now();
-	Datum		floor = TimestampTzGetDatum(begin_walk(walk_begun));
+	NpTime		walk_begun = np_processor_time();
+	Datum		floor = TimestampTzGetDatum(begin_walk(np_now()));
 	int			share = reading->room / 4;
 	int			rest;
 
@@ -191,7 +192,7 @@ read_due(NpReading *reading, TimestampTz now)
 	reading->room = share;
 	np_read_rows(&due_rows, reading->ordered, &floor, reading);
 	reading->room += rest;
-	end_walk(reading, np_now() - walk_begun, now);
+	end_walk(reading, np_processor_time() - walk_begun, now);
 	return !reading->is_full;
 }
 

@@ -20,7 +20,6 @@
  */
 #include "postgres.h"
 
-#include <time.h>
 
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -169,16 +168,6 @@ choose_position(NpTime now)
 	}
 }
 
-/* Of the processor, so that no other process counts. */
-static NpTime
-processor_time(void)
-{
-	struct timespec used;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-	return (NpTime) used.tv_sec * 1000000 + used.tv_nsec / 1000;
-}
-
 static void
 account(NpTime begun, NpTime processor_begun)
 {
@@ -188,7 +177,7 @@ account(NpTime begun, NpTime processor_begun)
 	if (next_full_look != NP_FOREVER)
 		return;
 	full_look_cost += now - begun;
-	full_look_processor += processor_time() - processor_begun;
+	full_look_processor += np_processor_time() - processor_begun;
 	if (!is_at_end && position < full_look_end)
 		return;
 	full_look_end = position;
@@ -373,7 +362,7 @@ void
 np_source_read(NpOutboxLook *look)
 {
 	NpTime		begun = np_now();
-	NpTime		processor_begun = processor_time();
+	NpTime		processor_begun = np_processor_time();
 	MemoryContext caller;
 
 	look->has_more = false;
