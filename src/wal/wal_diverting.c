@@ -196,7 +196,7 @@ np_diverting_look(void)
 
 /* Nothing leaves a table that takes nothing, and so nothing waits for that. */
 static void
-fail_to_write(const ErrorData * error)
+fail_to_write(const ErrorData *error)
 {
 	np_divert_stop_waiting();
 	next_write = np_now() + DIVERT_INTERVAL;
@@ -226,7 +226,7 @@ fail_to_look(const char *error)
  * to do with the table go on.
  */
 bool
-np_diverting_failed(const ErrorData * error)
+np_diverting_failed(const ErrorData *error)
 {
 	np_outbox_set_diverting(false);
 	if (!is_writing && !is_looking)

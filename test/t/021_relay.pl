@@ -125,6 +125,19 @@ is_deeply([ map { "$_->{subject} $_->{payload}" } $client->stream_messages('R') 
 	wait_for('the worker to end', sub { workers() eq 'postgres' });
 }
 
+# Subjects that can't be those of a message (the table's check was gone round): new, and due, before all others
+{
+	publishing_database($node, 'bytes', 'SQL_ASCII');
+	my $bytes = PsqlSession->new($node, dbname => 'bytes');
+	reconfigure($node, 'nats_publish.relay_databases' => 'postgres, bytes');
+	$bytes->value(q(SET session_replication_role = replica; INSERT INTO nats_outbox (subject, msg_id, next_attempt_at)
+		VALUES (E'r.\xff', 'new', NULL), (E'r.\xff', 'due', now() - interval '1 hour'); RESET session_replication_role; SELECT nats_publish_outbox('r.beside', 'x')));
+	ok(eval { wait_until_drained($bytes, 20) }, 'a subject that cannot be converted holds up nobody');
+	is($bytes->value(q(SELECT string_agg(left(last_error, 5) || ' ' || msg_id, ', ' ORDER BY msg_id) FROM nats_outbox_dead)), '22021 due, 22021 new', 'and is given up');
+	reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+	wait_for('the worker to end', sub { workers() eq 'postgres' });
+}
+
 # A quiet log
 
 my @noise = grep { !/terminating background worker|exited with|changed to|WHERE backend_type/ } log_lines($node, 0, $NOTEWORTHY);
