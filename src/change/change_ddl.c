@@ -45,7 +45,7 @@ static NpStatement read_commands = {
 	" FROM pg_catalog.pg_event_trigger_ddl_commands()"
 	" WHERE NOT in_extension AND coalesce(schema_name, '') OPERATOR(pg_catalog.<>) 'pg_temp'"
 	/* a trigger, policy or rule has no schema, but that of its table in its identity, behind all else */
-	" AND (schema_name IS NOT NULL OR object_identity OPERATOR(pg_catalog.!~) ' on pg_temp[.](\"([^\"]|\"\")+\"|[^\".]+)$')"
+	" AND (schema_name IS NOT NULL OR coalesce(object_identity, '') OPERATOR(pg_catalog.!~) ' on pg_temp[.](\"([^\"]|\"\")+\"|[^\".]+)$')"
 };
 
 #define RELATIONS	"'{table,foreign table,view,materialized view}'::pg_catalog.text[]"
