@@ -37,7 +37,8 @@ typedef struct NpLane
 	uint64		subject;		/* its hash */
 	NpRow	   *first;			/* ready, on its way, or not yet written down; NULL: none */
 	dlist_head	behind;			/* the rows that wait for it ... */
-	int			waiting;		/* ... and how many they are */
+	int			waiting;		/* ... and how many they are, ... */
+	int			due_waiting;	/* ... and how many of these are due */
 	int64		passed;			/* the lowest id of those that were passed by; 0: none */
 	bool		is_free;		/* and nothing holds them up any more */
 	bool		has_due;		/* rows that are due were passed by, too: these are found by any look */
@@ -73,7 +74,7 @@ find(NpSpan subject)
 	{
 		lane->first = NULL;
 		dlist_init(&lane->behind);
-		lane->waiting = 0;
+		lane->waiting = lane->due_waiting = 0;
 		lane->passed = 0;
 		lane->is_free = false;
 		lane->has_due = false;
@@ -105,6 +106,7 @@ add_behind(NpLane *lane, NpRow *row)
 {
 	dlist_push_tail(&lane->behind, &row->node);
 	lane->waiting++;
+	lane->due_waiting += row->is_due;
 }
 
 static void
@@ -112,6 +114,7 @@ remove_behind(NpLane *lane, NpRow *row)
 {
 	dlist_delete(&row->node);
 	lane->waiting--;
+	lane->due_waiting -= row->is_due;
 }
 
 /* A table that was once large takes as long to walk when it is empty. */
@@ -342,7 +345,7 @@ enter_again(dlist_head *kept)
 		np_chain_enter(dlist_container(NpRow, node, dlist_pop_head_node(kept)));
 }
 
-/* What waits in a lane can go as fast as the stream takes it. */
+/* What waits in a lane, and nothing of it is due, can go as fast as the stream takes it. */
 static void
 join_stream(NpLane *lane, NpStream *stream)
 {
@@ -353,7 +356,7 @@ join_stream(NpLane *lane, NpStream *stream)
 		remove_behind(lane, row);
 		row->lane = NULL;
 		row->stream = stream;
-		if (!row->is_due && np_chain_passes(stream, row->id))
+		if (np_chain_passes(stream, row->id))
 			drop(row);
 		else
 			np_chain_enter(row);
@@ -388,7 +391,12 @@ np_lanes_leave(NpRow *row)
 	row->lane = NULL;
 	lane->first = NULL;
 	stream = dlist_is_empty(&lane->behind) ? NULL : np_stream_of(row->message.subject);
-	if (np_chain_queues(stream))
+
+	/*
+	 * those that are due enter by the lane, and none of them must overtake one that does not wait here any
+	 * more
+	 */
+	if (lane->due_waiting == 0 && np_chain_queues(stream))
 		join_stream(lane, stream);
 	if (!dlist_is_empty(&lane->behind))
 	{
