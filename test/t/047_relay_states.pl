@@ -95,6 +95,7 @@ sub published
 # What is on its way is answered meanwhile, and not published again when no duplicate would be found any more.
 {
 	$client->create_stream('BRIEF', ['brief.>'], storage => 'file', duplicate_window => 1_000_000_000);
+	reconfigure($node, 'nats_publish.ack_timeout' => '60s');
 	foreach (1 .. 2)
 	{
 		write_message('brief.known');
@@ -111,6 +112,7 @@ sub published
 	$other->value('ROLLBACK');
 	wait_until_drained($session);
 	is($client->stream_info('BRIEF')->{state}{messages}, 22, 'a table that is locked for long doubles nothing');
+	reconfigure($node, 'nats_publish.ack_timeout' => undef);
 }
 
 # Rows that can't be buried, each of which would wait for the lock, do not hold up others.

@@ -193,14 +193,15 @@ is(payloads('late.x', 'LATE'), '1 2 3 4', 'and are in order when there is one');
 # What was moved leaves the table slowly: the WAL waits for that, and is not moved again meanwhile.
 
 {
-	my $count = 300;
+	my $count = 700;
 	outage(map { [ 'd.slow', $_ ] } 1 .. $count);
 	$session->value(q(CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END $$;
 		CREATE TRIGGER slowly AFTER DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION slowly()));
-	reconfigure($node, 'nats_publish.wal_divert_after' => '1s', 'nats_publish.relay_batch_size' => '10');
+	# longer than the relay of the table may take to come back, and shorter than it then takes
+	reconfigure($node, 'nats_publish.wal_divert_after' => '6s', 'nats_publish.relay_batch_size' => '10');
 	my $offset = log_length($node);
 	$nats->start;
-	my $end = time + 15;
+	my $end = time + 60;
 	while ($session->value('SELECT count(*) FROM nats_outbox') ne '0' && time < $end)
 	{
 		write_message('d.slow', ++$count);
