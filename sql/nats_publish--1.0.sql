@@ -368,7 +368,7 @@ CREATE VIEW @extschema@.nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'
                 WHEN next_attempt_at > now() THEN 'scheduled' ELSE 'waiting' END AS state, subject, msg_id,
        octet_length(payload) AS bytes, created_at, attempts,
-       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '1 day' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
+       CASE WHEN (last_error IS NOT NULL OR attempts > 0) AND next_attempt_at > now() + interval '4 days' THEN now() ELSE next_attempt_at END AS next_attempt_at, last_error
 FROM @extschema@.nats_outbox
 UNION ALL
 SELECT id, 'dead', subject, msg_id, octet_length(payload), created_at, attempts, NULL, last_error
@@ -381,7 +381,7 @@ IS 'what waits for the relay or for its time, is tried again or was given up, wi
 CREATE VIEW @extschema@.nats_relay AS
 SELECT s.datname, s.pid, s.state, s.blocked_by, s.url, s.ordering, s.shared_stream,
        CASE WHEN own THEN (SELECT count(*) FROM @extschema@.nats_outbox WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE) END AS backlog,
-       CASE WHEN own THEN clock_timestamp() - (SELECT greatest(created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END) FROM @extschema@.nats_outbox
+       CASE WHEN own THEN clock_timestamp() - (SELECT least(clock_timestamp(), greatest('epoch', created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END)) FROM @extschema@.nats_outbox
                                                WHERE (last_error IS NULL AND attempts = 0 AND next_attempt_at > now()) IS NOT TRUE ORDER BY id LIMIT 1) END AS oldest_age,
        CASE WHEN own THEN (SELECT count(*) FROM @extschema@.nats_outbox WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)) END AS retrying,
        retried.subject AS retrying_subject, retried.last_error AS retrying_error,
@@ -833,6 +833,9 @@ DECLARE
 BEGIN
     IF names IS NULL THEN
         RAISE 'there is no "%" to grant', what USING ERRCODE = 'invalid_parameter_value', HINT = 'It is "publish" or "publish tables".';
+    END IF;
+    IF NOT has_schema_privilege(role, schema, 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO %s', schema, role);
     END IF;
     FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = schema AND proname = ANY (names) LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', function, role);

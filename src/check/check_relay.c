@@ -115,6 +115,8 @@ advice_for(NpRelayState state)
 	{
 		case NP_RELAY_WAITING:
 			return "Check that NATS runs, and takes the relay's connection.";
+		case NP_RELAY_FAILING:
+			return "It gets errors from the tables of the outbox, or from their triggers, and tries again. Others than the messages that these are about are published.";
 		case NP_RELAY_BLOCKED:
 			return "It could not have a lock that it needs, and tries again: see pg_locks and pg_stat_activity for who has one for long.";
 		case NP_RELAY_PAUSED:

@@ -211,7 +211,7 @@ static NpStatement read_content = {
 	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
 	" (SELECT pg_catalog.bool_or(paused) FROM %1$s.nats_control)"
 	" FROM (VALUES (1)) AS one LEFT JOIN (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)"
-	" CASE WHEN last_error IS NULL AND next_attempt_at OPERATOR(pg_catalog.>) created_at THEN next_attempt_at ELSE created_at END"
+	" least(pg_catalog.clock_timestamp(), greatest('epoch', created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END))"
 	" FROM %1$s.nats_outbox WHERE " SCHEDULED " IS NOT TRUE ORDER BY id LIMIT 1) AS oldest (age) ON true"
 	" LEFT JOIN (SELECT subject, last_error FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY id LIMIT 1) AS retried ON true"
 };

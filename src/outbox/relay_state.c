@@ -50,6 +50,7 @@ static const char *const state_names[] = {
 	[NP_RELAY_IDLE] = "idle",
 	[NP_RELAY_PUBLISHING] = "publishing",
 	[NP_RELAY_WAITING] = "waiting",
+	[NP_RELAY_FAILING] = "failing",
 	[NP_RELAY_PAUSED] = "paused",
 	[NP_RELAY_OFF] = "off",
 	[NP_RELAY_NO_EXTENSION] = "no extension",

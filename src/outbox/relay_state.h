@@ -27,6 +27,7 @@ typedef enum NpRelayState
 	NP_RELAY_IDLE,
 	NP_RELAY_PUBLISHING,
 	NP_RELAY_WAITING,			/* for NATS, which it can't reach */
+	NP_RELAY_FAILING,			/* for an error of the tables of the outbox, or of what is executed there */
 	NP_RELAY_PAUSED,
 	NP_RELAY_OFF,				/* nats_publish.publishing is not on */
 	NP_RELAY_NO_EXTENSION,

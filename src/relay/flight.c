@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "base/catch.h"
@@ -58,7 +59,8 @@ static NpSession *session;		/* NULL: none yet */
 static const NpFlightOwner *owner;
 static sent_table_hash *sent_rows;	/* by their tokens */
 static int	in_flight;
-static bool giving_up;			/* what is not answered, though the server is there */
+static HTAB *given_up;			/* the subjects of what is not answered, though the server is there, while
+								 * that is given up; else NULL */
 static NpTime last_result;		/* when a row came to its end */
 static int64 connects_seen;		/* another server may have other streams */
 static NpTime newest_answered;	/* when the youngest row that has been answered was sent */
@@ -141,7 +143,7 @@ judge(NpRow *row, const NpFailure *failure)
 {
 	const char *sqlstate = np_failure_sqlstate(failure);
 
-	if (giving_up || is_untaken(failure))
+	if (given_up != NULL || is_untaken(failure))
 		np_row_wait_for_stream(row, failure);
 	else if (np_row_is_to_blame(sqlstate))
 		np_row_fail(row, sqlstate, failure->text);
@@ -160,17 +162,38 @@ on_stored(NpRow *row, const NpResult *result)
 	end(row);
 }
 
-/* Those of its subject behind it that are on their way, too, must not go before it when they return. */
+/* Subjects, as hashes, of which pipelined rows are given up. */
+static HTAB *
+no_subjects(void)
+{
+	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(uint64),.hcxt = CurrentMemoryContext};
+
+	return hash_create("nats_publish subjects given up", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static uint64
+key_of(NpSpan subject)
+{
+	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
+}
+
+/* What of these subjects is on its way, too, was behind them, and must not go before them when it returns. */
 static void
-hold_up_sent(const NpRow *failed)
+hold_up_sent(HTAB *subjects)
 {
 	sent_table_iterator scan;
 	Sent	   *sent;
 
+	if (hash_get_num_entries(subjects) == 0)
+		return;
 	sent_table_start_iterate(sent_rows, &scan);
 	while ((sent = sent_table_iterate(sent_rows, &scan)) != NULL)
-		if (sent->row->stream == failed->stream && np_span_equals(sent->row->message.subject, failed->message.subject))
-			np_lanes_pass(failed->message.subject, sent->row->id);
+	{
+		uint64		key = key_of(sent->row->message.subject);
+
+		if (sent->row->stream != NULL && hash_search(subjects, &key, HASH_FIND, NULL) != NULL)
+			np_lanes_pass(sent->row->message.subject, sent->row->id);
+	}
 }
 
 /* What is not answered, or not taken, is none of a stream that is pipelined. */
@@ -181,10 +204,11 @@ on_failed(NpRow *row, const NpFailure *failure)
 	if (row->stream != NULL)
 	{
 		np_chain_lost(row);
-		if (giving_up)
+		if (given_up != NULL)
 		{
-			if (!owner->is_followed)
-				hold_up_sent(row);
+			uint64		key = key_of(row->message.subject);
+
+			(void) hash_search(given_up, &key, HASH_ENTER, NULL);
 			np_stream_rest(row->stream, false);
 		}
 		else if (is_untaken(failure))
@@ -216,14 +240,14 @@ on_result(void *owner, const NpResult *result)
 		return true;
 	remove_sent(row);
 	last_result = np_now();
-	if (!giving_up)
+	if (given_up == NULL)
 	{
 		newest_answered = Max(newest_answered, row->sent_at);
 		trust();
 	}
 	if (result->acked)
 		on_stored(row, result);
-	else if (row->is_chained && !giving_up)
+	else if (row->is_chained && given_up == NULL)
 	{
 		on_refused(row, &result->failure);
 		return false;
@@ -547,11 +571,21 @@ give_up(NpTime sent_before)
 	NpPending  *pending;
 	uint64		next = 0;
 
-	giving_up = true;
-	while ((pending = np_window_next(&session->window, &next)) != NULL && pending->published_at <= sent_before)
-		if (pending->mode == NP_RELAYED)
-			np_delivery_fail(session, pending, np_session_explain(session, pending));
-	giving_up = false;
+	given_up = no_subjects();
+	PG_TRY();
+	{
+		while ((pending = np_window_next(&session->window, &next)) != NULL && pending->published_at <= sent_before)
+			if (pending->mode == NP_RELAYED)
+				np_delivery_fail(session, pending, np_session_explain(session, pending));
+		if (!owner->is_followed)
+			hold_up_sent(given_up);
+	}
+	PG_FINALLY();
+	{
+		hash_destroy(given_up);
+		given_up = NULL;
+	}
+	PG_END_TRY();
 }
 
 /*

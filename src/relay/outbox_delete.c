@@ -17,6 +17,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -38,6 +39,15 @@ typedef struct Target
 	AttrNumber	id;
 	AttrNumber	msg_id;
 } Target;
+
+/* A column of this type; InvalidAttrNumber: a statement is to say what is wrong. */
+static AttrNumber
+find_column(const char *name, Oid type)
+{
+	AttrNumber	number = get_attnum(np_outbox_table(), name);
+
+	return number != InvalidAttrNumber && get_atttype(np_outbox_table(), number) == type ? number : InvalidAttrNumber;
+}
 
 /* Would a DELETE do nothing but delete? */
 static bool
@@ -68,8 +78,13 @@ is_row(const Target *target, const NpRow *row)
 {
 	bool		isnull;
 
-	return DatumGetInt64(slot_getattr(target->slot, target->id, &isnull)) == row->id && !isnull &&
-		is_text(slot_getattr(target->slot, target->msg_id, &isnull), row->msg_id);
+	Datum		id = slot_getattr(target->slot, target->id, &isnull);
+	Datum		msg_id;
+
+	if (isnull || DatumGetInt64(id) != row->id)
+		return false;
+	msg_id = slot_getattr(target->slot, target->msg_id, &isnull);
+	return !isnull && is_text(msg_id, row->msg_id);
 }
 
 static bool
@@ -97,15 +112,16 @@ np_outbox_delete(NpRow *const *rows, int count)
 	Target		target = {.table = table_open(np_outbox_table(), RowExclusiveLock)};
 	uint64		deleted = 0;
 
+	target.id = find_column("id", INT8OID);
+	target.msg_id = find_column("msg_id", TEXTOID);
+
 	for (int i = 0; i < count; i++)
 		rows[i]->is_written = false;
-	if (is_plain(target.table))
+	if (is_plain(target.table) && target.id != InvalidAttrNumber && target.msg_id != InvalidAttrNumber)
 	{
 		CheckCmdReplicaIdentity(target.table, CMD_DELETE);
 		target.blocks = RelationGetNumberOfBlocks(target.table);
 		target.slot = table_slot_create(target.table, NULL);
-		target.id = get_attnum(np_outbox_table(), "id");
-		target.msg_id = get_attnum(np_outbox_table(), "msg_id");
 		for (int i = 0; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();

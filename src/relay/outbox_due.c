@@ -40,32 +40,50 @@
 #define WALK_SHARE		50
 #define GLANCE_SHARE	20
 
-/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
+/* Nothing that has failed is put off for so long, but by a clock that was wrong; what does not wait for others not even for some minutes. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '5 minutes'"
+	" AND (next_attempt_at > now() + interval '4 days' OR " NP_OUTBOX_WAITS_FOR_OTHERS("") " IS NOT TRUE) FOR UPDATE SKIP LOCKED)"
 };
+#define LONG_TIME	(5 * USECS_PER_MINUTE)
 
-#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now() AND o.next_attempt_at >= $1"
+/* The least time between two such looks, and the share of the time that they may take. */
+#define MEND_INTERVAL	NP_MILLISECONDS(10000)
+#define MEND_SHARE		200
+
+#define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now() AND (o.next_attempt_at, o.id) >= ($1, $2)"
 
 /* In order, none before an earlier one of its subject that comes later here. */
 static NpWay due_rows = {
 	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_DUE " ORDER BY o.next_attempt_at, o.id",.argument_count = 2,.types = {TIMESTAMPTZOID, INT8OID}},
 		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR(" AND (w.next_attempt_at, w.id) > (o.next_attempt_at, o.id)")) FROM_DUE
-		" ORDER BY o.next_attempt_at, o.id",.argument_count = 1,.types = {TIMESTAMPTZOID}}
+		" ORDER BY o.next_attempt_at, o.id",.argument_count = 2,.types = {TIMESTAMPTZOID, INT8OID}}
 	},
+	.held_by = NP_HELD_BY_FAILED_ELSEWHERE,
 	.is_due = true
 };
 
+/* A place in their order. */
+typedef struct Place
+{
+	TimestampTz time;
+	int64		id;
+} Place;
+
 static TimestampTz lowest = DT_NOBEGIN; /* the floor */
-static TimestampTz walked = DT_NOBEGIN; /* from the floor up to here, all that is due was seen: it waits for
+static Place walked = {DT_NOBEGIN, 0};	/* from the floor up to here, all that is due was seen: it waits for
+
+										 *
+										 *
 										 * others */
 static NpTime next_walk;		/* when that is seen again */
 static NpTime walk_cost;		/* what that has cost the last time, until now */
 static NpWaiting known;			/* what waits ... */
 static NpTime known_until;		/* ... until then, for looking is dear */
 static NpTime next_from_lowest;
+static NpTime next_mend;
 static NpTime begun;			/* to look from the lowest entry on; 0: it is done */
 static bool is_turn_of_due;		/* when there is room for one row only */
 
@@ -154,23 +172,26 @@ raise_floor(const NpWaiting *waiting, TimestampTz now)
 /* ---- Reading -------------------------------------------------------------------------- */
 
 /* From which time on they are read. */
-static TimestampTz
+static Place
 begin_walk(NpTime now)
 {
 	if (now >= next_walk)
 	{
-		walked = DT_NOBEGIN;
+		walked = (Place) {DT_NOBEGIN, PG_INT64_MIN};
 		walk_cost = 0;
 		next_walk = NP_FOREVER;
 	}
-	return Max(lowest, walked);
+	return walked.time >= lowest ? walked : (Place) {lowest, PG_INT64_MIN};
 }
 
 /* A walk that has not come to its end goes on from there. */
 static void
 end_walk(const NpReading *reading, NpTime cost, TimestampTz now)
 {
-	walked = reading->is_full ? reading->stopped_at : Max(walked, now - FLOOR_DISTANCE);
+	if (reading->is_full)
+		walked = (Place) {reading->stopped_at, reading->stopped_id};
+	else if (walked.time < now - FLOOR_DISTANCE)
+		walked = (Place) {now - FLOOR_DISTANCE, PG_INT64_MIN};
 	walk_cost += cost;
 	if (!reading->is_full && next_walk == NP_FOREVER)
 		next_walk = np_now() + (walk_cost < CHEAP ? 0 : walk_cost * WALK_SHARE);
@@ -181,7 +202,8 @@ static bool
 read_due(NpReading *reading, TimestampTz now)
 {
 	NpTime		walk_begun = np_processor_time();
-	Datum		floor = TimestampTzGetDatum(begin_walk(np_now()));
+	Place		from = begin_walk(np_now());
+	Datum		values[] = {TimestampTzGetDatum(from.time), Int64GetDatum(from.id)};
 	int			share = reading->room / 4;
 	int			rest;
 
@@ -190,7 +212,7 @@ read_due(NpReading *reading, TimestampTz now)
 		share = 1;
 	rest = reading->room - share;
 	reading->room = share;
-	np_read_rows(&due_rows, reading->ordered, &floor, reading);
+	np_read_rows(&due_rows, reading->ordered, values, reading);
 	reading->room += rest;
 	end_walk(reading, np_processor_time() - walk_begun, now);
 	return !reading->is_full;
@@ -211,9 +233,14 @@ time_of_next(const NpWaiting *waiting, TimestampTz now)
 static NpTime
 mend(void)
 {
+	NpTime		mend_begun = np_now();
+
+	if (mend_begun < next_mend)
+		return next_mend;
 	np_outbox_execute(&mend_times, NULL, false);
+	next_mend = np_now() + Max(MEND_INTERVAL, (np_now() - mend_begun) * MEND_SHARE);
 	if (SPI_processed == 0)
-		return np_now() + NP_MILLISECONDS(np_relay_poll_interval);
+		return next_mend;
 	np_due_from_the_lowest();
 	return 0;
 }
@@ -222,7 +249,7 @@ mend(void)
 static NpTime
 read_failed(TimestampTz last, TimestampTz now, NpReading *reading, bool *has_more)
 {
-	NpTime		next = last > now + 4 * USECS_PER_DAY ? mend() : NP_FOREVER;
+	NpTime		next = last > now + LONG_TIME ? mend() : NP_FOREVER;
 
 	if (np_probes_have_released())
 		*has_more |= !np_probes_read_released(reading);

@@ -98,16 +98,69 @@ column_of(const Source *source, const char *name)
 	return get_attnum(RelationGetRelid(source->table), name);
 }
 
-/* Is the index of this name what it is called?  A column that is an expression is NULL here. */
+/* Is its definition the one that it has to have? */
 static bool
-is_index(const Source *source, const char *first, const char *second)
+is_defined_so(Oid index, const char *expected)
+{
+	const char *definition = TextDatumGetCString(DirectFunctionCall1(pg_get_indexdef, ObjectIdGetDatum(index)));
+	const char *method = strstr(definition, " USING ");
+
+	return method != NULL && strcmp(method, expected) == 0;
+}
+
+/*
+ * An index that the extension makes on nats_outbox.  Somebody can have made
+ * another one of its name; what an index is made of does not change.
+ */
+typedef struct KnownIndex
+{
+	const char *name;
+	const char *definition;
+	Oid			checked;		/* the index that was found to be that; InvalidOid: none */
+} KnownIndex;
+
+#define WHERE_FAILED	" WHERE ((next_attempt_at IS NOT NULL) AND ((last_error IS NOT NULL) OR (attempts > 0)))"
+
+static KnownIndex index_due = {
+	.name = "nats_outbox_due",.definition = " USING btree (next_attempt_at, id) WHERE (next_attempt_at IS NOT NULL)"
+};
+static KnownIndex index_failed = {
+	.name = "nats_outbox_failed",.definition = " USING btree (next_attempt_at)" WHERE_FAILED
+};
+static KnownIndex index_waiting = {
+	.name = "nats_outbox_waiting",.definition = " USING btree (\"left\"(subject, 500) COLLATE \"C\", id)" WHERE_FAILED
+};
+
+/* Those that are read here can have been renamed, or be of other types. */
+static bool
+has_columns(const Source *source)
+{
+	static const struct
+	{
+		const char *name;
+		Oid			type;
+	}			columns[] = {{"id", INT8OID}, {"subject", TEXTOID}, {"msg_id", TEXTOID}, {"next_attempt_at", TIMESTAMPTZOID}};
+
+	for (int i = 0; i < lengthof(columns); i++)
+	{
+		AttrNumber	number = column_of(source, columns[i].name);
+
+		if (number == InvalidAttrNumber || get_atttype(RelationGetRelid(source->table), number) != columns[i].type)
+			return false;
+	}
+	return true;
+}
+
+static bool
+is_index(const Source *source, KnownIndex *known)
 {
 	Form_pg_index index = source->index->rd_index;
 
-	return source->index->rd_rel->relam == BTREE_AM_OID && index->indrelid == RelationGetRelid(source->table) &&
-		index->indisvalid && !index->indcheckxmin && !heap_attisnull(source->index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
-		index->indkey.values[0] == (first == NULL ? 0 : column_of(source, first)) &&
-		(second == NULL || (index->indnkeyatts > 1 && index->indkey.values[1] == column_of(source, second)));
+	if (index->indrelid != RelationGetRelid(source->table) || !index->indisvalid || index->indcheckxmin || !has_columns(source))
+		return false;
+	if (known->checked != index->indexrelid)
+		known->checked = is_defined_so(index->indexrelid, known->definition) ? index->indexrelid : InvalidOid;
+	return known->checked != InvalidOid;
 }
 
 static void
@@ -120,16 +173,16 @@ close_source(Source *source)
 
 /* False: a statement is to read it. */
 static bool
-open_source(Source *source, const char *name, const char *first, const char *second)
+open_source(Source *source, KnownIndex *known)
 {
 	Oid			index;
 
 	source->index = NULL;
 	source->table = table_open(np_outbox_table(), AccessShareLock);
-	index = get_relname_relid(name, RelationGetNamespace(source->table));
+	index = get_relname_relid(known->name, RelationGetNamespace(source->table));
 	if (is_plain(source->table) && OidIsValid(index))
 		source->index = try_relation_open(index, AccessShareLock);
-	if (source->index != NULL && source->index->rd_rel->relkind == RELKIND_INDEX && is_index(source, first, second))
+	if (source->index != NULL && source->index->rd_rel->relkind == RELKIND_INDEX && is_index(source, known))
 		return true;
 	close_source(source);
 	return false;
@@ -159,7 +212,7 @@ find_first(StrategyNumber strategy, RegProcedure procedure, TimestampTz from, bo
 	Source		source;
 	ScanKeyData key;
 
-	if (!open_source(&source, "nats_outbox_due", "next_attempt_at", NULL))
+	if (!open_source(&source, &index_due))
 		return false;
 	ScanKeyInit(&key, column_of(&source, "next_attempt_at"), strategy, procedure, TimestampTzGetDatum(from));
 	*any = find_time(&source, &key, ForwardScanDirection, first);
@@ -172,7 +225,7 @@ find_last_failed(bool *any, TimestampTz *last)
 {
 	Source		source;
 
-	if (!open_source(&source, "nats_outbox_failed", "next_attempt_at", NULL))
+	if (!open_source(&source, &index_failed))
 		return false;
 	*any = find_time(&source, NULL, BackwardScanDirection, last);
 	close_source(&source);
@@ -265,6 +318,7 @@ struct NpHolders
 	Source		source;
 	AttrNumber	subject;
 	AttrNumber	id;
+	AttrNumber	msg_id;
 };
 
 /*
@@ -277,12 +331,13 @@ np_glance_open_holders(void)
 	Source		source;
 	NpHolders  *holders;
 
-	if (!open_source(&source, "nats_outbox_waiting", NULL, "id"))
+	if (!open_source(&source, &index_waiting))
 		return NULL;
 	holders = palloc(sizeof(NpHolders));
 	holders->source = source;
 	holders->subject = column_of(&source, "subject");
 	holders->id = column_of(&source, "id");
+	holders->msg_id = column_of(&source, "msg_id");
 	return holders;
 }
 
@@ -293,37 +348,66 @@ np_glance_close_holders(NpHolders *holders)
 	pfree(holders);
 }
 
-static bool
-is_any_of(const NpHolders *holders, SysScanDesc scan, Datum subject)
+/* Somebody may have dropped the constraint that keeps it from being NULL. */
+static Datum
+column(const NpHolders *holders, HeapTuple row, AttrNumber number, Datum instead_of_null)
 {
-	HeapTuple	row;
+	bool		isnull;
+	Datum		value = heap_getattr(row, number, RelationGetDescr(holders->source.table), &isnull);
 
-	while (HeapTupleIsValid(row = systable_getnext_ordered(scan, ForwardScanDirection)))
-	{
-		bool		isnull;
-		Datum		other = heap_getattr(row, holders->subject, RelationGetDescr(holders->source.table), &isnull);
+	return isnull ? instead_of_null : value;
+}
 
-		if (!isnull && DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, other, subject)))
-			return true;
-	}
-	return false;
+/* The rows of this subject with a lower id that are tried again, and of others that begin alike. */
+static SysScanDesc
+begin_earlier(const NpHolders *holders, Datum subject, int64 id)
+{
+	const Source *source = &holders->source;
+	ScanKeyData keys[2];
+
+	/* the number of an expression is 0 in indkey, where these are looked up */
+	ScanKeyEntryInitialize(&keys[0], 0, 0, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
+						   DirectFunctionCall2(text_left, subject, Int32GetDatum(INDEXED_LENGTH)));
+	ScanKeyInit(&keys[1], holders->id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(id));
+	return systable_beginscan_ordered(source->table, source->index, GetActiveSnapshot(), lengthof(keys), keys);
+}
+
+/* The next one of them that is of this subject; NULL: there is none. */
+static HeapTuple
+next_of_subject(const NpHolders *holders, SysScanDesc scan, ScanDirection direction, Datum subject)
+{
+	Datum		nothing = CStringGetTextDatum("");
+	HeapTuple	row = systable_getnext_ordered(scan, direction);
+
+	while (HeapTupleIsValid(row) &&
+		   !DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID, column(holders, row, holders->subject, nothing), subject)))
+		row = systable_getnext_ordered(scan, direction);
+	return row;
 }
 
 /* Does a row of this subject wait for an earlier one that is tried again?  What NP_ROW_WAITS_FOR("") says. */
 bool
 np_glance_is_held(const NpHolders *holders, Datum subject, int64 id)
 {
-	const Source *source = &holders->source;
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	bool		found;
+	SysScanDesc scan = begin_earlier(holders, subject, id);
+	bool		found = HeapTupleIsValid(next_of_subject(holders, scan, ForwardScanDirection, subject));
 
-	/* the number of an expression is 0 in indkey, where these are looked up */
-	ScanKeyEntryInitialize(&keys[0], 0, 0, BTEqualStrategyNumber, InvalidOid, C_COLLATION_OID, F_TEXTEQ,
-						   DirectFunctionCall2(text_left, subject, Int32GetDatum(INDEXED_LENGTH)));
-	ScanKeyInit(&keys[1], holders->id, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(id));
-	scan = systable_beginscan_ordered(source->table, source->index, GetActiveSnapshot(), lengthof(keys), keys);
-	found = is_any_of(holders, scan, subject);
 	systable_endscan_ordered(scan);
 	return found;
+}
+
+/* The last row of this subject before this one that is tried again; its msg_id is palloc'd.  False: none is. */
+bool
+np_glance_earlier(const NpHolders *holders, Datum subject, int64 id, int64 *earlier, char **msg_id)
+{
+	SysScanDesc scan = begin_earlier(holders, subject, id);
+	HeapTuple	row = next_of_subject(holders, scan, BackwardScanDirection, subject);
+
+	if (HeapTupleIsValid(row))
+	{
+		*earlier = DatumGetInt64(column(holders, row, holders->id, Int64GetDatum(0)));
+		*msg_id = TextDatumGetCString(column(holders, row, holders->msg_id, CStringGetTextDatum("")));
+	}
+	systable_endscan_ordered(scan);
+	return HeapTupleIsValid(row);
 }

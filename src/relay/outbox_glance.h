@@ -27,6 +27,7 @@ extern bool np_glance(TimestampTz floor, NpWaiting *waiting);
 extern bool np_glance_after(TimestampTz time, TimestampTz *next);
 extern NpHolders *np_glance_open_holders(void);
 extern bool np_glance_is_held(const NpHolders *holders, Datum subject, int64 id);
+extern bool np_glance_earlier(const NpHolders *holders, Datum subject, int64 id, int64 *earlier, char **msg_id);
 extern void np_glance_close_holders(NpHolders *holders);
 
 #endif							/* NP_OUTBOX_GLANCE_H */

@@ -3,20 +3,22 @@
  * outbox_probes.c
  *	  What no stream takes: whether one does by now.
  *
- * Rows that no stream takes, or that are not answered, are put off for longer
- * and longer, and for the longer, the more there are.  So that they go when a
- * stream is there again, a few of those that would not go soon are tried
- * meanwhile, of one first token of their subjects each.  When one of them is
- * stored, or another one that had failed, the others with its token are
- * released, and follow.
+ * Rows that wait for a stream, for room in it, or for a permission are each
+ * tried only rarely, when they are many.  So a few of them are tried besides,
+ * of subjects with different first tokens.  When one is stored, the others
+ * with its first token are released: first those that follow it in the order
+ * of subjects, then all of them.  A few are on their way at first, and more
+ * with each that is stored.  One that fails for the same kind of reason ends
+ * it, for a second at least.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
-#include "utils/timestamp.h"
 
 #include "base/encoding.h"
 #include "relay/outbox_probes.h"
@@ -26,62 +28,116 @@
 #define FIRST_PROBE_DELAY	NP_MILLISECONDS(1000)
 #define LAST_PROBE_DELAY	NP_MILLISECONDS(30000)
 
-/* What follows a token and a dot, and all that comes behind it, in the order of bytes. */
+/* So many are on their way at first. */
+#define FIRST_WINDOW		8
+
+/* In the order of bytes, behind a subject, and behind all that begin with a token and a dot. */
+#define AFTER_SUBJECT	"\001"
 #define AFTER_TOKEN		"/"
 
-#define MAX_TOKEN		256
+/* 500 characters, which is what the index has of a subject. */
+#define MAX_SUBJECT		2048
 
-static char probed[MAX_TOKEN];	/* the first token of the subject that was probed last; "": none */
-static char released[MAX_TOKEN];	/* that of subjects which a stream takes by now, so that their rows go;
-									 * "": none */
+/* Where rows are released, one after the other. */
+typedef enum Stage
+{
+	RELEASES_NOTHING,
+	RELEASES_FOLLOWING,			/* what follows the subject that was stored */
+	RELEASES_DEEPER,			/* all with its first token and others */
+	RELEASES_TOKEN				/* and that alone */
+} Stage;
+
+static char next_probed[MAX_SUBJECT];	/* the subject from which on the next row is probed; "": from the
+										 * first one */
 static NpTime next_probe;
 static NpTime probe_delay = FIRST_PROBE_DELAY;
+static Stage stage;
+static char stored[MAX_SUBJECT];	/* the subject that has released others ... */
+static char released[MAX_SUBJECT];	/* ... and its first token */
+static int	window;				/* so many may be on their way ... */
+static int	in_hand;			/* ... of which so many are */
+static NpTime next_release;		/* not before, for the last one was ended by a row that failed */
 
-/* In the database's encoding; empty if it is too long, which then begins again with the first one. */
-static void
-remember_token(char *token, NpSpan subject)
+/* A text in the database's encoding; false: it is too long. */
+static bool
+copy(char *to, NpSpan text)
+{
+	return strlcpy(to, np_from_utf8(text), MAX_SUBJECT) < MAX_SUBJECT - 1;
+}
+
+/* The first token; true: there are others. */
+static bool
+first_token(NpSpan subject, NpSpan *token)
 {
 	const char *end = memchr(subject.data, '.', subject.length);
-	char	   *text = np_from_utf8((NpSpan) {subject.data, end == NULL ? subject.length : end - subject.data});
 
-	token[0] = '\0';
-	if (strlen(text) < MAX_TOKEN)
-		strlcpy(token, text, MAX_TOKEN);
+	*token = (NpSpan) {subject.data, end == NULL ? subject.length : end - subject.data};
+	return end != NULL;
 }
 
 /* ---- What becomes of them --------------------------------------------------------------- */
+
+static void
+release(NpSpan subject, NpSpan token)
+{
+	if (copy(stored, subject) && copy(released, token))
+	{
+		stage = RELEASES_FOLLOWING;
+		window = FIRST_WINDOW;
+		in_hand = 0;
+	}
+}
+
+static bool
+is_released(NpSpan token)
+{
+	return stage != RELEASES_NOTHING && strcmp(released, np_from_utf8(token)) == 0;
+}
+
+static void
+on_stored(NpSpan subject, NpSpan token)
+{
+	probe_delay = FIRST_PROBE_DELAY;
+	if (is_released(token))
+		window = Min(window + 1, INT_MAX - 1);
+	/* those of that token are found by the next probe */
+	else if (stage != RELEASES_NOTHING)
+		next_probe = 0;
+	else if (np_now() < next_release)
+		next_probe = Min(next_probe, next_release);
+	else
+		release(subject, token);
+}
 
 /* What became of a row that was probed, or had failed. */
 void
 np_probes_ended(const NpRow *row)
 {
-	char		token[MAX_TOKEN];
+	NpSpan		token;
 
-	remember_token(token, row->message.subject);
+	(void) first_token(row->message.subject, &token);
+	in_hand -= row->is_released && in_hand > 0;
 	if (row->state == NP_ROW_STORED)
+		on_stored(row->message.subject, token);
+	else if (row->is_probe && np_row_waits_for_others(row) && is_released(token))
 	{
-		/* the others of that one are found by the next probe */
-		if (released[0] != '\0' && strcmp(released, token) != 0)
-			next_probe = 0;
-		strlcpy(released, token, MAX_TOKEN);
-		probe_delay = FIRST_PROBE_DELAY;
+		stage = RELEASES_NOTHING;
+		next_release = np_now() + FIRST_PROBE_DELAY;
 	}
-	else if (row->is_probe && row->waits_for_stream && strcmp(released, token) == 0)
-		released[0] = '\0';
 }
 
-/* Are there rows that wait for a stream which is there by now? */
+/* Are there rows that wait for a stream which is there by now, and may more of them go? */
 bool
 np_probes_have_released(void)
 {
-	return released[0] != '\0';
+	return stage != RELEASES_NOTHING && in_hand < window;
 }
 
 /* Nothing is released: there is nothing, or nothing is sent. */
 void
 np_probes_none(void)
 {
-	released[0] = '\0';
+	stage = RELEASES_NOTHING;
 }
 
 /* ---- Reading ---------------------------------------------------------------------------- */
@@ -89,23 +145,32 @@ np_probes_none(void)
 static void
 take_probe(NpRow *row)
 {
+	NpSpan		token;
+	bool		is_deep = first_token(row->message.subject, &token);
+
 	row->is_probe = true;
-	remember_token(probed, row->message.subject);
+	if (!copy(next_probed, token) ||
+		strlcat(next_probed, is_deep ? AFTER_TOKEN : AFTER_SUBJECT, MAX_SUBJECT) >= MAX_SUBJECT)
+		next_probed[0] = '\0';
 }
 
-/*
- * What no stream takes, and is not tried within some time: the first rows, from
- * a subject on, or before another one.
- */
-#define FROM_STREAMLESS(time) " FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '" time "'" \
-	" AND left(o.last_error, 5) IN ('42704', '0A000', '58030') AND left(o.subject, 500) COLLATE \"C\" >= $1"
+static void
+take_released(NpRow *row)
+{
+	row->is_probe = row->is_released = true;
+	in_hand++;
+}
+
+/* What somebody has to mend elsewhere (np_row_waits_for_others), and is not tried within some time: the first rows, from a subject on, or before another one. */
+#define FROM_WAITING(time) " FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '" time "'" \
+	" AND " NP_OUTBOX_WAITS_FOR_OTHERS("o.") " AND left(o.subject, 500) COLLATE \"C\" >= $1"
 #define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
 #define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
 
 static NpWay probe_rows = {
 	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("30 s") " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_WAITING("30 s") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_WAITING("30 s") " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 1,.types = {TEXTOID}}
 	},
 	.is_due = true,
 	.taken = take_probe
@@ -113,11 +178,12 @@ static NpWay probe_rows = {
 
 static NpWay released_rows = {
 	.statements = {
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
-		{.text = NP_ROW_COLUMNS("false") FROM_STREAMLESS("0") BEFORE " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
+		{.text = NP_ROW_COLUMNS("false") FROM_WAITING("0") BEFORE BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}},
+		{.text = NP_ROW_COLUMNS("false") FROM_WAITING("0") BEFORE " AND " NP_ROW_IS_FREE("") BY_SUBJECT,.argument_count = 2,.types = {TEXTOID, TEXTOID}}
 	},
+	.held_by = NP_HELD_BY_FAILED_ELSEWHERE,
 	.is_due = true,
-	.taken = take_probe
+	.taken = take_released
 };
 
 /* One row at a time, of the next token each. */
@@ -126,7 +192,7 @@ read_probes(NpReading *reading)
 {
 	for (int i = 0; i < PROBES && reading->room > 0; i++)
 	{
-		Datum		values[] = {CStringGetTextDatum(psprintf("%s%s", probed, probed[0] == '\0' ? "" : AFTER_TOKEN))};
+		Datum		values[] = {CStringGetTextDatum(next_probed)};
 		int			before = reading->room;
 
 		reading->room = 1;
@@ -134,7 +200,7 @@ read_probes(NpReading *reading)
 		if (reading->room > 0)
 		{
 			reading->room = before;
-			probed[0] = '\0';
+			next_probed[0] = '\0';
 			break;
 		}
 		reading->room = before - 1;
@@ -143,29 +209,47 @@ read_probes(NpReading *reading)
 	probe_delay = Min(probe_delay * 2, LAST_PROBE_DELAY);
 }
 
+/* From where to where. */
+static void
+find_range(Datum values[2])
+{
+	const char *from = released;
+	const char *before = AFTER_TOKEN;
+
+	if (stage == RELEASES_FOLLOWING)
+		from = stored;
+	else if (stage == RELEASES_DEEPER)
+		from = psprintf("%s.", released);
+	if (stage == RELEASES_TOKEN || strcmp(from, released) == 0)
+		before = AFTER_SUBJECT;
+	values[0] = CStringGetTextDatum(from);
+	values[1] = CStringGetTextDatum(psprintf("%s%s", released, before));
+}
+
 /* Read what is released.  They have a share; false: there are more. */
 bool
 np_probes_read_released(NpReading *reading)
 {
-	Datum		values[] = {CStringGetTextDatum(released), CStringGetTextDatum(psprintf("%s%s", released, AFTER_TOKEN))};
-	int			share = Max(reading->room / 4, 1);
-	int			rest = reading->room - share;
+	Datum		values[2];
+	int			most = Min(window - in_hand, Max(reading->room / 4, 1));
+	int			rest = reading->room - most;
 
 	if (reading->room == 0)
 		return false;
-	reading->room = share;
+	find_range(values);
+	reading->room = most;
 	np_read_rows(&released_rows, reading->ordered, values, reading);
-	if (!reading->is_full)
-		released[0] = '\0';
 	reading->room += rest;
-	return !reading->is_full;
+	if (!reading->is_full)
+		stage = stage == RELEASES_TOKEN ? RELEASES_NOTHING : stage + 1;
+	return !np_probes_have_released();
 }
 
 /* Read what is to be probed now; returns when the next probe is due. */
 NpTime
 np_probes_read(NpReading *reading)
 {
-	if (released[0] == '\0' && np_now() >= next_probe && reading->room > 0)
+	if (stage == RELEASES_NOTHING && np_now() >= next_probe && reading->room > 0)
 		read_probes(reading);
 	return next_probe;
 }

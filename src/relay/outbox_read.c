@@ -21,9 +21,12 @@
 #include "base/catch.h"
 #include "base/encoding.h"
 #include "base/settings.h"
+#include "outbox/relay_state.h"
 #include "relay/lanes.h"
+#include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 #include "relay/outbox_table.h"
+#include "relay/relay_worker.h"
 #include "relay/settling.h"
 
 /* NP_ROW_COLUMNS. */
@@ -50,6 +53,9 @@ enum
 #define LONGEST_READ	NP_MILLISECONDS(100)
 #define ROWS_PER_CHECK	64
 
+/* Between two complaints about the same. */
+#define COMPLAINT_INTERVAL	NP_MILLISECONDS(60000)
+
 /* What rows may need in between. */
 #define SCRATCH			(64 * 1024)
 
@@ -58,13 +64,43 @@ static NpRow *entering;			/* that the lanes do not have yet; NULL: there is none
 
 /* ---- Columns -------------------------------------------------------------------------- */
 
-/* One that is never NULL. */
+/* One that is not NULL, of a row that is complete. */
 static Datum
 get(TupleTableSlot *row, int column)
 {
 	bool		isnull;
 
 	return slot_getattr(row, column, &isnull);
+}
+
+static bool
+is_null(TupleTableSlot *row, int column)
+{
+	bool		isnull;
+
+	(void) slot_getattr(row, column, &isnull);
+	return isnull;
+}
+
+/*
+ * Does it have what the table's constraints, which somebody can have dropped,
+ * make sure of?  Else it is left as it is, and told about.
+ */
+static bool
+is_complete(TupleTableSlot *row)
+{
+	static NpTime next_complaint;
+
+	if (!is_null(row, READ_ID) && !is_null(row, READ_SUBJECT) && !is_null(row, READ_MSG_ID))
+		return true;
+	if (np_now() < next_complaint)
+		return false;
+	next_complaint = np_now() + COMPLAINT_INTERVAL;
+	np_relay_slot_set_error(np_worker_slot(), "rows of nats_outbox without id, subject or msg_id cannot be published");
+	ereport(LOG,
+			(errmsg("rows of nats_outbox without id, subject or msg_id cannot be published"),
+			 errhint("Delete them, and set the columns NOT NULL again.")));
+	return false;
 }
 
 /* The length of a value that need not be read for that; 0 for NULL. */
@@ -162,17 +198,30 @@ typedef struct Receiver
 	DestReceiver base;
 	const NpWay *way;
 	NpReading  *reading;
+	NpHolders  *holders;		/* of order; NULL: the statement keeps it, or nobody */
 	NpTime		until;			/* it may go on */
 	int			seen;
 } Receiver;
 
+/* The one before it is not in hand; if it is, so are all before that, for they were taken in this way, too. */
+static bool
+is_behind_failed(TupleTableSlot *from, const NpHolders *holders, int64 id)
+{
+	int64		earlier;
+	char	   *msg_id;
+
+	return np_glance_earlier(holders, get(from, READ_SUBJECT), id, &earlier, &msg_id) && np_row_find(earlier, msg_id) == NULL;
+}
+
 /* Has it to wait for another row of its subject in the table?  So has what comes behind one that is passed by. */
 static bool
-is_held(TupleTableSlot *from, const NpReading *reading, NpSpan subject, int64 id)
+is_held(TupleTableSlot *from, const Receiver *receiver, NpSpan subject, int64 id)
 {
-	if (reading->holders == NULL)
+	if (receiver->holders == NULL)
 		return DatumGetBool(get(from, READ_IS_HELD));
-	return np_lanes_have_passed(subject, id) || np_glance_is_held(reading->holders, get(from, READ_SUBJECT), id);
+	if (receiver->way->held_by == NP_HELD_BY_FAILED_ELSEWHERE)
+		return is_behind_failed(from, receiver->holders, id);
+	return np_lanes_have_passed(subject, id) || np_glance_is_held(receiver->holders, get(from, READ_SUBJECT), id);
 }
 
 /* An error came between, for want of memory: else it would be in hand for ever. */
@@ -199,8 +248,10 @@ subject_of(TupleTableSlot *from)
 
 /* Take a row, unless it is in hand already, or has to wait. */
 static bool
-take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64 id)
+take_row(TupleTableSlot *from, const Receiver *receiver, int64 id)
 {
+	const NpWay *way = receiver->way;
+	const NpReading *reading = receiver->reading;
 	char	   *msg_id = text_to_cstring(DatumGetTextPP(get(from, READ_MSG_ID)));
 	NpRow	   *row = np_row_find(id, msg_id);
 	NpSpan		subject;
@@ -208,7 +259,7 @@ take_row(TupleTableSlot *from, const NpWay *way, const NpReading *reading, int64
 	if (row != NULL && !row->is_chained)
 		return false;
 	subject = subject_of(from);
-	if (is_held(from, reading, subject, id) || (reading->ordered && !way->is_due && np_settle_holds(subject, id)))
+	if (is_held(from, receiver, subject, id) || (reading->ordered && !way->is_due && np_settle_holds(subject, id)))
 	{
 		/* that of a chained row is for when it is refused; what is due is found again by its time */
 		if (!way->is_due)
@@ -246,9 +297,10 @@ has_time(Receiver *receiver)
 }
 
 static void
-stop_at(TupleTableSlot *row, const Receiver *receiver)
+stop_at(TupleTableSlot *row, int64 id, const Receiver *receiver)
 {
 	receiver->reading->is_full = true;
+	receiver->reading->stopped_id = id;
 	if (receiver->way->is_due)
 		receiver->reading->stopped_at = DatumGetTimestampTz(get(row, READ_TIME));
 }
@@ -259,18 +311,21 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 {
 	Receiver   *receiver = (Receiver *) self;
 	NpReading  *reading = receiver->reading;
-	int64		id = DatumGetInt64(get(row, READ_ID));
 	MemoryContext previous;
+	int64		id;
 
+	if (!is_complete(row))
+		return true;
+	id = DatumGetInt64(get(row, READ_ID));
 	if (!has_room(reading) || !has_time(receiver))
 	{
-		stop_at(row, receiver);
+		stop_at(row, id, receiver);
 		return false;
 	}
 	if (receiver->way->seen != NULL)
 		receiver->way->seen(reading, id);
 	previous = MemoryContextSwitchTo(scratch);
-	if (take_row(row, receiver->way, reading, id))
+	if (take_row(row, receiver, id))
 		reading->room--;
 	MemoryContextSwitchTo(previous);
 	/* not for each row: that costs more than what it takes */
@@ -293,5 +348,9 @@ np_read_rows(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
 	receiver.base.receiveSlot = receive_row;
 	reading->is_full = false;
 	free_entering();
-	np_outbox_read(&way->statements[in_order ? 1 : 0], values, &receiver.base);
+	if (in_order && way->held_by != NP_HELD_BY_STATEMENT)
+		receiver.holders = np_glance_open_holders();
+	np_outbox_read(&way->statements[in_order && receiver.holders == NULL ? 1 : 0], values, &receiver.base);
+	if (receiver.holders != NULL)
+		np_glance_close_holders(receiver.holders);
 }

@@ -10,13 +10,12 @@
 
 #include "outbox/outbox.h"
 #include "outbox/statement.h"
-#include "relay/outbox_glance.h"
 #include "relay/relay_row.h"
 
 /* The columns that are read, of the table o; held: does the row wait for another one? */
 #define NP_ROW_COLUMNS(held) \
-	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, o.attempts, coalesce(starts_with(o.last_error, '58030'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR o.attempts > 0, o.ctid, o.next_attempt_at, " held
+	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, greatest(o.attempts, 0), coalesce(starts_with(o.last_error, '58030'), false)," \
+	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR coalesce(o.attempts > 0, false), o.ctid, o.next_attempt_at, " held
 
 /* Another row of the same subject waits to be tried again. */
 #define NP_ROW_WAITS_FOR(which) \
@@ -31,17 +30,29 @@ typedef struct NpReading
 {
 	size_t		largest;		/* payload that is read */
 	bool		ordered;
-	NpHolders  *holders;		/* for which rows may have to wait; NULL: the statement says whether they do */
 	int			room;			/* for so many rows more */
 	bool		is_full;		/* something was left by the last way ... */
-	TimestampTz stopped_at;		/* ... of what is due: from this time on */
+	TimestampTz stopped_at;		/* ... of what is due: from this time on, ... */
+	int64		stopped_id;		/* ... and of what has that time, from this id on */
 	int64		settled;		/* up to this id, all rows that there will ever be are seen */
 } NpReading;
 
-/* A way to read rows; the second statement keeps the order of each subject. */
+/* Which rows of its subject a row must not overtake, where order is kept: */
+typedef enum NpHeldBy
+{
+	NP_HELD_BY_STATEMENT,		/* those that the statement says */
+	NP_HELD_BY_FAILED,			/* all that are tried again, or were passed by */
+	NP_HELD_BY_FAILED_ELSEWHERE /* those of them that are not in hand */
+} NpHeldBy;
+
+/*
+ * A way to read rows.  The second statement keeps the order of each subject by
+ * itself; it is taken where the tables are not as the extension has made them.
+ */
 typedef struct NpWay
 {
 	NpStatement statements[2];
+	NpHeldBy	held_by;
 	bool		is_due;			/* its rows have waited for their time */
 	void		(*seen) (const NpReading *reading, int64 id);	/* each row; may be NULL */
 	void		(*taken) (NpRow *row);	/* those that are not in hand already; may be NULL */

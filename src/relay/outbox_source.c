@@ -211,6 +211,7 @@ static NpWay new_rows = {
 		{.text = NP_ROW_COLUMNS("false") FROM_NEW,.argument_count = 1,.types = {INT8OID}},
 		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_NEW,.argument_count = 1,.types = {INT8OID}}
 	},
+	.held_by = NP_HELD_BY_FAILED,
 	.seen = seen_new
 };
 
@@ -219,19 +220,9 @@ static NpWay gap_rows = {
 		{.text = NP_ROW_COLUMNS("false") FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}},
 		{.text = NP_ROW_COLUMNS(NP_ROW_WAITS_FOR("")) FROM_GAPS,.argument_count = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}}
 	},
+	.held_by = NP_HELD_BY_FAILED,
 	.seen = seen_in_gap
 };
-
-/* In order, each row is looked up by index, or by the statement itself. */
-static void
-read_way(NpWay *way, bool in_order, const Datum *values, NpReading *reading)
-{
-	reading->holders = in_order ? np_glance_open_holders() : NULL;
-	np_read_rows(way, in_order && reading->holders == NULL, values, reading);
-	if (reading->holders != NULL)
-		np_glance_close_holders(reading->holders);
-	reading->holders = NULL;
-}
 
 /* False: not all of them, for want of room. */
 static bool
@@ -252,7 +243,7 @@ read_gaps(NpReading *reading, bool in_order)
 	}
 	values[0] = PointerGetDatum(construct_array(first, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = PointerGetDatum(construct_array(last, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	read_way(&gap_rows, in_order, values, reading);
+	np_read_rows(&gap_rows, in_order, values, reading);
 	return !reading->is_full;
 }
 
@@ -261,7 +252,7 @@ read_new(NpReading *reading, bool in_order)
 {
 	Datum		values[] = {Int64GetDatum(position)};
 
-	read_way(&new_rows, in_order, values, reading);
+	np_read_rows(&new_rows, in_order, values, reading);
 	is_at_end = !reading->is_full;
 	if (is_at_end)
 		position = Max(position, reading->settled);

@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -124,6 +125,17 @@ np_outbox_refresh(void)
 }
 
 /* ---- In a transaction ---------------------------------------------------------------- */
+
+/* May its owner read and write the table?  Rights can be taken from an owner, too. */
+bool
+np_outbox_has_rights(void)
+{
+	const AclMode needed = ACL_SELECT | ACL_UPDATE | ACL_DELETE;
+	Oid			namespace = get_rel_namespace(table);
+
+	return pg_class_aclmask(table, GetUserId(), needed, ACLMASK_ALL) == needed &&
+		DatumGetBool(DirectFunctionCall2(has_schema_privilege_id, ObjectIdGetDatum(namespace), CStringGetTextDatum("USAGE")));
+}
 
 /* The table of the last transaction. */
 Oid

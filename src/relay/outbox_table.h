@@ -17,6 +17,7 @@
 extern bool np_outbox_begin(MemoryContext *caller);
 extern void np_outbox_commit(MemoryContext caller);
 extern void np_outbox_refresh(void);
+extern bool np_outbox_has_rights(void);
 extern Oid	np_outbox_table(void);
 extern Oid	np_outbox_extension(void);
 extern int64 np_outbox_last_given(void);

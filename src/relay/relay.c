@@ -63,6 +63,13 @@ PGDLLEXPORT void np_relay_main(Datum argument);
  */
 #define SLOW				NP_MILLISECONDS(250)
 
+/* Between tries to write down what others have locked, or what met an error. */
+#define FIRST_KEPT_DELAY	NP_MILLISECONDS(200)
+#define LAST_KEPT_DELAY		NP_MILLISECONDS(5000)
+
+/* So many batches of that are kept in hand before nothing more is read. */
+#define MOST_KEPT_BATCHES	4
+
 /* When all has been read, subjects may take more room again, at times. */
 #define WIDEN_INTERVAL		NP_MILLISECONDS(1000)
 
@@ -75,7 +82,10 @@ static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
 static NpTime next_narrowing;	/* when lanes that have all the room are made narrower, ... */
 static NpTime next_widening;	/* ... and wider again */
-static NpTime next_unlock;		/* when rows that were locked are written again; NP_FOREVER: there are none */
+static NpTime next_unlock;		/* when rows that could not be written are tried again; NP_FOREVER: there are
+								 * none */
+static NpTime unlock_delay = FIRST_KEPT_DELAY;
+static NpRelayState failing_as; /* some of them for an error; NP_RELAY_PUBLISHING: none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static bool is_at_table;		/* it is read, or written to, right now */
@@ -93,6 +103,7 @@ begin_again(void)
 	if (lowest != 0)
 		np_source_go_back(lowest);
 	np_due_walk_again();
+	np_probes_none();
 	must_settle = must_look = true;
 }
 
@@ -148,18 +159,42 @@ static const NpFlightOwner flight_owner = {.ended = end_row,.admits = admit_row}
 
 /* ---- Writing down ------------------------------------------------------------------- */
 
+/* Others may have locked rows for long: they are tried again less and less often. */
+static void
+try_kept_later(const NpSettled *settled, bool were_tried)
+{
+	if (settled->sqlerrcode != 0 && failing_as == NP_RELAY_PUBLISHING)
+		ereport(LOG,
+				(errmsg("nats_publish relay cannot write down what became of messages: %s", settled->error),
+				 errdetail("It keeps these in hand, goes on with others, and keeps trying.")));
+	if (settled->sqlerrcode == 0 && failing_as != NP_RELAY_PUBLISHING)
+		ereport(LOG, (errmsg("nats_publish relay has written down what became of all messages")));
+	failing_as = settled->sqlerrcode == 0 ? NP_RELAY_PUBLISHING :
+		settled->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ? NP_RELAY_NO_RIGHTS : NP_RELAY_FAILING;
+	if (!settled->is_kept)
+	{
+		next_unlock = NP_FOREVER;
+		unlock_delay = FIRST_KEPT_DELAY;
+	}
+	else if (were_tried || next_unlock == NP_FOREVER)
+	{
+		next_unlock = np_now() + unlock_delay;
+		unlock_delay = Min(unlock_delay * 2, LAST_KEPT_DELAY);
+	}
+}
+
 /* Write down what has become of rows. */
 static void
 settle(void)
 {
 	NpSettled	settled;
-	bool		locked_too = must_settle || np_now() >= next_unlock;
+	bool		kept_too = np_now() >= next_unlock;
 
 	/* what ends meanwhile is another time's */
 	must_settle = false;
 	first_ended = 0;
 	is_at_table = true;
-	np_settle(&settled, locked_too);
+	np_settle(&settled, kept_too);
 	is_at_table = false;
 	np_relay_slot_count(np_worker_slot(), settled.published, settled.failed, settled.dead);
 	if (settled.error != NULL)
@@ -172,8 +207,7 @@ settle(void)
 	/* that it is put off wakes nobody */
 	np_due_put_off(settled.next_due);
 	next_look = Min(next_look, settled.next_due);
-	if (settled.is_locked || locked_too)
-		next_unlock = settled.is_locked ? np_now() + NP_MILLISECONDS(np_relay_poll_interval) : NP_FOREVER;
+	try_kept_later(&settled, kept_too);
 	/* not before it is written down: what fails each time is to be tried less and less often */
 	if (settled.published + settled.failed + settled.dead > 0)
 		np_worker_report_success(session);
@@ -200,11 +234,18 @@ is_asked_to_look(void)
 		np_relay_slot_was_woken(np_worker_slot(), wakes_seen) || np_now() >= Min(next_look, np_source_next_back());
 }
 
+/* What could not be written takes memory, and would be published again if the process ended. */
+static bool
+has_kept_too_many(void)
+{
+	return np_settle_kept() >= np_relay_batch_size * MOST_KEPT_BATCHES;
+}
+
 /* Most of what was read has been sent: there is room for more. */
 static bool
 may_look(void)
 {
-	return np_lanes_unsent() <= np_relay_batch_size / 2 && np_rows_bytes() <= np_rows_max_bytes() / 2 &&
+	return !has_kept_too_many() && np_lanes_unsent() <= np_relay_batch_size / 2 && np_rows_bytes() <= np_rows_max_bytes() / 2 &&
 		!np_flight_waits_for_first(wanted);
 }
 
@@ -274,7 +315,7 @@ read_more(void)
 static void
 make_room(void)
 {
-	if (may_look() || np_lanes_first() != NULL)
+	if (may_look() || has_kept_too_many() || np_lanes_first() != NULL)
 		return;
 	np_lanes_pass_slow(np_now() - SLOW);
 	if (!may_look() && np_now() >= next_narrowing)
@@ -457,7 +498,15 @@ run_round(void)
 	if (!keep_connection())
 		return 0;
 	np_worker_end_pause();
-	np_worker_show_state(NP_RELAY_IDLE);
+	if (failing_as != NP_RELAY_PUBLISHING)
+		np_worker_show_state(failing_as);
+	else if (has_kept_too_many())
+		np_worker_show_state(NP_RELAY_BLOCKED);
+	else
+	{
+		np_worker_report_works();
+		np_worker_show_state(NP_RELAY_IDLE);
+	}
 	return next_round();
 }
 
@@ -470,14 +519,17 @@ static void
 fail_round(const ErrorData *error)
 {
 	np_source_failed();
-	np_worker_report_error(session, error);
 	if (is_at_table)
 	{
+		np_worker_report_table_error(session, error);
 		clear();
 		must_settle = must_look = true;
 	}
 	else
+	{
+		np_worker_report_error(session, error);
 		begin_again();
+	}
 	is_at_table = false;
 }
 
@@ -503,7 +555,8 @@ follow_settings(void)
 {
 	np_source_look_again();
 	must_look = true;
-	next_unlock = Min(next_unlock, np_now() + NP_MILLISECONDS(np_relay_poll_interval));
+	unlock_delay = FIRST_KEPT_DELAY;
+	next_unlock = Min(next_unlock, np_now() + unlock_delay);
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -514,6 +567,7 @@ np_relay_main(Datum argument)
 	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish relay", ALLOCSET_DEFAULT_SIZES);
 	stopped_as = NP_RELAY_PUBLISHING;
 	np_flight_of(&flight_owner);
+	failing_as = NP_RELAY_PUBLISHING;
 	next_unlock = NP_FOREVER;
 	must_look = true;
 	HOLD_CANCEL_INTERRUPTS();

@@ -192,18 +192,20 @@ np_row_is_to_blame(const char *sqlstate)
 		is_of_class(sqlstate, "38") || is_of_class(sqlstate, "53");
 }
 
-/*
- * What was wrong with the row itself stays wrong.  What somebody can mend on
- * the other side is waited for: a missing stream or permission (42), a full
- * stream (53), a feature that is switched off (0A).
- */
+/* What somebody can mend on the other side is waited for: a missing stream or permission, a full stream, a feature that is off. */
+static bool
+is_mended_elsewhere(const char *sqlstate)
+{
+	return is_of_class(sqlstate, "42") || is_of_class(sqlstate, "53") || is_of_class(sqlstate, "0A");
+}
+
+/* What was wrong with the row itself stays wrong. */
 static bool
 is_hopeless(const NpRow *row, const char *sqlstate)
 {
 	if (is_of_class(sqlstate, "22") || is_of_class(sqlstate, "54"))
 		return true;
-	return !is_of_class(sqlstate, "42") && !is_of_class(sqlstate, "53") && !is_of_class(sqlstate, "0A") &&
-		row->attempts + 1 >= np_relay_max_attempts;
+	return !is_mended_elsewhere(sqlstate) && row->attempts >= np_relay_max_attempts - 1;
 }
 
 static void
@@ -252,6 +254,13 @@ np_row_put_off(NpRow *row, const NpFailure *failure)
 	row->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
 	row->state = NP_ROW_FAILED;
 	row->is_uncounted = true;
+}
+
+/* Has it failed for what would have others of its stream fail, too, until somebody mends it? */
+bool
+np_row_waits_for_others(const NpRow *row)
+{
+	return row->state == NP_ROW_FAILED && (row->waits_for_stream || is_mended_elsewhere(row->sqlstate));
 }
 
 /*

@@ -38,6 +38,7 @@ typedef struct NpRow
 	bool		is_due;			/* its time has come: to be tried again, or of delivery */
 	bool		has_failed;		/* before */
 	bool		is_probe;		/* no stream has taken it for long */
+	bool		is_released;	/* a stream has taken another one like it */
 	bool		is_suspect;		/* connections were lost with it before */
 	bool		is_unread;		/* its payload is larger than the server takes, and was left where it is */
 	size_t		length;			/* of headers and payload */
@@ -56,6 +57,7 @@ typedef struct NpRow
 	bool		is_uncounted;	/* it has failed, by no fault of its own */
 	bool		is_unburied;	/* it is dead, but that could not be written down */
 	bool		is_written;		/* what became of it, by what was done last */
+	bool		is_told;		/* of, by the statement whose rows are read */
 	bool		is_holder;		/* counted by settling.c as one that holds up its subject */
 	double		delay;			/* of one that has failed: in how many seconds it is tried again */
 	char		sqlstate[6];	/* why it failed, or came into doubt ... */
@@ -76,6 +78,7 @@ extern void np_row_fail(NpRow *row, const char *sqlstate, const char *error);
 extern void np_row_refuse(NpRow *row, const char *sqlstate, const char *error);
 extern void np_row_wait_for_stream(NpRow *row, const NpFailure *failure);
 extern bool np_row_holds_untold(const NpRow *row);
+extern bool np_row_waits_for_others(const NpRow *row);
 extern void np_row_put_off(NpRow *row, const NpFailure *failure);
 extern bool np_row_doubt(NpRow *row, const NpFailure *failure);
 

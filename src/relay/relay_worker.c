@@ -132,21 +132,47 @@ np_worker_report_problem(const NpSession *session, const char *problem)
 	report(session, problem, NP_RELAY_WAITING, np_worker_is_connected(session) ? LAST_PAUSE : LAST_PAUSE_OFFLINE);
 }
 
-/* An error has ended a round; some are not about NATS. */
-void
-np_worker_report_error(const NpSession *session, const ErrorData *error)
+/* True: it is reported. */
+static bool
+report_lock_or_rights(const NpSession *session, const ErrorData *error)
 {
 	switch (error->sqlerrcode)
 	{
 		case ERRCODE_LOCK_NOT_AVAILABLE:
 			report(session, error->message, NP_RELAY_BLOCKED, LAST_PAUSE_LOCKED);
-			break;
+			return true;
 		case ERRCODE_INSUFFICIENT_PRIVILEGE:
 			report(session, error->message, NP_RELAY_NO_RIGHTS, LAST_PAUSE);
-			break;
+			return true;
 		default:
-			np_worker_report_problem(session, error->message);
+			return false;
 	}
+}
+
+/* An error has ended a round; some are not about NATS. */
+void
+np_worker_report_error(const NpSession *session, const ErrorData *error)
+{
+	if (!report_lock_or_rights(session, error))
+		np_worker_report_problem(session, error->message);
+}
+
+/* An error of the tables has. */
+void
+np_worker_report_table_error(const NpSession *session, const ErrorData *error)
+{
+	if (!report_lock_or_rights(session, error))
+		report(session, error->message, NP_RELAY_FAILING, LAST_PAUSE);
+}
+
+/* What was reported is over, for all that there was to do is done. */
+void
+np_worker_report_works(void)
+{
+	if (is_failing)
+		ereport(LOG, (errmsg("%s publishes again", name())));
+	is_failing = false;
+	np_worker_end_pause();
 }
 
 /* Something was published, or was known to fail.  That of which the connection is lost by now is no success. */
@@ -155,10 +181,7 @@ np_worker_report_success(const NpSession *session)
 {
 	if (!np_worker_is_connected(session))
 		return;
-	if (is_failing)
-		ereport(LOG, (errmsg("%s publishes again", name())));
-	is_failing = false;
-	np_worker_end_pause();
+	np_worker_report_works();
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 
@@ -315,8 +338,12 @@ set_settings(void)
 	set("default_transaction_isolation", "read committed");
 	/* what is locked is left for later, while others go on */
 	set("lock_timeout", LOCK_TIMEOUT);
+	/* an error ends a round */
+	set("exit_on_error", "off");
 	np_compat_no_transaction_timeout();
 	/* the statistics of a queue are never right: always by the index, in its order */
+	set("enable_indexscan", "on");
+	set("enable_nestloop", "on");
 	set("enable_seqscan", "off");
 	set("enable_bitmapscan", "off");
 	set("enable_sort", "off");

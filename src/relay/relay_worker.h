@@ -19,6 +19,8 @@ extern void np_worker_show_order(void);
 extern bool np_worker_is_connected(const NpSession *session);
 extern void np_worker_report_problem(const NpSession *session, const char *problem);
 extern void np_worker_report_error(const NpSession *session, const ErrorData *error);
+extern void np_worker_report_table_error(const NpSession *session, const ErrorData *error);
+extern void np_worker_report_works(void);
 extern void np_worker_report_success(const NpSession *session);
 extern bool np_worker_keep_connection(NpSession *session, const char **problem);
 extern bool np_worker_has_problem(void);

@@ -19,6 +19,8 @@
 
 #include "relay/settled.h"
 
+StaticAssertDecl(sizeof(VirtualTransactionId) == 2 * sizeof(int32), "VirtualTransactionId has bytes that mean nothing");
+
 static Oid	table_of_all;		/* that the rest is about; InvalidOid: none yet */
 static int64 settled;			/* what is known */
 static int64 next;				/* what is, when all of these have ended */
@@ -33,23 +35,21 @@ typedef struct Writers
 static Writers awaited;
 static Writers last;			/* those of the last call */
 
-static bool
-is_among(VirtualTransactionId writer, const VirtualTransactionId *list, int count)
+/* An order of them, whichever: by their bytes, of which there are no others. */
+static int
+compare_writers(const void *a, const void *b)
 {
-	for (int i = 0; i < count; i++)
-		if (VirtualTransactionIdEquals(writer, list[i]))
-			return true;
-	return false;
+	return memcmp(a, b, sizeof(VirtualTransactionId));
 }
 
-/* Of these, how many have ended? */
+/* Of these, how many have ended?  present is in order. */
 static int
 count_ended(const Writers *writers, const VirtualTransactionId *present, int count)
 {
 	int			ended = 0;
 
 	for (int i = 0; i < writers->count; i++)
-		if (!is_among(writers->list[i], present, count))
+		if (bsearch(&writers->list[i], present, count, sizeof(VirtualTransactionId), compare_writers) == NULL)
 			ended++;
 	return ended;
 }
@@ -83,6 +83,7 @@ np_settled(Oid table, int64 last_given, bool *some_ended)
 
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
 	present = GetLockConflicts(&tag, ShareLock, &count);
+	qsort(present, count, sizeof(VirtualTransactionId), compare_writers);
 	if (table != table_of_all || last_given < next)
 	{
 		/* another table, or its sequence was set back */

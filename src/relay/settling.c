@@ -11,7 +11,8 @@
  * A row is settled if it is still that row, by id and msg_id: an id can be
  * another message's by now, and a message that was edited is another one.
  * What somebody has locked stays in hand, and is written later; it is not
- * published again meanwhile.
+ * published again meanwhile.  So does a row that meets an error of its own (a
+ * constraint, somebody's trigger): then each is written in a subtransaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,7 +56,10 @@
 
 static dlist_head ended = DLIST_STATIC_INIT(ended);
 static int	waiting;			/* rows in it, but for ... */
-static dlist_head locked = DLIST_STATIC_INIT(locked);	/* ... those that others have locked */
+static dlist_head kept = DLIST_STATIC_INIT(kept);	/* ... those that others have locked, or that met an
+													 * error, ... */
+static int	kept_count;			/* so many, and ... */
+static int	kept_error;			/* ... some of them for such an error; 0: none */
 static int	holders;			/* rows of both that hold up their subject, and nothing tells it but they */
 
 static void
@@ -109,20 +113,34 @@ static NpStatement delete_unlocked = {
 /* The delay is NULL for a row that is only in doubt. */
 static NpStatement put_off_rows = {
 	.text = "WITH s AS (SELECT * FROM unnest($1, $2, $3, $4, $5) AS s (id, msg_id, counted, error, delay)) UPDATE %1$s.nats_outbox AS o"
-	" SET attempts = attempts + counted, last_error = error,"
+	" SET attempts = least(attempts::bigint + counted, 2147483647)::int, last_error = error,"
 	" next_attempt_at = CASE WHEN delay IS NULL THEN next_attempt_at ELSE now() + delay * interval '1 second' END FROM " UNLOCKED
-	" WHERE " SAME_ROW_AS("u") " RETURNING o.id, o.msg_id",
+	" WHERE " SAME_ROW_AS("u") " RETURNING u.id, u.msg_id",
 	.argument_count = 5,
 	.types = {INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, FLOAT8ARRAYOID}
 };
 
 /* Of a row that was not read for its length, it has that length still, or -1: somebody may have made it a smaller one. */
+#define DEAD_ROW	"%1$s.nats_outbox WHERE id = $1 AND msg_id = $2 AND ($4 < 0 OR octet_length(payload) = $4)"
+
 static NpStatement bury_row = {
-	.text = "WITH dead AS (DELETE FROM %1$s.nats_outbox WHERE id = $1 AND msg_id = $2 AND ($4 < 0 OR octet_length(payload) = $4) RETURNING *)"
+	.text = "WITH dead AS (DELETE FROM " DEAD_ROW " RETURNING *)"
 	" INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-	" SELECT id, subject, payload, headers, msg_id, created_at, attempts + 1, $3 FROM dead",
+	" SELECT id, subject, payload, headers, msg_id, created_at, least(attempts::bigint + 1, 2147483647)::int, $3 FROM dead",
 	.argument_count = 4,
 	.types = {INT8OID, TEXTOID, TEXTOID, INT8OID}
+};
+
+static NpStatement find_dead = {
+	.text = "SELECT $3 FROM " DEAD_ROW,
+	.argument_count = 4,
+	.types = {INT8OID, TEXTOID, TEXTOID, INT8OID}
+};
+
+static NpStatement lock_unlocked = {
+	.text = "SELECT o.id, o.msg_id FROM %1$s.nats_outbox AS o JOIN unnest($1, $2) AS s (id, msg_id) ON " SAME_ROW " FOR UPDATE OF o SKIP LOCKED",
+	.argument_count = 2,
+	.types = {INT8ARRAYOID, TEXTARRAYOID}
 };
 
 static NpStatement find_left = {
@@ -206,7 +224,7 @@ delay_of(const NpRow *row)
 {
 	double		delay = row->attempts < 5 ? 1 << row->attempts : LAST_DELAY;
 
-	if (row->waits_for_stream)
+	if (np_row_waits_for_others(row))
 		return Min(Max(delay, (double) np_outbox_waiting() / STREAM_RATE), STREAM_DELAY);
 	if (row->is_unburied)
 		delay = BURIAL_DELAY;
@@ -293,11 +311,19 @@ finish(NpRow *row, NpSettled *settled)
 }
 
 static void
-keep_locked(NpRow *row)
+keep(NpRow *row)
 {
 	dlist_delete(&row->node);
 	waiting--;
-	dlist_push_tail(&locked, &row->node);
+	dlist_push_tail(&kept, &row->node);
+	kept_count++;
+}
+
+/* How many rows have ended, and could not be written down: they are locked, or met an error. */
+int
+np_settle_kept(void)
+{
+	return kept_count;
 }
 
 static bool
@@ -323,10 +349,10 @@ have_holder(dlist_head *rows, NpSpan subject, int64 id)
 bool
 np_settle_holds(NpSpan subject, int64 id)
 {
-	return holders > 0 && (have_holder(&locked, subject, id) || have_holder(&ended, subject, id));
+	return holders > 0 && (have_holder(&kept, subject, id) || have_holder(&ended, subject, id));
 }
 
-/* The rows that the last statement has told of, by id and msg_id. */
+/* The rows that the last statement has told of, by id and msg_id; one of which it has told twice (of a child table) once. */
 static Rows
 returned_rows(void)
 {
@@ -336,9 +362,15 @@ returned_rows(void)
 	{
 		char	   *id = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
 		char	   *msg_id = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		NpRow	   *row = np_row_find(pg_strtoint64(id), msg_id);
 
-		rows.list[rows.count++] = np_row_find(pg_strtoint64(id), msg_id);
+		if (row == NULL || row->is_told)
+			continue;
+		row->is_told = true;
+		rows.list[rows.count++] = row;
 	}
+	for (int i = 0; i < rows.count; i++)
+		rows.list[i]->is_told = false;
 	return rows;
 }
 
@@ -355,33 +387,122 @@ find_rows_left(const Rows *rows, uint64 not_found, NpSettled *settled)
 	return left;
 }
 
+NP_NORETURN static void
+raise_unwritten(const NpRow *row)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 row->state == NP_ROW_STORED || row->state == NP_ROW_DEAD ?
+			 errmsg("message " INT64_FORMAT " could not be deleted from nats_outbox", row->id) :
+			 errmsg("message " INT64_FORMAT " could not be updated in nats_outbox", row->id),
+			 errhint("Find the trigger or rule of nats_outbox that keeps its rows as they are.")));
+}
+
+/* Those of the rows that others have locked.  Raises 27000 if some of them are there, and could be written. */
+static Rows
+find_locked(const Rows *rows, uint64 not_found, NpSettled *settled)
+{
+	Rows		left = find_rows_left(rows, not_found, settled);
+
+	if (left.count > 0 && execute_for(&lock_unlocked, &left) > 0)
+		raise_unwritten(left.list[0]);
+	return left;
+}
+
+/* It could not be written down. */
+static void
+keep_unwritten(NpRow *row, NpSettled *settled)
+{
+	settled->is_kept = true;
+	/* one that is only in doubt is read again, and must not be in hand then */
+	if (row->state == NP_ROW_DOUBTED)
+		settled->is_changed = true;
+	else
+		keep(row);
+}
+
 static void
 keep_all_locked(const Rows *rows, NpSettled *settled)
 {
 	for (int i = 0; i < rows->count; i++)
+		keep_unwritten(rows->list[i], settled);
+}
+
+static void
+record_error(NpSettled *settled, const char *error, MemoryContext context)
+{
+	if (settled->error == NULL)
+		settled->error = MemoryContextStrdup(context, error);
+}
+
+/* ---- Each alone ----------------------------------------------------------------------- */
+
+static bool is_careful;			/* rows that we write were locked lately */
+static bool is_alone;			/* one of them meets an error: each is written in a subtransaction */
+
+/* What is to be done otherwise when an error has ended it; false: that would not help. */
+static bool
+become_careful(int sqlstate)
+{
+	if (is_alone)
+		return false;
+	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE && !is_careful)
+		return is_careful = true;
+	if (np_is_of_server(sqlstate))
+		return false;
+	return is_alone = true;
+}
+
+typedef struct Writing
+{
+	Rows		row;			/* one */
+	NpStatement *statement;
+	bool		is_locked;
+	NpSettled  *settled;
+} Writing;
+
+static void
+write_row(void *argument)
+{
+	Writing    *writing = argument;
+
+	if (execute_for(&lock_unlocked, &writing->row) == 0)
 	{
-		/* one that is only in doubt is read again, and must not be in hand then */
-		if (rows->list[i]->state == NP_ROW_DOUBTED)
-			settled->is_changed = true;
-		else
-			keep_locked(rows->list[i]);
+		writing->is_locked = find_rows_left(&writing->row, 1, writing->settled).count > 0;
+		return;
 	}
-	settled->is_locked |= rows->count > 0;
+	if (execute_for(writing->statement, &writing->row) == 0)
+		raise_unwritten(writing->row.list[0]);
+}
+
+/* What keeps one row from being written is not the others' affair.  Raises what is about all of them. */
+static void
+write_alone(NpStatement *statement, NpRow *row, NpSettled *settled, MemoryContext caller)
+{
+	Writing		writing = {{&row, 1}, statement, false, settled};
+	ErrorData  *error = np_try_subtransaction(write_row, &writing);
+
+	row->is_written = error == NULL && !writing.is_locked;
+	if (row->is_written)
+		return;
+	if (error != NULL && (np_is_of_server(error->sqlerrcode) || !np_outbox_has_rights()))
+		ReThrowError(error);
+	if (error != NULL)
+	{
+		record_error(settled, error->message, caller);
+		kept_error = error->sqlerrcode;
+	}
+	keep_unwritten(row, settled);
+}
+
+static void
+write_each(NpStatement *statement, const Rows *rows, NpSettled *settled, MemoryContext caller)
+{
+	for (int i = 0; i < rows->count; i++)
+		write_alone(statement, rows->list[i], settled, caller);
 }
 
 /* ---- What is stored ------------------------------------------------------------------ */
-
-static bool is_careful;			/* rows that we write were locked lately */
-
-static void
-raise_undeleted(int count)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-			 errmsg_plural("%d message that is stored could not be deleted from nats_outbox",
-						   "%d messages that are stored could not be deleted from nats_outbox", count, count),
-			 errhint("Find the trigger of nats_outbox that keeps its rows from being deleted.")));
-}
 
 static bool
 is_stored_unwritten(const NpRow *row)
@@ -395,7 +516,7 @@ is_stored_written(const NpRow *row)
 	return is_stored(row) && row->is_written;
 }
 
-/* Returns those that are still there. */
+/* Returns those that are still there, for they are locked. */
 static Rows
 delete_by_statement(Rows rows, NpSettled *settled)
 {
@@ -403,7 +524,7 @@ delete_by_statement(Rows rows, NpSettled *settled)
 	Rows		left = {NULL, 0};
 
 	if (found < rows.count)
-		left = find_rows_left(&rows, rows.count - found, settled);
+		left = find_locked(&rows, rows.count - found, settled);
 	mark(&rows, true);
 	mark(&left, false);
 	return left;
@@ -421,10 +542,10 @@ delete_stored(NpSettled *settled)
 		return;
 	if (!np_outbox_begin(&caller))
 		mark(&rows, true);
+	else if (is_alone)
+		write_each(&delete_rows, &rows, settled, caller);
 	else if (np_outbox_delete(rows.list, rows.count) < rows.count)
 		left = delete_by_statement(collect(is_stored_unwritten), settled);
-	if (left.count > 0 && !is_careful)
-		raise_undeleted(left.count);
 	keep_all_locked(&left, settled);
 	np_outbox_commit(caller);
 	rows = collect(is_stored_written);
@@ -433,39 +554,7 @@ delete_stored(NpSettled *settled)
 		finish(rows.list[i], settled);
 }
 
-/* The same; what is locked is left out the second time. */
-static void
-delete_unlocked_stored(NpSettled *settled)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		delete_stored(settled);
-	}
-	PG_CATCH();
-	{
-		if (is_careful || geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-		AbortCurrentTransaction();
-		MemoryContextSwitchTo(context);
-		is_careful = true;
-	}
-	PG_END_TRY();
-	if (is_careful)
-		delete_stored(settled);
-}
-
 /* ---- What is not --------------------------------------------------------------------- */
-
-static void
-record_error(NpSettled *settled, const char *error, MemoryContext context)
-{
-	if (settled->error == NULL)
-		settled->error = MemoryContextStrdup(context, error);
-}
 
 typedef struct Burial
 {
@@ -486,6 +575,11 @@ bury(void *argument)
 	values[3] = Int64GetDatum(row->is_unread ? (int64) row->length : -1);
 	np_outbox_execute(&bury_row, values, false);
 	burial->is_done = SPI_processed > 0;
+	if (burial->is_done)
+		return;
+	np_outbox_execute(&find_dead, values, false);
+	if (SPI_processed > 0)
+		raise_unwritten(row);
 }
 
 /* It is tried again. */
@@ -542,25 +636,31 @@ is_unwritten(const NpRow *row)
 }
 
 static void
-put_off(NpSettled *settled)
+put_off_together(Rows rows, NpSettled *settled)
 {
-	Rows		rows = collect(is_put_off);
 	Rows		written;
-	uint64		found;
 
-	if (rows.count == 0)
-		return;
 	mark(&rows, false);
-	for (int i = 0; i < rows.count; i++)
-		rows.list[i]->delay = delay_of(rows.list[i]);
-	found = execute_for(&put_off_rows, &rows);
-	if (found == rows.count)
+	if (execute_for(&put_off_rows, &rows) == rows.count)
 		return;
 	written = returned_rows();
 	mark(&written, true);
 	rows = collect(is_unwritten);
-	rows = find_rows_left(&rows, rows.count, settled);
+	rows = find_locked(&rows, rows.count, settled);
 	keep_all_locked(&rows, settled);
+}
+
+static void
+put_off(NpSettled *settled, MemoryContext caller)
+{
+	Rows		rows = collect(is_put_off);
+
+	for (int i = 0; i < rows.count; i++)
+		rows.list[i]->delay = delay_of(rows.list[i]);
+	if (is_alone)
+		write_each(&put_off_rows, &rows, settled, caller);
+	else if (rows.count > 0)
+		put_off_together(rows, settled);
 }
 
 /* What is put off for longer may be for the probes to find, which are told of it by a look. */
@@ -596,7 +696,7 @@ write_failed(NpSettled *settled)
 	if (np_outbox_begin(&caller))
 	{
 		bury_dead(settled, caller);
-		put_off(settled);
+		put_off(settled, caller);
 	}
 	np_outbox_commit(caller);
 	/* not what was stored when the transaction began */
@@ -606,30 +706,62 @@ write_failed(NpSettled *settled)
 }
 
 static void
-unlock(void)
+try_kept_again(void)
 {
-	while (!dlist_is_empty(&locked))
+	while (!dlist_is_empty(&kept))
 	{
-		dlist_push_tail(&ended, dlist_pop_head_node(&locked));
+		dlist_push_tail(&ended, dlist_pop_head_node(&kept));
 		waiting++;
 	}
+	kept_count = 0;
+	is_alone = kept_error != 0;
+	kept_error = 0;
+}
+
+/* A transaction; again, if an error ends it, and more care may help. */
+static void
+write_carefully(void (*write) (NpSettled *settled), NpSettled *settled)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool again = false;
+
+	PG_TRY();
+	{
+		write(settled);
+	}
+	PG_CATCH();
+	{
+		if (!become_careful(geterrcode()))
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		again = true;
+	}
+	PG_END_TRY();
+	if (again)
+		write_carefully(write, settled);
 }
 
 /*
- * Write down what became of the rows that have ended; locked_too: also of
- * those that were locked when that was tried last.
+ * Write down what became of the rows that have ended; kept_too: also of those
+ * that could not be written when that was tried last.
  *
  * Raises what writing a table raises; the transaction is then the caller's to
  * abort, and what is not written is kept.
  */
 void
-np_settle(NpSettled *settled, bool locked_too)
+np_settle(NpSettled *settled, bool kept_too)
 {
 	memset(settled, 0, sizeof(*settled));
 	settled->next_due = NP_FOREVER;
-	if (locked_too)
-		unlock();
-	delete_unlocked_stored(settled);
-	write_failed(settled);
-	is_careful = !dlist_is_empty(&locked);
+	is_alone = false;
+	if (kept_too)
+		try_kept_again();
+	write_carefully(delete_stored, settled);
+	write_carefully(write_failed, settled);
+	settled->is_kept = kept_count > 0;
+	settled->sqlerrcode = kept_error;
+	is_careful = settled->is_kept;
 }

@@ -19,7 +19,8 @@ typedef struct NpSettled
 	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
 	bool		has_returned;	/* rows that are in doubt, which are read again */
 	bool		has_let_go;		/* rows that held up others are there no more */
-	bool		is_locked;		/* rows could not be written yet, because others have locked them */
+	bool		is_kept;		/* rows could not be written yet ... */
+	int			sqlerrcode;		/* ... for such an error; 0: only because others have locked them */
 	NpTime		next_due;		/* when the first of those that failed is to be tried again, or others be
 								 * probed; NP_FOREVER: none has */
 	char	   *error;			/* of one that failed, or could not be written; NULL: none.  palloc'd. */
@@ -27,7 +28,8 @@ typedef struct NpSettled
 
 extern void np_settle_later(NpRow *row);
 extern int	np_settle_waiting(void);
+extern int	np_settle_kept(void);
 extern bool np_settle_holds(NpSpan subject, int64 id);
-extern void np_settle(NpSettled *settled, bool locked_too);
+extern void np_settle(NpSettled *settled, bool kept_too);
 
 #endif							/* NP_SETTLING_H */

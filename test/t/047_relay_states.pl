@@ -163,7 +163,7 @@ sub published
 	is(relay_column($session, 'last_error'), 'permission denied for table audit', 'a relay without rights says so');
 	like(doctor(), qr/^warning\|The relay is without the rights that it needs\. .*Its last error: permission denied for table audit\./, 'and so does the doctor');
 	sleep 1;
-	is(scalar(log_lines($node, $offset, qr/cannot publish/)), 1, 'the log does once');
+	is(scalar(log_lines($node, $offset, qr/cannot write down/)), 1, 'the log does once');
 	$session->value('DROP TRIGGER forbid ON nats_outbox');
 	$node->reload;
 	wait_until_drained($session);

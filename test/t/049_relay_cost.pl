@@ -174,6 +174,37 @@ cmp_ok(entries_of('nats_outbox') - $before, '<=', 20 * 20, '... each of which re
 	$session->value('VACUUM nats_outbox');
 }
 
+# So many that all become due at one time, which the relay does not walk at once, hold up nothing of others.
+{
+	my $lots = 200_000;
+	$session->value(q(INSERT INTO nats_outbox (subject, payload, attempts, next_attempt_at, last_error) VALUES ('c.first', 'x', 1, now() + interval '1 hour', 'x')));
+	$session->value("INSERT INTO nats_outbox (subject, payload, next_attempt_at) SELECT 'c.first', 'x', now() FROM generate_series(1, $lots)");
+	my $id = $session->value(q(INSERT INTO nats_outbox (subject, payload, next_attempt_at) VALUES ('c.other', 'x', now() + interval '1 s') RETURNING id));
+	wait_for('what becomes due behind them', sub { $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0' });
+	is($session->value('SELECT count(*) FROM nats_outbox'), $lots + 1, 'what becomes due behind very many that are held up goes');
+	$session->value('DELETE FROM nats_outbox');
+	$session->value('VACUUM nats_outbox');
+}
+
+# All that has failed of a subject, which nats_outbox_retry_all() makes due at one time: each is behind all others.
+{
+	my $lots = 50_000;
+	my $snapshot = PsqlSession->new($node);
+	$snapshot->value('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+	my $place = $client->stream_info('C')->{state}{last_seq};
+	my $entries = entries_of('nats_outbox_waiting');
+	$session->value("INSERT INTO nats_outbox_dead (id, subject, payload, msg_id, created_at, attempts, last_error)
+		SELECT nextval('nats_outbox_id_seq'), 'c.dead', i::text::bytea, gen_random_uuid(), now(), 1, 'x' FROM generate_series(1, $lots) AS i");
+	$session->value('SELECT nats_outbox_retry_all()');
+	wait_for('an outbox that is empty', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
+	cmp_ok(entries_of('nats_outbox_waiting') - $entries, '<', 50 * $lots, 'that one waits for another one is not looked up among all');
+	my @payloads = map { $_->{payload} } grep { $_->{seq} > $place } $client->stream_messages('C');
+	is(join(' ', @payloads), join(' ', 1 .. $lots), 'and they go in order');
+	$snapshot->value('COMMIT');
+	$snapshot->close;
+	$session->value('VACUUM nats_outbox, nats_outbox_dead');
+}
+
 # ---- What VACUUM may not remove
 
 my $DEAD = 5000;
