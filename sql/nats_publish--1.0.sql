@@ -307,62 +307,34 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION nats_wal_relay_status()
 IS 'the relays of the WAL of all databases, and what they have done since they were started';
 
--- In the schema of the extension anybody may have put operators and functions that fit better: those of the views are
--- PostgreSQL's. And what runs with the owner's rights means the tables of today, whatever its schema is called later.
-SET LOCAL search_path = pg_catalog, pg_temp;
-
-CREATE FUNCTION @extschema@.nats_outbox_retry(id bigint)
+-- They write as the owners of the tables, whose triggers do not have the caller's search_path.
+CREATE FUNCTION nats_outbox_retry(id bigint)
 RETURNS boolean
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-WITH waiting AS (
-    UPDATE @extschema@.nats_outbox AS o
-    SET attempts = 0, next_attempt_at = CASE WHEN next_attempt_at IS NOT NULL THEN now() END, subject = subject
-    WHERE o.id = nats_outbox_retry.id RETURNING o.id
-), dead AS (
-    DELETE FROM @extschema@.nats_outbox_dead AS d WHERE d.id = nats_outbox_retry.id RETURNING *
-), moved AS (
-    INSERT INTO @extschema@.nats_outbox (id, subject, payload, headers, msg_id, created_at, next_attempt_at, last_error)
-        OVERRIDING SYSTEM VALUE
-    SELECT CASE WHEN row_number() OVER (ORDER BY died_at, dead_id) = 1 AND NOT EXISTS (SELECT FROM @extschema@.nats_outbox AS o WHERE o.id = dead.id)
-                THEN dead.id ELSE nextval('@extschema@.nats_outbox_id_seq') END,
-           subject, payload, headers, msg_id, created_at, now(), last_error
-    FROM dead RETURNING nats_outbox.id
-)
-SELECT EXISTS (SELECT FROM waiting) OR EXISTS (SELECT FROM moved);
-END;
-COMMENT ON FUNCTION @extschema@.nats_outbox_retry(bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION nats_outbox_retry(bigint)
 IS 'let the relay publish a dead, retrying or scheduled message of the outbox now; false: none has that id';
 
-CREATE FUNCTION @extschema@.nats_outbox_retry_all()
+CREATE FUNCTION nats_outbox_retry_all()
 RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-SELECT count(*) FILTER (WHERE @extschema@.nats_outbox_retry(id))
-FROM (SELECT id FROM @extschema@.nats_outbox_dead
-      UNION ALL SELECT id FROM @extschema@.nats_outbox WHERE next_attempt_at > now() AND (last_error IS NOT NULL OR attempts > 0)) AS failed;
-END;
-COMMENT ON FUNCTION @extschema@.nats_outbox_retry_all()
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION nats_outbox_retry_all()
 IS 'let the relay publish all dead and retrying messages of the outbox now; returns how many';
 
-CREATE FUNCTION @extschema@.nats_relay_pause()
+CREATE FUNCTION nats_relay_pause()
 RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-WITH known AS (UPDATE @extschema@.nats_control SET paused = true RETURNING id)
-INSERT INTO @extschema@.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known);
-END;
-COMMENT ON FUNCTION @extschema@.nats_relay_pause()
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION nats_relay_pause()
 IS 'stop the relay of this database from publishing, until nats_relay_resume()';
 
-CREATE FUNCTION @extschema@.nats_relay_resume()
+CREATE FUNCTION nats_relay_resume()
 RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-UPDATE @extschema@.nats_control SET paused = false WHERE paused;
-END;
-COMMENT ON FUNCTION @extschema@.nats_relay_resume()
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION nats_relay_resume()
 IS 'let the relay of this database publish again';
+
+-- In the schema of the extension anybody may have put operators and functions that fit better: those of the views are
+-- PostgreSQL's.
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE VIEW @extschema@.nats_outbox_messages AS
 SELECT id, CASE WHEN next_attempt_at IS NULL THEN 'waiting' WHEN last_error IS NOT NULL OR attempts > 0 THEN 'retrying'

@@ -14,7 +14,6 @@
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -24,6 +23,7 @@
 #include "base/encoding.h"
 #include "base/percent.h"
 #include "base/report.h"
+#include "base/user.h"
 #include "change/change_delivery.h"
 #include "change/change_transaction.h"
 #include "change/template.h"
@@ -90,17 +90,15 @@ static bool
 read_options_as_owner(Oid schema, char **options)
 {
 	HeapTuple	table = SearchSysCache2(RELNAMENSP, CStringGetDatum("nats_published_ddl"), ObjectIdGetDatum(schema));
-	Oid			user;
-	int			context;
+	NpUser		caller;
 	bool		is_there;
 
 	if (!HeapTupleIsValid(table))
 		return false;			/* the extension is being dropped */
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(((Form_pg_class) GETSTRUCT(table))->relowner, context | SECURITY_LOCAL_USERID_CHANGE);
+	np_user_become_owner(&caller, ((Form_pg_class) GETSTRUCT(table))->relowner);
 	ReleaseSysCache(table);
 	is_there = read_row(&read_options, schema, options, 2);
-	SetUserIdAndSecContext(user, context);
+	np_user_return(&caller);
 	return is_there;
 }
 

@@ -242,7 +242,7 @@ np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey 
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			role = GetUserId();
-	NpStatementCaller caller;
+	NpUser		caller;
 	Datum		arguments;
 	Datum		relation = ObjectIdGetDatum(options->relation);
 
@@ -265,7 +265,7 @@ np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey 
 NpRowsWish
 np_rows_run_save(const NpRowsRun *run, bool is_finished)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	Datum		values[] = {
 		ObjectIdGetDatum(run->relation), PointerGetDatum(run->last_key), Int64GetDatum(run->read),
 		Int64GetDatum(run->published), Int64GetDatum(run->left_out), BoolGetDatum(is_finished)
@@ -286,7 +286,7 @@ np_rows_run_save(const NpRowsRun *run, bool is_finished)
 void
 np_rows_run_fail(const NpRowsRun *run, const char *error)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	Datum		values[] = {ObjectIdGetDatum(run->relation), CStringGetTextDatum(error)};
 
 	np_statements_begin(&caller, run->schema, RUNS_TABLE);
@@ -320,7 +320,7 @@ nats_publish_rows_stop(PG_FUNCTION_ARGS)
 {
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	Datum		relation = PG_GETARG_DATUM(0);
-	NpStatementCaller caller;
+	NpUser		caller;
 	bool		is_there;
 
 	np_statements_begin(&caller, schema, RUNS_TABLE);
@@ -328,7 +328,7 @@ nats_publish_rows_stop(PG_FUNCTION_ARGS)
 	is_there = SPI_processed > 0;
 	if (is_there)
 	{
-		check_role(DatumGetObjectId(relation), caller.user);
+		check_role(DatumGetObjectId(relation), caller.id);
 		execute(PG_GETARG_BOOL(1) ? &forget : &stop, schema, &relation, NULL);
 	}
 	np_statements_end(&caller);

@@ -100,7 +100,7 @@ find_errors(NpFinding *finding)
 static void
 look(const NpExamination *examination, NpStatement *statement, void (*find) (NpFinding *finding), NpFinding *finding)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	MemoryContext context = CurrentMemoryContext;
 
 	np_statements_begin(&caller, examination->schema, "nats_published_tables");

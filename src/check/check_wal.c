@@ -52,7 +52,7 @@ static Need
 find_need(Oid schema, const char *slot)
 {
 	Need		need = {false};
-	NpStatementCaller caller;
+	NpUser		caller;
 	MemoryContext context = CurrentMemoryContext;
 	Datum		values[2] = {DirectFunctionCall1(namein, CStringGetDatum(slot)), np_wal_database()};
 	HeapTuple	row;

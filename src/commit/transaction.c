@@ -226,9 +226,11 @@ on_backend_exit(int code, Datum argument)
  * unasked and in somebody else's session (index expressions in ANALYZE and
  * REINDEX, a materialized view's query): that session's settings say what may
  * be published, and they are not the owner's.
+ *
+ * Raises 42501 in one.
  */
-static void
-refuse_restricted_operation(void)
+void
+np_transaction_refuse_restricted(void)
 {
 	if (InSecurityRestrictedOperation())
 		ereport(ERROR,
@@ -287,16 +289,9 @@ prepare_backend(void)
 	prepared = true;
 }
 
-/*
- * To be called by each SQL function before it uses the publisher.  Raises
- * 25000 in a parallel worker, whose messages no COMMIT would know, and in a
- * callback of another library, at the end of the transaction, behind ours;
- * 42501 in a security-restricted operation.
- */
-void
-np_transaction_join(void)
+static void
+join(void)
 {
-	refuse_restricted_operation();
 	if (IsParallelWorker())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
@@ -315,13 +310,27 @@ np_transaction_join(void)
 }
 
 /*
+ * To be called by each SQL function before it uses the publisher.  Raises
+ * 25000 in a parallel worker, whose messages no COMMIT would know, and in a
+ * callback of another library, at the end of the transaction, behind ours;
+ * 42501 in a security-restricted operation.
+ */
+void
+np_transaction_join(void)
+{
+	np_transaction_refuse_restricted();
+	join();
+}
+
+/*
  * The relay of this database is to be woken when the transaction has
- * committed; possible to its very end.
+ * committed; possible to its very end.  Raises 25000 as np_transaction_join
+ * does.
  */
 void
 np_transaction_wake_relay(NpRelayWake whom)
 {
 	if (!ending)
-		np_transaction_join();
+		join();
 	wake = Max(wake, whom);
 }

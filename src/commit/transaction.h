@@ -21,6 +21,7 @@ typedef struct NpTransactionListener
 
 extern void np_transaction_init(void);
 extern void np_transaction_listen(const NpTransactionListener *listener);
+extern void np_transaction_refuse_restricted(void);
 extern void np_transaction_join(void);
 extern void np_transaction_wake_relay(NpRelayWake whom);
 

@@ -27,12 +27,18 @@
 #include "message/message.h"
 #include "message/protocol.h"
 #include "outbox/outbox.h"
+#include "outbox/outbox_retry.h"
 #include "outbox/relay_pause.h"
 #include "outbox/relay_state.h"
+#include "outbox/statement.h"
 #include "publish/policy.h"
 
 PG_FUNCTION_INFO_V1(nats_outbox_check);
 PG_FUNCTION_INFO_V1(nats_outbox_wake);
+PG_FUNCTION_INFO_V1(nats_outbox_retry);
+PG_FUNCTION_INFO_V1(nats_outbox_retry_all);
+PG_FUNCTION_INFO_V1(nats_relay_pause);
+PG_FUNCTION_INFO_V1(nats_relay_resume);
 PG_FUNCTION_INFO_V1(nats_relay_status);
 PG_FUNCTION_INFO_V1(nats_wal_relay_status);
 
@@ -169,6 +175,15 @@ is_outbox_row(FunctionCallInfo fcinfo)
 		TRIGGER_FIRED_FOR_ROW(data->tg_event) && !TRIGGER_FIRED_BY_DELETE(data->tg_event);
 }
 
+/* Whoever has called us, and not a trigger, was asked before he became the table's owner. */
+static void
+wake_relay(NpRelayWake whom)
+{
+	if (!np_statement_is_ours())
+		np_transaction_refuse_restricted();
+	np_transaction_wake_relay(whom);
+}
+
 /* nats_outbox_check(): before a row is written to nats_outbox, by whomever */
 Datum
 nats_outbox_check(PG_FUNCTION_ARGS)
@@ -182,7 +197,7 @@ nats_outbox_check(PG_FUNCTION_ARGS)
 	/* it was checked when it was written into the WAL */
 	if (np_outbox_is_diverting())
 		return PointerGetDatum(row);
-	np_transaction_wake_relay(NP_WAKE_TO_PUBLISH);
+	wake_relay(NP_WAKE_TO_PUBLISH);
 	if (!claims_to_have_failed(row, RelationGetDescr(data->tg_relation)))
 		check_size(row, RelationGetDescr(data->tg_relation));
 	if (!np_outbox_row_is_checked())
@@ -205,8 +220,46 @@ nats_outbox_wake(PG_FUNCTION_ARGS)
 	if (!is_trigger_of(fcinfo, "nats_control") || !TRIGGER_FIRED_AFTER(data->tg_event))
 		raise_call("nats_outbox_wake() is the trigger of nats_control, and of no other table");
 	np_pause_mark(RelationGetRelid(data->tg_relation));
-	np_transaction_wake_relay(NP_WAKE_TO_LOOK);
+	wake_relay(NP_WAKE_TO_LOOK);
 	return PointerGetDatum(NULL);
+}
+
+/* ---- What an operator does ------------------------------------------------------------- */
+
+/* nats_outbox_retry(id): false: no message has that id */
+Datum
+nats_outbox_retry(PG_FUNCTION_ARGS)
+{
+	np_transaction_refuse_restricted();
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(np_outbox_retry(get_func_namespace(fcinfo->flinfo->fn_oid), PG_GETARG_INT64(0)));
+}
+
+/* nats_outbox_retry_all(): how many messages are dead or retrying */
+Datum
+nats_outbox_retry_all(PG_FUNCTION_ARGS)
+{
+	np_transaction_refuse_restricted();
+	PG_RETURN_INT64(np_outbox_retry_all(get_func_namespace(fcinfo->flinfo->fn_oid)));
+}
+
+/* nats_relay_pause() */
+Datum
+nats_relay_pause(PG_FUNCTION_ARGS)
+{
+	np_transaction_refuse_restricted();
+	np_pause_begin(get_func_namespace(fcinfo->flinfo->fn_oid));
+	PG_RETURN_VOID();
+}
+
+/* nats_relay_resume() */
+Datum
+nats_relay_resume(PG_FUNCTION_ARGS)
+{
+	np_transaction_refuse_restricted();
+	np_pause_end(get_func_namespace(fcinfo->flinfo->fn_oid));
+	PG_RETURN_VOID();
 }
 
 /* ---- Status ----------------------------------------------------------------------------- */

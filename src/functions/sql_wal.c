@@ -98,7 +98,7 @@ static NpStatement is_upgraded = {
 static uint64
 execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls, bool read_only)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	uint64		found;
 
 	np_statements_begin(&caller, schema, "nats_wal");

@@ -103,8 +103,7 @@ execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int
 		values[INSERT_PAYLOAD] = np_outbox_make_payload(message->payload);
 	else
 		nulls[INSERT_PAYLOAD] = 'n';
-	if (SPI_execute_plan(np_statement_prepare(&insert_message, quote_identifier(get_namespace_name(schema))), values, nulls,
-						 false, 0) != SPI_OK_INSERT_RETURNING)
+	if (np_statement_write(&insert_message, schema, values, nulls) != SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "the INSERT into nats_outbox failed");
 	if (SPI_processed == 0)
 		return false;
@@ -123,7 +122,7 @@ execute_insert(Oid schema, const NpMessage *message, TimestampTz deliver_at, int
 bool
 np_outbox_insert_row(Oid schema, const NpMessage *message, TimestampTz deliver_at, int64 *id)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	volatile bool inserted = false;
 
 	np_statements_begin(&caller, schema, "nats_outbox");
@@ -259,7 +258,7 @@ np_outbox_content(Oid schema)
 {
 	NpOutboxContent content;
 	MemoryContext context = CurrentMemoryContext;
-	NpStatementCaller caller;
+	NpUser		caller;
 
 	np_statements_begin(&caller, schema, "nats_outbox");
 	content = execute_content(schema, context);

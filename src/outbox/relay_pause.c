@@ -26,8 +26,11 @@
 #include "utils/snapmgr.h"
 
 #include "outbox/relay_pause.h"
+#include "outbox/statement.h"
 
 #define MARK	" (its relay is paused)"
+
+/* ---- The mark ------------------------------------------------------------------------ */
 
 /* The comment of the extension, palloc'd; "": none. */
 static char *
@@ -95,4 +98,42 @@ np_pause_mark(Oid control)
 	else
 		comment[strlen(comment) - strlen(MARK)] = '\0';
 	CreateComments(extension, ExtensionRelationId, 0, comment);
+}
+
+/* ---- The table ----------------------------------------------------------------------- */
+
+/* All rows: those of other databases, which replication brings, pause it too. */
+static NpStatement set_paused =
+{
+	.text = "WITH known AS (UPDATE %1$s.nats_control SET paused = true RETURNING id)"
+		" INSERT INTO %1$s.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)"
+};
+
+static NpStatement set_resumed =
+{
+	.text = "UPDATE %s.nats_control SET paused = false WHERE paused"
+};
+
+static void
+write_control(NpStatement * statement, Oid schema)
+{
+	NpUser		caller;
+
+	np_statements_begin(&caller, schema, "nats_control");
+	(void) np_statement_write(statement, schema, NULL, NULL);
+	np_statements_end(&caller);
+}
+
+/* Pause the relay of the extension in that schema, from this transaction's commit on; its trigger marks that. */
+void
+np_pause_begin(Oid schema)
+{
+	write_control(&set_paused, schema);
+}
+
+/* Let it go on, likewise. */
+void
+np_pause_end(Oid schema)
+{
+	write_control(&set_resumed, schema);
 }

@@ -10,5 +10,7 @@
 
 extern bool np_pause_is_marked(Oid extension);
 extern void np_pause_mark(Oid control);
+extern void np_pause_begin(Oid schema);
+extern void np_pause_end(Oid schema);
 
 #endif							/* NP_RELAY_PAUSE_H */

@@ -9,11 +9,14 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
-#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
 #include "outbox/statement.h"
+
+static bool is_ours;			/* the statement that is executed */
 
 /* The plan of a statement for a schema, quoted; SPI is connected. */
 SPIPlanPtr
@@ -51,20 +54,58 @@ owner_of(Oid schema, const char *relation)
 
 /*
  * Connect to SPI as the owner of a relation, for whoever may not read or write
- * it.  An error restores the user: AbortTransaction and AbortSubTransaction do.
+ * it.  The owner's code runs in the statements (triggers, policies), so it is a
+ * restricted operation: nothing of it can be put off until who calls is
+ * himself again.  An error restores the user: AbortTransaction and
+ * AbortSubTransaction do.
  */
 void
-np_statements_begin(NpStatementCaller *caller, Oid schema, const char *relation)
+np_statements_begin(NpUser * caller, Oid schema, const char *relation)
 {
-	GetUserIdAndSecContext(&caller->user, &caller->context);
-	SetUserIdAndSecContext(owner_of(schema, relation), caller->context | SECURITY_LOCAL_USERID_CHANGE);
+	np_user_become_owner(caller, owner_of(schema, relation));
 	SPI_connect();
 }
 
 /* And leave it again. */
 void
-np_statements_end(const NpStatementCaller *caller)
+np_statements_end(const NpUser * caller)
 {
 	SPI_finish();
-	SetUserIdAndSecContext(caller->user, caller->context);
+	np_user_return(caller);
+}
+
+/*
+ * In between, execute a statement that fires triggers of the extension, which
+ * let nobody else write in a restricted operation; returns what SPI does.
+ */
+int
+np_statement_write(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
+{
+	SPIPlanPtr	plan = np_statement_prepare(statement, quote_identifier(get_namespace_name(schema)));
+	volatile int result = 0;
+	bool		was_ours = is_ours;
+
+	PG_TRY();
+	{
+		is_ours = true;
+		result = SPI_execute_plan(plan, values, nulls, false, 0);
+	}
+	PG_FINALLY();
+	{
+		is_ours = was_ours;
+	}
+	PG_END_TRY();
+	if (result < 0)
+		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
+	return result;
+}
+
+/*
+ * Is that being done?  The owner's code in it is not told from ours; but the
+ * owner needs no trigger's leave.
+ */
+bool
+np_statement_is_ours(void)
+{
+	return is_ours;
 }

@@ -85,7 +85,7 @@ copy_row(Known *known)
 static bool
 read_table(Oid schema, Known *known)
 {
-	NpStatementCaller caller;
+	NpUser		caller;
 	Datum		database = np_wal_database();
 	bool		found;
 

@@ -263,8 +263,8 @@ SELECT paused FROM public.nats_control;
 DROP TABLE pg_temp.nats_outbox, pg_temp.nats_outbox_dead, pg_temp.nats_control;
 SET client_min_messages = warning;
 DROP SCHEMA outbox_tricks CASCADE;
--- All that run with their owner's rights have a search_path of their own, with the temporary schema last.
-SELECT proname, proconfig FROM pg_proc WHERE prosecdef AND proname LIKE 'nats\_%' ORDER BY proname;
+-- None runs with its owner's rights; those that write tables for an operator have a search_path of their own, with the temporary schema last.
+SELECT proname, prosecdef, proconfig FROM pg_proc WHERE (prosecdef OR proname ~ 'retry|relay_(pause|resume)') AND proname LIKE 'nats\_%' ORDER BY proname;
 
 -- Dead and waiting messages are tried again, as they were.
 TRUNCATE nats_outbox, nats_control RESTART IDENTITY;

@@ -292,6 +292,89 @@ is(relay_pid($session), $worker, 'all by the same worker');
 	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app', 'which are executed as the owner');
 }
 
+# ---- The same, when functions write the tables for others
+
+{
+	my $rights = 'SELECT string_agg(rolname || CASE WHEN rolsuper THEN $$ super$$ ELSE $$$$ END, $$, $$ ORDER BY rolname) FROM pg_roles WHERE rolname IN ($$app$$, $$grave$$)';
+	my $names = sub {
+		my $names = $session->value('SELECT string_agg(DISTINCT name, $$, $$ ORDER BY name) FROM who');
+		$session->value('TRUNCATE who');
+		return $names;
+	};
+	$session->value(q(CREATE ROLE grave LOGIN; CREATE ROLE operator; GRANT CREATE ON SCHEMA public TO grave; GRANT INSERT ON who TO grave; TRUNCATE who;
+		GRANT EXECUTE ON FUNCTION nats_outbox_retry(bigint), nats_outbox_retry_all(), nats_relay_pause(), nats_relay_resume() TO operator;
+		SELECT nats_relay_pause();
+		ALTER TABLE nats_outbox_dead OWNER TO grave; ALTER TABLE nats_control OWNER TO grave;
+		GRANT SELECT ON nats_control TO app; GRANT INSERT, SELECT ON nats_outbox_dead TO app));
+	foreach ([ app => 'nats_outbox', 'INSERT OR UPDATE' ], [ grave => 'nats_outbox_dead', 'DELETE' ], [ grave => 'nats_control', 'INSERT OR UPDATE' ])
+	{
+		my ($owner, $table, $events) = @$_;
+		PsqlSession->new($node, user => $owner)->value(qq(
+			CREATE FUNCTION climb_$table() RETURNS trigger LANGUAGE plpgsql AS \$\$
+			BEGIN
+				INSERT INTO public.who VALUES (current_user);
+				PERFORM set_config('search_path', 'pg_catalog', false);
+				ALTER ROLE $owner SUPERUSER;
+				RETURN coalesce(NEW, OLD);
+			EXCEPTION WHEN insufficient_privilege THEN
+				INSERT INTO public.who VALUES (current_user);
+				RETURN coalesce(NEW, OLD);
+			END \$\$;
+			CREATE TRIGGER climb_function BEFORE $events ON $table FOR EACH ROW EXECUTE FUNCTION climb_$table()));
+	}
+	my $bury = sub {
+		$session->value(q(INSERT INTO nats_outbox_dead (id, subject, payload, msg_id, created_at, attempts, last_error, died_at)
+			VALUES (70001, 'w.dead', NULL, 'dead again', now(), 3, NULL, now()),
+				(70001, 'w.dead', repeat('x', 50000)::bytea, 'dead', now(), 3, '22023: x', now() - interval '1 hour')));
+	};
+	my $in_table = q(SELECT string_agg(concat_ws(' ', id = 70001, msg_id, length(payload), last_error), ', ' ORDER BY msg_id) FROM nats_outbox WHERE subject = 'w.dead');
+	$bury->();
+	is($session->value('SELECT nats_outbox_retry(70001)'), 't', 'messages are tried again');
+	is($session->value($rights), 'app, grave', 'and no owner becomes superuser by a trigger');
+	is($names->(), 'app, grave', 'which are executed as the owners');
+	is($session->value($in_table), 't dead 50000 22023: x, f dead again', 'and they are as they were');
+	$session->value(q(SELECT nats_outbox_retry(id) FROM nats_outbox));
+	is($names->(), 'app', 'those that are not dead, too');
+	$session->value('TRUNCATE nats_outbox');
+	$bury->();
+	is($session->value('SET ROLE operator; SELECT nats_outbox_retry_all(); RESET ROLE'), '2', 'all at once');
+	is($session->value($rights), 'app, grave', 'by which none becomes superuser, either');
+	is($names->(), 'app, grave', 'but is himself');
+	$session->value('TRUNCATE nats_outbox');
+	is($session->value('SET ROLE operator; SELECT nats_relay_resume(); SELECT nats_relay_pause(); RESET ROLE; SELECT bool_and(paused) FROM nats_control'), "\n\nt", 'pausing');
+	$session->value('DELETE FROM nats_control; SELECT nats_relay_pause()');
+	is($session->value('SELECT bool_and(paused) FROM nats_control'), 't', 'also the first time');
+	is($session->value($rights), 'app, grave', 'makes no superuser');
+	is($names->(), 'grave', 'and is done as the owner');
+	$session->value('DROP TRIGGER climb_function ON nats_control');
+
+	write_message('w.climb');
+	is($names->(), 'app', 'writing a message is done as the owner');
+	is($session->value('SHOW search_path'), '"$user", public', 'whose settings do not stay');
+	PsqlSession->new($node, user => 'app')->value(q(DROP TRIGGER climb_function ON nats_outbox;
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT OR UPDATE ON nats_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION climb_nats_outbox()));
+	foreach (q(nats_publish_outbox('w.late', 'x')), 'nats_outbox_retry(min(id)) FROM nats_outbox')
+	{
+		is($session->sqlstate("SELECT $_"), '42501', "what the owner puts off is refused: $_");
+		is($session->value($rights), 'app, grave', 'and has no rights of others');
+	}
+	$session->value('DROP TRIGGER late ON nats_outbox');
+
+	# what is only read, with a policy of the owner
+	$session->value('ALTER TABLE nats_published_ddl OWNER TO app');
+	PsqlSession->new($node, user => 'app')->value(q(CREATE TABLE late (i int);
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION climb_nats_outbox();
+		CREATE FUNCTION see() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.late VALUES (1); RETURN true; END$$;
+		CREATE POLICY see ON nats_published_ddl USING (see());
+		ALTER TABLE nats_published_ddl FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY));
+	$session->value(q(SELECT nats_publish_ddl('w.ddl', 'outbox')));
+	is($session->sqlstate('CREATE TABLE told (i int)'), '42501', 'how DDL is published is read in a restricted operation, too');
+	is($session->value($rights), 'app, grave', 'and gives no rights');
+	$session->value('ALTER TABLE nats_published_ddl NO FORCE ROW LEVEL SECURITY');
+	is($session->sqlstate('CREATE TABLE told (i int)'), '', 'without the policy it is published');
+	$session->value('TRUNCATE nats_outbox; SELECT nats_unpublish_ddl()');
+}
+
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
 
 done_testing();
