@@ -106,7 +106,7 @@ np_pause_mark(Oid control)
 static NpStatement set_paused =
 {
 	.text = "WITH known AS (UPDATE %1$s.nats_control SET paused = true RETURNING id)"
-		" INSERT INTO %1$s.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)"
+	" INSERT INTO %1$s.nats_control (paused) SELECT true WHERE NOT EXISTS (SELECT FROM known)"
 };
 
 static NpStatement set_resumed =
@@ -115,7 +115,7 @@ static NpStatement set_resumed =
 };
 
 static void
-write_control(NpStatement * statement, Oid schema)
+write_control(NpStatement *statement, Oid schema)
 {
 	NpUser		caller;
 

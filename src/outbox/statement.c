@@ -60,7 +60,7 @@ owner_of(Oid schema, const char *relation)
  * AbortSubTransaction do.
  */
 void
-np_statements_begin(NpUser * caller, Oid schema, const char *relation)
+np_statements_begin(NpUser *caller, Oid schema, const char *relation)
 {
 	np_user_become_owner(caller, owner_of(schema, relation));
 	SPI_connect();
@@ -68,7 +68,7 @@ np_statements_begin(NpUser * caller, Oid schema, const char *relation)
 
 /* And leave it again. */
 void
-np_statements_end(const NpUser * caller)
+np_statements_end(const NpUser *caller)
 {
 	SPI_finish();
 	np_user_return(caller);

@@ -297,8 +297,8 @@ is(relay_pid($session), $worker, 'all by the same worker');
 {
 	my $rights = 'SELECT string_agg(rolname || CASE WHEN rolsuper THEN $$ super$$ ELSE $$$$ END, $$, $$ ORDER BY rolname) FROM pg_roles WHERE rolname IN ($$app$$, $$grave$$)';
 	my $names = sub {
-		my $names = $session->value('SELECT string_agg(DISTINCT name, $$, $$ ORDER BY name) FROM who');
-		$session->value('TRUNCATE who');
+		my $names = $session->value('SELECT string_agg(DISTINCT name, $$, $$ ORDER BY name) FROM public.who');
+		$session->value('TRUNCATE public.who');
 		return $names;
 	};
 	$session->value(q(CREATE ROLE grave LOGIN; CREATE ROLE operator; GRANT CREATE ON SCHEMA public TO grave; GRANT INSERT ON who TO grave; TRUNCATE who;
@@ -313,11 +313,11 @@ is(relay_pid($session), $worker, 'all by the same worker');
 			CREATE FUNCTION climb_$table() RETURNS trigger LANGUAGE plpgsql AS \$\$
 			BEGIN
 				INSERT INTO public.who VALUES (current_user);
-				PERFORM set_config('search_path', 'pg_catalog', false);
 				ALTER ROLE $owner SUPERUSER;
 				RETURN coalesce(NEW, OLD);
 			EXCEPTION WHEN insufficient_privilege THEN
 				INSERT INTO public.who VALUES (current_user);
+				PERFORM set_config('search_path', 'pg_catalog', false);
 				RETURN coalesce(NEW, OLD);
 			END \$\$;
 			CREATE TRIGGER climb_function BEFORE $events ON $table FOR EACH ROW EXECUTE FUNCTION climb_$table()));
