@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -61,6 +62,17 @@ static NpStatement list_retried = {
 	" WHERE id IS NOT NULL AND next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.now() AND " NP_OUTBOX_FAILED("")
 };
 
+/*
+ * As np_statements_begin().  The plans are kept, and made when there may be
+ * next to nothing in the tables: by their indexes all the same.
+ */
+static void
+begin(NpUser *caller, Oid schema, const char *table)
+{
+	np_statements_begin(caller, schema, table);
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 /* ---- One ------------------------------------------------------------------------------- */
 
 /* How many rows were written. */
@@ -71,7 +83,7 @@ retry_waiting(Oid schema, int64 id)
 	Datum		value = Int64GetDatum(id);
 	uint64		count;
 
-	np_statements_begin(&caller, schema, "nats_outbox");
+	begin(&caller, schema, "nats_outbox");
 	(void) np_statement_write(&make_due, schema, &value, NULL);
 	count = SPI_processed;
 	np_statements_end(&caller);
@@ -94,7 +106,7 @@ put_row(Oid schema, HeapTuple row, TupleDesc columns)
 	}
 	values[ID_SEQUENCE] = ObjectIdGetDatum(get_relname_relid(NP_OUTBOX_SEQUENCE, schema));
 	nulls[ID_SEQUENCE] = ' ';
-	np_statements_begin(&caller, schema, "nats_outbox");
+	begin(&caller, schema, "nats_outbox");
 	(void) np_statement_write(&put_back, schema, values, nulls);
 	count = SPI_processed;
 	np_statements_end(&caller);
@@ -111,7 +123,7 @@ retry_dead(Oid schema, int64 id)
 	uint64		found;
 	uint64		count = 0;
 
-	np_statements_begin(&caller, schema, "nats_outbox_dead");
+	begin(&caller, schema, "nats_outbox_dead");
 	(void) np_statement_write(&take_dead, schema, &value, NULL);
 	rows = SPI_tuptable;
 	found = SPI_processed;
@@ -146,7 +158,7 @@ list_ids(NpStatement *list, Oid schema, const char *table)
 	Datum		value;
 	bool		isnull;
 
-	np_statements_begin(&caller, schema, table);
+	begin(&caller, schema, table);
 	(void) np_statement_write(list, schema, NULL, NULL);
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	spi = MemoryContextSwitchTo(context);
