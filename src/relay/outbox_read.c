@@ -43,7 +43,8 @@ enum
 	READ_HAS_FAILED,
 	READ_PLACE,
 	READ_TIME,
-	READ_IS_HELD
+	READ_IS_HELD,
+	READ_UNBURIED
 };
 
 /* What can be headers takes less than this as jsonb. */
@@ -176,6 +177,30 @@ take_message(TupleTableSlot *from, NpRow *row)
 		np_row_refuse(row, unpack_sql_state(error->sqlerrcode), error->message);
 }
 
+/* One that is dead already, for its last error.  False: it is not. */
+static bool
+take_dead(TupleTableSlot *from, NpRow *row)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(from, READ_UNBURIED, &isnull);
+	char	   *error;
+
+	if (isnull)
+		return false;
+	error = TextDatumGetCString(value);
+	row->was_dead = true;
+	/* as it was written: a SQLSTATE, a colon and a text */
+	if (strlen(error) > 7 && error[5] == ':')
+	{
+		error[5] = '\0';
+		np_row_refuse(row, error, error + 7);
+	}
+	else
+		np_row_refuse(row, "22000", error);
+	row->state = NP_ROW_DEAD;
+	return true;
+}
+
 static void
 fill_row(TupleTableSlot *from, const NpReading *reading, NpRow *row)
 {
@@ -186,7 +211,7 @@ fill_row(TupleTableSlot *from, const NpReading *reading, NpRow *row)
 	row->is_unread = length_of(from, READ_PAYLOAD) > reading->largest;
 	if (row->is_unread)
 		row->length = length_of(from, READ_PAYLOAD);
-	else
+	if (!take_dead(from, row) && !row->is_unread)
 		take_message(from, row);
 }
 

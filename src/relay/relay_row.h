@@ -28,6 +28,9 @@ typedef enum NpRowState
 	NP_ROW_DOUBTED				/* it may be stored, which is to be noted */
 } NpRowState;
 
+/* How last_error of one begins that is dead, and waits in the table until that can be written down; the error of its own follows. */
+#define NP_ROW_UNBURIED "22000: dead, but not taken by nats_outbox_dead: "
+
 typedef struct NpRow
 {
 	dlist_node	node;			/* in the list of what is ready, waits behind another one, or has ended */
@@ -55,7 +58,8 @@ typedef struct NpRow
 	bool		in_doubt;		/* this attempt or an earlier one may have stored it */
 	bool		waits_for_stream;	/* nobody takes it, or nobody answers */
 	bool		is_uncounted;	/* it has failed, by no fault of its own */
-	bool		is_unburied;	/* it is dead, but that could not be written down */
+	bool		is_unburied;	/* it is dead, but that could not be written down ... */
+	bool		was_dead;		/* ... before, so that it is not tried */
 	bool		is_written;		/* what became of it, by what was done last */
 	bool		is_told;		/* of, by the statement whose rows are read */
 	bool		is_holder;		/* counted by settling.c as one that holds up its subject */

@@ -207,11 +207,19 @@ is_put_off(const NpRow *row)
 
 /* The last_error of a row, palloc'd. */
 static char *
-describe(const NpRow *row)
+describe_error(const NpRow *row)
 {
 	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
 		return psprintf("%s: %s; an earlier attempt may have stored it", IN_DOUBT, row->error);
 	return psprintf("%s: %s", row->sqlstate, row->error);
+}
+
+static char *
+describe(const NpRow *row)
+{
+	char	   *error = describe_error(row);
+
+	return row->was_dead && row->state != NP_ROW_DEAD ? psprintf(NP_ROW_UNBURIED "%s", error) : error;
 }
 
 /*

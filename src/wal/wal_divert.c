@@ -5,7 +5,9 @@
  *
  * WAL is never kept for NATS' sake.  What can't be published now is moved to
  * nats_outbox, where it has the rules of that table: it is tried again, or is
- * dead; what can never be published goes to nats_outbox_dead at once.
+ * dead; what can never be published goes to nats_outbox_dead at once.  If that
+ * does not take it, it waits in nats_outbox until it does, and if that does not
+ * take it, either, here; others do not wait for it.
  *
  * In order, later messages of a subject follow those that were moved, until
  * the last of these has left the table: it leaves as the last one.  A worker
@@ -82,11 +84,20 @@ static XLogRecPtr moved_until;	/* where the last commit of moved messages ends *
 /* Arguments of both. */
 #define ARGUMENTS	6
 
+#define INSERT(next_attempt_at) \
+	"INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, last_error, attempts, next_attempt_at)" \
+	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, " next_attempt_at ") RETURNING id"
+
 /* The error is empty for a message that only follows others, or has not been tried. */
 static NpStatement insert_row = {
-	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, last_error, attempts, next_attempt_at)"
-	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, CASE WHEN $5 <> '' THEN now() + interval '1 second' END)"
-	" RETURNING id",
+	.text = INSERT("CASE WHEN $5 <> '' THEN now() + interval '1 second' END"),
+	.argument_count = ARGUMENTS,
+	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
+};
+
+/* It is not in nats_outbox_dead, into which its relay tries to move it now and then. */
+static NpStatement insert_unburied = {
+	.text = INSERT("now() + interval '10 seconds'"),
 	.argument_count = ARGUMENTS,
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
 };
@@ -241,6 +252,8 @@ typedef struct Move
 	const NpRow *row;
 	const char *sqlstate;		/* why it has failed ... */
 	const char *error;			/* ... or is dead; NULL: it has not */
+	bool		is_unburied;	/* that is not taken by nats_outbox_dead ... */
+	bool		is_kept;		/* ... nor by nats_outbox: it is to be moved later */
 	int64		id;				/* of the row in nats_outbox; 0: there is none */
 } Move;
 
@@ -248,12 +261,13 @@ static Datum
 make_error(const Move *move)
 {
 	bool		in_doubt = move->row->in_doubt;
+	const char *status = move->is_unburied ? NP_ROW_UNBURIED : "";
 
 	if (move->error == NULL)
 		return CStringGetTextDatum(in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
 	if (in_doubt && strcmp(move->sqlstate, IN_DOUBT) != 0)
-		return CStringGetTextDatum(psprintf(IN_DOUBT ": %s; an earlier attempt may have stored it", move->error));
-	return CStringGetTextDatum(psprintf("%s: %s", move->sqlstate, move->error));
+		return CStringGetTextDatum(psprintf("%s" IN_DOUBT ": %s; an earlier attempt may have stored it", status, move->error));
+	return CStringGetTextDatum(psprintf("%s%s: %s", status, move->sqlstate, move->error));
 }
 
 static int64
@@ -286,18 +300,32 @@ insert(void *argument)
 	move->id = execute(&insert_row, move);
 }
 
+static void
+bury(void *argument)
+{
+	(void) execute(&bury_row, argument);
+}
+
+static void
+insert_as_unburied(void *argument)
+{
+	Move	   *move = argument;
+
+	move->id = execute(&insert_unburied, move);
+}
+
 /*
  * In a subtransaction, for what is wrong with one is not the others' affair.
- * False: the table does not take it, and why is its error now.  What is not
- * its fault is raised: all of them are tried again.
+ * NULL: it is done; else the table does not take it, and this is its error.
+ * What is not its fault is raised: all of them are tried again.
  */
-static bool
-try_insert(Move *move)
+static const char *
+try_alone(void (*function) (void *argument), Move *move)
 {
-	ErrorData  *data = np_try_subtransaction(insert, move);
+	ErrorData  *data = np_try_subtransaction(function, move);
 
 	if (data == NULL)
-		return true;
+		return NULL;
 
 	/*
 	 * all others can be those of an administrator's trigger, and come again and again: one that is dead can
@@ -305,25 +333,43 @@ try_insert(Move *move)
 	 */
 	if (np_is_of_server(data->sqlerrcode))
 		ReThrowError(data);
+	return psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
+}
+
+/* Likewise.  Its error is why the table does not take it, if that is so. */
+static bool
+try_insert(Move *move)
+{
+	const char *error = try_alone(insert, move);
+
+	if (error == NULL)
+		return true;
 	move->sqlstate = "22000";
-	move->error = psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
+	move->error = error;
 	return false;
 }
 
-/* One that the table does not take is dead, with the reason. */
-static void
-write_row(Move *move, NpDiverted *diverted)
+/* One that is dead.  The table of these has triggers, too. */
+static const char *
+write_dead(Move *move, NpDiverted *diverted)
 {
-	if (move->row->state != NP_ROW_DEAD && try_insert(move))
-		return;
-	(void) execute(&bury_row, move);
-	diverted->dead++;
+	const char *error = try_alone(bury, move);
+
+	if (error == NULL)
+	{
+		diverted->dead++;
+		return move->error;
+	}
+	move->is_unburied = true;
+	move->is_kept = try_alone(insert_as_unburied, move) != NULL;
+	return psprintf("nats_outbox_dead does not take a message: %s", error);
 }
 
-static NpRow *
-first_row(void)
+/* One that the table does not take is dead, with the reason.  Returns the error to be shown; NULL: there is none. */
+static const char *
+write_row(Move *move, NpDiverted *diverted)
 {
-	return dlist_head_element(NpRow, node, &rows);
+	return move->row->state != NP_ROW_DEAD && try_insert(move) ? move->error : write_dead(move, diverted);
 }
 
 static int
@@ -336,23 +382,24 @@ write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
 	{
 		const NpRow *row = dlist_container(NpRow, node, iter.cur);
 		Move	   *move = &moves[written];
+		const char *error;
 
 		if (written >= BATCH)
 			break;
 		*move = (Move) {.row = row,.sqlstate = row->sqlstate,.error = row->error};
-		write_row(move, diverted);
-		if (move->error != NULL && diverted->error == NULL)
-			diverted->error = MemoryContextStrdup(caller, move->error);
+		error = write_row(move, diverted);
+		if (error != NULL && diverted->error == NULL)
+			diverted->error = MemoryContextStrdup(caller, error);
+		diverted->kept += move->is_kept;
 		written++;
 	}
 	return written;
 }
 
-/* The first row is where it was moved. */
+/* A row is where it was moved. */
 static void
-finish_first(int64 id)
+finish(NpRow *row, int64 id)
 {
-	NpRow	   *row = first_row();
 	Subject    *subject = known_as(row->message.subject);
 
 	if (id != 0 && subject != NULL)
@@ -361,6 +408,22 @@ finish_first(int64 id)
 	waiting--;
 	np_wal_queue_end(row->source);
 	np_row_free(row);
+}
+
+static void
+finish_moved(const Move *moves, int count)
+{
+	dlist_mutable_iter iter;
+	int			i = 0;
+
+	dlist_foreach_modify(iter, &rows)
+	{
+		if (i >= count)
+			break;
+		if (!moves[i].is_kept)
+			finish(dlist_container(NpRow, node, iter.cur), moves[i].id);
+		i++;
+	}
 }
 
 /*
@@ -384,9 +447,8 @@ np_divert_write(NpDiverted *diverted)
 	moved_until = XactLastCommitEnd;
 	np_outbox_set_diverting(false);
 	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);
-	diverted->moved = written;
-	for (int i = 0; i < written; i++)
-		finish_first(moves[i].id);
+	diverted->moved = written - diverted->kept;
+	finish_moved(moves, written);
 	pfree(moves);
 }
 

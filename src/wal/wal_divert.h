@@ -16,7 +16,8 @@
 typedef struct NpDiverted
 {
 	int64		moved;
-	int64		dead;			/* of them, to nats_outbox_dead */
+	int64		kept;			/* not, as neither table takes them: to be tried again */
+	int64		dead;			/* of those that were moved, to nats_outbox_dead */
 	char	   *error;			/* of one that failed; NULL: none.  palloc'd. */
 } NpDiverted;
 

@@ -165,7 +165,7 @@ np_diverting_write(NpDiverted *diverted)
 	is_writing = true;
 	np_divert_write(diverted);
 	is_writing = false;
-	if (diverted->moved == 0)
+	if (diverted->moved == 0 || diverted->kept > 0)
 		next_write = np_now() + DIVERT_INTERVAL;
 	if (is_stuck)
 		np_diverting_progressed();

@@ -411,7 +411,7 @@ divert(void)
 	np_decoder_leave();
 	np_diverting_write(&diverted);
 	/* the outbox is gone */
-	must_look |= diverted.moved == 0;
+	must_look |= diverted.moved + diverted.kept == 0;
 	progress.diverted += diverted.moved;
 }
 

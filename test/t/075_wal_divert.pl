@@ -377,4 +377,58 @@ unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing
 	is($session->value('SELECT count(*) FROM nats_outbox_dead'), $dead, 'and is not dead');
 }
 
+# Nor does nats_outbox_dead take all that is dead, for its triggers: that waits in nats_outbox, is not tried again, and holds up nothing else
+
+{
+	$session->value('DELETE FROM nats_outbox; DELETE FROM nats_outbox_dead; DROP TRIGGER audit ON nats_outbox');
+	$session->value(q(CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('dead', row_to_json(NEW)::text); RETURN NULL; END $$;
+		CREATE TRIGGER tell AFTER INSERT ON nats_outbox_dead FOR EACH ROW EXECUTE FUNCTION tell();
+		CREATE TYPE bad AS ENUM ('x');
+		CREATE FUNCTION bad_json(bad) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE 'bad'; END $$;
+		CREATE CAST (bad AS json) WITH FUNCTION bad_json(bad);
+		CREATE TABLE t (k text PRIMARY KEY, v bad);
+		SELECT nats_publish_table('t', subject => 'd.change', delivery => 'wal')));
+	$session->value(q(SELECT nats_publish_outbox('d.large', repeat('x', 1100000))));
+	$session->value(q(INSERT INTO t VALUES (repeat('x', 9000), 'x')));
+	ok(eval { wait_for('an error', sub { $session->value('SELECT last_error FROM nats_wal_relay') =~ /nats_outbox_dead does not take a message: 22023: payload string too long/ }, 20) },
+		'that nats_outbox_dead does not take a message is seen');
+	write_message('nowhere.other', '1');
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	ok(eval { wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' }, 20) }, 'what is dead, and can not be buried, holds up nothing');
+	my $rows = q(SELECT string_agg(subject || ' ' || substr(last_error, 1, 54), ', ' ORDER BY id) FROM nats_outbox WHERE subject LIKE 'd.%');
+	my $unburied = '22000: dead, but not taken by nats_outbox_dead: ';
+	is($session->value($rows), "d.large ${unburied}54000:, d.change ${unburied}P0001:", 'it waits, with its error');
+	my $tried = $session->value('SELECT last_error_at FROM nats_relay');
+	is($session->value('SELECT nats_outbox_retry_all()'), 3, 'it is tried again');
+	wait_for('an attempt', sub { $session->value('SELECT last_error_at FROM nats_relay') ne $tried });
+	wait_for('it to be put off', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE next_attempt_at > now() + interval '3 seconds')) == 2 });
+	is($session->value($rows), "d.large ${unburied}54000:, d.change ${unburied}P0001:", 'and waits again');
+	$session->value(q(DROP TRIGGER tell ON nats_outbox_dead; SELECT nats_outbox_retry_all()));
+	wait_for('both to be buried', sub { $session->value(q(SELECT count(*) FROM nats_outbox_dead)) == 2 });
+	is($session->value(q(SELECT string_agg(subject || ' ' || left(last_error, 5), ', ' ORDER BY id) FROM nats_outbox_dead)), 'd.large 54000, d.change P0001', 'until it can be buried');
+	is(payloads('d.change'), '', 'it is not published');
+}
+
+# Neither table takes it
+
+{
+	$session->value(q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON nats_outbox FOR EACH ROW WHEN (new.subject = 'nowhere.forbidden') EXECUTE FUNCTION refuse();
+		CREATE TRIGGER refuse BEFORE INSERT ON nats_outbox_dead FOR EACH ROW EXECUTE FUNCTION refuse();
+		DELETE FROM nats_outbox; DELETE FROM nats_outbox_dead));
+	write_message('nowhere.forbidden', '1');
+	write_message('nowhere.other', '2');
+	ok(eval { wait_for('the other one', sub { in_table() eq 'nowhere.other 2' }, 20) }, 'another one is moved');
+	my $pid = $session->value('SELECT pid FROM nats_wal_relay');
+	my $ticks = process_ticks($pid);
+	sleep 2;
+	cmp_ok(process_ticks($pid) - $ticks, '<', 50, 'and it is tried now and then');
+	$session->value(q(DROP TRIGGER refuse ON nats_outbox_dead));
+	wait_for('it to be buried', sub { $session->value(q(SELECT left(last_error, 12) FROM nats_outbox_dead)) eq '22000: P0001' });
+	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
+	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
+	pass('until one does');
+}
+
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed here');
 done_testing();
