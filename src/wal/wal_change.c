@@ -74,7 +74,9 @@ typedef struct NpDecodedChanges
 	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
 	NpChangeCounts counts;
 	bool		is_careful;		/* nothing is done without a subtransaction */
-	bool		is_endless;		/* others' code is not called: it could not be canceled */
+	bool		is_endless;		/* others' code is not called: it could not be canceled ... */
+	const char *others_error;	/* ... or decoding ended behind it, so; NULL: neither */
+	int			others_sqlstate;
 } NpDecodedChanges;
 
 /* One change, of which one trigger makes messages. */
@@ -101,6 +103,7 @@ typedef struct Work
 	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
 } Work;
 
+static NpWalBeforeOthers before_others;
 static Oid	our_function;		/* known to be our trigger function; InvalidOid: none is */
 
 static void
@@ -111,8 +114,9 @@ on_function_change(Datum argument, int cache, uint32 hash)
 
 /* To be called before decoding, outside of a transaction. */
 void
-np_wal_change_init(void)
+np_wal_change_init(NpWalBeforeOthers listener)
 {
+	before_others = listener;
 	np_output_settings_fix();
 	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
 }
@@ -145,6 +149,12 @@ do_as_owner(void *argument)
 	NpUser		worker;
 
 	np_user_become_owner(&worker, owners->work->relation->rd_rel->relowner);
+
+	/*
+	 * who writes needs a transaction id, with which decoding can't end well; this ends with the
+	 * subtransaction
+	 */
+	XactReadOnly = true;
 	/* a background worker has no statement, and so nothing else that limits it */
 	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
 	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME, MAX_CANCEL_TIME);
@@ -154,16 +164,31 @@ do_as_owner(void *argument)
 	np_user_return(&worker);
 }
 
+/* With one, PostgreSQL ends decoding behind the transaction, each time; a subtransaction does not give it back. */
+static void
+check_transaction_id(void)
+{
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("a cast to json in this transaction has taken a transaction id, which it must not")));
+}
+
 static ErrorData *
 attempt_in_subtransaction(void (*function) (void *), Work *work)
 {
 	OwnersWork	owners = {function, work};
-	NpTime		begun = np_now();
+	NpTime		begun;
 	ErrorData  *error;
 
+	if (work->needs_protection)
+		before_others(commit_of(work));
+	begun = np_now();
 	error = np_try_subtransaction(do_as_owner, &owners);
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	np_wal_trouble_no_limit();
+	check_transaction_id();
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
 	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
@@ -444,17 +469,23 @@ trigger_of(const Work *work)
 
 /* Is it for others' code to make, which is not called? */
 static bool
-is_endless(const Work *work)
+is_without_others(const Work *work)
 {
-	return work->needs_protection && work->changes->is_endless;
+	const NpDecodedChanges *changes = work->changes;
+
+	return work->needs_protection && (changes->is_endless || changes->others_error != NULL);
 }
 
-/* Raises 54000 when a message is made by others' code, and that is not called. */
+/* Raises why, 54000 or what decoding ended with, when a message is made by others' code, and that is not called. */
 static void
-check_end(const Work *work)
+check_others(const Work *work)
 {
-	if (!is_endless(work))
+	const NpDecodedChanges *changes = work->changes;
+
+	if (!is_without_others(work))
 		return;
+	if (changes->others_error != NULL)
+		ereport(ERROR, (errcode(changes->others_sqlstate), errmsg_internal("%s", changes->others_error)));
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled")));
@@ -470,7 +501,7 @@ make_messages(void *argument)
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->needs_protection = work->plan->wal->has_others_code;
-	check_end(work);
+	check_others(work);
 	if (!work->needs_protection || work->is_protected)
 	{
 		put_rows(work);
@@ -497,11 +528,11 @@ describe_change(void *argument)
 static void
 describe_somehow(Work *work)
 {
-	work->with_subject = work->with_key = !is_endless(work);
+	work->with_subject = work->with_key = !is_without_others(work);
 	if (attempt(describe_change, work) == NULL)
 		return;
 	work->with_subject = false;
-	if (attempt(describe_change, work) == NULL)
+	if (!is_without_others(work) && attempt(describe_change, work) == NULL)
 		return;
 	work->with_key = false;
 	describe_change(work);
@@ -662,6 +693,7 @@ changes_of(NpDecodedTransaction *decoded)
 	changes->decoded = decoded;
 	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
 	changes->is_endless = np_wal_trouble_was_endless(decoded->commit_lsn);
+	changes->others_error = np_wal_trouble_error(decoded->commit_lsn, &changes->others_sqlstate);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);

@@ -20,6 +20,7 @@
 
 #include "miscadmin.h"
 
+#include "base/catch.h"
 #include "base/settings.h"
 #include "base/wal_end.h"
 #include "outbox/wal_annotations.h"
@@ -76,6 +77,8 @@ static TransactionId decoding;	/* the transaction that is being decoded; 0: none
 static int64 decoded;			/* its messages so far */
 static int64 changes;			/* of any transactions, and messages in the WAL */
 static NpTime next_pump;		/* if it makes no messages */
+static XLogRecPtr others_in;	/* the transaction that is being decoded, if others' code was called in it;
+								 * 0: it was not */
 static int64 forged;			/* messages with our prefix that are not ours */
 
 /* It and all messages before it, by commit, number and place, are in the queue, or have been. */
@@ -90,13 +93,6 @@ static XLogRecPtr held_until;
 static bool is_reading;
 static bool has_failed;
 
-/* To be called once. */
-void
-np_reader_of(const NpReaderOwner *whose)
-{
-	owner = whose;
-}
-
 /* ---- What is decoded ---------------------------------------------------------------------- */
 
 /* Not by how many there were before it: of a change that fails now and did not then, or the other way round, it is another number. */
@@ -108,6 +104,17 @@ is_known(const NpDecodedTransaction *transaction, int place)
 	if (transaction->number != queued_number)
 		return transaction->number < queued_number;
 	return place <= queued_place;
+}
+
+/* What it meets is no affair of what is decoded. */
+static void
+pump(void)
+{
+	XLogRecPtr	previous = others_in;
+
+	others_in = InvalidXLogRecPtr;
+	owner->pump();
+	others_in = previous;
 }
 
 /* A message that was decoded.  Decoded again, those that are known are left out. */
@@ -128,7 +135,7 @@ take(void *argument, int place, const NpMessage *message, const NpWalError *erro
 	queued_number = transaction->number;
 	queued_place = place;
 	if (np_wal_queue_is_full() && number % PUMP_MESSAGES == 0)
-		owner->pump();
+		pump();
 }
 
 /* Many changes, and others' messages, can make few of ours, or none, and those of earlier transactions are not to wait for them. */
@@ -138,10 +145,16 @@ pump_sometimes(void)
 	if (++changes % PUMP_CHANGES != 0 || np_now() < next_pump)
 		return;
 	if (np_wal_queue_count() > 0)
-		owner->pump();
+		pump();
 	/* also without any: that nothing was to be published is progress */
 	owner->show();
 	next_pump = np_now() + PUMP_INTERVAL;
+}
+
+static void
+before_others(XLogRecPtr commit)
+{
+	others_in = commit;
 }
 
 static void
@@ -205,6 +218,14 @@ static const NpDecoderEvents decoder_events = {
 	.commit = on_commit
 };
 
+/* To be called once. */
+void
+np_reader_of(const NpReaderOwner *whose)
+{
+	owner = whose;
+	np_wal_change_init(before_others);
+}
+
 /* ---- Reading -------------------------------------------------------------------------------- */
 
 /* False: it can't be read. */
@@ -260,15 +281,23 @@ np_reader_open(void)
 	return true;
 }
 
-/* After an error, when the transaction is aborted: it begins again. */
-void
-np_reader_abort(void)
+/*
+ * After an error, when the transaction is aborted: it begins again.  True: it
+ * was one of what is decoded, which comes to its end without a pause.
+ */
+bool
+np_reader_abort(const ErrorData *error)
 {
+	bool		is_of_decoded = is_reading && others_in != InvalidXLogRecPtr && !np_is_of_server(error->sqlerrcode) &&
+	np_wal_trouble_ended(others_in, error);
+
 	np_decoder_abort();
 	nothing_is_decoded();
 	held_until = InvalidXLogRecPtr;
 	has_failed |= is_reading;
 	is_reading = false;
+	others_in = InvalidXLogRecPtr;
+	return is_of_decoded;
 }
 
 /* May there be WAL that was not read, and may it be? */
@@ -299,6 +328,7 @@ np_reader_read(void)
 		is_reading = true;
 		may_have_more = np_decoder_step();
 		is_reading = has_failed = false;
+		others_in = InvalidXLogRecPtr;
 		if (!may_have_more && i > 0)
 			be_quiet();
 		if (i % 256 == 255 && np_now() - begun > READ_TIME)

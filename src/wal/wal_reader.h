@@ -23,7 +23,7 @@ typedef struct NpReaderOwner
 extern void np_reader_of(const NpReaderOwner *whose);
 extern void np_reader_begin(void);
 extern bool np_reader_open(void);
-extern void np_reader_abort(void);
+extern bool np_reader_abort(const ErrorData *error);
 extern bool np_reader_may_read(void);
 extern void np_reader_read(void);
 extern void np_reader_confirm(void);

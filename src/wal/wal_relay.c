@@ -741,6 +741,8 @@ failed_to_look(const ErrorData *error)
 static void
 fail_round(const ErrorData *error)
 {
+	bool		is_over;
+
 	if (np_diverting_failed(error))
 	{
 		is_looking = false;
@@ -748,13 +750,14 @@ fail_round(const ErrorData *error)
 	}
 	if (failed_to_look(error))
 		return;
-	np_reader_abort();
-	np_worker_report_error(session, error);
+	is_over = np_reader_abort(error);
+	if (!is_over)
+		np_worker_report_error(session, error);
 	begin_again();
 	/* it did not come to publishing, which says nothing about NATS */
 	np_diverting_excuse(np_now() - tried_at);
 	tried_at = np_now();
-	round_failed = true;
+	round_failed = !is_over;
 }
 
 /* ---- The process ------------------------------------------------------------------------ */
@@ -784,7 +787,6 @@ np_wal_relay_main(Datum argument)
 	before_shmem_exit(save_at_exit, (Datum) 0);
 	round_context = AllocSetContextCreate(TopMemoryContext, "nats_publish WAL relay", ALLOCSET_DEFAULT_SIZES);
 	stopped_as = NP_RELAY_STARTING;
-	np_wal_change_init();
 	np_flight_of(&flight_owner);
 	np_reader_of(&reader_owner);
 	must_look = true;

@@ -8,6 +8,10 @@
  * the last transaction that was published.  What was met in each is known until
  * then, so that several of them, and several changes of one, come to an end.
  *
+ * Others' code can also leave something behind with which decoding ends later,
+ * by an error that nothing here has a part in.  When that has come often,
+ * others' code is not called any more in that transaction.
+ *
  * Others' code that catches what cancels it only ends with the process, and
  * the next one is to know of which transaction it was: that is in shared
  * memory, and of one, for nothing is read behind it until it is confirmed
@@ -17,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
@@ -44,6 +49,9 @@ typedef struct Trouble
 	XLogRecPtr	commit;			/* of the transaction, the key */
 	bool		is_severe;
 	int			tries;			/* that met errors of the server in others' code */
+	int			ends;			/* by errors outside of it, after it was called */
+	int			sqlstate;		/* of the last one of these */
+	char		error[200];
 	NpTime		begun;
 } Trouble;
 
@@ -125,6 +133,36 @@ np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
 		return true;
 	trouble->tries++;
 	return false;
+}
+
+/*
+ * Decoding was ended by an error in a transaction, outside of others' code, of
+ * which that may be the reason, as it was called.  False: it has ended so too
+ * often, although others' code was not called any more the last time.
+ */
+bool
+np_wal_trouble_ended(XLogRecPtr commit, const ErrorData *error)
+{
+	Trouble    *trouble = trouble_of(commit);
+
+	if (trouble->ends >= MAX_TRIES)
+		return false;
+	trouble->ends++;
+	trouble->sqlstate = error->sqlerrcode;
+	strlcpy(trouble->error, error->message, pg_mbcliplen(error->message, strlen(error->message), sizeof(trouble->error) - 1) + 1);
+	return true;
+}
+
+/* By which error decoding ends when others' code is called in it, which is not any more; NULL: it does not, as far as is known. */
+const char *
+np_wal_trouble_error(XLogRecPtr commit, int *sqlstate)
+{
+	const Trouble *trouble = troubles == NULL ? NULL : hash_search(troubles, &commit, HASH_FIND, NULL);
+
+	if (trouble == NULL || trouble->ends < MAX_TRIES)
+		return NULL;
+	*sqlstate = trouble->sqlstate;
+	return trouble->error;
 }
 
 /* ---- What does not end --------------------------------------------------------------------- */

@@ -17,6 +17,7 @@ my ($nats, $client) = nats_with_stream('W', ['w.>']);
 my $node = relay_node('main',
 	'nats_publish.url' => $nats->url,
 	wal_level => 'logical',
+	'nats_publish.outbox_storage' => 'wal',
 	# a message that is moved to the table and tried there again would hide what happened
 	'nats_publish.relay_max_attempts' => 1);
 my $session = PsqlSession->new($node, settings => { client_min_messages => 'warning' });
@@ -43,11 +44,14 @@ sub dead
 
 # Others' code that fails as the server does, of several rows, and of several transactions; and that does not come to an end.
 $session->value(<<'END');
-CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later');
+CREATE SEQUENCE numbers;
+CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later', 'writes', 'takes an id');
 CREATE FUNCTION is_later() RETURNS bool LANGUAGE sql AS $$ SELECT EXISTS (SELECT FROM pg_lock_status() WHERE locktype = 'advisory' AND objid = 81) $$;
 CREATE FUNCTION e_json(e) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
 	CASE $1
 		WHEN 'memory' THEN RAISE 'out of memory, it says' USING ERRCODE = '53200';
+		WHEN 'writes' THEN PERFORM nextval('public.numbers');
+		WHEN 'takes an id' THEN PERFORM pg_current_xact_id();
 		WHEN 'internal' THEN RAISE 'internal' USING ERRCODE = 'XX000';
 		WHEN 'endless' THEN LOOP NULL; END LOOP;
 		WHEN 'immortal' THEN LOOP BEGIN LOOP NULL; END LOOP; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
@@ -90,6 +94,18 @@ $session->value(q(INSERT INTO d VALUES (3, 'good')));
 wait_for_wal('a change of which others\' code does not let itself be canceled');
 is(subjects(), 'w.d.3', 'other transactions are published');
 is(dead(), 'public.t.insert 54000, public.t.insert 54000, public.t.insert 54000', 'those changes of this one are dead that need such code');
+
+# Such a transaction id can't be given back, and ends decoding after all of its changes
+$session->value(q(INSERT INTO t VALUES (17, 'writes'), (18, 'good')));
+wait_for_wal('a change of which others\' code writes');
+is(subjects(), 'w.t.18', 'another one is published');
+is(dead(), 'w.t.17 25006', 'it is dead');
+$session->value(q(BEGIN; INSERT INTO t VALUES (19, 'takes an id'); INSERT INTO d VALUES (4, 'good'); SELECT nats_publish_outbox('w.outbox', ''); COMMIT));
+$session->value(q(INSERT INTO t VALUES (20, 'takes an id')));
+$session->value(q(INSERT INTO t VALUES (21, 'good')));
+wait_for_wal('changes of which others\' code takes a transaction id');
+is(subjects(), 'w.outbox w.t.21', 'what does not need it is published, and other transactions');
+is(dead(), 'public.t.insert 25006, public.d.insert 25006, public.t.insert 25006', 'those are dead');
 
 # Annotations, and where they go
 $session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
