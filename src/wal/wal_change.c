@@ -66,6 +66,10 @@
 #define MAX_CHANGE_TIME	10000
 #define MAX_CANCEL_TIME	3000
 
+/* And for so long at all changes of a transaction, of which there can be many, with as much for each change: nothing is confirmed meanwhile. */
+#define MAX_TRANSACTION_TIME	30000
+#define MORE_FOR_EACH_CHANGE	10
+
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
 {
@@ -77,6 +81,8 @@ typedef struct NpDecodedChanges
 	bool		is_endless;		/* others' code is not called: it could not be canceled ... */
 	const char *others_error;	/* ... or decoding ended behind it, so; NULL: neither */
 	int			others_sqlstate;
+	NpTime		others_time;	/* for which it has worked ... */
+	int64		others_calls;	/* ... in so many attempts */
 } NpDecodedChanges;
 
 /* One change, of which one trigger makes messages. */
@@ -164,6 +170,15 @@ do_as_owner(void *argument)
 	np_user_return(&worker);
 }
 
+static void
+count_attempt(Work *work, NpTime took)
+{
+	if (!work->needs_protection)
+		return;
+	work->changes->others_time += took;
+	work->changes->others_calls++;
+}
+
 /* With one, PostgreSQL ends decoding behind the transaction, each time; a subtransaction does not give it back. */
 static void
 check_transaction_id(void)
@@ -179,19 +194,21 @@ static ErrorData *
 attempt_in_subtransaction(void (*function) (void *), Work *work)
 {
 	OwnersWork	owners = {function, work};
-	NpTime		begun;
+	NpTime		took;
 	ErrorData  *error;
 
 	if (work->needs_protection)
 		before_others(commit_of(work));
-	begun = np_now();
+	took = np_now();
 	error = np_try_subtransaction(do_as_owner, &owners);
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	np_wal_trouble_no_limit();
+	took = np_now() - took;
+	count_attempt(work, took);
 	check_transaction_id();
-	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && np_now() >= begun + NP_MILLISECONDS(MAX_CHANGE_TIME)))
+	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && took >= NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
-	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, work->needs_protection))
+	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, took, work->needs_protection))
 		ReThrowError(error);
 	return error;
 }
@@ -467,13 +484,20 @@ trigger_of(const Work *work)
 	return &work->relation->trigdesc->triggers[work->trigger];
 }
 
+/* Has others' code had its time in this transaction? */
+static bool
+is_late(const NpDecodedChanges *changes)
+{
+	return changes->others_time > NP_MILLISECONDS(MAX_TRANSACTION_TIME + MORE_FOR_EACH_CHANGE * changes->others_calls);
+}
+
 /* Is it for others' code to make, which is not called? */
 static bool
 is_without_others(const Work *work)
 {
 	const NpDecodedChanges *changes = work->changes;
 
-	return work->needs_protection && (changes->is_endless || changes->others_error != NULL);
+	return work->needs_protection && (changes->is_endless || changes->others_error != NULL || is_late(changes));
 }
 
 /* Raises why, 54000 or what decoding ended with, when a message is made by others' code, and that is not called. */
@@ -488,7 +512,10 @@ check_others(const Work *work)
 		ereport(ERROR, (errcode(changes->others_sqlstate), errmsg_internal("%s", changes->others_error)));
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled")));
+			 changes->is_endless ?
+			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled") :
+			 errmsg("casts to json took too long in this transaction: more than %d s, and %d ms for each change",
+					MAX_TRANSACTION_TIME / 1000, MORE_FOR_EACH_CHANGE)));
 }
 
 /* Make the messages of a change; with others' code only if that is protected. */

@@ -79,6 +79,7 @@ static int64 changes;			/* of any transactions, and messages in the WAL */
 static NpTime next_pump;		/* if it makes no messages */
 static XLogRecPtr others_in;	/* the transaction that is being decoded, if others' code was called in it;
 								 * 0: it was not */
+static bool may_be_late;		/* what was read may have taken long */
 static int64 forged;			/* messages with our prefix that are not ours */
 
 /* It and all messages before it, by commit, number and place, are in the queue, or have been. */
@@ -140,9 +141,9 @@ take(void *argument, int place, const NpMessage *message, const NpWalError *erro
 
 /* Many changes, and others' messages, can make few of ours, or none, and those of earlier transactions are not to wait for them. */
 static void
-pump_sometimes(void)
+pump_in_time(void)
 {
-	if (++changes % PUMP_CHANGES != 0 || np_now() < next_pump)
+	if (np_now() < next_pump)
 		return;
 	if (np_wal_queue_count() > 0)
 		pump();
@@ -152,9 +153,19 @@ pump_sometimes(void)
 }
 
 static void
+pump_sometimes(void)
+{
+	if (++changes % PUMP_CHANGES == 0)
+		pump_in_time();
+}
+
+/* A few changes can take long then. */
+static void
 before_others(XLogRecPtr commit)
 {
+	pump_in_time();
 	others_in = commit;
+	may_be_late = true;
 }
 
 static void
@@ -331,9 +342,10 @@ np_reader_read(void)
 		others_in = InvalidXLogRecPtr;
 		if (!may_have_more && i > 0)
 			be_quiet();
-		if (i % 256 == 255 && np_now() - begun > READ_TIME)
+		if ((may_be_late || i % 256 == 255) && np_now() - begun > READ_TIME)
 			break;
 	}
+	may_be_late = false;
 }
 
 /* ---- The position ----------------------------------------------------------------------- */

@@ -9,8 +9,8 @@
  * then, so that several of them, and several changes of one, come to an end.
  *
  * Others' code can also leave something behind with which decoding ends later,
- * by an error that nothing here has a part in.  When that has come often,
- * others' code is not called any more in that transaction.
+ * by an error that nothing here has a part in.  When that has come often, or
+ * others' code has had its time, it is not called any more in that transaction.
  *
  * Others' code that catches what cancels it only ends with the process, and
  * the next one is to know of which transaction it was: that is in shared
@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "replication/slot.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
@@ -38,8 +39,12 @@
 /* So often a transaction is decoded in which changes meet errors of the server in others' code, which can raise any each time. */
 #define MAX_TRIES		3
 
-/* For so long others may be in the way of others' code, which could also say so each time. */
+/*
+ * For so long such errors may hold up the relay, in all, and so often as long it has to go on for that to be forgotten: they can come
+ * in each transaction.
+ */
 #define MAX_HELD_UP		NP_MILLISECONDS(600000)
+#define FORGETTING		10
 
 /* And memory and the like may be short for ours. */
 #define MAX_SHORT		NP_MILLISECONDS(60000)
@@ -59,6 +64,9 @@ static HTAB *troubles;			/* NULL: none yet */
 static TimeoutId limit = MAX_TIMEOUTS;	/* MAX_TIMEOUTS: it is not there yet */
 static volatile XLogRecPtr limited; /* what it is set for ... */
 static volatile sig_atomic_t is_canceled;	/* ... and whether that had the time to end */
+static NpTime held_up;			/* by errors in others' code, as far as that is not forgotten ... */
+static NpTime held_up_at;		/* ... when there was the last one ... */
+static XLogRecPtr held_up_by;	/* ... and in which transaction */
 static XLogRecPtr expected;		/* in which a severe error is met, if one ends decoding now; 0: none */
 
 /* What was before the transaction that is decoded first from now on is not decoded again. */
@@ -110,24 +118,44 @@ np_wal_trouble_was_severe(XLogRecPtr commit)
 	return trouble != NULL && trouble->is_severe;
 }
 
+/* What passes until the next error of the same transaction is lost, with all that is waited for. */
+static bool
+is_held_up_too_long(XLogRecPtr commit)
+{
+	NpTime		passed = np_now() - held_up_at;
+
+	held_up = commit == held_up_by ? held_up + passed : Max(held_up - passed / FORGETTING, 0);
+	held_up_at = np_now();
+	held_up_by = commit;
+	return held_up > MAX_HELD_UP;
+}
+
+/* Has somebody really locked something?  Else it came sooner. */
+static bool
+is_lock(int sqlstate, NpTime took)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE && took >= NP_MILLISECONDS(LockTimeout);
+}
+
 /*
- * A change of a transaction has met an error of the server: is it to be given
- * up?  Such errors are temporary, and decoding begins again; but others' code
- * (in which the change may have been) can raise any, each time, and for each
- * row.  A catalog that is locked, which plans and policies are read from, is
- * waited for as long as it takes, and a cancel is no affair of the change; but
- * memory may never be enough for it.
+ * A change of a transaction has met an error of the server after some time: is
+ * it to be given up?  Such errors are temporary, and decoding begins again; but
+ * others' code (in which the change may have been) can raise any, each time,
+ * and for each row.  A catalog that is locked, which plans and policies are
+ * read from, is waited for as long as it takes, and a cancel is no affair of
+ * the change; but memory may never be enough for it.
  */
 bool
-np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code)
+np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, NpTime took, bool is_in_others_code)
 {
 	Trouble    *trouble = trouble_of(commit);
-	NpTime		held_up = np_now() - trouble->begun;
 
 	if (!is_in_others_code)
-		return held_up > MAX_SHORT && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
-	if (np_is_of_others(sqlstate))
-		return held_up > MAX_HELD_UP;
+		return np_now() - trouble->begun > MAX_SHORT && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
+	if (is_held_up_too_long(commit))
+		return true;
+	if (is_lock(sqlstate, took))
+		return false;
 	/* in the last one, all that fail so are given up */
 	if (trouble->tries >= MAX_TRIES - 1)
 		return true;

@@ -11,9 +11,11 @@
 
 #include "access/xlogdefs.h"
 
+#include "base/wait.h"
+
 extern void np_wal_trouble_expect(XLogRecPtr commit);
 extern bool np_wal_trouble_was_severe(XLogRecPtr commit);
-extern bool np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, bool is_in_others_code);
+extern bool np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, NpTime took, bool is_in_others_code);
 extern bool np_wal_trouble_ended(XLogRecPtr commit, const ErrorData *error);
 extern const char *np_wal_trouble_error(XLogRecPtr commit, int *sqlstate);
 extern void np_wal_trouble_limit(XLogRecPtr commit, int canceled_after, int patience);

@@ -45,13 +45,16 @@ sub dead
 # Others' code that fails as the server does, of several rows, and of several transactions; and that does not come to an end.
 $session->value(<<'END');
 CREATE SEQUENCE numbers;
-CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later', 'writes', 'takes an id');
+CREATE TYPE e AS ENUM ('good', 'memory', 'internal', 'endless', 'immortal', 'at first', 'later', 'conflict', 'locked', 'writes', 'takes an id', 'slow');
 CREATE FUNCTION is_later() RETURNS bool LANGUAGE sql AS $$ SELECT EXISTS (SELECT FROM pg_lock_status() WHERE locktype = 'advisory' AND objid = 81) $$;
 CREATE FUNCTION e_json(e) RETURNS json IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
 	CASE $1
 		WHEN 'memory' THEN RAISE 'out of memory, it says' USING ERRCODE = '53200';
+		WHEN 'conflict' THEN RAISE 'conflict, it says' USING ERRCODE = '40001';
+		WHEN 'locked' THEN RAISE 'locked, it says' USING ERRCODE = '55P03';
 		WHEN 'writes' THEN PERFORM nextval('public.numbers');
 		WHEN 'takes an id' THEN PERFORM pg_current_xact_id();
+		WHEN 'slow' THEN PERFORM pg_sleep(8);
 		WHEN 'internal' THEN RAISE 'internal' USING ERRCODE = 'XX000';
 		WHEN 'endless' THEN LOOP NULL; END LOOP;
 		WHEN 'immortal' THEN LOOP BEGIN LOOP NULL; END LOOP; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
@@ -106,6 +109,31 @@ $session->value(q(INSERT INTO t VALUES (21, 'good')));
 wait_for_wal('changes of which others\' code takes a transaction id');
 is(subjects(), 'w.outbox w.t.21', 'what does not need it is published, and other transactions');
 is(dead(), 'public.t.insert 25006, public.d.insert 25006, public.t.insert 25006', 'those are dead');
+
+# What others' code says each time that others are in the way
+$session->value(qq(INSERT INTO t VALUES ($_, 'conflict'))) foreach 22 .. 24;
+$session->value(qq(INSERT INTO t VALUES ($_, 'locked'))) foreach 25 .. 26;
+$session->value(q(INSERT INTO t VALUES (27, 'good')));
+wait_for_wal('changes of which others\' code says that others are to blame');
+is(subjects(), 'w.t.27', 'another one is published');
+is(dead(), 'w.t.22 40001, w.t.23 40001, w.t.24 40001, w.t.25 55P03, w.t.26 55P03', 'those are dead');
+
+# There can be many changes for which others' code takes its time: what was committed before does not wait for them
+{
+	my $pid = $session->value('SELECT pid FROM nats_wal_relay');
+	kill('STOP', $pid) == 1 or die "no relay to stop: $!";
+	$session->value(q(SELECT nats_publish_outbox('w.before', '')));
+	$session->value(q(INSERT INTO t SELECT i, 'slow' FROM generate_series(28, 33) i));
+	$session->value(q(INSERT INTO t VALUES (34, 'good')));
+	kill('CONT', $pid);
+	# all of it takes 32 s
+	my $seen = '';
+	ok(eval { wait_for('messages', sub { $seen .= ' ' . subjects(); $seen =~ /w\.before.*w\.t\.28/ }, 20) }, 'neither what was committed before nor what is decoded waits for the rest')
+		or diag($seen);
+	wait_for_wal('many changes of which others\' code takes its time');
+	is(join(' ', split ' ', $seen . ' ' . subjects()), 'w.before w.t.28 w.t.29 w.t.30 w.t.31 w.t.34', 'as far as that is for a transaction, they are published, and another one');
+	is(dead(), 'public.t.insert 54000, public.t.insert 54000', 'the rest of them is dead');
+}
 
 # Annotations, and where they go
 $session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
