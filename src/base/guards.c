@@ -18,7 +18,10 @@
 #include "access/parallel.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/memutils.h"
 
+#include "base/compat.h"
 #include "base/guards.h"
 #include "base/report.h"
 #include "base/server_url.h"
@@ -357,6 +360,65 @@ np_guards_define(void)
 								   guard->context, guard->flags, guard->check, guard->assign, guard->show);
 	}
 	defining = false;
+}
+
+/* ---- What the server has -------------------------------------------------------------- */
+
+/* Those that are asked for what a role has that has no session. */
+static const int of_roles[] = {ALLOWED_SUBJECTS, SERVER_REQUIRED};
+
+/* As the postmaster has them. */
+static char *server_values[GUARDS];
+static GucSource server_sources[GUARDS];
+
+static struct config_generic *
+find_setting(const char *name)
+{
+	int			count;
+	struct config_generic **settings = np_compat_settings(&count);
+
+	for (int i = 0; i < count; i++)
+		if (strcmp(settings[i]->name, name) == 0)
+			return settings[i];
+	elog(ERROR, "there is no setting \"%s\"", name);
+}
+
+/* To be called before a worker connects to its database, from when on it has what is set for that, and for its own role. */
+void
+np_guards_keep_servers(void)
+{
+	for (int i = 0; i < lengthof(of_roles); i++)
+	{
+		int			guard = of_roles[i];
+
+		server_values[guard] = MemoryContextStrdup(TopMemoryContext, *guards[guard].value);
+		server_sources[guard] = find_setting(guards[guard].name)->source;
+	}
+}
+
+/* What is set for a database or a role stays, as if the session had set it; so that below it, what a reload brings is seen. */
+static void
+uncover(int guard)
+{
+	const char *name = guards[guard].name;
+	struct config_generic *setting = find_setting(name);
+	char	   *value;
+
+	if (setting->source <= PGC_S_ARGV)
+		return;
+	value = pstrdup(*guards[guard].value);
+	setting->source = setting->reset_source = PGC_S_DYNAMIC_DEFAULT;
+	SetConfigOption(name, server_values[guard], PGC_SUSET, Max(server_sources[guard], PGC_S_DYNAMIC_DEFAULT));
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_SESSION);
+	pfree(value);
+}
+
+/* To be called when it has connected. */
+void
+np_guards_uncover_servers(void)
+{
+	for (int i = 0; i < lengthof(of_roles); i++)
+		uncover(of_roles[i]);
 }
 
 /* The guards that have a bad value: a sentence for each, palloc'd.  None: NIL. */

@@ -37,6 +37,8 @@ extern int	np_commit_batch;
 extern uint64 np_server_generation; /* grows when another server may be meant */
 
 extern void np_guards_define(void);
+extern void np_guards_keep_servers(void);
+extern void np_guards_uncover_servers(void);
 extern void np_guards_require_server(void);
 extern List *np_guards_problems(void);
 extern void np_assign_server_text(const char *newval, void *extra);

@@ -5,7 +5,8 @@
  *
  * For changes that are read from the WAL: who made them has gone, and who
  * reads them is not bounded.  What counts is what a session of the table's
- * owner would begin with (ALTER ROLE … SET nats_publish.allowed_subjects).
+ * owner would begin with: what is set for the role, for the database, or for
+ * all, and else in the server's configuration.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +22,13 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/rel.h"
 
-#include "base/settings.h"
 #include "publish/role_subjects.h"
 
-#define SETTING	"nats_publish.allowed_subjects="
+#define NAME		"nats_publish.allowed_subjects"
+#define SETTING		NAME "="
 
 /* The setting among those of a row, palloc'd; NULL: it is not there. */
 static char *
@@ -67,15 +69,25 @@ read_setting(Relation table, Oid database, Oid role)
 	return setting;
 }
 
-/* The value of allowed_subjects with which a session of a role begins in this database, palloc'd. */
+/*
+ * The value of allowed_subjects with which a session of a role begins in this
+ * database, palloc'd.  To be asked by a relay, which knows what the server has
+ * (np_guards_uncover_servers).
+ */
 char *
 np_role_subjects(Oid role)
 {
+	/* as postinit.c process_settings */
+	const struct
+	{
+		Oid			database;
+		Oid			role;
+	}			places[] = {{MyDatabaseId, role}, {InvalidOid, role}, {MyDatabaseId, InvalidOid}, {InvalidOid, InvalidOid}};
 	Relation	table = table_open(DbRoleSettingRelationId, AccessShareLock);
-	char	   *setting = read_setting(table, MyDatabaseId, role);
+	char	   *setting = NULL;
 
-	if (setting == NULL)
-		setting = read_setting(table, InvalidOid, role);
+	for (int i = 0; i < lengthof(places) && setting == NULL; i++)
+		setting = read_setting(table, places[i].database, places[i].role);
 	table_close(table, AccessShareLock);
-	return setting != NULL ? setting : pstrdup(np_allowed_subjects);
+	return setting != NULL ? setting : pstrdup(GetConfigOptionResetString(NAME));
 }

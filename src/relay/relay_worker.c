@@ -358,8 +358,13 @@ set_settings(void)
 	 * be half of it
 	 */
 	set("plan_cache_mode", "force_generic_plan");
-	/* its messages have been admitted by those who wrote them */
-	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_OVERRIDE);
+
+	/*
+	 * its messages have been admitted by those who wrote them; what the server has counts where somebody has
+	 * no other (role_subjects.c)
+	 */
+	np_guards_uncover_servers();
+	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_SESSION);
 	/* a full window is no reason to put off a message */
 	set("nats_publish.on_full", "wait");
 }
@@ -370,6 +375,7 @@ np_worker_start(int the_slot, const char *database)
 {
 	slot = the_slot;
 	shown_state = NP_RELAY_STARTING;
+	np_guards_keep_servers();
 	np_relay_process_start(database);
 	if (!np_relay_slot_claim(slot, database, MyDatabaseId))
 		proc_exit(0);

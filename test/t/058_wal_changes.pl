@@ -501,6 +501,45 @@ $bounded->value(q(INSERT INTO own VALUES (1, 'x'); UPDATE own SET v = 'y'));
 is(join(' ', map { $_->{subject} } from_wal()), 'w.1.insert w.ok.x', 'a trigger of one\'s own does not reach beyond them');
 like(dead(), qr/^w\.1\.update .* 42501: permission denied for subject "w\.1\.update"$/, 'and what was to go there is buried');
 
+# What counts is what a session of the owner would begin with
+
+run('CREATE ROLE unset LOGIN; GRANT CREATE ON SCHEMA public TO unset');
+run(q(SELECT nats_grant('unset', 'publish tables')));
+my $unset = PsqlSession->new($node, user => 'unset');
+$unset->value(q(CREATE TABLE theirs (id serial PRIMARY KEY);
+	CREATE TRIGGER mine AFTER INSERT ON theirs FOR EACH ROW EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=w.secret.{id}')));
+sub becomes
+{
+	my ($expected, $name) = @_;
+	# what the relay knows of the table, and of its owner, is made anew
+	$unset->value('ALTER TABLE theirs SET (fillfactor = 90)');
+	$unset->value('INSERT INTO theirs DEFAULT VALUES');
+	my $published = join ' ', map { $_->{subject} } from_wal();
+	my ($error) = dead() =~ / (\d{5}: .*)/;
+	return like($published . ($error // ''), $expected, $name);
+}
+my $DENIED = qr/^42501: permission denied for subject "w\.secret\.\d+"$/;
+my $PUBLISHED = qr/^w\.secret\.\d+$/;
+becomes($PUBLISHED, 'without bounds, it is published');
+foreach my $bounds ([ 'ROLE ALL', 'of all' ], [ 'DATABASE postgres', 'of the database' ], [ 'ROLE unset', 'of the role' ], [ 'ROLE unset IN DATABASE postgres', 'of the role there' ])
+{
+	# each goes before those that were set before
+	run("ALTER $bounds->[0] SET nats_publish.allowed_subjects = 'w.app.>'");
+	becomes($DENIED, "the bounds $bounds->[1] count");
+	run("ALTER $bounds->[0] SET nats_publish.allowed_subjects = 'w.secret.>'");
+	becomes($PUBLISHED, "and are asked as they are then, $bounds->[1]");
+}
+run("ALTER $_ RESET nats_publish.allowed_subjects") foreach 'ROLE unset IN DATABASE postgres', 'ROLE unset', 'ROLE ALL';
+run('SELECT pg_terminate_backend(pid) FROM nats_wal_relay');
+becomes($PUBLISHED, 'a relay that begins with the bounds of the database');
+reconfigure($node, 'nats_publish.allowed_subjects' => 'w.app.>');
+becomes($PUBLISHED, 'which go before those of the server');
+run('ALTER DATABASE postgres RESET nats_publish.allowed_subjects');
+becomes($DENIED, 'knows those of the server, too, when there are no others');
+reconfigure($node, 'nats_publish.allowed_subjects' => undef);
+becomes($PUBLISHED, 'and that these are gone');
+$unset->close;
+
 # Rows that are there already: they are written into the WAL as messages, and their place in it is not known before
 {
 	run('CREATE TABLE there (id int PRIMARY KEY)');
