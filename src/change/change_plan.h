@@ -102,7 +102,8 @@ typedef struct NpChangeWal
 	bool		has_others_code;	/* messages are made by functions that are not PostgreSQL's own */
 	Oid			owner;			/* of the published table */
 	char	   *subjects;		/* to which that may publish; NULL: not read yet */
-	NpTime		subjects_read_at;
+	bool		needs_server;	/* it may not publish on the relay's connection */
+	NpTime		bounds_read_at; /* this and the subjects */
 	struct NpChangeFilter *filter;	/* WHEN; NULL: none */
 	const char *problems[NP_CHANGE_OPS];	/* why changes can't be published; NULL: they can */
 	const char *hints[NP_CHANGE_OPS];

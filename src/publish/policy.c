@@ -88,7 +88,7 @@ np_policy_check_subject(NpSpan subject)
 
 /*
  * Raises 42501 for a subject that is not among these patterns, which are a
- * role's (np_role_subjects); "": it is not bounded.  A bad one allows nothing.
+ * role's (np_role_bounds); "": it is not bounded.  A bad one allows nothing.
  */
 void
 np_policy_check_as(NpSpan subject, const char *patterns, Oid role)
@@ -159,6 +159,17 @@ np_policy_check_outbox(void)
 		np_raise_fault(NP_FAULT_NOT_PERMITTED,
 					   "nats_publish.server_required is on, and the relay does not publish to this session's foreign server as its role.",
 					   "permission denied for the outbox");
+}
+
+/* The same of a role that has no session, and of which server_required is on. */
+void
+np_policy_refuse_outbox_as(Oid role)
+{
+	NpFailure	failure = np_failure(NP_FAULT_NOT_PERMITTED, "permission denied for the outbox");
+
+	failure.hint = psprintf("nats_publish.server_required of the role \"%s\" is on, and the relay does not publish changes of its tables to a foreign server as that role.",
+							GetUserNameFromId(role, false));
+	np_raise(&failure);
 }
 
 /* Is a call to publish to be skipped as it is?  Then it is counted. */

@@ -18,6 +18,7 @@ extern bool np_policy_allows(NpSpan subject);
 extern void np_policy_check_subject(NpSpan subject);
 extern void np_policy_check_message(const NpMessage *message);
 extern void np_policy_check_outbox(void);
+extern void np_policy_refuse_outbox_as(Oid role);
 extern void np_policy_check_as(NpSpan subject, const char *patterns, Oid role);
 
 #endif							/* NP_POLICY_H */

@@ -361,7 +361,7 @@ set_settings(void)
 
 	/*
 	 * its messages have been admitted by those who wrote them; what the server has counts where somebody has
-	 * no other (role_subjects.c)
+	 * no other (role_bounds.c)
 	 */
 	np_guards_uncover_servers();
 	SetConfigOption("nats_publish.allowed_subjects", "", PGC_SUSET, PGC_S_SESSION);

@@ -55,12 +55,12 @@
 #include "change/output_settings.h"
 #include "message/annotations.h"
 #include "publish/policy.h"
-#include "publish/role_subjects.h"
+#include "publish/role_bounds.h"
 #include "wal/wal_change.h"
 #include "wal/wal_trouble.h"
 
-/* How long it may take until a role's other allowed_subjects count. */
-#define SUBJECTS_AGE	NP_MILLISECONDS(10000)
+/* How long it may take until other bounds of a role count. */
+#define BOUNDS_AGE		NP_MILLISECONDS(10000)
 
 /* For so long others' code may work at one change, and at the error that cancels it then, ms. */
 #define MAX_CHANGE_TIME	10000
@@ -399,22 +399,27 @@ make_id(const NpDecodedChanges *changes, int place)
 	return (NpSpan) {id, length};
 }
 
+static void
+read_bounds(NpChangeWal *wal)
+{
+	NpRoleBounds bounds = np_role_bounds(wal->owner);
+
+	if (wal->subjects != NULL)
+		pfree(wal->subjects);
+	wal->subjects = NULL;
+	wal->subjects = MemoryContextStrdup(GetMemoryChunkContext(wal), bounds.subjects);
+	wal->needs_server = bounds.needs_server;
+	wal->bounds_read_at = np_now();
+}
+
 /* May the owner of the table publish to this subject, in UTF-8?  Raises 42501. */
 static void
 check_policy(NpChangeWal *wal, NpSpan subject)
 {
-	NpTime		now = np_now();
-
-	if (wal->subjects == NULL || now - wal->subjects_read_at > SUBJECTS_AGE)
-	{
-		char	   *subjects = np_role_subjects(wal->owner);
-
-		if (wal->subjects != NULL)
-			pfree(wal->subjects);
-		wal->subjects = NULL;
-		wal->subjects = MemoryContextStrdup(GetMemoryChunkContext(wal), subjects);
-		wal->subjects_read_at = now;
-	}
+	if (wal->subjects == NULL || np_now() - wal->bounds_read_at > BOUNDS_AGE)
+		read_bounds(wal);
+	if (wal->needs_server)
+		np_policy_refuse_outbox_as(wal->owner);
 	np_policy_check_as(subject, wal->subjects, wal->owner);
 }
 

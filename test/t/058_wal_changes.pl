@@ -538,6 +538,19 @@ run('ALTER DATABASE postgres RESET nats_publish.allowed_subjects');
 becomes($DENIED, 'knows those of the server, too, when there are no others');
 reconfigure($node, 'nats_publish.allowed_subjects' => undef);
 becomes($PUBLISHED, 'and that these are gone');
+run('ALTER ROLE unset SET nats_publish.server_required = on');
+becomes(qr/^42501: permission denied for the outbox$/, 'the outbox is not for who has to publish as itself, nor is what is read from the WAL');
+run('ALTER ROLE unset SET nats_publish.server_required = off');
+becomes($PUBLISHED, 'unless that is off');
+run('ALTER ROLE unset RESET nats_publish.server_required');
+# it would be for the relay, too
+run('ALTER ROLE CURRENT_USER SET nats_publish.server_required = off; SELECT pg_terminate_backend(pid) FROM nats_wal_relay');
+becomes($PUBLISHED, 'a relay for which it is off');
+reconfigure($node, 'nats_publish.server_required' => 'on');
+becomes(qr/^42501: permission denied for the outbox$/, 'knows that it is on for others');
+reconfigure($node, 'nats_publish.server_required' => undef);
+becomes($PUBLISHED, 'and that it is not any more');
+run('ALTER ROLE CURRENT_USER RESET nats_publish.server_required');
 $unset->close;
 
 # Rows that are there already: they are written into the WAL as messages, and their place in it is not known before
