@@ -103,7 +103,8 @@ typedef struct NpChangeWal
 	Oid			owner;			/* of the published table */
 	char	   *subjects;		/* to which that may publish; NULL: not read yet */
 	bool		needs_server;	/* it may not publish on the relay's connection */
-	NpTime		bounds_read_at; /* this and the subjects */
+	NpTime		bounds_read_at; /* this and the subjects ... */
+	TimestampTz bounds_of;		/* ... as they were then */
 	struct NpChangeFilter *filter;	/* WHEN; NULL: none */
 	const char *problems[NP_CHANGE_OPS];	/* why changes can't be published; NULL: they can */
 	const char *hints[NP_CHANGE_OPS];

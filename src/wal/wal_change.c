@@ -59,7 +59,7 @@
 #include "wal/wal_change.h"
 #include "wal/wal_trouble.h"
 
-/* How long it may take until other bounds of a role count. */
+/* How long it may take until other bounds of a role count: now, and among the commits that are decoded. */
 #define BOUNDS_AGE		NP_MILLISECONDS(10000)
 
 /* For so long others' code may work at one change, and at the error that cancels it then, ms. */
@@ -399,8 +399,9 @@ make_id(const NpDecodedChanges *changes, int place)
 	return (NpSpan) {id, length};
 }
 
+/* As they were when what is decoded was committed; but for those of the server, which are as they are now. */
 static void
-read_bounds(NpChangeWal *wal)
+read_bounds(NpChangeWal *wal, TimestampTz commit_time)
 {
 	NpRoleBounds bounds = np_role_bounds(wal->owner);
 
@@ -409,15 +410,27 @@ read_bounds(NpChangeWal *wal)
 	wal->subjects = NULL;
 	wal->subjects = MemoryContextStrdup(GetMemoryChunkContext(wal), bounds.subjects);
 	wal->needs_server = bounds.needs_server;
+	wal->bounds_of = commit_time;
 	wal->bounds_read_at = np_now();
+}
+
+/* While it catches up, hours of commits are decoded in seconds. */
+static bool
+bounds_are_old(const NpChangeWal *wal, TimestampTz commit_time)
+{
+	return wal->subjects == NULL || np_now() - wal->bounds_read_at > BOUNDS_AGE ||
+		commit_time > wal->bounds_of + BOUNDS_AGE || commit_time < wal->bounds_of - BOUNDS_AGE;
 }
 
 /* May the owner of the table publish to this subject, in UTF-8?  Raises 42501. */
 static void
-check_policy(NpChangeWal *wal, NpSpan subject)
+check_policy(const Work *work, NpSpan subject)
 {
-	if (wal->subjects == NULL || np_now() - wal->bounds_read_at > BOUNDS_AGE)
-		read_bounds(wal);
+	NpChangeWal *wal = work->plan->wal;
+	TimestampTz commit_time = work->changes->decoded->commit_time;
+
+	if (bounds_are_old(wal, commit_time))
+		read_bounds(wal, commit_time);
 	if (wal->needs_server)
 		np_policy_refuse_outbox_as(wal->owner);
 	np_policy_check_as(subject, wal->subjects, wal->owner);
@@ -432,7 +445,7 @@ find_group(Work *work)
 	MemoryContext previous;
 
 	if (end != NULL)
-		check_policy(work->plan->wal, np_to_utf8(end, strlen(end)));
+		check_policy(work, np_to_utf8(end, strlen(end)));
 	previous = MemoryContextSwitchTo(GetMemoryChunkContext(work->changes));
 	work->group = np_change_counts_find(&work->changes->counts, work->plan, &only_way, &work->table);
 	if (work->group->id == NULL)
@@ -455,7 +468,7 @@ make_message(Work *work, NpChange *change)
 	}
 	change->id = make_id(work->changes, work->place + work->count);
 	np_change_message_build(message, work->plan, change);
-	check_policy(work->plan->wal, message->subject);
+	check_policy(work, message->subject);
 	work->count++;
 }
 

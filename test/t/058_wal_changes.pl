@@ -551,6 +551,17 @@ becomes(qr/^42501: permission denied for the outbox$/, 'knows that it is on for 
 reconfigure($node, 'nats_publish.server_required' => undef);
 becomes($PUBLISHED, 'and that it is not any more');
 run('ALTER ROLE CURRENT_USER RESET nats_publish.server_required');
+
+# Bounds that were narrowed while nothing was read: all of it is read within a second
+
+reconfigure($node, 'nats_publish.relay_databases' => '');
+$unset->value('INSERT INTO theirs DEFAULT VALUES');
+sleep 10.5;
+run(q(ALTER ROLE unset SET nats_publish.allowed_subjects = 'w.app.>'));
+$unset->value('INSERT INTO theirs DEFAULT VALUES');
+reconfigure($node, 'nats_publish.relay_databases' => 'postgres');
+is(scalar(() = from_wal()), 1, 'what was committed before is published');
+like(dead(), qr/^w\.secret\.\d+ [^\n]* 42501: permission denied for subject "w\.secret\.\d+"$/, 'and what was committed later is not, when both are read at once');
 $unset->close;
 
 # Rows that are there already: they are written into the WAL as messages, and their place in it is not known before
