@@ -208,13 +208,27 @@ warn_of_failover(void)
 				 errhint("Call nats_wal_enable() there once it is promoted.")));
 }
 
+/* It publishes nothing more then. */
 static void
+have_relay_leave(int place)
+{
+	np_relay_order(place, NP_WAL_LEAVE);
+	while (np_relay_status(place).pid != 0)
+		np_sleep(NP_WAIT_RELAY, np_now() + FINISH_INTERVAL);
+}
+
+/* Returns up to where it was published. */
+static XLogRecPtr
 drop_slot(int place, const char *name)
 {
+	XLogRecPtr	published;
+
 	if (place >= 0)
-		np_relay_order(place, NP_WAL_LEAVE);
-	/* waits for the relay to leave it */
+		have_relay_leave(place);
+	published = np_wal_slot(MyDatabaseId).confirmed;
+	/* waits for whoever else reads it */
 	ReplicationSlotDrop(name, false);
+	return published;
 }
 
 static void
@@ -243,7 +257,7 @@ drop_old_slot(const char *name)
 
 	PG_ENSURE_ERROR_CLEANUP(take_order_back, place);
 	{
-		drop_slot(DatumGetInt32(place), name);
+		(void) drop_slot(DatumGetInt32(place), name);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, place);
 }
@@ -387,23 +401,27 @@ is_awaited(Oid schema, const NpWalSlot *slot)
 	return false;
 }
 
-static void
+/* Returns up to where it was. */
+static XLogRecPtr
 drop_when_published(Oid schema, const NpWalSlot *slot, int place, bool is_waited_for)
 {
+	XLogRecPtr	published;
+
 	PG_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
 	{
 		if (is_waited_for)
 			wait_until_published(place);
 		set_off(schema);
-		drop_slot(place, slot->name);
+		published = drop_slot(place, slot->name);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, Int32GetDatum(place));
 	take_order_back(0, Int32GetDatum(place));
+	return published;
 }
 
 /* Writers are waited for, and new ones are refused once the slot is gone.  False: it was off. */
 static bool
-disable(Oid schema, const NpWalSlot *slot, bool discard)
+disable(Oid schema, const NpWalSlot *slot, bool discard, XLogRecPtr *published)
 {
 	int			place = np_relay_find(MyDatabaseId);
 	bool		was_on;
@@ -421,7 +439,7 @@ disable(Oid schema, const NpWalSlot *slot, bool discard)
 		raise_without_relay();
 	if (discard)
 		warn_of_discarded();
-	drop_when_published(schema, slot, place, was_on && !discard);
+	*published = drop_when_published(schema, slot, place, was_on && !discard);
 	return was_on;
 }
 
@@ -432,6 +450,7 @@ nats_wal_disable(PG_FUNCTION_ARGS)
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	NpWalSlot	slot = np_wal_slot(MyDatabaseId);
 	bool		discard = !PG_ARGISNULL(0) && PG_GETARG_BOOL(0);
+	XLogRecPtr	published;
 
 	PreventCommandDuringRecovery("nats_wal_disable()");
 	CheckSlotPermissions();
@@ -441,7 +460,7 @@ nats_wal_disable(PG_FUNCTION_ARGS)
 		set_off(schema);
 		PG_RETURN_NULL();
 	}
-	if (!disable(schema, &slot, discard))
+	if (!disable(schema, &slot, discard, &published))
 		PG_RETURN_NULL();
-	PG_RETURN_LSN(slot.confirmed);
+	PG_RETURN_LSN(published);
 }
