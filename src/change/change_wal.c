@@ -35,11 +35,12 @@ typedef struct Look
 	Relation	relation;
 	const NpChangeOptions *options;
 	const NpTriggerFacts *trigger;
+	bool		is_for_new;		/* at what partitions of the relation will have that are created later */
 } Look;
 
 /* ---- The replica identity -------------------------------------------------------- */
 
-/* A partitioned table has no rows: what its partitions have is theirs. */
+/* A partitioned table has no rows: what its partitions have is theirs, and a new one's is its primary key. */
 static void
 find_old_columns(const Look *look)
 {
@@ -47,9 +48,11 @@ find_old_columns(const Look *look)
 	int			count = RelationGetDescr(look->relation)->natts;
 	Bitmapset  *identity = NULL;
 
-	wal->old_is_whole = look->relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL ||
-		look->relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	if (!wal->old_is_whole)
+	wal->old_is_whole = !look->is_for_new && (look->relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL ||
+											  look->relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE);
+	if (look->is_for_new)
+		identity = RelationGetIndexAttrBitmap(look->relation, INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	else if (!wal->old_is_whole)
 		identity = np_change_identity(look->relation);
 	wal->in_old = palloc0(sizeof(bool) * count);
 	for (int i = 0; i < count; i++)
@@ -206,7 +209,7 @@ NpChangePlan *
 np_change_plan_of(Relation relation, Relation published, const NpChangeOptions *options, const NpTriggerFacts *trigger)
 {
 	NpChangePlan *plan = np_change_plan_make(relation, published, options, trigger);
-	Look		look = {plan, relation, options, trigger};
+	Look		look = {.plan = plan,.relation = relation,.options = options,.trigger = trigger};
 
 	if (plan->delivery == NP_DELIVER_WAL)
 		add_wal(&look, published);
@@ -227,9 +230,8 @@ np_change_wal_check_op(const NpChangePlan *plan, NpChangeOp op)
 	np_raise(&failure);
 }
 
-/* The same of all events of a trigger. */
-void
-np_change_wal_check(const NpChangePlan *plan, int16 trigger_type)
+static bool
+is_among(int16 trigger_type, NpChangeOp op)
 {
 	static const int16 types[NP_CHANGE_OPS] = {
 		[NP_INSERT] = TRIGGER_TYPE_INSERT,
@@ -238,7 +240,31 @@ np_change_wal_check(const NpChangePlan *plan, int16 trigger_type)
 		[NP_TRUNCATE] = TRIGGER_TYPE_TRUNCATE,
 	};
 
+	return trigger_type & types[op];
+}
+
+/* The same of all events of a trigger. */
+void
+np_change_wal_check(const NpChangePlan *plan, int16 trigger_type)
+{
 	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
-		if (trigger_type & types[op])
+		if (is_among(trigger_type, op))
 			np_change_wal_check_op(plan, op);
+}
+
+/*
+ * Will all changes of a partition be published that is created later, with the
+ * replica identity that it has then?  Of a partitioned table that can be.
+ */
+bool
+np_change_wal_suits_new(Relation relation, const NpChangeOptions *options, const NpTriggerFacts *trigger)
+{
+	NpChangePlan *plan = np_change_plan_make(relation, relation, options, trigger);
+	Look		look = {.plan = plan,.relation = relation,.options = options,.trigger = trigger,.is_for_new = true};
+
+	add_wal(&look, relation);
+	for (NpChangeOp op = 0; op < NP_CHANGE_OPS; op++)
+		if (is_among(trigger->type, op) && plan->wal->problems[op] != NULL)
+			return false;
+	return true;
 }

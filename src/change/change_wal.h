@@ -13,6 +13,7 @@
 
 extern NpChangePlan *np_change_plan_of(Relation relation, Relation published, const NpChangeOptions *options,
 									   const NpTriggerFacts *trigger);
+extern bool np_change_wal_suits_new(Relation relation, const NpChangeOptions *options, const NpTriggerFacts *trigger);
 extern void np_change_wal_check(const NpChangePlan *plan, int16 trigger_type);
 extern void np_change_wal_check_op(const NpChangePlan *plan, NpChangeOp op);
 

@@ -62,6 +62,17 @@ require_policy(const NpChangePlan *plan, const NpChangeOptions *options)
 	np_raise(&failure);
 }
 
+static void
+notice_new_partitions(Relation relation, const NpChangeOptions *options, const NpTriggerFacts *trigger)
+{
+	if (np_change_wal_suits_new(relation, options, trigger))
+		return;
+	ereport(NOTICE,
+			(errmsg("partitions of table \"%s\" that are created later need REPLICA IDENTITY FULL, too", RelationGetRelationName(relation)),
+			 errdetail("They do not inherit it. Without it, their updates and deletes are not all published."),
+			 errhint("Set it on each new partition, before rows are changed there.")));
+}
+
 /*
  * May a table be published from the WAL by a trigger that is yet to be created?
  *
@@ -85,6 +96,7 @@ np_change_wal_admit(Relation relation, const NpChangePlan *plan, const NpChangeO
 		np_change_wal_check(np_change_plan_of(part, relation, options, trigger), trigger->type);
 		table_close(part, NoLock);
 	}
+	notice_new_partitions(relation, options, trigger);
 }
 
 /* The trigger of a partition that was cloned from one of that name. */

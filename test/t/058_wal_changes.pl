@@ -218,6 +218,20 @@ like(run(q(SELECT status || ' ' || detail FROM nats_check() WHERE check_name = '
 	qr/^failed Changes of p are not all published because of trigger "nats_publish_row": updates cannot/, 'by nats_check(), too');
 run('DROP TABLE p, p3');
 
+# A partition that is created later has the replica identity that it has
+
+run('SET client_min_messages = notice; CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY LIST (id)');
+my $NOTICE = qr/NOTICE:  \w+: partitions of table "p" that are created later need REPLICA IDENTITY FULL, too/;
+like($session->error("SELECT nats_publish_table('p', delivery => 'wal', $_)"), $NOTICE, "nats_publish_table() says so: $_")
+	foreach q(old => true), q(ignore => '{v}'), q(subject => 'w.{v}'), q(msg_id => '{v}'), q(key => '{v}');
+unlike($session->error("SELECT nats_publish_table('p', delivery => 'wal', $_)"), qr/NOTICE/, "what needs no more than the key needs no word: $_")
+	foreach q(subject => 'w.p.{id}'), q(subject => 'w.{v}', events => '{insert,update}'), q(subject => 'w.p.{id}', old => true, events => '{insert}');
+run(q(RESET client_min_messages; SET client_min_messages = warning; SELECT nats_publish_table('p', subject => 'w.p.{id}', delivery => 'wal', old => true)));
+run('CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); INSERT INTO p VALUES (1); UPDATE p SET v = 1; ALTER TABLE p1 REPLICA IDENTITY FULL; UPDATE p SET v = 2');
+is(scalar(() = from_wal()), 2, 'it publishes its updates once that is FULL');
+like(dead(), qr/ 0A000: updates cannot be published from the WAL: option old needs the whole old row, which the replica identity of table p1 does not have$/, 'and those before are buried');
+run('DROP TABLE p');
+
 # What the WAL does not have
 
 run(q(CREATE TABLE t (id int PRIMARY KEY, a text, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
