@@ -179,11 +179,7 @@ enable_or_drop(Oid schema, const char *name, bool is_missed, XLogRecPtr lost_fro
 static XLogRecPtr
 last_known(const NpWalSlot *slot)
 {
-	NpRelayStatus status = np_relay_status(np_relay_wal_slot(np_relay_find(MyDatabaseId)));
-
-	if (!XLogRecPtrIsInvalid(slot->confirmed))
-		return slot->confirmed;
-	return status.database == MyDatabaseId ? status.wal.confirmed : InvalidXLogRecPtr;
+	return !XLogRecPtrIsInvalid(slot->confirmed) ? slot->confirmed : np_relay_confirmed(MyDatabaseId);
 }
 
 static void
@@ -293,6 +289,8 @@ enable(Oid schema, const NpWalSlot *old, bool is_missed)
 	require_nothing_written("nats_wal_enable()");
 	if (old->state != NP_WAL_SLOT_MISSING)
 		drop_old_slot(old->name);
+	/* a relay may read the new one at once, which begins elsewhere */
+	np_relay_set_confirmed(MyDatabaseId, InvalidXLogRecPtr);
 	create_slot(old->name);
 	enable_or_drop(schema, old->name, is_missed, lost_from);
 	if (is_missed)

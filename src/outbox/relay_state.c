@@ -36,10 +36,18 @@ typedef struct Slot
 	pg_atomic_uint64 endless;	/* the commit of a transaction that ended the relay of the WAL; 0: of none */
 } Slot;
 
+/* Up to where a database's relay has confirmed its replication slot, also when that relay has ended. */
+typedef struct Confirmed
+{
+	Oid			database;		/* InvalidOid: not used */
+	XLogRecPtr	position;
+} Confirmed;
+
 typedef struct Shared
 {
 	LWLock	   *lock;			/* of all that is not read without it */
 	Latch	   *volatile launcher;	/* its latch; NULL: it has not started */
+	Confirmed	confirmed[NP_MAX_RELAYS];
 	Slot		slots[NP_MAX_SLOTS];
 } Shared;
 
@@ -490,4 +498,53 @@ XLogRecPtr
 np_relay_slot_endless(int slot)
 {
 	return pg_atomic_read_u64(&shared->slots[slot].endless);
+}
+
+/* ---- The position of the WAL's slot ---------------------------------------------------------- */
+
+/* A database's, or one that is not used; NULL: there is neither. */
+static Confirmed *
+confirmed_of(Oid database)
+{
+	Confirmed  *unused = NULL;
+
+	for (int i = 0; i < NP_MAX_RELAYS; i++)
+	{
+		if (shared->confirmed[i].database == database)
+			return &shared->confirmed[i];
+		if (shared->confirmed[i].database == InvalidOid && unused == NULL)
+			unused = &shared->confirmed[i];
+	}
+	return unused;
+}
+
+/* The slot is about to be confirmed up to here, or begins here; 0: it is about to be another one. */
+void
+np_relay_set_confirmed(Oid database, XLogRecPtr position)
+{
+	Confirmed  *confirmed;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	confirmed = confirmed_of(database);
+	if (confirmed != NULL)
+	{
+		confirmed->database = position == InvalidXLogRecPtr ? InvalidOid : database;
+		confirmed->position = position;
+	}
+	LWLockRelease(shared->lock);
+}
+
+/* Up to where it was; 0: that is not known, as after a restart of the server. */
+XLogRecPtr
+np_relay_confirmed(Oid database)
+{
+	const Confirmed *confirmed;
+	XLogRecPtr	position = InvalidXLogRecPtr;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	confirmed = confirmed_of(database);
+	if (confirmed != NULL && confirmed->database == database)
+		position = confirmed->position;
+	LWLockRelease(shared->lock);
+	return position;
 }

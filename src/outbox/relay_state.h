@@ -132,4 +132,7 @@ extern void np_relay_slot_set_progress(int slot, const NpWalProgress *progress);
 extern void np_relay_slot_set_endless(int slot, XLogRecPtr commit);
 extern XLogRecPtr np_relay_slot_endless(int slot);
 
+extern void np_relay_set_confirmed(Oid database, XLogRecPtr position);
+extern XLogRecPtr np_relay_confirmed(Oid database);
+
 #endif							/* NP_RELAY_STATE_H */

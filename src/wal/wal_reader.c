@@ -18,13 +18,16 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/pg_lsn.h"
 
 #include "base/catch.h"
 #include "base/settings.h"
 #include "base/wal_end.h"
 #include "outbox/wal_annotations.h"
 #include "outbox/wal_slot.h"
+#include "relay/outbox_table.h"
 #include "relay/relay_worker.h"
 #include "wal/decoder.h"
 #include "wal/wal_divert.h"
@@ -272,6 +275,56 @@ np_reader_begin(void)
 	wakes_seen = np_relay_slot_wakes(np_worker_slot());
 }
 
+static NpStatement set_lost =
+{
+	.text = "UPDATE %s.nats_wal SET lost_from = $2, lost_to = $3, lost_at = pg_catalog.clock_timestamp()"
+	" WHERE database OPERATOR(pg_catalog.=) $1",
+	.argument_count = 3,
+	.types =
+	{
+		TEXTOID, PG_LSNOID, PG_LSNOID
+	}
+};
+
+static void
+write_loss(XLogRecPtr from, XLogRecPtr to)
+{
+	MemoryContext caller;
+	Datum		values[3];
+
+	np_decoder_leave();
+	if (np_outbox_begin(&caller))
+	{
+		values[0] = np_wal_database();
+		values[1] = LSNGetDatum(from);
+		values[2] = LSNGetDatum(to);
+		np_outbox_execute(&set_lost, values, false);
+	}
+	np_outbox_commit(caller);
+}
+
+/*
+ * The slot is where somebody else has moved it, or is another one of its name.
+ * nats_wal_enable() tells when it makes another one; and of a slot that this
+ * server did not read since it was started, nothing is known.
+ */
+static void
+check_position(const NpWalSlot *slot)
+{
+	XLogRecPtr	known = np_relay_confirmed(MyDatabaseId);
+
+	if (XLogRecPtrIsInvalid(known) || slot->confirmed <= known)
+		return;
+	/* who switches it off, and waits for this to be published, has locked the table */
+	if (np_relay_ordered(np_worker_slot()) != NP_WAL_FINISH)
+		write_loss(known, slot->confirmed);
+	np_relay_slot_set_error(np_worker_slot(), psprintf("replication slot \"%s\" was advanced, or made anew, by somebody else", slot->name));
+	ereport(WARNING,
+			(errmsg("replication slot \"%s\" was advanced, or made anew, by somebody else", slot->name),
+			 errdetail("What was committed between %X/%X and %X/%X and not published will not be published.",
+					   LSN_FORMAT_ARGS(known), LSN_FORMAT_ARGS(slot->confirmed))));
+}
+
 /* Begin where the slot is, if that is not done.  False: there is none that can be read, which is shown. */
 bool
 np_reader_open(void)
@@ -283,8 +336,10 @@ np_reader_open(void)
 	slot = np_wal_slot(MyDatabaseId);
 	if (!slot_is_usable(&slot))
 		return false;
+	check_position(&slot);
 	np_decoder_open(slot.name, &decoder_events);
 	slot_is_missed = false;
+	np_relay_set_confirmed(MyDatabaseId, slot.confirmed);
 	confirmed = saved = slot.confirmed;
 	np_position_begin_at(confirmed);
 	next_position = InvalidXLogRecPtr;
@@ -378,6 +433,8 @@ confirm(void)
 	}
 	if (next_position == InvalidXLogRecPtr || !np_standbys_have(needed))
 		return;
+	/* before: it is never behind the slot */
+	np_relay_set_confirmed(MyDatabaseId, next_position);
 	np_decoder_confirm(next_position);
 	confirmed = next_position;
 	next_position = InvalidXLogRecPtr;

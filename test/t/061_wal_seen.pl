@@ -178,6 +178,8 @@ is(column("decoding IS NULL AND decoded = 0 AND queued = 0"), 't', 'and that it 
 		return 0;
 	}, $LONG);
 	is(column('queued > 0'), 't', 'a part of it is decoded');
+	ok(wait_for_column(q(lost_from < lost_to AND last_error ~ 'was advanced, or made anew, by somebody else'), 't'), 'and that the rest is lost is seen');
+	$session->value('UPDATE nats_wal SET lost_from = NULL, lost_to = NULL, lost_at = NULL');
 	$nats->resume;
 	wait_for_column('queued', 0);
 	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
@@ -264,6 +266,46 @@ like($session->error('SELECT nats_wal_enable()'), qr/WARNING: .*changes and mess
 wait_for_column('state', 'idle');
 is(column('lost_from < lost_to AND lost_at > now() - interval \'1 min\''), 't', 'what was lost is seen');
 finds('warning', qr{What was committed between [0-9A-F]+/[0-9A-F]+ and [0-9A-F]+/[0-9A-F]+ and not published before was lost: see nats_wal_relay\.$}, 'afterwards');
+
+# A slot that is advanced, or made anew, while the relay does not run
+
+sub while_off
+{
+	my ($sql) = @_;
+	reconfigure($primary, 'nats_publish.relay_databases' => '');
+	wait_for_column('state', 'no relay');
+	my $offset = log_length($primary);
+	$session->value('UPDATE nats_wal SET lost_from = NULL, lost_to = NULL, lost_at = NULL');
+	write_wal(1);
+	$session->value($sql) if $sql ne '';
+	reconfigure($primary, 'nats_publish.relay_databases' => 'postgres');
+	wait_for_column('state', 'idle');
+	return join ' ', scalar(log_lines($primary, $offset, qr/WARNING: +\w*:? *replication slot "nats_publish_\d+" was advanced, or made anew, by somebody else/)),
+		column(q(coalesce(lost_from < lost_to AND lost_at > now() - interval '1 min', false))), column(q(coalesce(last_error ~ 'by somebody else', false)));
+}
+my $slot = column('slot');
+is(while_off(''), '0 f f', 'a slot that is where it was left is not worth a word');
+is(while_off("SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())"), '1 t t', 'one that was advanced is');
+is(while_off("SELECT pg_drop_replication_slot('$slot'), pg_create_logical_replication_slot('$slot', 'pgoutput')"), '1 t t', 'and so is another one of that name');
+$session->value('SELECT nats_wal_disable(); SELECT nats_wal_enable()');
+my $launcher = launcher_pid($session);
+kill('STOP', $launcher) == 1 or die "no launcher to stop: $!";
+$session->value('SELECT pg_terminate_backend(pid, 10000) FROM nats_wal_relay');
+write_wal(1);
+$session->value("SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())");
+write_wal(1);
+$session->begin('SELECT nats_wal_disable()');
+sleep 0.5;
+kill('CONT', $launcher) == 1 or die "no launcher to continue: $!";
+is($session->finish($LONG)->{error}, '', 'who switches it off then waits for a relay that does not wait for that');
+$session->value('SELECT nats_wal_enable()');
+is(while_off(''), '0 f f', 'but not what is switched off and on');
+$session->value('SELECT nats_wal_disable()');
+write_wal(1);
+$session->value('BEGIN; SELECT nats_wal_enable(); ROLLBACK');
+write_wal(1);
+$session->value('SELECT nats_wal_enable()');
+is(while_off(''), '0 f f', 'nor what was made by a call that was rolled back');
 
 # A slot that is dropped behind our back
 
