@@ -69,8 +69,12 @@ static NpStatement list_retried = {
 static void
 begin(NpUser *caller, Oid schema, const char *table)
 {
+	/* costs of what is switched off would have each execution compiled */
+	static const char *const settings[][2] = {{"enable_seqscan", "off"}, {"enable_indexscan", "on"}, {"jit", "off"}};
+
 	np_statements_begin(caller, schema, table);
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* ---- One ------------------------------------------------------------------------------- */
