@@ -197,7 +197,8 @@ cmp_ok(entries_of('nats_outbox') - $before, '<=', 20 * 20, '... each of which re
 		SELECT nextval('nats_outbox_id_seq'), 'c.dead', i::text::bytea, gen_random_uuid(), now(), 1, 'x' FROM generate_series(1, $lots) AS i");
 	$session->value('SELECT nats_outbox_retry_all()');
 	wait_for('an outbox that is empty', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
-	cmp_ok(entries_of('nats_outbox_waiting') - $entries, '<', 50 * $lots, 'that one waits for another one is not looked up among all');
+	# once a look, the first one may have to walk what the snapshot keeps of those before it; each would be half of the square
+	cmp_ok(entries_of('nats_outbox_waiting') - $entries, '<', $lots * $lots / 20, 'that one waits for another one is not looked up among all');
 	my @payloads = map { $_->{payload} } grep { $_->{seq} > $place } $client->stream_messages('C');
 	is(join(' ', @payloads), join(' ', 1 .. $lots), 'and they go in order');
 	$snapshot->value('COMMIT');
