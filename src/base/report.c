@@ -63,7 +63,7 @@ static const FaultKind fault_kinds[] = {
 	[NP_FAULT_JETSTREAM] = {ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, NULL},
 };
 
-/* The fault of each JetStream error code that we know (errors.json, jetstream.md §1.3). */
+/* The fault of each JetStream error code that we know (nats-server's errors.json). */
 typedef struct ServerError
 {
 	int			error_code;

@@ -193,16 +193,6 @@ make_array(const NpRowsKey *key, Datum *elements)
 	return construct_array(elements, key->count, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
-ArrayType *
-np_rows_key_names(const NpRowsKey *key)
-{
-	Datum	   *elements = palloc(sizeof(Datum) * key->count);
-
-	for (int i = 0; i < key->count; i++)
-		elements[i] = CStringGetTextDatum(key->columns[i].name);
-	return make_array(key, elements);
-}
-
 /* As np_rows_key_from_text reads it in any session. */
 ArrayType *
 np_rows_key_to_text(const NpRowsKey *key, const Datum *values)

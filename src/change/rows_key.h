@@ -33,7 +33,6 @@ typedef struct NpRowsKey
 extern NpRowsKey *np_rows_key_find(Relation relation);
 extern char *np_rows_key_template(const NpRowsKey *key);
 extern char *np_rows_key_order(const NpRowsKey *key);
-extern ArrayType *np_rows_key_names(const NpRowsKey *key);
 extern ArrayType *np_rows_key_to_text(const NpRowsKey *key, const Datum *values);
 extern Datum *np_rows_key_from_text(const NpRowsKey *key, ArrayType *texts);
 

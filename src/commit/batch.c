@@ -11,7 +11,7 @@
  *
  * When the connection is lost after the commit member has gone out, the batch
  * may be stored.  It is then sent again under another batch id with the same
- * Nats-Msg-Ids, and the answers mean (jetstream.md §1.5):
+ * Nats-Msg-Ids, and the answers mean:
  *
  *	an ack	the first attempt was not stored, this one is
  *	10201	some id is stored already.  If all ids are automatic only the first

@@ -314,7 +314,7 @@ send_and_wait(Commit *commit)
  * everything critical is acknowledged, or ERROR.
  *
  * What can be known to fail the transaction is asked before anything held is
- * sent (design): xact.c looks for a serialization failure last, and can be
+ * sent: xact.c looks for a serialization failure last, and can be
  * asked twice.  From here on it is rather other transactions that fail.
  */
 void

@@ -18,7 +18,7 @@
  * (another library's callback, a crash): then the messages are there and the
  * rows are not.  statement_timeout is not armed in COMMIT.
  *
- * We are asked first, and last (design): before any other library commits
+ * We are asked first, and last: before any other library commits
  * something elsewhere, as postgres_fdw does in its PRE_COMMIT; and what others
  * publish in theirs, behind ours, is an ERROR, for nobody would send it.
  *

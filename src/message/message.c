@@ -69,10 +69,10 @@ typedef struct KnownHeader
 } KnownHeader;
 
 /*
- * The headers of the server that can be given, with what they can do (S215:
- * server/stream.go).  Any other one is refused, as what a newer server does
+ * The headers of the server that can be given, with what they can do
+ * (nats-server 2.15, server/stream.go).  Any other one is refused, as what a newer server does
  * with it is not known.  Left out are Nats-Expected-Last-Msg-Id, as a wrong
- * one freezes a replicated stream on current servers (jetstream.md 1.4), and
+ * one freezes a replicated stream on current servers (2.14 and 2.15), and
  * Nats-Trace-*, as what is traced is told to any subject, or not stored.
  *
  * The server compares names byte by byte, so we write them as it does: what

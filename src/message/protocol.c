@@ -530,7 +530,7 @@ take_sequence(NpSpan *rest, uint64_t *value)
 }
 
 /*
- * Parse a PubAck in the form that servers write it (jetstream.md §1.3):
+ * Parse a PubAck in the form that servers write it:
  *	{"stream":"S",["domain":"D",]"seq":1[,"duplicate":true|,"val":"8"]}
  * with or without blanks.
  *

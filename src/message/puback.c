@@ -222,8 +222,8 @@ answer_failure(const Answer *answer)
 }
 
 /*
- * Errors after which the same message, sent again, can be stored (jetstream.md
- * §1.3): nothing was stored, or the first copy is still on its way.
+ * Errors after which the same message, sent again, can be stored:
+ * nothing was stored, or the first copy is still on its way.
  */
 static bool
 is_transient(const Answer *answer)
@@ -308,7 +308,7 @@ np_reply_parse(const NpOperation *operation, NpReply *reply)
 	keep_number(&reply->ack.value);
 	if (reply->kind == NP_REPLY_ACK && reply->ack.sequence == 0)
 	{
-		/* servers before 2.11: the first copy is not stored yet (jetstream.md §0.5) */
+		/* servers before 2.11: the first copy is not stored yet */
 		reply->kind = NP_REPLY_RETRY;
 		reply->failure = np_failure(NP_FAULT_UNKNOWN, "a message with this id is still being stored");
 	}

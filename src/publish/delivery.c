@@ -300,7 +300,7 @@ np_delivery_complete(NpSession *session, NpPending *message, const NpPubAck *ack
  * If it went out on a connection that was then lost, or is "in process", that
  * first copy may be stored, whatever has become of the second: a server may
  * refuse it just because of the first (it checks expected sequences before
- * duplicates, jetstream.md §1.1).
+ * duplicates).
  */
 void
 np_delivery_fail(NpSession *session, NpPending *message, NpFailure failure)

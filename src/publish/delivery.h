@@ -99,7 +99,7 @@ typedef struct NpSession
 
 	/* all zero: nobody listens */
 	NpMemberListener members;	/* batch.c */
-	NpRelayListener relay;		/* relay_batch.c */
+	NpRelayListener relay;		/* flight.c */
 	NpProbeListener probe;		/* check_probe.c */
 
 	/* session.c */

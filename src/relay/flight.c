@@ -171,12 +171,6 @@ no_subjects(void)
 	return hash_create("nats_publish subjects given up", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-static uint64
-key_of(NpSpan subject)
-{
-	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
-}
-
 /* What of these subjects is on its way, too, was behind them, and must not go before them when it returns. */
 static void
 hold_up_sent(HTAB *subjects)
@@ -189,7 +183,7 @@ hold_up_sent(HTAB *subjects)
 	sent_table_start_iterate(sent_rows, &scan);
 	while ((sent = sent_table_iterate(sent_rows, &scan)) != NULL)
 	{
-		uint64		key = key_of(sent->row->message.subject);
+		uint64		key = np_subject_hash(sent->row->message.subject);
 
 		if (sent->row->stream != NULL && hash_search(subjects, &key, HASH_FIND, NULL) != NULL)
 			np_lanes_pass(sent->row->message.subject, sent->row->id);
@@ -206,7 +200,7 @@ on_failed(NpRow *row, const NpFailure *failure)
 		np_chain_lost(row);
 		if (given_up != NULL)
 		{
-			uint64		key = key_of(row->message.subject);
+			uint64		key = np_subject_hash(row->message.subject);
 
 			(void) hash_search(given_up, &key, HASH_ENTER, NULL);
 			np_stream_rest(row->stream, false);
@@ -232,7 +226,7 @@ on_refused(NpRow *row, const NpFailure *failure)
  * called while messages are received.
  */
 static bool
-on_result(void *owner, const NpResult *result)
+on_result(void *unused, const NpResult *result)
 {
 	NpRow	   *row = find_sent(result->token);
 

@@ -25,7 +25,6 @@
 
 #include <limits.h>
 
-#include "common/hashfn.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -53,17 +52,11 @@ static bool have_due;			/* such rows of a lane that nothing holds up any more */
 static bool due_passed;			/* such rows since the last look */
 static int	width = INT_MAX;	/* so many rows of a lane may wait behind its first one */
 
-static uint64
-key_of(NpSpan subject)
-{
-	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
-}
-
 static NpLane *
 find(NpSpan subject)
 {
 	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(NpLane),.hcxt = TopMemoryContext};
-	uint64		key = key_of(subject);
+	uint64		key = np_subject_hash(subject);
 	NpLane	   *lane;
 	bool		found;
 
@@ -128,7 +121,7 @@ are_any(void)
 static NpLane *
 holding(NpSpan subject)
 {
-	uint64		key = key_of(subject);
+	uint64		key = np_subject_hash(subject);
 
 	return lanes == NULL ? NULL : hash_search(lanes, &key, HASH_FIND, NULL);
 }

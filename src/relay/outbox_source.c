@@ -20,7 +20,6 @@
  */
 #include "postgres.h"
 
-
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

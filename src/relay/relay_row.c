@@ -61,6 +61,13 @@ create_context(void)
 	rows = row_table_create(TopMemoryContext, 1024, NULL);
 }
 
+/* By which rows of one subject are found together; two subjects of one hash only wait for each other. */
+uint64
+np_subject_hash(NpSpan subject)
+{
+	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
+}
+
 /*
  * A row without content that lives until np_row_free.  There must be none with this id and msg_id; without a msg_id (NULL) it is
  * not one of the table, and is not found by them.

@@ -68,6 +68,7 @@ typedef struct NpRow
 	char	   *error;			/* ... in this attempt; NULL: neither */
 } NpRow;
 
+extern uint64 np_subject_hash(NpSpan subject);
 extern NpRow *np_row_create(int64 id, const char *msg_id, NpSpan subject);
 extern void np_row_take(NpRow *row, const NpMessage *message);
 extern void np_row_release(NpRow *row);

@@ -30,7 +30,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -136,12 +135,6 @@ static NpStatement find_next_to_leave = {
 
 /* ---- Subjects --------------------------------------------------------------------------- */
 
-static uint64
-hash_of(NpSpan subject)
-{
-	return hash_bytes_extended((const unsigned char *) subject.data, subject.length, 0);
-}
-
 static Subject *
 find_subject(uint64 hash)
 {
@@ -154,7 +147,7 @@ known_as(NpSpan subject)
 {
 	Subject    *all = find_subject(ALL);
 
-	return all != NULL ? all : find_subject(hash_of(subject));
+	return all != NULL ? all : find_subject(np_subject_hash(subject));
 }
 
 /* Are all to wait until what the table has of it has left? */
@@ -173,7 +166,7 @@ static void
 enter_subject(NpSpan subject, bool is_leaving)
 {
 	HASHCTL		control = {.keysize = sizeof(uint64),.entrysize = sizeof(Subject),.hcxt = TopMemoryContext};
-	uint64		hash = hash_of(subject);
+	uint64		hash = np_subject_hash(subject);
 	Subject    *entry;
 
 	if (subjects == NULL)

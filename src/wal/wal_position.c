@@ -44,7 +44,6 @@ np_position_begin(TransactionId xid, XLogRecPtr commit_lsn, XLogRecPtr end_lsn)
 void
 np_position_add(NpWalTransaction *transaction)
 {
-	transaction->messages++;
 	transaction->left++;
 }
 

@@ -21,7 +21,6 @@ typedef struct NpWalTransaction
 	bool		is_seen;		/* others see what it has done (wal_visible.c) ... */
 	bool		was_awaited;	/* ... and have been waited for */
 	bool		is_complete;	/* all of its messages are known */
-	int64		messages;		/* that are known */
 	int64		left;			/* of these, that have not come to their end */
 } NpWalTransaction;
 
