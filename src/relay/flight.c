@@ -190,7 +190,7 @@ hold_up_sent(HTAB *subjects)
 	}
 }
 
-/* What is not answered, or not taken, is none of a stream that is pipelined. */
+/* A row that is not answered, or not taken, stops its stream from being pipelined. */
 static void
 on_failed(NpRow *row, const NpFailure *failure)
 {
@@ -211,7 +211,11 @@ on_failed(NpRow *row, const NpFailure *failure)
 	end(row);
 }
 
-/* A chained row is not stored, or is from before: that it is refused says nothing about it. */
+/*
+ * A chained row is refused when the one before it is not the last of the
+ * stream, or when an earlier copy of it is stored.  That says nothing about the
+ * row: it returns to its place.
+ */
 static void
 on_refused(NpRow *row, const NpFailure *failure)
 {

@@ -142,8 +142,8 @@ end_row(NpRow *row)
 		np_probes_ended(row);
 
 	/*
-	 * it is in hand until then: others would be read, and it would not; or they would not find what they
-	 * wait for
+	 * until it is written down it stays in hand, so that a look would pass it by; and rows behind it would
+	 * not find in the table what holds them up
 	 */
 	must_settle |= row->state == NP_ROW_DOUBTED || np_row_holds_untold(row);
 	np_settle_later(row);
@@ -464,7 +464,7 @@ run_round(void)
 	np_worker_show_order();
 	/* before more is read: a row whose stream is not known goes by its subject, and so would those behind it */
 	np_flight_ask();
-	/* and so is what has ended when it had the answer */
+	/* that may have received answers which ended rows: their doubts are noted before more is read, too */
 	np_flight_note_doubts();
 	if (is_time_to_settle())
 		settle();

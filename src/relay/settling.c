@@ -538,7 +538,7 @@ delete_by_statement(Rows rows, NpSettled *settled)
 	return left;
 }
 
-/* More can be stored when the transaction begins, as that receives answers on a connection that it leaves. */
+/* Beginning the transaction may leave a connection, which receives answers first: so what is stored is collected again. */
 static void
 delete_stored(NpSettled *settled)
 {

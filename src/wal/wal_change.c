@@ -371,7 +371,7 @@ check_columns(const NpChangePlan *plan, const NpChange *change, bool (*is_needed
 
 /* ---- Messages --------------------------------------------------------------------------- */
 
-/* Of a transaction, unlike its place in the WAL, even if that is written twice: after a restore, or a failover that lost some. */
+/* Of this transaction alone, even if its place in the WAL is another one's, too: after a restore, or a failover that lost some WAL. */
 static void
 write_id(NpDecodedChanges *changes, const NpDecodedTransaction *decoded)
 {
@@ -481,7 +481,7 @@ is_wanted(NpChangePlan *plan, const NpChange *change)
 	return np_change_filter_admits(plan->wal->filter, change->old, change->new);
 }
 
-/* What is not wanted may lack what a message is made of. */
+/* The filter is asked first: what it rejects need not have the columns that a message needs. */
 static int
 wanted_messages(NpChangePlan *plan, const NpChange *change, NpChange *messages)
 {
@@ -608,7 +608,7 @@ failure_of(const ErrorData *error)
 	return failure;
 }
 
-/* It is not counted, and has none of what was made of it. */
+/* One message with the error instead of the change: what was counted for it, and the messages that were made, are taken back. */
 static void
 take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 {

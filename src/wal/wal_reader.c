@@ -99,7 +99,11 @@ static bool has_failed;
 
 /* ---- What is decoded ---------------------------------------------------------------------- */
 
-/* Not by how many there were before it: of a change that fails now and did not then, or the other way round, it is another number. */
+/*
+ * Was this message queued before?  By its commit, the number of its change, and
+ * its place in that.  Counting them would not do: a change that had two messages
+ * may have one error when it is decoded again.
+ */
 static bool
 is_known(const NpDecodedTransaction *transaction, int place)
 {
@@ -266,8 +270,8 @@ slot_is_usable(const NpWalSlot *slot)
 }
 
 /*
- * To be called before it is asked what it is told, in a round that may come to
- * nothing that listens: it rests until somebody wakes it from now on.
+ * To be called when a round begins, which may end before anything listens: the
+ * process rests until somebody wakes it from now on.
  */
 void
 np_reader_begin(void)

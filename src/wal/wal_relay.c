@@ -119,7 +119,7 @@ may_try(void)
 
 /* ---- What becomes of messages ---------------------------------------------------------- */
 
-/* Who has sent a row may still look at it.  That it is moved is known before the next one of its subject may go. */
+/* Not freed here: whoever sends it still looks at it.  A failed one is known to be moved before the next one of its subject may go. */
 static void
 end_row(NpRow *row)
 {
