@@ -40,13 +40,12 @@
 #define WALK_SHARE		50
 #define GLANCE_SHARE	20
 
-/* Nothing that has failed is put off for so long, but by a clock that was wrong; what does not wait for others not even for some minutes. */
+/* Nothing that has failed is put off for so long, but by a clock that was wrong. */
 static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
-	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '5 minutes'"
-	" AND (next_attempt_at > now() + interval '4 days' OR " NP_OUTBOX_WAITS_FOR_OTHERS("") " IS NOT TRUE) FOR UPDATE SKIP LOCKED)"
+	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
 };
-#define LONG_TIME	(5 * USECS_PER_MINUTE)
+#define LONG_TIME	(4 * USECS_PER_DAY)
 
 /* The least time between two such looks, and the share of the time that they may take. */
 #define MEND_INTERVAL	NP_MILLISECONDS(10000)
@@ -75,6 +74,8 @@ typedef struct Place
 static TimestampTz lowest = DT_NOBEGIN; /* the floor */
 static Place walked = {DT_NOBEGIN, 0};	/* from the floor up to here, all that is due was seen: it waits for
 
+										 *
+										 *
 										 *
 										 *
 										 *

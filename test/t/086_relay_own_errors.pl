@@ -275,15 +275,6 @@ foreach my $column (qw(msg_id id next_attempt_at))
 		WHERE next_attempt_at IS NOT NULL AND (last_error IS NOT NULL OR attempts > 0)));
 }
 
-# a clock that was wrong by some days
-{
-	$session->value(q(INSERT INTO nats_outbox (subject, payload, attempts, last_error, next_attempt_at) VALUES ('w.clock', 'first', 1, '38000: x', now() + interval '2 days')));
-	write_message('w.clock', 'second');
-	wait_until_drained($session, 30);
-	is(join(' ', map { $_->{payload} } grep { $_->{subject} eq 'w.clock' } $client->stream_messages('W')), 'first second',
-		'no time of days holds up what could go in seconds');
-}
-
 # ---- What all wait for
 
 # first tokens between which others lie, in the order of bytes
