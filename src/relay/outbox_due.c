@@ -81,6 +81,7 @@ static Place walked = {DT_NOBEGIN, 0};	/* from the floor up to here, all that is
 										 *
 										 *
 										 *
+										 *
 										 * others */
 static NpTime next_walk;		/* when that is seen again */
 static NpTime walk_cost;		/* what that has cost the last time, until now */

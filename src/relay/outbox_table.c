@@ -39,6 +39,7 @@ static char *schema;			/* its, quoted */
 static NpSession *session;		/* on which its messages go out */
 static Oid	worker;				/* who we are outside of transactions ... */
 static int	worker_context;		/* ... and in which security context */
+static bool is_owner;			/* the last transaction has come so far that it worked as the owner */
 static int64 waiting;			/* about how many rows wait to be tried again */
 
 /* ---- Transactions -------------------------------------------------------------------- */
@@ -91,6 +92,7 @@ np_outbox_begin(MemoryContext *caller)
 	Oid			owner;
 
 	*caller = CurrentMemoryContext;
+	is_owner = false;
 	GetUserIdAndSecContext(&worker, &worker_context);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -102,6 +104,7 @@ np_outbox_begin(MemoryContext *caller)
 	session = np_current_session();
 	/* an abort restores the user */
 	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	is_owner = true;
 	return true;
 }
 
@@ -114,6 +117,13 @@ np_outbox_commit(MemoryContext caller)
 	CommitTransactionCommand();
 	SetUserIdAndSecContext(worker, worker_context);
 	MemoryContextSwitchTo(caller);
+}
+
+/* Is an error that has ended the last transaction one of the tables?  Else it is about where messages are to go. */
+bool
+np_outbox_was_begun(void)
+{
+	return is_owner;
 }
 
 /* See from now on what has been committed until now. */

@@ -16,6 +16,7 @@
 
 extern bool np_outbox_begin(MemoryContext *caller);
 extern void np_outbox_commit(MemoryContext caller);
+extern bool np_outbox_was_begun(void);
 extern void np_outbox_refresh(void);
 extern bool np_outbox_has_rights(void);
 extern Oid	np_outbox_table(void);

@@ -41,6 +41,7 @@
 #include "relay/outbox_probes.h"
 #include "relay/missed_slot.h"
 #include "relay/outbox_source.h"
+#include "relay/outbox_table.h"
 #include "relay/relay_worker.h"
 #include "relay/settling.h"
 #include "stats/activity.h"
@@ -519,17 +520,17 @@ static void
 fail_round(const ErrorData *error)
 {
 	np_source_failed();
+	if (is_at_table && np_outbox_was_begun())
+		np_worker_report_table_error(session, error);
+	else
+		np_worker_report_error(session, error);
 	if (is_at_table)
 	{
-		np_worker_report_table_error(session, error);
 		clear();
 		must_settle = must_look = true;
 	}
 	else
-	{
-		np_worker_report_error(session, error);
 		begin_again();
-	}
 	is_at_table = false;
 }
 
