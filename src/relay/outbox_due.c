@@ -72,17 +72,10 @@ typedef struct Place
 } Place;
 
 static TimestampTz lowest = DT_NOBEGIN; /* the floor */
-static Place walked = {DT_NOBEGIN, 0};	/* from the floor up to here, all that is due was seen: it waits for
 
-										 *
-										 *
-										 *
-										 *
-										 *
-										 *
-										 *
-										 *
-										 * others */
+/* From the floor up to here, all that is due was seen: it waits for others. */
+static Place walked = {DT_NOBEGIN, 0};
+
 static NpTime next_walk;		/* when that is seen again */
 static NpTime walk_cost;		/* what that has cost the last time, until now */
 static NpWaiting known;			/* what waits ... */
