@@ -30,7 +30,7 @@ use Time::HiRes qw(sleep);
 use PsqlSession;
 use PublishTest;
 
-our @EXPORT = qw(relay_node wake_relay reconfigure relay_column relay_pid launcher_pid wait_for_state wait_until_drained
+our @EXPORT = qw(relay_node wake_relay reconfigure write_to_outbox is_written_down relay_column relay_pid launcher_pid wait_for_state wait_until_drained
 	outbox_column log_length log_lines none_takes_longer);
 
 =pod
@@ -51,6 +51,14 @@ So that it need not wait to see that there is an extension.
 =item reconfigure($node, %settings)
 
 Writes settings, and reloads. A setting C<undef> is taken back.
+
+=item write_to_outbox($session, $subject, $payload)
+
+A message, with payload C<x> unless there is another one; returns its id.
+
+=item is_written_down($session, $id)
+
+Is that row not in the outbox any more?
 
 =item relay_column($session, $expression, $database), relay_pid($session, $database), launcher_pid($session)
 
@@ -113,6 +121,18 @@ sub reconfigure
 	# nothing shows that they have heard it
 	sleep 0.3;
 	return;
+}
+
+sub write_to_outbox
+{
+	my ($session, $subject, $payload) = @_;
+	return $session->value("SELECT nats_publish_outbox('$subject', '" . ($payload // 'x') . "')");
+}
+
+sub is_written_down
+{
+	my ($session, $id) = @_;
+	return $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0';
 }
 
 sub relay_column

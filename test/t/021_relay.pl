@@ -22,13 +22,7 @@ my $node = relay_node('main',
 	max_worker_processes => 20);
 my $session = PsqlSession->new($node);
 
-# Writes a message and returns its id; and the messages of a subject in the stream.
-sub write_message
-{
-	my ($from, $subject, $payload) = @_;
-	return $from->value("SELECT nats_publish_outbox('$subject', '" . ($payload // 'x') . "')");
-}
-
+# The messages of a subject in the stream.
 sub stored
 {
 	my ($subject) = @_;
@@ -38,7 +32,7 @@ sub stored
 sub published
 {
 	my ($from, $subject, $what) = @_;
-	write_message($from, $subject, $what);
+	write_to_outbox($from, $subject, $what);
 	wait_until_drained($from);
 	return is_deeply([ stored($subject) ], [$what], $what);
 }
@@ -161,7 +155,7 @@ my $pid = relay_pid($session);
 reconfigure($node, 'nats_publish.relay_databases' => q("Other, Db", absent));
 wait_for('the worker to end', sub { workers() eq 'Other, Db' });
 ok(wait_for('its removal', sub { relay_column($session, 'count(*)') eq '0' }), 'a reload stops the worker of a database that is taken from the list');
-write_message($session, 'r.later', 'what is written meanwhile is published later');
+write_to_outbox($session, 'r.later', 'what is written meanwhile is published later');
 published($other, 'r.more', 'the others go on');
 is_deeply([ stored('r.later') ], [], 'nothing is published without a worker');
 reconfigure($node, 'nats_publish.relay_databases' => q(postgres, "Other, Db", absent, third));
@@ -198,7 +192,7 @@ published($third, 'r.again', 'an extension that is dropped and created again');
 is_deeply([ log_lines($node, $offset, $NOTEWORTHY) ], [], 'without a line in the log');
 
 # with messages on their way
-write_message($third, 'r.warm', 'x');
+write_to_outbox($third, 'r.warm', 'x');
 wait_until_drained($third);
 $nats->stall;
 $third->value(q(SELECT count(nats_publish_outbox('r.dropped.' || i, 'x')) FROM generate_series(1, 3000) i));
@@ -251,7 +245,7 @@ foreach my $round (1 .. 3)
 {
 	my $old = wait_for('a worker', sub { relay_pid($session) });
 	is($session->value("SELECT pg_terminate_backend($old)"), 't', 'the worker is terminated');
-	write_message($session, 'r.terminated', $round);
+	write_to_outbox($session, 'r.terminated', $round);
 	if ($round == 2)
 	{
 		# a reload makes the launcher look, and the list is the same
@@ -374,7 +368,7 @@ is_deeply([ grep { !/read-only|end-of-streaming|connect to the primary/ } log_li
 	my $there = PsqlSession->new($plain);
 	is($there->value(q(SELECT count(*) FROM nats_relay)), '0', 'not preloaded: the view is empty');
 	is($there->value(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'nats%')), '0', 'there is no process');
-	my $id = write_message($there, 'r.plain', 'x');
+	my $id = write_to_outbox($there, 'r.plain', 'x');
 	is(outbox_column($there, 'subject, attempts', $id), 'r.plain|0', 'messages can be written');
 	is($there->value("SELECT nats_relay_pause(), nats_relay_resume(), nats_outbox_retry($id), nats_outbox_retry(0), nats_outbox_retry_all()"),
 		'||t|f|0', 'and the functions work');

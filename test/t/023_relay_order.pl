@@ -42,12 +42,6 @@ sub clean
 # Subject and payload of every message, in the order of the stream.
 sub all { return map { "$_->{subject} $_->{payload}" } client()->consume('O'); }
 
-sub write_message
-{
-	my ($from, $subject, $payload) = @_;
-	return $from->value("SELECT nats_publish_outbox('$subject', '$payload')");
-}
-
 # A message that is refused holds up its subject, and only that
 
 {
@@ -56,7 +50,7 @@ sub write_message
 	$session->value(q(SELECT count(nats_publish_outbox('l.' || s, i::text)) FROM generate_series(1, 5) i, unnest('{a,b}'::text[]) s));
 	$session->value(q(SELECT count(nats_publish_outbox('o.free', i::text)) FROM generate_series(1, 50) i));
 	wait_for('refusals', sub { $session->value('SELECT count(*) FROM nats_outbox WHERE attempts > 0') eq '2' });
-	write_message($session, 'l.a', 6);
+	write_to_outbox($session, 'l.a', 6);
 	wait_for('the others', sub { $session->value(q(SELECT count(*) FROM nats_outbox WHERE subject = 'o.free')) eq '0' });
 	is($session->value(q(SELECT string_agg(subject || ' ' || encode(payload, 'escape') || ' ' || (attempts > 0), ', ' ORDER BY subject, id) FROM nats_outbox)),
 		'l.a 3 true, l.a 4 false, l.a 5 false, l.a 6 false, l.b 3 true, l.b 4 false, l.b 5 false', 'those behind a refused message wait for it');
@@ -87,8 +81,8 @@ sub write_message
 		$other->value("BEGIN; SELECT FROM nats_outbox WHERE id = $failed FOR UPDATE");
 		$refusing->js('STREAM.PURGE.L', { filter => "l.$try" });
 		wait_for('the message', sub { grep { $_->{subject} eq "l.$try" } $refusing->stream_messages('L') });
-		write_message($session, "l.$try", 'behind');
-		write_message($session, "o.$try", 'read after it');
+		write_to_outbox($session, "l.$try", 'behind');
+		write_to_outbox($session, "o.$try", 'read after it');
 		wait_for('that', sub { grep { $_ eq "o.$try read after it" } all() });
 		$session->value("INSERT INTO nats_outbox (id, subject, payload) OVERRIDING SYSTEM VALUE VALUES ($hidden, 'l.$try.hidden', '')");
 		$other->value('COMMIT');
@@ -107,8 +101,8 @@ sub write_message
 		$other->value("BEGIN; SELECT nats_publish_outbox('l.late.$try', 'late')");
 		$session->value("SELECT count(nats_publish_outbox('l.late.$try', i::text)) FROM generate_series(1, 3) i");
 		wait_for('a refusal', sub { $attempts->("l.late.$try") eq '1' });
-		write_message($session, "l.late.$try", 'behind');
-		write_message($session, "o.late.$try", 'read after it');
+		write_to_outbox($session, "l.late.$try", 'behind');
+		write_to_outbox($session, "o.late.$try", 'read after it');
 		wait_for('that', sub { grep { $_ eq "o.late.$try read after it" } all() });
 		$other->value('COMMIT');
 		my $committed = time;
@@ -182,8 +176,8 @@ foreach my $ordering ('strict', 'relaxed')
 	reconfigure($node, 'nats_publish.relay_ordering' => $ordering, 'nats_publish.relay_batch_size' => 20,
 		'nats_publish.relay_poll_interval' => '20ms');
 	$session->value('BEGIN');
-	my $late = write_message($session, 'o.late', 1);
-	cmp_ok($late, '<', write_message($other, 'o.late', 2), "$ordering: a transaction that commits first, with a higher id");
+	my $late = write_to_outbox($session, 'o.late', 1);
+	cmp_ok($late, '<', write_to_outbox($other, 'o.late', 2), "$ordering: a transaction that commits first, with a higher id");
 	wait_until_drained($other);
 	is_deeply([ all() ], ['o.late 2'], 'is published first');
 	$session->value('COMMIT');
@@ -192,7 +186,7 @@ foreach my $ordering ('strict', 'relaxed')
 
 	# in the middle of a long backlog, of which the rows before it are gone
 	$session->value('BEGIN');
-	write_message($session, 'o.late', 3);
+	write_to_outbox($session, 'o.late', 3);
 	$other->value(q(SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, 30000) i));
 	wait_for('a part of the backlog', sub { in_stream() > 2000 });
 	$nats->stall;    # so that the rest does not become shorter meanwhile
@@ -215,12 +209,12 @@ foreach my $ordering ('strict', 'relaxed')
 	reconfigure($node, 'nats_publish.relay_ordering' => undef, 'nats_publish.relay_batch_size' => 20,
 		'nats_publish.relay_poll_interval' => '1min');
 	$session->value('BEGIN');
-	write_message($session, 'o.session', 1);
+	write_to_outbox($session, 'o.session', 1);
 	$nats->stall;
 	$other->value(q(SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, 500) i));
 	wait_for_state($other, 'publishing');
 	$session->value('COMMIT');
-	write_message($session, 'o.session', 2);
+	write_to_outbox($session, 'o.session', 2);
 	$nats->resume;
 	wait_until_drained($session);
 	is_deeply([ grep { /session/ } all() ], [ 'o.session 1', 'o.session 2' ], 'strict: a session does not overtake itself in a backlog');
@@ -236,13 +230,13 @@ foreach my $end ('its time comes', 'it is deleted')
 	$session->value('SELECT nats_relay_pause()');
 	my $write_many = sub { $session->value("SELECT count(nats_publish_outbox('o.backlog.' || i % 7, i::text)) FROM generate_series(1, $_[0]) i") };
 	$write_many->(100);
-	my $first = write_message($session, 'o.behind', 1);
+	my $first = write_to_outbox($session, 'o.behind', 1);
 	my $wait = $end =~ /deleted/ ? '1 h' : '0';
 	$session->value("UPDATE nats_outbox SET attempts = 1, next_attempt_at = now() + interval '$wait' WHERE id = $first");
 	$write_many->(19);
-	write_message($session, 'o.behind', 2);
+	write_to_outbox($session, 'o.behind', 2);
 	$write_many->($end =~ /deleted/ ? 6_000 : 20);
-	write_message($session, 'o.behind', 3);
+	write_to_outbox($session, 'o.behind', 3);
 	$write_many->(100);
 	$session->value('SELECT nats_relay_resume()');
 	if ($end =~ /deleted/)
@@ -295,7 +289,7 @@ is_deeply([ map { "$_->{payload} $_->{headers}{'Nats-Msg-Id'}[0]" } client()->st
 	$observer->subscribe('o.again');
 	$client = client();
 	$client->delete_stream('O');
-	my $id = write_message($session, 'o.again', 'x');
+	my $id = write_to_outbox($session, 'o.again', 'x');
 	my $msg_id = outbox_column($session, 'msg_id', $id);
 	my @attempts = map { $observer->next_message->{headers}{'Nats-Msg-Id'}[0] } 1 .. 3;
 	$client->create_stream('O', ['o.>'], storage => 'file');
@@ -317,7 +311,7 @@ my $last = 0;
 foreach my $poll ('60s', '300ms')
 {
 	reconfigure($node, 'nats_publish.relay_poll_interval' => $poll);
-	write_message($session, 'o.settings', 'x');
+	write_to_outbox($session, 'o.settings', 'x');
 	wait_until_drained($session);
 	wait_for_state($session, 'idle');
 	$last = in_stream();
@@ -337,7 +331,7 @@ foreach my $poll ('60s', '300ms')
 			{
 				$session->value('SELECT nats_relay_pause()');
 				wait_for_state($session, 'paused');
-				write_message($session, 'o.wake', 'x');
+				write_to_outbox($session, 'o.wake', 'x');
 				sleep 0.2;
 				is(in_stream(), $last, 'nothing is published while the relay is paused');
 			}

@@ -25,11 +25,7 @@ my $node = relay_node('main',
 	'nats_publish.relay_max_attempts' => 2);
 my $session = PsqlSession->new($node);
 
-sub write_message
-{
-	my ($subject) = @_;
-	return $session->value("SELECT nats_publish_outbox('$subject', 'x')");
-}
+sub write_message { return write_to_outbox($session, @_); }
 
 sub publish_to { reconfigure($node, 'nats_publish.url' => $_[0]->url); return; }
 

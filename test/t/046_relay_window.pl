@@ -26,11 +26,7 @@ my $session = PsqlSession->new($node);
 my $other = PsqlSession->new($node);
 my $worker = relay_pid($session);
 
-sub write_message
-{
-	my ($subject, $payload) = @_;
-	return $session->value("SELECT nats_publish_outbox('$subject', '" . ($payload // 'x') . "')");
-}
+sub write_message { return write_to_outbox($session, @_); }
 
 sub stored
 {
@@ -38,7 +34,7 @@ sub stored
 	return map { $_->{payload} } grep { $_->{subject} eq $subject } NatsClient->new(url => $nats->url)->stream_messages($stream);
 }
 
-sub is_gone { my ($id) = @_; return $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0'; }
+sub is_gone { return is_written_down($session, @_); }
 
 # How long a message of another subject takes until it is stored and deleted, in seconds.
 sub healthy_time

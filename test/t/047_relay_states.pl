@@ -26,7 +26,7 @@ my $node = relay_node('main',
 my $session = PsqlSession->new($node);
 my $other = PsqlSession->new($node);
 
-sub write_message { my ($subject) = @_; return $session->value("SELECT nats_publish_outbox('$subject', 'x')"); }
+sub write_message { return write_to_outbox($session, @_); }
 sub stored { my ($subject) = @_; return scalar grep { $_->{subject} eq $subject } $client->stream_messages('S'); }
 sub doctor { my ($from) = @_; return ($from // $session)->value(q(SELECT status, detail FROM nats_check() WHERE check_name = 'relay')); }
 sub alarms { my ($offset) = @_; return [ log_lines($node, $offset, $ALARMING) ]; }

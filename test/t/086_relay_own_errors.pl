@@ -28,13 +28,9 @@ my $session = PsqlSession->new($node);
 my $other = PsqlSession->new($node);
 my $worker = relay_pid($session);
 
-sub write_message
-{
-	my ($subject, $payload) = @_;
-	return $session->value("SELECT nats_publish_outbox('$subject', '" . ($payload // 'x') . "')");
-}
+sub write_message { return write_to_outbox($session, @_); }
 
-sub is_gone { my ($id) = @_; return $session->value("SELECT count(*) FROM nats_outbox WHERE id = $id") eq '0'; }
+sub is_gone { return is_written_down($session, @_); }
 
 sub others_go
 {
