@@ -21,10 +21,6 @@
 #define NP_OUTBOX_FAILED(alias) \
 	alias "next_attempt_at IS NOT NULL AND (" alias "last_error IS NOT NULL OR " alias "attempts OPERATOR(pg_catalog.>) 0)"
 
-/* And wait for a stream, or for what somebody has to mend elsewhere (relay_row.c), which can take long. */
-#define NP_OUTBOX_WAITS_FOR_OTHERS(alias) \
-	"(left(" alias "last_error, 2) IN ('42', '53', '0A') OR left(" alias "last_error, 5) OPERATOR(pg_catalog.=) '58030')"
-
 /* Of the ids. */
 #define NP_OUTBOX_SEQUENCE	"nats_outbox_id_seq"
 

@@ -63,18 +63,19 @@ static NpStatement list_retried = {
 };
 
 /*
- * As np_statements_begin().  The plans are kept, and made when there may be
- * next to nothing in the tables: by their indexes all the same.
+ * The plans are kept, and made when there may be next to nothing in the tables:
+ * by their indexes all the same.  Returns the level of settings to leave.
  */
-static void
-begin(NpUser *caller, Oid schema, const char *table)
+static int
+go_by_indexes(void)
 {
 	/* costs of what is switched off would have each execution compiled */
 	static const char *const settings[][2] = {{"enable_seqscan", "off"}, {"enable_indexscan", "on"}, {"jit", "off"}};
+	int			level = NewGUCNestLevel();
 
-	np_statements_begin(caller, schema, table);
 	for (int i = 0; i < lengthof(settings); i++)
 		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
 }
 
 /* ---- One ------------------------------------------------------------------------------- */
@@ -87,7 +88,7 @@ retry_waiting(Oid schema, int64 id)
 	Datum		value = Int64GetDatum(id);
 	uint64		count;
 
-	begin(&caller, schema, "nats_outbox");
+	np_statements_begin(&caller, schema, "nats_outbox");
 	(void) np_statement_write(&make_due, schema, &value, NULL);
 	count = SPI_processed;
 	np_statements_end(&caller);
@@ -110,7 +111,7 @@ put_row(Oid schema, HeapTuple row, TupleDesc columns)
 	}
 	values[ID_SEQUENCE] = ObjectIdGetDatum(get_relname_relid(NP_OUTBOX_SEQUENCE, schema));
 	nulls[ID_SEQUENCE] = ' ';
-	begin(&caller, schema, "nats_outbox");
+	np_statements_begin(&caller, schema, "nats_outbox");
 	(void) np_statement_write(&put_back, schema, values, nulls);
 	count = SPI_processed;
 	np_statements_end(&caller);
@@ -127,7 +128,7 @@ retry_dead(Oid schema, int64 id)
 	uint64		found;
 	uint64		count = 0;
 
-	begin(&caller, schema, "nats_outbox_dead");
+	np_statements_begin(&caller, schema, "nats_outbox_dead");
 	(void) np_statement_write(&take_dead, schema, &value, NULL);
 	rows = SPI_tuptable;
 	found = SPI_processed;
@@ -137,6 +138,14 @@ retry_dead(Oid schema, int64 id)
 	return count;
 }
 
+static bool
+retry(Oid schema, int64 id)
+{
+	uint64		waiting = retry_waiting(schema, id);
+
+	return retry_dead(schema, id) + waiting > 0;
+}
+
 /*
  * Let the relay publish a message now, whether it is dead, has failed, or is
  * for later.  False: none has that id.
@@ -144,9 +153,11 @@ retry_dead(Oid schema, int64 id)
 bool
 np_outbox_retry(Oid schema, int64 id)
 {
-	uint64		waiting = retry_waiting(schema, id);
+	int			level = go_by_indexes();
+	bool		found = retry(schema, id);
 
-	return retry_dead(schema, id) + waiting > 0;
+	AtEOXact_GUC(true, level);
+	return found;
 }
 
 /* ---- All ------------------------------------------------------------------------------- */
@@ -162,7 +173,7 @@ list_ids(NpStatement *list, Oid schema, const char *table)
 	Datum		value;
 	bool		isnull;
 
-	begin(&caller, schema, table);
+	np_statements_begin(&caller, schema, table);
 	(void) np_statement_write(list, schema, NULL, NULL);
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	spi = MemoryContextSwitchTo(context);
@@ -184,7 +195,7 @@ retry_each(Oid schema, const ArrayType *ids)
 	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		retried += np_outbox_retry(schema, ((const int64 *) ARR_DATA_PTR(ids))[i]);
+		retried += retry(schema, ((const int64 *) ARR_DATA_PTR(ids))[i]);
 		MemoryContextReset(one);
 	}
 	MemoryContextSwitchTo(caller);
@@ -196,8 +207,11 @@ retry_each(Oid schema, const ArrayType *ids)
 int64
 np_outbox_retry_all(Oid schema)
 {
+	int			level = go_by_indexes();
 	ArrayType  *dead = list_ids(&list_dead, schema, "nats_outbox_dead");
-	ArrayType  *retried = list_ids(&list_retried, schema, "nats_outbox");
+	ArrayType  *failed = list_ids(&list_retried, schema, "nats_outbox");
+	int64		retried = retry_each(schema, dead) + retry_each(schema, failed);
 
-	return retry_each(schema, dead) + retry_each(schema, retried);
+	AtEOXact_GUC(true, level);
+	return retried;
 }

@@ -6,8 +6,7 @@
  * Bytes go to the socket when nothing else is in flight, so that a lone
  * message loses no time, and otherwise when FLUSH_BYTES have gathered; acks
  * are read as sending goes on, for a server disconnects a client that leaves
- * too many unread.  When the window is full, the call
- * waits for acks first.
+ * too many unread.  When the window is full, the call waits for acks first.
  *
  * An interrupt can leave any wait by longjmp.  What it leaves is a message
  * in the window, which the end of the transaction removes.

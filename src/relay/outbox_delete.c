@@ -40,15 +40,6 @@ typedef struct Target
 	AttrNumber	msg_id;
 } Target;
 
-/* A column of this type; InvalidAttrNumber: a statement is to say what is wrong. */
-static AttrNumber
-find_column(const char *name, Oid type)
-{
-	AttrNumber	number = get_attnum(np_outbox_table(), name);
-
-	return number != InvalidAttrNumber && get_atttype(np_outbox_table(), number) == type ? number : InvalidAttrNumber;
-}
-
 /* Would a DELETE do nothing but delete? */
 static bool
 is_plain(Relation table)
@@ -77,7 +68,6 @@ static bool
 is_row(const Target *target, const NpRow *row)
 {
 	bool		isnull;
-
 	Datum		id = slot_getattr(target->slot, target->id, &isnull);
 	Datum		msg_id;
 
@@ -109,11 +99,12 @@ delete_row(const Target *target, NpRow *row)
 uint64
 np_outbox_delete(NpRow *const *rows, int count)
 {
-	Target		target = {.table = table_open(np_outbox_table(), RowExclusiveLock)};
+	Target		target = {
+		.table = table_open(np_outbox_table(), RowExclusiveLock),
+		.id = np_outbox_column("id", INT8OID),
+		.msg_id = np_outbox_column("msg_id", TEXTOID)
+	};
 	uint64		deleted = 0;
-
-	target.id = find_column("id", INT8OID);
-	target.msg_id = find_column("msg_id", TEXTOID);
 
 	for (int i = 0; i < count; i++)
 		rows[i]->is_written = false;

@@ -45,11 +45,9 @@ static NpStatement mend_times = {
 	.text = "UPDATE %1$s.nats_outbox SET next_attempt_at = now() WHERE id IN (SELECT id FROM %1$s.nats_outbox"
 	" WHERE " NP_OUTBOX_FAILED("") " AND next_attempt_at > now() + interval '4 days' FOR UPDATE SKIP LOCKED)"
 };
-#define LONG_TIME	(4 * USECS_PER_DAY)
 
-/* The least time between two such looks, and the share of the time that they may take. */
+/* The least time between two such looks. */
 #define MEND_INTERVAL	NP_MILLISECONDS(10000)
-#define MEND_SHARE		200
 
 #define FROM_DUE	" FROM %1$s.nats_outbox AS o WHERE o.next_attempt_at <= now() AND (o.next_attempt_at, o.id) >= ($1, $2)"
 
@@ -231,12 +229,10 @@ time_of_next(const NpWaiting *waiting, TimestampTz now)
 static NpTime
 mend(void)
 {
-	NpTime		mend_begun = np_now();
-
-	if (mend_begun < next_mend)
+	if (np_now() < next_mend)
 		return next_mend;
 	np_outbox_execute(&mend_times, NULL, false);
-	next_mend = np_now() + Max(MEND_INTERVAL, (np_now() - mend_begun) * MEND_SHARE);
+	next_mend = np_now() + MEND_INTERVAL;
 	if (SPI_processed == 0)
 		return next_mend;
 	np_due_from_the_lowest();
@@ -247,7 +243,7 @@ mend(void)
 static NpTime
 read_failed(TimestampTz last, TimestampTz now, NpReading *reading, bool *has_more)
 {
-	NpTime		next = last > now + LONG_TIME ? mend() : NP_FOREVER;
+	NpTime		next = last > now + 4 * USECS_PER_DAY ? mend() : NP_FOREVER;
 
 	if (np_probes_have_released())
 		*has_more |= !np_probes_read_released(reading);

@@ -131,9 +131,9 @@ static KnownIndex index_waiting = {
 	.name = "nats_outbox_waiting",.definition = " USING btree (\"left\"(subject, 500) COLLATE \"C\", id)" WHERE_FAILED
 };
 
-/* Those that are read here can have been renamed, or be of other types. */
+/* Has it those that are read here? */
 static bool
-has_columns(const Source *source)
+has_columns(void)
 {
 	static const struct
 	{
@@ -142,12 +142,8 @@ has_columns(const Source *source)
 	}			columns[] = {{"id", INT8OID}, {"subject", TEXTOID}, {"msg_id", TEXTOID}, {"next_attempt_at", TIMESTAMPTZOID}};
 
 	for (int i = 0; i < lengthof(columns); i++)
-	{
-		AttrNumber	number = column_of(source, columns[i].name);
-
-		if (number == InvalidAttrNumber || get_atttype(RelationGetRelid(source->table), number) != columns[i].type)
+		if (np_outbox_column(columns[i].name, columns[i].type) == InvalidAttrNumber)
 			return false;
-	}
 	return true;
 }
 
@@ -156,7 +152,7 @@ is_index(const Source *source, KnownIndex *known)
 {
 	Form_pg_index index = source->index->rd_index;
 
-	if (index->indrelid != RelationGetRelid(source->table) || !index->indisvalid || index->indcheckxmin || !has_columns(source))
+	if (index->indrelid != RelationGetRelid(source->table) || !index->indisvalid || index->indcheckxmin || !has_columns())
 		return false;
 	if (known->checked != index->indexrelid)
 		known->checked = is_defined_so(index->indexrelid, known->definition) ? index->indexrelid : InvalidOid;

@@ -161,9 +161,12 @@ take_released(NpRow *row)
 	in_hand++;
 }
 
-/* What somebody has to mend elsewhere (np_row_waits_for_others), and is not tried within some time: the first rows, from a subject on, or before another one. */
+/*
+ * What waits for others (np_row_waits_for_others()), and is not tried within
+ * some time: the first rows, from a subject on, or before another one.
+ */
 #define FROM_WAITING(time) " FROM %1$s.nats_outbox AS o WHERE " NP_OUTBOX_FAILED("o.") " AND o.next_attempt_at > now() + interval '" time "'" \
-	" AND " NP_OUTBOX_WAITS_FOR_OTHERS("o.") " AND left(o.subject, 500) COLLATE \"C\" >= $1"
+	" AND (left(o.last_error, 2) IN ('42', '53', '0A') OR starts_with(o.last_error, '" NP_ROW_IN_DOUBT "')) AND left(o.subject, 500) COLLATE \"C\" >= $1"
 #define BEFORE	" AND left(o.subject, 500) COLLATE \"C\" < $2"
 #define BY_SUBJECT	" ORDER BY left(o.subject, 500) COLLATE \"C\", o.id"
 

@@ -14,7 +14,7 @@
 
 /* The columns that are read, of the table o; held: does the row wait for another one? */
 #define NP_ROW_COLUMNS(held) \
-	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, greatest(o.attempts, 0), coalesce(starts_with(o.last_error, '58030'), false)," \
+	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, greatest(o.attempts, 0), coalesce(starts_with(o.last_error, '" NP_ROW_IN_DOUBT "'), false)," \
 	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR coalesce(o.attempts > 0, false), o.ctid, o.next_attempt_at, " held \
 	", CASE WHEN starts_with(o.last_error, '" NP_ROW_UNBURIED "') THEN substr(o.last_error, length('" NP_ROW_UNBURIED "') + 1) END"
 

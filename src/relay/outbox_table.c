@@ -154,6 +154,15 @@ np_outbox_table(void)
 	return table;
 }
 
+/* A column of it, of this type; InvalidAttrNumber: somebody has changed that, and a statement is to say what is wrong. */
+AttrNumber
+np_outbox_column(const char *name, Oid type)
+{
+	AttrNumber	number = get_attnum(table, name);
+
+	return number != InvalidAttrNumber && get_atttype(table, number) == type ? number : InvalidAttrNumber;
+}
+
 Oid
 np_outbox_extension(void)
 {

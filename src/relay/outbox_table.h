@@ -20,6 +20,7 @@ extern bool np_outbox_was_begun(void);
 extern void np_outbox_refresh(void);
 extern bool np_outbox_has_rights(void);
 extern Oid	np_outbox_table(void);
+extern AttrNumber np_outbox_column(const char *name, Oid type);
 extern Oid	np_outbox_extension(void);
 extern int64 np_outbox_last_given(void);
 extern NpSession *np_outbox_session(void);

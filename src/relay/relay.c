@@ -83,9 +83,9 @@ static uint32 wakes_seen;		/* when it was looked last */
 static NpTime next_look;		/* unasked */
 static NpTime next_narrowing;	/* when lanes that have all the room are made narrower, ... */
 static NpTime next_widening;	/* ... and wider again */
-static NpTime next_unlock;		/* when rows that could not be written are tried again; NP_FOREVER: there are
+static NpTime next_kept;		/* when rows that could not be written are tried again; NP_FOREVER: there are
 								 * none */
-static NpTime unlock_delay = FIRST_KEPT_DELAY;
+static NpTime kept_delay = FIRST_KEPT_DELAY;
 static NpRelayState failing_as; /* some of them for an error; NP_RELAY_PUBLISHING: none */
 static NpTime first_ended;		/* since when rows have ended that are not written down; 0: none have */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
@@ -172,15 +172,15 @@ try_kept_later(const NpSettled *settled, bool were_tried)
 		ereport(LOG, (errmsg("nats_publish relay has written down what became of all messages")));
 	failing_as = settled->sqlerrcode == 0 ? NP_RELAY_PUBLISHING :
 		settled->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ? NP_RELAY_NO_RIGHTS : NP_RELAY_FAILING;
-	if (!settled->is_kept)
+	if (np_settle_kept() == 0)
 	{
-		next_unlock = NP_FOREVER;
-		unlock_delay = FIRST_KEPT_DELAY;
+		next_kept = NP_FOREVER;
+		kept_delay = FIRST_KEPT_DELAY;
 	}
-	else if (were_tried || next_unlock == NP_FOREVER)
+	else if (were_tried || next_kept == NP_FOREVER)
 	{
-		next_unlock = np_now() + unlock_delay;
-		unlock_delay = Min(unlock_delay * 2, LAST_KEPT_DELAY);
+		next_kept = np_now() + kept_delay;
+		kept_delay = Min(kept_delay * 2, LAST_KEPT_DELAY);
 	}
 }
 
@@ -189,7 +189,7 @@ static void
 settle(void)
 {
 	NpSettled	settled;
-	bool		kept_too = np_now() >= next_unlock;
+	bool		kept_too = np_now() >= next_kept;
 
 	/* what ends meanwhile is another time's */
 	must_settle = false;
@@ -218,7 +218,7 @@ settle(void)
 static bool
 is_time_to_settle(void)
 {
-	if (must_settle || np_now() >= next_unlock)
+	if (must_settle || np_now() >= next_kept)
 		return true;
 	if (np_settle_waiting() == 0)
 		return false;
@@ -385,7 +385,7 @@ wait_for_answers(void)
 			limit = Min(limit, np_now() + SLOW);
 		if (first_ended > 0)
 			limit = Min(limit, first_ended + SETTLE_DELAY);
-		limit = Min(limit, next_unlock);
+		limit = Min(limit, next_kept);
 	}
 	(void) np_session_wait(session, NP_WAIT_ACK, can_go_on, NULL, np_ack_timeout, limit);
 }
@@ -435,7 +435,7 @@ is_idle(void)
 static NpTime
 next_round(void)
 {
-	NpTime		next = Min(Min(next_look, next_unlock), np_source_next_back());
+	NpTime		next = Min(Min(next_look, next_kept), np_source_next_back());
 
 	return may_look() ? next : Min(next, np_now() + SLOW);
 }
@@ -556,8 +556,8 @@ follow_settings(void)
 {
 	np_source_look_again();
 	must_look = true;
-	unlock_delay = FIRST_KEPT_DELAY;
-	next_unlock = Min(next_unlock, np_now() + unlock_delay);
+	kept_delay = FIRST_KEPT_DELAY;
+	next_kept = Min(next_kept, np_now() + kept_delay);
 }
 
 /* The worker of the slot `argument`; its database is in bgw_extra. */
@@ -569,7 +569,7 @@ np_relay_main(Datum argument)
 	stopped_as = NP_RELAY_PUBLISHING;
 	np_flight_of(&flight_owner);
 	failing_as = NP_RELAY_PUBLISHING;
-	next_unlock = NP_FOREVER;
+	next_kept = NP_FOREVER;
 	must_look = true;
 	HOLD_CANCEL_INTERRUPTS();
 	for (;;)

@@ -294,3 +294,12 @@ np_row_doubt(NpRow *row, const NpFailure *failure)
 	row->state = NP_ROW_DOUBTED;
 	return true;
 }
+
+/* The last_error of a row in the table, palloc'd. */
+char *
+np_row_last_error(bool in_doubt, const char *sqlstate, const char *error)
+{
+	if (in_doubt && strcmp(sqlstate, NP_ROW_IN_DOUBT) != 0)
+		return psprintf(NP_ROW_IN_DOUBT ": %s; an earlier attempt may have stored it", error);
+	return psprintf("%s: %s", sqlstate, error);
+}

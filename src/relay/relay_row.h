@@ -28,6 +28,9 @@ typedef enum NpRowState
 	NP_ROW_DOUBTED				/* it may be stored, which is to be noted */
 } NpRowState;
 
+/* How last_error begins, for good, of one that may be stored. */
+#define NP_ROW_IN_DOUBT	"58030"
+
 /* How last_error of one begins that is dead, and waits in the table until that can be written down; the error of its own follows. */
 #define NP_ROW_UNBURIED "22000: dead, but not taken by nats_outbox_dead: "
 
@@ -85,6 +88,7 @@ extern void np_row_wait_for_stream(NpRow *row, const NpFailure *failure);
 extern bool np_row_holds_untold(const NpRow *row);
 extern bool np_row_waits_for_others(const NpRow *row);
 extern void np_row_put_off(NpRow *row, const NpFailure *failure);
+extern char *np_row_last_error(bool in_doubt, const char *sqlstate, const char *error);
 extern bool np_row_doubt(NpRow *row, const NpFailure *failure);
 
 #endif							/* NP_RELAY_ROW_H */

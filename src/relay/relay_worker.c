@@ -172,7 +172,6 @@ np_worker_report_works(void)
 	if (is_failing)
 		ereport(LOG, (errmsg("%s publishes again", name())));
 	is_failing = false;
-	np_worker_end_pause();
 }
 
 /* Something was published, or was known to fail.  That of which the connection is lost by now is no success. */
@@ -182,6 +181,7 @@ np_worker_report_success(const NpSession *session)
 	if (!np_worker_is_connected(session))
 		return;
 	np_worker_report_works();
+	np_worker_end_pause();
 	np_relay_slot_set_url(slot, np_connection_identity(session->connection).url);
 }
 

@@ -34,9 +34,6 @@
 #include "relay/settling.h"
 #include "stats/stats.h"
 
-/* With what the last_error of a row begins for good once it may be stored. */
-#define IN_DOUBT		"58030"
-
 /* The longest time between two attempts, seconds. */
 #define LAST_DELAY		30
 
@@ -207,17 +204,9 @@ is_put_off(const NpRow *row)
 
 /* The last_error of a row, palloc'd. */
 static char *
-describe_error(const NpRow *row)
-{
-	if (row->in_doubt && strcmp(row->sqlstate, IN_DOUBT) != 0)
-		return psprintf("%s: %s; an earlier attempt may have stored it", IN_DOUBT, row->error);
-	return psprintf("%s: %s", row->sqlstate, row->error);
-}
-
-static char *
 describe(const NpRow *row)
 {
-	char	   *error = describe_error(row);
+	char	   *error = np_row_last_error(row->in_doubt, row->sqlstate, row->error);
 
 	return row->was_dead && row->state != NP_ROW_DEAD ? psprintf(NP_ROW_UNBURIED "%s", error) : error;
 }
@@ -421,7 +410,6 @@ find_locked(const Rows *rows, uint64 not_found, NpSettled *settled)
 static void
 keep_unwritten(NpRow *row, NpSettled *settled)
 {
-	settled->is_kept = true;
 	/* one that is only in doubt is read again, and must not be in hand then */
 	if (row->state == NP_ROW_DOUBTED)
 		settled->is_changed = true;
@@ -769,7 +757,6 @@ np_settle(NpSettled *settled, bool kept_too)
 		try_kept_again();
 	write_carefully(delete_stored, settled);
 	write_carefully(write_failed, settled);
-	settled->is_kept = kept_count > 0;
 	settled->sqlerrcode = kept_error;
-	is_careful = settled->is_kept;
+	is_careful = kept_count > 0;
 }

@@ -19,8 +19,8 @@ typedef struct NpSettled
 	bool		is_changed;		/* somebody else has deleted or edited rows that were on their way */
 	bool		has_returned;	/* rows that are in doubt, which are read again */
 	bool		has_let_go;		/* rows that held up others are there no more */
-	bool		is_kept;		/* rows could not be written yet ... */
-	int			sqlerrcode;		/* ... for such an error; 0: only because others have locked them */
+	int			sqlerrcode;		/* for which rows could not be written yet; 0: at most because others have
+								 * locked them */
 	NpTime		next_due;		/* when the first of those that failed is to be tried again, or others be
 								 * probed; NP_FOREVER: none has */
 	char	   *error;			/* of one that failed, or could not be written; NULL: none.  palloc'd. */

@@ -13,8 +13,9 @@
  * A replicated stream is barred.  Its leader can't see the id before while that
  * message is still being agreed on; and from 2.14 on a replica that does not
  * find the id, when it applies a message, freezes the stream for good
- * (nats-server 2.14 and 2.15).  As any stream of a cluster can become a replicated one
- * at any time, those of a server that names a cluster are barred, too.
+ * (nats-server 2.14 and 2.15).  As any stream of a cluster can become a
+ * replicated one at any time, those of a server that names a cluster are barred,
+ * too.
  *
  * Chained messages keep the headers that chain them.  Before 2.11.5 a stream that
  * mirrors this one, and before 2.10.14 one that has it as a source, applies them

@@ -48,9 +48,6 @@
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 
-/* Of a message that may be stored, as the relay of the table has it. */
-#define IN_DOUBT	"58030"
-
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
@@ -254,13 +251,11 @@ static Datum
 make_error(const Move *move)
 {
 	bool		in_doubt = move->row->in_doubt;
-	const char *status = move->is_unburied ? NP_ROW_UNBURIED : "";
 
 	if (move->error == NULL)
-		return CStringGetTextDatum(in_doubt ? IN_DOUBT ": an earlier attempt may have stored it" : "");
-	if (in_doubt && strcmp(move->sqlstate, IN_DOUBT) != 0)
-		return CStringGetTextDatum(psprintf("%s" IN_DOUBT ": %s; an earlier attempt may have stored it", status, move->error));
-	return CStringGetTextDatum(psprintf("%s%s: %s", status, move->sqlstate, move->error));
+		return CStringGetTextDatum(in_doubt ? NP_ROW_IN_DOUBT ": an earlier attempt may have stored it" : "");
+	return CStringGetTextDatum(psprintf("%s%s", move->is_unburied ? NP_ROW_UNBURIED : "",
+										np_row_last_error(in_doubt, move->sqlstate, move->error)));
 }
 
 static int64
