@@ -704,6 +704,19 @@ COMMENT ON CONSTRAINT nats_published_ddl_check ON nats_published_ddl IS 'the sub
 COMMENT ON INDEX nats_published_ddl_one IS 'there is one way to publish DDL';
 SELECT pg_catalog.pg_extension_config_dump('nats_published_ddl', '');
 
+-- These two write the table as its owner, who may be somebody else than the superuser who calls.
+CREATE FUNCTION nats_keep_ddl(subject text, delivery text)
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_keep_ddl(text, text)
+IS 'write nats_published_ddl, for nats_publish_ddl()';
+
+CREATE FUNCTION nats_forget_ddl()
+RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION nats_forget_ddl()
+IS 'empty nats_published_ddl, for nats_unpublish_ddl()';
+
 -- What is looked for when it is called has its schema of then: the name of now can be another schema's by that time.
 CREATE FUNCTION nats_unpublish_ddl()
 RETURNS boolean
@@ -719,7 +732,7 @@ BEGIN
         EXECUTE format('DROP EVENT TRIGGER %I', trigger);
         dropped := true;
     END LOOP;
-    EXECUTE format('DELETE FROM %s.nats_published_ddl', schema);
+    EXECUTE format('SELECT %s.nats_forget_ddl()', schema);
     RETURN dropped;
 END
 $$;
@@ -737,7 +750,7 @@ BEGIN
     EXECUTE format('SELECT %s.nats_unpublish_ddl()', schema);
     EXECUTE format('CREATE EVENT TRIGGER nats_publish_ddl ON ddl_command_end EXECUTE FUNCTION %s.nats_publish_command()', schema);
     EXECUTE format('CREATE EVENT TRIGGER nats_publish_drop ON sql_drop EXECUTE FUNCTION %s.nats_publish_command()', schema);
-    EXECUTE format('INSERT INTO %s.nats_published_ddl VALUES ($1, $2)', schema) USING subject, delivery;
+    EXECUTE format('SELECT %s.nats_keep_ddl($1, $2)', schema) USING subject, delivery;
 END
 $$;
 COMMENT ON FUNCTION nats_publish_ddl(text, text)
@@ -869,6 +882,8 @@ REVOKE ALL ON FUNCTION nats_publish_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_grant(regrole, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_command() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_check_ddl(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_keep_ddl(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION nats_forget_ddl() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_ddl(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_unpublish_ddl() FROM PUBLIC;
 REVOKE ALL ON FUNCTION nats_publish_table(regclass, text, text, text, text, text[], text[], text[], text, jsonb, boolean, text[], text, text, boolean, text) FROM PUBLIC;

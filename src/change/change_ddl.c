@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
 #include "tcop/tcopprot.h"
@@ -33,9 +34,21 @@
 
 PG_FUNCTION_INFO_V1(nats_publish_command);
 PG_FUNCTION_INFO_V1(nats_check_ddl);
+PG_FUNCTION_INFO_V1(nats_keep_ddl);
+PG_FUNCTION_INFO_V1(nats_forget_ddl);
 
 static NpStatement read_options = {
 	.text = "SELECT subject, delivery FROM %s.nats_published_ddl"
+};
+
+static NpStatement forget_options = {
+	.text = "DELETE FROM %s.nats_published_ddl"
+};
+
+static NpStatement keep_options = {
+	.text = "INSERT INTO %s.nats_published_ddl (subject, delivery) VALUES ($1, $2)",
+	.argument_count = 2,
+	.types = {TEXTOID, TEXTOID}
 };
 
 /* As JSON.  What an extension's script does is in its own CREATE or ALTER EXTENSION. */
@@ -235,4 +248,40 @@ nats_check_ddl(PG_FUNCTION_ARGS)
 		np_raise_fault(NP_FAULT_FEATURE, "Use the delivery \"outbox\".", "commands cannot be published from the WAL");
 	np_message_check_subject(render_subject(text_to_cstring(PG_GETARG_TEXT_PP(0)), "CREATE TABLE"));
 	PG_RETURN_BOOL(true);
+}
+
+/* ---- nats_published_ddl ---------------------------------------------------------------- */
+
+/*
+ * Who publishes DDL is a superuser, as he creates event triggers.  The table can
+ * be somebody else's, whose triggers must not have his rights.
+ */
+static void
+write_options(FunctionCallInfo fcinfo, NpStatement *statement, Datum *values, const char *nulls)
+{
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	NpUser		caller;
+
+	np_statements_begin(&caller, schema, "nats_published_ddl");
+	(void) np_statement_write(statement, schema, values, nulls);
+	np_statements_end(&caller);
+}
+
+/* nats_keep_ddl(subject, delivery): have that in nats_published_ddl; raises 23502, and what nats_check_ddl() does */
+Datum
+nats_keep_ddl(PG_FUNCTION_ARGS)
+{
+	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	const char	nulls[] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' '};
+
+	write_options(fcinfo, &keep_options, values, nulls);
+	PG_RETURN_VOID();
+}
+
+/* nats_forget_ddl(): have nothing in nats_published_ddl */
+Datum
+nats_forget_ddl(PG_FUNCTION_ARGS)
+{
+	write_options(fcinfo, &forget_options, NULL, NULL);
+	PG_RETURN_VOID();
 }

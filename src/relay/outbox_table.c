@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/user.h"
 #include "outbox/outbox.h"
 #include "publish/current_session.h"
 #include "relay/outbox_table.h"
@@ -37,8 +38,7 @@ static Oid	sequence;			/* of its ids */
 static Oid	extension;			/* whose it is */
 static char *schema;			/* its, quoted */
 static NpSession *session;		/* on which its messages go out */
-static Oid	worker;				/* who we are outside of transactions ... */
-static int	worker_context;		/* ... and in which security context */
+static NpUser worker;			/* who we are outside of transactions */
 static bool is_owner;			/* the last transaction has come so far that it worked as the owner */
 static int64 waiting;			/* about how many rows wait to be tried again */
 
@@ -93,7 +93,6 @@ np_outbox_begin(MemoryContext *caller)
 
 	*caller = CurrentMemoryContext;
 	is_owner = false;
-	GetUserIdAndSecContext(&worker, &worker_context);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -102,20 +101,20 @@ np_outbox_begin(MemoryContext *caller)
 		return false;
 	/* before we are somebody else; it may be looked up in the catalogs */
 	session = np_current_session();
-	/* an abort restores the user */
-	SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	np_user_become_owner(&worker, owner);
 	is_owner = true;
 	return true;
 }
 
-/* End it.  Deferred triggers are the owner's, too. */
+/* End it.  No trigger is deferred in a restricted operation, so nothing of the owner's is executed any more. */
 void
 np_outbox_commit(MemoryContext caller)
 {
 	SPI_finish();
+	if (is_owner)
+		np_user_return(&worker);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	SetUserIdAndSecContext(worker, worker_context);
 	MemoryContextSwitchTo(caller);
 }
 

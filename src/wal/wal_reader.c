@@ -166,11 +166,38 @@ pump_sometimes(void)
 		pump_in_time();
 }
 
-/* A few changes can take long then. */
+/* Does the next message wait until others see what its transaction has written?  That is a matter of moments. */
+static bool
+is_not_seen_yet(void)
+{
+	const NpWalRecord *record = np_wal_queue_peek();
+	const NpWalTransaction *transaction = record == NULL ? NULL : np_wal_record_transaction(record);
+
+	return transaction != NULL && transaction->was_awaited && !transaction->is_seen;
+}
+
+/* What is in the queue is sent now, as far as it can be. */
+static void
+pump_all(void)
+{
+	NpTime		limit = np_now() + PUMP_INTERVAL;
+
+	pump();
+	while (is_not_seen_yet() && np_now() < limit)
+	{
+		np_sleep_briefly(1000);
+		pump();
+	}
+}
+
+/* A few changes can take long then: what was committed before does not wait for the first of them. */
 static void
 before_others(XLogRecPtr commit)
 {
-	pump_in_time();
+	if (others_in != commit && np_wal_queue_count() > 0)
+		pump_all();
+	else
+		pump_in_time();
 	others_in = commit;
 	may_be_late = true;
 }

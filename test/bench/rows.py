@@ -905,7 +905,8 @@ def wal_per_minute(relay, seconds, retried=False):
     changed first.
     """
     if retried:
-        relay.session.run("UPDATE nats_outbox AS o SET next_attempt_at = now() + (last - now()) * n / count "
+        # a join in several batches would scatter what lies side by side
+        relay.session.run("SET work_mem = '1GB';\nUPDATE nats_outbox AS o SET next_attempt_at = now() + (last - now()) * n / count "
                           "FROM (SELECT id, max(next_attempt_at) OVER () AS last, count(*) OVER () AS count, "
                           "row_number() OVER (ORDER BY next_attempt_at, id) / 250 * 250 AS n "
                           "FROM nats_outbox WHERE next_attempt_at IS NOT NULL) AS due WHERE o.id = due.id;")

@@ -278,14 +278,19 @@ is(relay_pid($session), $worker, 'all by the same worker');
 		CREATE TRIGGER climb BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION climb();
 		CREATE FUNCTION who_am_i() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO public.who VALUES (current_user);
+			INSERT INTO public.who VALUES (concat_ws(' ', current_user, nullif(current_setting('app.mark', true), '')));
+			PERFORM set_config('app.mark', 'was here', false), set_config('search_path', 'public, pg_catalog', false);
 			RETURN NULL;
 		END $$;
 		CREATE TRIGGER who_am_i AFTER DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION who_am_i()));
-	write_message('w.climb');
+	foreach (1, 2)
+	{
+		my $id = write_message('w.climb');
+		wait_for('a delete', sub { is_gone($id) });
+	}
 	ok(eval { wait_until_drained($session, 20) }, 'a table that was given away is relayed') or diag(relay_column($session, 'last_error'));
 	is($session->value('SELECT rolsuper FROM pg_roles WHERE rolname = $$app$$'), 'f', 'its owner does not become superuser by its triggers');
-	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app', 'which are executed as the owner');
+	is($session->value('SELECT string_agg(name, $$, $$) FROM who'), 'app, app', 'which are executed as the owner, whose settings do not stay');
 }
 
 # ---- The same, when functions write the tables for others
@@ -356,12 +361,27 @@ is(relay_pid($session), $worker, 'all by the same worker');
 	}
 	$session->value('DROP TRIGGER late ON nats_outbox');
 
-	# what is only read, with a policy of the owner
-	$session->value('ALTER TABLE nats_published_ddl OWNER TO app');
+	# how DDL is published, written by a superuser
+	$session->value('ALTER TABLE nats_published_ddl OWNER TO app; GRANT EXECUTE ON FUNCTION nats_check_ddl(text, text) TO app');
+	PsqlSession->new($node, user => 'app')->value(q(CREATE TRIGGER climb_function BEFORE INSERT OR DELETE ON nats_published_ddl
+		FOR EACH ROW EXECUTE FUNCTION climb_nats_outbox()));
+	$names->();
+	foreach (q(nats_publish_ddl('w.ddl', 'outbox')), q(nats_publish_ddl('w.ddl', 'outbox')), 'nats_unpublish_ddl()')
+	{
+		$session->value("SELECT $_");
+		is($session->value($rights), 'app, grave', "$_ gives no rights");
+		is($names->(), 'app', 'as it writes as the owner');
+	}
+	is($session->value('SHOW search_path'), '"$user", public', 'whose settings do not stay');
+	$session->value('DROP TRIGGER climb_function ON nats_published_ddl');
+
+	# and read, with a policy of the owner
 	PsqlSession->new($node, user => 'app')->value(q(CREATE TABLE late (i int);
 		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION climb_nats_outbox();
 		CREATE FUNCTION see() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.late VALUES (1); RETURN true; END$$;
-		CREATE POLICY see ON nats_published_ddl USING (see());
+		CREATE POLICY see ON nats_published_ddl FOR SELECT USING (see());
+		CREATE POLICY write ON nats_published_ddl FOR INSERT WITH CHECK (true);
+		CREATE POLICY empty ON nats_published_ddl FOR DELETE USING (true);
 		ALTER TABLE nats_published_ddl FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY));
 	$session->value(q(SELECT nats_publish_ddl('w.ddl', 'outbox')));
 	is($session->sqlstate('CREATE TABLE told (i int)'), '42501', 'how DDL is published is read in a restricted operation, too');

@@ -128,6 +128,9 @@ is(dead(), 'w.t.22 40001, w.t.23 40001, w.t.24 40001, w.t.25 55P03, w.t.26 55P03
 	kill('CONT', $pid);
 	# all of it takes 32 s
 	my $seen = '';
+	my $started = time;
+	wait_for('a message', sub { $seen .= ' ' . subjects(); $seen =~ /w\.before/ });
+	cmp_ok(time - $started, '<', 4, 'what was committed before does not wait for the first of them');
 	ok(eval { wait_for('messages', sub { $seen .= ' ' . subjects(); $seen =~ /w\.before.*w\.t\.28/ }, 20) }, 'neither what was committed before nor what is decoded waits for the rest')
 		or diag($seen);
 	wait_for_wal('many changes of which others\' code takes its time');
