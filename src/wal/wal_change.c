@@ -10,65 +10,41 @@
  * becomes is then what the trigger would have made of it (change/).
  *
  * A message that can't be made must neither stop the slot nor be lost: it is
- * taken with its error.  What makes messages is PostgreSQL's own code and ours,
- * which leave nothing behind but memory; so the error is caught without a
- * subtransaction, which would be dear.  With one is done what somebody else's
- * code has a part in (a type's output, a cast to json), and all in a
- * transaction in which an error was met, or was too severe to be caught: that
- * stops decoding, which begins again and then comes here knowing better.  All
- * is done as the table's owner in a restricted operation.
+ * tried (wal_attempt.c), and taken with its error.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
-#include "access/xact.h"
+#include "access/htup_details.h"
 #include "access/xlog.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
-#include "executor/tuptable.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/timeout.h"
 
-#include "base/catch.h"
 #include "base/compat.h"
 #include "base/encoding.h"
-#include "base/report.h"
 #include "base/settings.h"
-#include "base/subtransaction.h"
-#include "base/user.h"
 #include "base/wait.h"
 #include "change/change_cache.h"
 #include "change/change_counts.h"
 #include "change/change_filter.h"
-#include "change/change_wal.h"
 #include "change/output_settings.h"
 #include "message/annotations.h"
 #include "publish/policy.h"
 #include "publish/role_bounds.h"
+#include "wal/wal_attempt.h"
 #include "wal/wal_change.h"
-#include "wal/wal_trouble.h"
+#include "wal/wal_row.h"
 
 /* How long it may take until other bounds of a role count: now, and among the commits that are decoded. */
 #define BOUNDS_AGE		NP_MILLISECONDS(10000)
-
-/* For so long others' code may work at one change, and at the error that cancels it then, ms. */
-#define MAX_CHANGE_TIME	10000
-#define MAX_CANCEL_TIME	3000
-
-/* And for so long at all changes of a transaction, of which there can be many, with as much for each change: nothing is confirmed meanwhile. */
-#define MAX_TRANSACTION_TIME	30000
-#define MORE_FOR_EACH_CHANGE	10
 
 /* The changes of the transaction that is being decoded. */
 typedef struct NpDecodedChanges
@@ -77,12 +53,7 @@ typedef struct NpDecodedChanges
 	NpChangeTransaction transaction;
 	char		id[2 * 16 + 1]; /* how the ids of its messages begin */
 	NpChangeCounts counts;
-	bool		is_careful;		/* nothing is done without a subtransaction */
-	bool		is_endless;		/* others' code is not called: it could not be canceled ... */
-	const char *others_error;	/* ... or decoding ended behind it, so; NULL: neither */
-	int			others_sqlstate;
-	NpTime		others_time;	/* for which it has worked ... */
-	int64		others_calls;	/* ... in so many attempts */
+	NpWalAttempts attempts;
 } NpDecodedChanges;
 
 /* One change, of which one trigger makes messages. */
@@ -96,8 +67,7 @@ typedef struct Work
 	HeapTuple	new;
 	int			place;			/* of its first message, behind all that other triggers can make of the
 								 * change */
-	bool		is_protected;	/* others' code may be called */
-	bool		needs_protection;
+	NpWalAttempt attempt;
 	NpChangePlan *plan;			/* NULL: not found yet */
 	NpChangeGroup *group;		/* where it is counted, and how many were before; NULL: nowhere */
 	NpChangedTable *table;
@@ -109,7 +79,6 @@ typedef struct Work
 	NpMessage	messages[NP_MAX_CHANGE_MESSAGES];
 } Work;
 
-static NpWalBeforeOthers before_others;
 static Oid	our_function;		/* known to be our trigger function; InvalidOid: none is */
 
 static void
@@ -120,253 +89,17 @@ on_function_change(Datum argument, int cache, uint32 hash)
 
 /* To be called before decoding, outside of a transaction. */
 void
-np_wal_change_init(NpWalBeforeOthers listener)
+np_wal_change_init(void)
 {
-	before_others = listener;
 	np_output_settings_fix();
 	CacheRegisterSyscacheCallback(PROCOID, on_function_change, (Datum) 0);
 }
 
-/* ---- Errors --------------------------------------------------------------------------- */
-
-/* Without a subtransaction: internal errors can come from anywhere. */
-static bool
-is_catchable(int sqlstate)
-{
-	return !np_is_of_server(sqlstate) && ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_INTERNAL_ERROR;
-}
-
-static XLogRecPtr
-commit_of(const Work *work)
-{
-	return work->changes->transaction.commit_lsn;
-}
-
-typedef struct OwnersWork
-{
-	void		(*function) (void *);
-	Work	   *work;
-} OwnersWork;
-
-static void
-do_as_owner(void *argument)
-{
-	const OwnersWork *owners = argument;
-	NpUser		worker;
-
-	np_user_become_owner(&worker, owners->work->relation->rd_rel->relowner);
-
-	/*
-	 * who writes needs a transaction id, with which decoding can't end well; this ends with the
-	 * subtransaction
-	 */
-	XactReadOnly = true;
-	/* a background worker has no statement, and so nothing else that limits it */
-	enable_timeout_after(STATEMENT_TIMEOUT, MAX_CHANGE_TIME);
-	np_wal_trouble_limit(commit_of(owners->work), MAX_CHANGE_TIME, MAX_CANCEL_TIME);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	owners->function(owners->work);
-	PopActiveSnapshot();
-	np_user_return(&worker);
-}
-
-static void
-count_attempt(Work *work, NpTime took)
-{
-	if (!work->needs_protection)
-		return;
-	work->changes->others_time += took;
-	work->changes->others_calls++;
-}
-
-/* With one, PostgreSQL ends decoding behind the transaction, each time; a subtransaction does not give it back. */
-static void
-check_transaction_id(void)
-{
-	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			 errmsg("a cast to json in this transaction has taken a transaction id, which it must not")));
-}
-
-static ErrorData *
-attempt_in_subtransaction(void (*function) (void *), Work *work)
-{
-	OwnersWork	owners = {function, work};
-	NpTime		took;
-	ErrorData  *error;
-
-	if (work->needs_protection)
-		before_others(commit_of(work));
-	took = np_now();
-	error = np_try_subtransaction(do_as_owner, &owners);
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	np_wal_trouble_no_limit();
-	took = np_now() - took;
-	count_attempt(work, took);
-	check_transaction_id();
-	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && took >= NP_MILLISECONDS(MAX_CHANGE_TIME)))
-		return error;
-	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit_of(work), error->sqlerrcode, took, work->needs_protection))
-		ReThrowError(error);
-	return error;
-}
-
-/* Without a subtransaction: the error, if it could be caught so; another aborts the transaction, and with that it is itself again. */
-static ErrorData *
-attempt_alone(void (*function) (void *), Work *work)
-{
-	NpUser		worker;
-	ErrorData  *error;
-
-	/* never the superuser that this process is, whatever is thought of what has a part in it */
-	np_user_become_owner(&worker, work->relation->rd_rel->relowner);
-	np_wal_trouble_expect(commit_of(work));
-	error = np_catch(function, work, is_catchable);
-	np_wal_trouble_expect(InvalidXLogRecPtr);
-	np_user_return(&worker);
-	return error;
-}
-
-/* Do something that may raise; NULL: it did not. */
+/* Do something that may raise, as the table's owner; NULL: it did not. */
 static ErrorData *
 attempt(void (*function) (void *), Work *work)
 {
-	ErrorData  *error;
-
-	work->is_protected = work->changes->is_careful || work->needs_protection;
-	error = work->is_protected ? attempt_in_subtransaction(function, work) : attempt_alone(function, work);
-	work->changes->is_careful |= error != NULL;
-	return error;
-}
-
-/* ---- Rows ------------------------------------------------------------------------------ */
-
-/* An old row that is not there is as the new one, as far as it would be. */
-static void
-put_same_row(const NpChangeWal *wal)
-{
-	TupleTableSlot *old = wal->old;
-
-	ExecClearTuple(old);
-	for (int i = 0; i < old->tts_tupleDescriptor->natts; i++)
-	{
-		old->tts_values[i] = wal->new->tts_values[i];
-		old->tts_isnull[i] = !wal->in_old[i] || wal->new->tts_isnull[i];
-	}
-	ExecStoreVirtualTuple(old);
-}
-
-static bool
-is_out_of_line(const TupleTableSlot *slot, int place)
-{
-	return TupleDescAttr(slot->tts_tupleDescriptor, place)->attlen == -1 && !slot->tts_isnull[place] &&
-		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(slot->tts_values[place]));
-}
-
-/*
- * What is still out of line after decoding was not touched: it is taken from
- * the old row, or it is not known.  It is never fetched: it may be gone.
- */
-static const bool *
-complete_new_row(const NpChangePlan *plan, const NpChange *change)
-{
-	TupleTableSlot *new = change->new;
-	bool	   *unchanged = NULL;
-
-	for (int i = 0; i < plan->column_count; i++)
-	{
-		int			place = plan->places[i];
-
-		if (place < 0 || !is_out_of_line(new, place))
-			continue;
-		if (change->old != NULL && plan->wal->in_old[place] && !change->old->tts_isnull[place])
-			new->tts_values[place] = change->old->tts_values[place];
-		else
-		{
-			unchanged = unchanged != NULL ? unchanged : palloc0(sizeof(bool) * plan->column_count);
-			unchanged[i] = true;
-		}
-	}
-	return unchanged;
-}
-
-static TupleTableSlot *
-put_row(TupleTableSlot *slot, HeapTuple row)
-{
-	if (row == NULL)
-		return NULL;
-	ExecStoreHeapTuple(row, slot, false);
-	slot_getallattrs(slot);
-	return slot;
-}
-
-static void
-put_rows(Work *work)
-{
-	const NpChangeWal *wal = work->plan->wal;
-	NpChange   *change = &work->change;
-
-	change->unchanged = NULL;
-	change->old = put_row(wal->old, work->old);
-	change->new = put_row(wal->new, work->new);
-	if (change->new == NULL)
-		return;
-	if (change->op == NP_UPDATE && change->old == NULL && wal->filter != NULL)
-	{
-		put_same_row(wal);
-		change->old = wal->old;
-	}
-	if (HeapTupleHasExternal(work->new))
-		change->unchanged = complete_new_row(work->plan, change);
-}
-
-/* Slots point into what is the decoder's. */
-static void
-clear_rows(const NpChangeWal *wal)
-{
-	ExecClearTuple(wal->old);
-	ExecClearTuple(wal->new);
-}
-
-/* Raises 0A000 when there is no row. */
-static void
-check_rows(const NpChangePlan *plan, const NpChange *change)
-{
-	np_change_wal_check_op(plan, change->op);
-	if ((change->op != NP_DELETE && change->op != NP_TRUNCATE && change->new == NULL) ||
-		(change->op == NP_DELETE && change->old == NULL))
-		np_raise_fault(NP_FAULT_FEATURE, NULL, "the row is not in the WAL");
-}
-
-static bool
-filter_needs(const NpChangePlan *plan, int column)
-{
-	return np_change_filter_needs(plan->wal->filter, plan->places[column]);
-}
-
-static bool
-message_needs(const NpChangePlan *plan, int column)
-{
-	return plan->is_key[column] || plan->needed[column];
-}
-
-/* Raises 0A000 when the new value of a column is not known that is needed. */
-static void
-check_columns(const NpChangePlan *plan, const NpChange *change, bool (*is_needed) (const NpChangePlan *plan, int column))
-{
-	for (int i = 0; change->unchanged != NULL && i < plan->column_count; i++)
-	{
-		NpFailure	failure;
-
-		if (!change->unchanged[i] || !is_needed(plan, i))
-			continue;
-		failure = np_failure(NP_FAULT_FEATURE, "the value of column %s is not in the WAL: it is stored out of line and was not changed",
-							 plan->json_names[i]);
-		failure.hint = "REPLICA IDENTITY FULL writes it to the WAL.";
-		np_raise(&failure);
-	}
+	return np_wal_attempt(&work->attempt, work->relation->rd_rel->relowner, function, work);
 }
 
 /* ---- Messages --------------------------------------------------------------------------- */
@@ -477,7 +210,7 @@ is_wanted(NpChangePlan *plan, const NpChange *change)
 {
 	if (plan->wal->filter == NULL)
 		return true;
-	check_columns(plan, change, filter_needs);
+	np_wal_row_check_filter(plan, change);
 	return np_change_filter_admits(plan->wal->filter, change->old, change->new);
 }
 
@@ -485,10 +218,10 @@ is_wanted(NpChangePlan *plan, const NpChange *change)
 static int
 wanted_messages(NpChangePlan *plan, const NpChange *change, NpChange *messages)
 {
-	check_rows(plan, change);
+	np_wal_row_check(plan, change);
 	if (!is_wanted(plan, change))
 		return 0;
-	check_columns(plan, change, message_needs);
+	np_wal_row_check_message(plan, change);
 	return np_change_messages(plan, change, messages);
 }
 
@@ -502,40 +235,6 @@ trigger_of(const Work *work)
 	return &work->relation->trigdesc->triggers[work->trigger];
 }
 
-/* Has others' code had its time in this transaction? */
-static bool
-is_late(const NpDecodedChanges *changes)
-{
-	return changes->others_time > NP_MILLISECONDS(MAX_TRANSACTION_TIME + MORE_FOR_EACH_CHANGE * changes->others_calls);
-}
-
-/* Is it for others' code to make, which is not called? */
-static bool
-is_without_others(const Work *work)
-{
-	const NpDecodedChanges *changes = work->changes;
-
-	return work->needs_protection && (changes->is_endless || changes->others_error != NULL || is_late(changes));
-}
-
-/* Raises why, 54000 or what decoding ended with, when a message is made by others' code, and that is not called. */
-static void
-check_others(const Work *work)
-{
-	const NpDecodedChanges *changes = work->changes;
-
-	if (!is_without_others(work))
-		return;
-	if (changes->others_error != NULL)
-		ereport(ERROR, (errcode(changes->others_sqlstate), errmsg_internal("%s", changes->others_error)));
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 changes->is_endless ?
-			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled") :
-			 errmsg("casts to json took too long in this transaction: more than %d s, and %d ms for each change",
-					MAX_TRANSACTION_TIME / 1000, MORE_FOR_EACH_CHANGE)));
-}
-
 /* Make the messages of a change; with others' code only if that is protected. */
 static void
 make_messages(void *argument)
@@ -545,15 +244,15 @@ make_messages(void *argument)
 	int			count;
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
-	work->needs_protection = work->plan->wal->has_others_code;
-	check_others(work);
-	if (!work->needs_protection || work->is_protected)
+	work->attempt.needs_others = work->plan->wal->has_others_code;
+	np_wal_attempt_check_others(&work->attempt);
+	if (!work->attempt.needs_others || work->attempt.is_protected)
 	{
-		put_rows(work);
+		np_wal_row_put(work->plan, &work->change, work->old, work->new);
 		count = wanted_messages(work->plan, &work->change, changes);
 		for (int i = 0; i < count; i++)
 			make_message(work, &changes[i]);
-		clear_rows(work->plan->wal);
+		np_wal_row_clear(work->plan);
 	}
 	np_change_cache_release(work->plan);
 }
@@ -573,11 +272,11 @@ describe_change(void *argument)
 static void
 describe_somehow(Work *work)
 {
-	work->with_subject = work->with_key = !is_without_others(work);
+	work->with_subject = work->with_key = !np_wal_attempt_is_without_others(&work->attempt);
 	if (attempt(describe_change, work) == NULL)
 		return;
 	work->with_subject = false;
-	if (!is_without_others(work) && attempt(describe_change, work) == NULL)
+	if (!np_wal_attempt_is_without_others(&work->attempt) && attempt(describe_change, work) == NULL)
 		return;
 	work->with_key = false;
 	describe_change(work);
@@ -624,7 +323,7 @@ take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 	else
 	{
 		describe_somehow(work);
-		clear_rows(work->plan->wal);
+		np_wal_row_clear(work->plan);
 	}
 	take(argument, work->place, &work->messages[0], &failure);
 }
@@ -637,7 +336,7 @@ publish(Work *work, NpWalTake take, void *argument)
 {
 	ErrorData  *error = attempt(make_messages, work);
 
-	if (error == NULL && work->needs_protection && !work->is_protected)
+	if (error == NULL && work->attempt.needs_others && !work->attempt.is_protected)
 		error = attempt(make_messages, work);
 	if (error != NULL)
 	{
@@ -714,6 +413,7 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 	{
 		Work		one = *work;
 
+		one.attempt.attempts = &work->changes->attempts;
 		one.trigger = i;
 		one.place = place;
 		if (!publishes(trigger_of(&one), work->change.op))
@@ -736,9 +436,7 @@ changes_of(NpDecodedTransaction *decoded)
 		return changes;
 	changes = MemoryContextAllocZero(TopTransactionContext, sizeof(NpDecodedChanges));
 	changes->decoded = decoded;
-	changes->is_careful = np_wal_trouble_was_severe(decoded->commit_lsn);
-	changes->is_endless = np_wal_trouble_was_endless(decoded->commit_lsn);
-	changes->others_error = np_wal_trouble_error(decoded->commit_lsn, &changes->others_sqlstate);
+	np_wal_attempts_begin(&changes->attempts, decoded->commit_lsn);
 	np_change_transaction_fill(&changes->transaction, FullTransactionIdFromU64(decoded->xid), decoded->commit_time,
 							   decoded->commit_lsn);
 	write_id(changes, decoded);
@@ -820,7 +518,7 @@ np_wal_change_annotate(NpDecodedTransaction *transaction, const char *text, size
 	Annotations annotations = {.text = {text, length}};
 	Jsonb	   *copy = NULL;
 
-	(void) np_catch(parse_annotations, &annotations, is_catchable);
+	(void) np_wal_catch(parse_annotations, &annotations);
 	if (annotations.parsed != NULL)
 	{
 		copy = MemoryContextAlloc(GetMemoryChunkContext(changes), VARSIZE(annotations.parsed));
@@ -855,7 +553,7 @@ publish_end(NpDecodedChanges *changes, const NpChangeGroup *group, NpWalTake tak
 {
 	NpChangeTransaction plain = changes->transaction;
 	End			end = {.group = group,.transaction = &changes->transaction,.id = make_id(changes, 0)};
-	const ErrorData *error = np_catch(build_end, &end, is_catchable);
+	const ErrorData *error = np_wal_catch(build_end, &end);
 	NpWalError	failure;
 
 	if (error == NULL)

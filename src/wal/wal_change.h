@@ -42,10 +42,7 @@ typedef struct NpWalError
  */
 typedef void (*NpWalTake) (void *argument, int place, const NpMessage *message, const NpWalError *error);
 
-/* Others' code is about to be called in the transaction with this commit, which can take long. */
-typedef void (*NpWalBeforeOthers) (XLogRecPtr commit);
-
-extern void np_wal_change_init(NpWalBeforeOthers listener);
+extern void np_wal_change_init(void);
 extern void np_wal_change(NpDecodedTransaction *transaction, Relation relation, ReorderBufferChange *change,
 						  NpWalTake take, void *argument);
 extern void np_wal_truncate(NpDecodedTransaction *transaction, int count, Relation *relations,

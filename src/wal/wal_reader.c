@@ -30,6 +30,7 @@
 #include "relay/outbox_table.h"
 #include "relay/relay_worker.h"
 #include "wal/decoder.h"
+#include "wal/wal_attempt.h"
 #include "wal/wal_divert.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
@@ -268,7 +269,8 @@ void
 np_reader_of(const NpReaderOwner *whose)
 {
 	owner = whose;
-	np_wal_change_init(before_others);
+	np_wal_change_init();
+	np_wal_attempts_init(before_others);
 }
 
 /* ---- Reading -------------------------------------------------------------------------------- */
