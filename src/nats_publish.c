@@ -15,7 +15,9 @@
  *	  commit/commit.c			and what becomes of messages then
  *	  relay/relay.c				the worker that publishes the outbox
  *	  wal/wal_relay.c			the worker that publishes what is in the WAL
- *	  publish/publisher.c		sending a message, and waiting for it
+ *	  publish/publisher.c		sending a message
+ *	  publish/await.c			waiting for it
+ *	  publish/request.c			what is asked of the server
  *	  publish/replies.c			what the server answers
  *	  publish/delivery.c		what becomes of a message, retries, sending again
  *	  publish/current_session.c	which connection a call uses

@@ -48,6 +48,7 @@
 #include "change/rows_source.h"
 #include "commit/transaction.h"
 #include "ledger/futures.h"
+#include "publish/await.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 
@@ -325,7 +326,7 @@ await_refused(void)
 {
 	int64		count = 0;
 
-	np_publisher_settle();
+	np_await_as_commit();
 	np_futures_each(count_refused, &count);
 	return count;
 }

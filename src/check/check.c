@@ -27,6 +27,7 @@
 #include "publish/current_session.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
+#include "publish/request.h"
 #include "publish/session.h"
 #include "stats/stats.h"
 #include "wire/server_info.h"
@@ -174,7 +175,7 @@ np_examine_connection(NpExamination *examination, void *unused)
 	examination->session = np_current_session();
 	if (!np_session_ready(examination->session, true, &failure))
 		np_raise(&failure);
-	(void) np_publisher_round_trip(examination->session);
+	(void) np_round_trip(examination->session);
 }
 
 /* ---- The subject ------------------------------------------------------------------- */

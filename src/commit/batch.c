@@ -41,6 +41,7 @@
 #include "publish/delivery.h"
 #include "publish/jetstream.h"
 #include "publish/publisher.h"
+#include "publish/request.h"
 #include "publish/session.h"
 #include "stats/stats.h"
 #include "wire/server_info.h"

@@ -20,6 +20,7 @@
 #include "commit/commit.h"
 #include "ledger/levels.h"
 #include "ledger/queue.h"
+#include "publish/await.h"
 #include "publish/current_session.h"
 #include "publish/delivery.h"
 #include "publish/publisher.h"
@@ -258,7 +259,7 @@ attend_uncritical(void)
 		np_connection_receive(session->connection);
 		np_session_send_due(session, np_now());
 	}
-	np_publisher_report_failures();
+	np_report_unawaited();
 	np_current_session_close_left();
 }
 

@@ -28,6 +28,7 @@
 #include "message/schedule.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
+#include "publish/request.h"
 #include "publish/session.h"
 #include "wire/server_info.h"
 
@@ -471,7 +472,7 @@ nats_server_info(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	session = np_publisher_connect();
-	round_trip->time = np_publisher_round_trip(session);
+	round_trip->time = np_round_trip(session);
 	info = np_server_info(session->connection);
 	identity = np_connection_identity(session->connection);
 	level = np_json_text(info, "api_lvl");

@@ -20,7 +20,7 @@
 #include "check/check.h"
 #include "check/check_relay.h"
 #include "commit/transaction.h"
-#include "publish/publisher.h"
+#include "publish/await.h"
 
 PG_FUNCTION_INFO_V1(nats_check);
 
@@ -164,7 +164,7 @@ nats_check(PG_FUNCTION_ARGS)
 	};
 
 	np_transaction_join();
-	np_publisher_report_failures();
+	np_report_unawaited();
 	InitMaterializedSRF(fcinfo, 0);
 	examination.subject = np_text_to_utf8(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	examination.probe = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);

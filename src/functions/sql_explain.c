@@ -22,6 +22,7 @@
 #include "check/check.h"
 #include "commit/transaction.h"
 #include "message/message.h"
+#include "publish/await.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
@@ -196,7 +197,7 @@ nats_explain(PG_FUNCTION_ARGS)
 	const ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	np_transaction_join();
-	np_publisher_report_failures();
+	np_report_unawaited();
 	options.is_annotated = true;
 	options.msg_id = get_utf8(fcinfo, ARG_MSG_ID);
 	options.has_deliver_at = !PG_ARGISNULL(ARG_DELIVER_AT);

@@ -25,6 +25,7 @@
 #include "commit/transaction.h"
 #include "message/message.h"
 #include "outbox/outbox.h"
+#include "publish/await.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"
 #include "stats/stats.h"
@@ -446,7 +447,7 @@ nats_await(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();		/* of a call that was skipped */
 	if (PG_ARGISNULL(0))
 		np_raise_input("future must not be null");
-	np_publisher_await((uint64) PG_GETARG_INT64(0), get_limit(fcinfo, 1), &result);
+	np_await_future((uint64) PG_GETARG_INT64(0), get_limit(fcinfo, 1), &result);
 	if (!result.acked)
 		np_raise_message(&result.failure, np_from_utf8(result.subject));
 	return make_puback(fcinfo, &result.ack);
@@ -457,7 +458,7 @@ Datum
 nats_flush(PG_FUNCTION_ARGS)
 {
 	np_transaction_join();
-	PG_RETURN_INT64(np_publisher_flush(get_limit(fcinfo, 0)));
+	PG_RETURN_INT64(np_await_all(get_limit(fcinfo, 0)));
 }
 
 /* nats_futures(): the transaction's, complete ones first */
@@ -465,10 +466,10 @@ Datum
 nats_futures(PG_FUNCTION_ARGS)
 {
 	np_transaction_join();
-	np_publisher_report_failures();
+	np_report_unawaited();
 	InitMaterializedSRF(fcinfo, 0);
 	np_futures_each(put_complete_future, fcinfo->resultinfo);
-	np_publisher_each_pending(put_pending_future, fcinfo->resultinfo);
+	np_each_pending_future(put_pending_future, fcinfo->resultinfo);
 	return (Datum) 0;
 }
 

@@ -1,33 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * publisher.c
- *	  Publishing, and waiting for what was published.
+ *	  Publishing: sending messages, and room for them.
  *
  * Bytes go to the socket when nothing else is in flight, so that a lone
  * message loses no time, and otherwise when FLUSH_BYTES have gathered; acks
  * are read as sending goes on, for a server disconnects a client that leaves
  * too many unread.  When the window is full, the call waits for acks first.
  *
- * An interrupt can leave any wait by longjmp.  What it leaves is a message
- * in the window, which the end of the transaction removes.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
-
-#include <limits.h>
-
-#include "miscadmin.h"
-#include "utils/memutils.h"
 
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "base/subject.h"
 #include "ledger/levels.h"
 #include "ledger/queue.h"
+#include "publish/await.h"
 #include "publish/current_session.h"
 #include "publish/delivery.h"
-#include "publish/jetstream.h"
 #include "publish/publisher.h"
 #include "publish/session.h"
 #include "publish/sessions.h"
@@ -44,13 +36,6 @@
  * but by no less than max_pending.
  */
 #define MAX_TOKEN_RANGE			(256 * 1024)
-
-/* Is what the call waits for done? */
-static bool
-is_done(NpSession *session, void *watch)
-{
-	return ((const NpWatch *) watch)->done;
-}
 
 /* ---- Room in the window ---------------------------------------------------- */
 
@@ -204,8 +189,8 @@ content_length(const NpPublication *publication)
 }
 
 /* The limits of one command. */
-static void
-check_size(NpSession *session, const NpPublication *publication, size_t control_line)
+void
+np_publisher_check_size(NpSession *session, const NpPublication *publication, size_t control_line)
 {
 	np_publisher_check_length(session, content_length(publication));
 	if (control_line > NP_MAX_CONTROL_LINE)
@@ -357,7 +342,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
-	check_size(session, &publication, control_line);
+	np_publisher_check_size(session, &publication, control_line);
 	if (!make_room(session, length, &failure))
 		return give_up_unsent(message, mode, &failure);
 
@@ -377,26 +362,6 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 	return publication.token;
 }
 
-/* The same, of what is not worth another connection. */
-static bool
-is_done_or_lost(NpSession *session, void *watch)
-{
-	return is_done(session, watch) || !np_session_is_open(session);
-}
-
-/* Wait for what the call has just sent; what is not answered in time has failed. */
-static void
-wait_for_watched(NpSession *session, NpWatch *watch, NpTime limit)
-{
-	NpCondition condition = limit == NP_FOREVER ? is_done : is_done_or_lost;
-	NpPending  *pending;
-
-	if (np_session_wait(session, NP_WAIT_ACK, condition, watch, np_ack_timeout, limit) && watch->done)
-		return;
-	pending = np_window_find(&session->window, watch->token);
-	np_delivery_fail(session, pending, np_session_explain(session, pending));
-}
-
 /*
  * Publish and wait for the acknowledgment.
  *
@@ -412,7 +377,7 @@ np_publish(const NpMessage *message, NpResult *result)
 	np_stats_mode = NP_STATS_SYNC;
 	watch = np_delivery_watch(np_delivery_next_token());
 	(void) publish(session, message, NP_SYNC);
-	wait_for_watched(session, watch, NP_FOREVER);
+	np_await_watched(session, watch, NP_FOREVER);
 	*result = watch->result;
 	if (!result->acked)
 		np_raise_message(&result->failure, np_from_utf8(message->subject));
@@ -475,214 +440,6 @@ np_publish_on_commit(const NpMessage *message)
 	np_publish_on_commit_over(np_current_session(), message);
 }
 
-/*
- * One request to the JetStream API, for which the limit counts, or without one
- * ack_timeout; with one it is not asked again on another connection.  True: *reply lives until the next call.  False: *failure says
- * what kept it from being sent or answered.
- */
-bool
-np_try_request(NpSession *session, const char *subject, NpSpan payload, NpTime limit, NpSpan *reply, NpFailure *failure)
-{
-	NpPublication publication = {
-		.subject = {subject, strlen(subject)},
-		.payload = payload
-	};
-	NpWatch    *watch;
-	size_t		control_line;
-	size_t		length;
-
-	/* names that somebody in the network has told can be a part of it */
-	if (np_subject_check(publication.subject, &length) != NP_TEXT_OK)
-	{
-		*failure = np_failure(NP_FAULT_INPUT, "a name that the NATS server has told cannot be a part of a subject");
-		return false;
-	}
-	if (!np_session_ready(session, true, failure))
-		return false;
-	if (!np_publisher_reach_token(session, failure))
-		return false;
-	publication.reply_prefix = np_connection_inbox(session->connection);
-	publication.token = np_delivery_next_token();
-	length = np_publication_size(&publication, &control_line);
-	check_size(session, &publication, control_line);
-	watch = np_delivery_watch(publication.token);
-	(void) np_delivery_add(session, &publication, length, NP_REQUEST);
-	wait_for_watched(session, watch, limit);
-	*reply = watch->reply;
-	*failure = watch->result.failure;
-	return watch->result.acked;
-}
-
-/* The same; raises the failure. */
-NpSpan
-np_request(const char *subject, NpSpan payload)
-{
-	NpSession  *session = np_current_session();
-	NpSpan		reply;
-	NpFailure	failure;
-
-	np_stats_mode = NP_STATS_SYNC;
-	np_delivery_report_failures(WARNING);
-	if (!np_try_request(session, subject, payload, NP_FOREVER, &reply, &failure))
-	{
-		if (failure.fault == NP_FAULT_NO_JETSTREAM && np_session_is_open(session))
-		{
-			np_jetstream_look(session);
-			failure = np_delivery_unanswered(session);
-		}
-		failure.text = psprintf("JetStream request \"%s\" failed: %s",
-								np_string_from_utf8(subject), failure.text);
-		np_raise(&failure);
-	}
-	return reply;
-}
-
-/* ---- Futures --------------------------------------------------------------------- */
-
-/* Not a failure of theirs. */
-#define HINT_PENDING	"You can wait again for what is pending."
-
-/* The message of a future in whatever window it is, or NULL. */
-static NpPending *
-find_pending(uint64 future, NpSession **session)
-{
-	NpPending  *pending = NULL;
-
-	for (int i = 0; pending == NULL && (*session = np_sessions_get(i)) != NULL; i++)
-		pending = np_window_find(&(*session)->window, future);
-	return pending;
-}
-
-/*
- * Wait for a future; the limit counts, or without one ack_timeout.
- *
- * Raises 22023 for a future that this transaction does not know, 58030 when
- * it is not complete in time; then it is still pending.  A failed future is
- * returned like an acknowledged one; what *result points to lives until the
- * next call.
- */
-void
-np_publisher_await(uint64 future, NpTime limit, NpResult *result)
-{
-	NpSession  *session;
-	NpPending  *pending;
-	NpWatch    *watch;
-
-	np_delivery_report_failures(WARNING);
-	if (!np_levels_contain(future))
-		np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
-	pending = find_pending(future, &session);
-	if (pending == NULL)
-	{
-		if (!np_futures_find(future, result))
-			np_raise_input("future " INT64_FORMAT " is not one of this transaction", (int64) future);
-		return;
-	}
-	watch = np_delivery_watch(future);
-	if (!np_session_wait(session, NP_WAIT_ACK, is_done, watch, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
-	{
-		NpFailure	failure = np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived in time");
-
-		failure.hint = HINT_PENDING;
-		np_raise_message(&failure, np_from_utf8(np_pending_subject(pending)));
-	}
-	*result = watch->result;
-}
-
-static void
-flush_session(NpSession *session, NpTime limit)
-{
-	NpFailure	failure;
-
-	if (session->window.count == 0 ||
-		np_session_wait(session, NP_WAIT_ACK, np_session_is_idle, NULL, limit == NP_FOREVER ? np_ack_timeout : INT_MAX, limit))
-		return;
-	failure = np_failure(NP_FAULT_UNKNOWN, session->window.count == 1 ? "%d message was not acknowledged in time" :
-						 "%d messages were not acknowledged in time", session->window.count);
-	failure.hint = HINT_PENDING;
-	np_raise(&failure);
-}
-
-/*
- * Wait until nothing is pending; returns how many messages that was.
- *
- * Raises 58030 when that is not so in time, then the failures of the
- * transaction's critical messages.
- */
-int64
-np_publisher_flush(NpTime limit)
-{
-	NpSession  *session;
-	int64		count = 0;
-
-	np_delivery_report_failures(WARNING);
-	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		count += session->window.count;
-	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		flush_session(session, limit);
-	np_futures_raise_failures(0);
-	np_delivery_report_failures(WARNING);
-	return count;
-}
-
-/*
- * Wait until nothing is pending, at most as long as COMMIT would, which then
- * says what has failed or is pending still.
- */
-void
-np_publisher_settle(void)
-{
-	NpSession  *session;
-
-	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		if (session->window.count > 0)
-			(void) np_session_wait(session, NP_WAIT_COMMIT, np_session_is_idle, NULL, np_commit_timeout, NP_FOREVER);
-}
-
-/*
- * Give up what is overdue, and report failures that nobody waits for: for a call that
- * does neither by publishing or waiting.
- */
-void
-np_publisher_report_failures(void)
-{
-	NpSession  *session;
-
-	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		np_session_expire_overdue(session);
-	np_delivery_report_failures(WARNING);
-}
-
-static void
-visit_pending(NpSession *session, void (*visit) (const NpResult *result, void *argument), void *argument)
-{
-	NpPending  *message;
-	uint64		next = 0;
-
-	while ((message = np_window_next(&session->window, &next)) != NULL)
-	{
-		NpResult	result = {
-			.token = message->token,
-			.critical = message->mode == NP_CRITICAL,
-			.subject = np_pending_subject(message),
-			.id = np_pending_id(message)
-		};
-
-		if (np_levels_contain(message->token))
-			visit(&result, argument);
-	}
-}
-
-/* Call visit for each future of this transaction that is pending, in the order of each session. */
-void
-np_publisher_each_pending(void (*visit) (const NpResult *result, void *argument), void *argument)
-{
-	NpSession  *session;
-
-	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
-		visit_pending(session, visit, argument);
-}
-
 /* ---- Connections -------------------------------------------------------------- */
 
 /* This call's session, connected; raises why it can't be. */
@@ -697,29 +454,6 @@ np_publisher_connect(void)
 	if (!np_session_ready(session, true, &failure))
 		np_raise(&failure);
 	return session;
-}
-
-/*
- * The time of one round trip to the server and back, of a connected session; a
- * server that does not answer in half of the time is left for the next one.
- */
-NpTime
-np_publisher_round_trip(NpSession *session)
-{
-	NpTime		start = np_now();
-	NpTime		deadline = start + NP_MILLISECONDS(np_ack_timeout);
-	NpFailure	failure;
-
-	if (np_connection_ping(session->connection, NP_WAIT_ACK, start + NP_MILLISECONDS(np_ack_timeout) / 2))
-		return np_now() - start;
-	if (np_session_wait(session, NP_WAIT_CONNECT, np_session_is_connected, NULL, np_ack_timeout, deadline))
-	{
-		start = np_now();
-		if (np_connection_ping(session->connection, NP_WAIT_ACK, deadline))
-			return np_now() - start;
-	}
-	failure = np_failure(NP_FAULT_UNREACHABLE, "the NATS server does not answer");
-	np_raise(&failure);
 }
 
 static bool
@@ -739,7 +473,7 @@ bool
 np_publisher_disconnect(void)
 {
 	NpSession  *session;
-	bool		had_one = np_publisher_flush(NP_FOREVER) > 0;
+	bool		had_one = np_await_all(NP_FOREVER) > 0;
 
 	for (int i = 0; (session = np_sessions_get(i)) != NULL; i++)
 		had_one |= disconnect(session);

@@ -39,7 +39,7 @@
 #include "base/settings.h"
 #include "base/subject.h"
 #include "outbox/relay_streams.h"
-#include "publish/publisher.h"
+#include "publish/request.h"
 #include "publish/session.h"
 #include "relay/streams.h"
 
