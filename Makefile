@@ -181,7 +181,7 @@ test/fuzz/template_fuzz: src/change/template.c src/base/percent.c src/base/subje
 test/fuzz/url_fuzz:      src/base/server_url.c src/base/list.c
 test/fuzz/protocol_fuzz: src/message/protocol.c
 test/fuzz/ack_fuzz:      src/message/puback.c src/message/protocol.c $(FUZZ_SERVER)
-test/fuzz/header_fuzz:   src/message/message.c src/message/argument.c src/message/schedule.c src/message/header.c src/base/percent.c src/message/protocol.c src/base/subject.c src/base/list.c $(FUZZ_SERVER)
+test/fuzz/header_fuzz:   src/message/message.c src/message/message_id.c src/message/argument.c src/message/schedule.c src/message/header.c src/message/header_json.c src/base/percent.c src/message/protocol.c src/base/subject.c src/base/list.c $(FUZZ_SERVER)
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_CPPFLAGS = -isystem $(includedir_server) -D_GNU_SOURCE
 test/fuzz/ack_fuzz test/fuzz/header_fuzz: FUZZ_LIBS = -L$(pkglibdir) -L$(libdir) -lpgcommon -lpgport -lm
 

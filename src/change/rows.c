@@ -48,6 +48,7 @@
 #include "change/rows_source.h"
 #include "commit/transaction.h"
 #include "ledger/futures.h"
+#include "message/header_json.h"
 #include "publish/await.h"
 #include "publish/policy.h"
 #include "publish/publisher.h"

@@ -30,7 +30,7 @@
 
 #include "base/report.h"
 #include "change/rows_run.h"
-#include "message/message.h"
+#include "message/message_id.h"
 #include "outbox/statement.h"
 
 PG_FUNCTION_INFO_V1(nats_publish_rows_stop);

@@ -37,7 +37,9 @@
 #include "base/subject.h"
 #include "commit/batch.h"
 #include "ledger/queue.h"
+#include "message/header_json.h"
 #include "message/message.h"
+#include "message/message_id.h"
 #include "publish/delivery.h"
 #include "publish/jetstream.h"
 #include "publish/publisher.h"
@@ -48,7 +50,6 @@
 
 #define MAX_MEMBERS			1000	/* nats-server's default max_batch_size */
 #define MAX_ATTEMPT_IDS		8	/* that are remembered for the proof */
-#define ID_LENGTH			22
 
 /* More than the headers of a batch add to a member. */
 #define BATCH_HEADERS_LENGTH	128
@@ -75,7 +76,7 @@ typedef struct Batch
 	char	   *last_subject;
 	bool		has_one_subject;
 	bool		in_doubt;		/* an earlier attempt may be stored */
-	char		attempt_ids[MAX_ATTEMPT_IDS][ID_LENGTH + 1];
+	char		attempt_ids[MAX_ATTEMPT_IDS][NP_MESSAGE_ID_LENGTH + 1];
 	int			attempt_count;
 
 	/* the present attempt */
@@ -273,7 +274,7 @@ acknowledges_batch(const Batch *batch, const NpReply *reply)
 {
 	const char *id = batch->attempt_ids[(batch->attempt_count - 1) % MAX_ATTEMPT_IDS];
 
-	return reply->batch.length == ID_LENGTH && memcmp(reply->batch.data, id, ID_LENGTH) == 0 &&
+	return reply->batch.length == NP_MESSAGE_ID_LENGTH && memcmp(reply->batch.data, id, NP_MESSAGE_ID_LENGTH) == 0 &&
 		reply->batch_count == (uint64) batch->member_count;
 }
 
@@ -361,8 +362,8 @@ begin_attempt(Batch *batch)
 {
 	char	   *id = batch->attempt_ids[batch->attempt_count++ % MAX_ATTEMPT_IDS];
 
-	memcpy(id, np_message_next_id().data, ID_LENGTH);
-	id[ID_LENGTH] = '\0';
+	memcpy(id, np_message_next_id().data, NP_MESSAGE_ID_LENGTH);
+	id[NP_MESSAGE_ID_LENGTH] = '\0';
 	batch->unanswered = batch->member_count;
 	batch->commit_token = np_delivery_next_token() + batch->member_count - 1;
 	batch->lost = batch->commit_was_sent = batch->commit_was_answered = batch->stored = batch->refused = false;
@@ -460,7 +461,7 @@ static bool
 is_attempt_id(const Batch *batch, NpSpan id)
 {
 	for (int i = 0; i < Min(batch->attempt_count, MAX_ATTEMPT_IDS); i++)
-		if (id.length == ID_LENGTH && memcmp(id.data, batch->attempt_ids[i], ID_LENGTH) == 0)
+		if (id.length == NP_MESSAGE_ID_LENGTH && memcmp(id.data, batch->attempt_ids[i], NP_MESSAGE_ID_LENGTH) == 0)
 			return true;
 	return false;
 }

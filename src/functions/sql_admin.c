@@ -23,6 +23,7 @@
 #include "base/json.h"
 #include "base/subject.h"
 #include "commit/transaction.h"
+#include "message/header_json.h"
 #include "message/message.h"
 #include "message/puback.h"
 #include "message/schedule.h"

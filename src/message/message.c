@@ -11,10 +11,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
-#include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "base/encoding.h"
@@ -25,7 +22,9 @@
 #include "message/annotations.h"
 #include "message/argument.h"
 #include "message/header.h"
+#include "message/header_json.h"
 #include "message/message.h"
+#include "message/message_id.h"
 #include "message/protocol.h"
 #include "message/schedule.h"
 
@@ -33,12 +32,6 @@
 #define ID_HEADER		"Nats-Msg-Id"
 #define STREAM_HEADER	"Nats-Expected-Stream"
 #define LAST_ID_HEADER	"Nats-Expected-Last-Msg-Id"
-
-/* Automatic ids are like NATS's own NUIDs. */
-#define ID_PREFIX_LENGTH	12
-#define ID_LENGTH			22
-
-static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /* All that begins so is the server's. */
 #define SERVER_PREFIX	"Nats-"
@@ -135,37 +128,6 @@ np_message_check_subject(NpSpan subject)
 			np_raise_input("subject has a wildcard at position %zu", position + 1);
 	}
 	np_message_check_reserved(subject, np_inbox_prefix);
-}
-
-/* ---- Automatic ids ------------------------------------------------------ */
-
-/*
- * The next automatic id: 12 random characters for the backend and a counter
- * of 10, counted up in place.  Unique over databases, restarts and restores.
- * Valid until the next call.
- */
-NpSpan
-np_message_next_id(void)
-{
-	static char id[ID_LENGTH + 1];
-	int			place = ID_LENGTH - 1;
-
-	if (id[0] == '\0')
-	{
-		uint8		random[ID_PREFIX_LENGTH];
-
-		if (!pg_strong_random(random, sizeof(random)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate random values")));
-		memset(id, '0', ID_LENGTH);
-		for (int i = 0; i < ID_PREFIX_LENGTH; i++)
-			id[i] = base62[random[i] % 62];
-	}
-	while (place >= ID_PREFIX_LENGTH && id[place] == 'z')
-		id[place--] = '0';
-	id[place] = id[place] == '9' ? 'A' : id[place] == 'Z' ? 'a' : id[place] + 1;
-	return (NpSpan) {id, ID_LENGTH};
 }
 
 /* ---- Headers ------------------------------------------------------------ */
@@ -484,9 +446,9 @@ build_automatic_headers(NpMessage *message)
 
 	if (!np_auto_msg_id)
 		return;
-	memcpy(id, np_message_next_id().data, ID_LENGTH);
+	memcpy(id, np_message_next_id().data, NP_MESSAGE_ID_LENGTH);
 	message->headers = (NpSpan) {block, sizeof(block) - 1};
-	message->id = (NpSpan) {id, ID_LENGTH};
+	message->id = (NpSpan) {id, NP_MESSAGE_ID_LENGTH};
 	message->has_automatic_id = true;
 }
 
@@ -637,13 +599,6 @@ np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 	}
 }
 
-static void
-move_span(NpSpan *span, const char *from, const char *to)
-{
-	if (span->data != NULL)
-		span->data = to + (span->data - from);
-}
-
 static char *
 append_span(char *place, NpSpan span)
 {
@@ -672,90 +627,4 @@ np_message_expect(NpMessage *result, const NpMessage *message, NpSpan last_id)
 	result->id.data = place + (message->id.data - rest.data);
 	place = append_span(place, rest);
 	result->headers = (NpSpan) {block, place - block};
-}
-
-/* Keep the headers of a message in no more memory than they need, palloc'd anew. */
-void
-np_message_compact(NpMessage *message)
-{
-	const char *old = message->headers.data;
-	char	   *headers;
-
-	if (old == NULL)
-		return;
-	headers = palloc(message->headers.length);
-	memcpy(headers, old, message->headers.length);
-	move_span(&message->id, old, headers);
-	move_span(&message->expect_stream, old, headers);
-	message->headers.data = headers;
-	pfree(unconstify(char *, old));
-}
-
-/* The value of a header in a block; absent when it has none. */
-NpSpan
-np_message_header(NpSpan headers, const char *name)
-{
-	NpSpan		rest = headers;
-	NpSpan		found;
-	NpSpan		value;
-
-	while (np_header_next(&rest, &found, &value))
-		if (found.length == strlen(name) && strncmp(found.data, name, found.length) == 0)
-			return value;
-	return (NpSpan) {NULL, 0};
-}
-
-/* Append all values of a name in a block, with commas; returns how many. */
-static int
-append_values(StringInfo json, NpSpan headers, NpSpan name)
-{
-	NpSpan		found;
-	NpSpan		value;
-	int			count = 0;
-
-	while (np_header_next(&headers, &found, &value))
-	{
-		if (!np_span_equals(found, name))
-			continue;
-		if (count == 0 && found.data != name.data)
-			return 0;			/* written already, with its first */
-		if (count++ > 0)
-			appendStringInfoString(json, ", ");
-		escape_json(json, np_from_utf8(value));
-	}
-	return count;
-}
-
-/*
- * A header block as a JSON object in the database's encoding, palloc'd: the
- * values of a repeated header become an array, in the order of the block.
- */
-char *
-np_message_headers_to_json(NpSpan headers)
-{
-	StringInfoData json;
-	StringInfoData values;
-	NpSpan		rest = headers;
-	NpSpan		name;
-	NpSpan		value;
-
-	initStringInfo(&json);
-	initStringInfo(&values);
-	appendStringInfoChar(&json, '{');
-	while (np_header_next(&rest, &name, &value))
-	{
-		int			count;
-
-		CHECK_FOR_INTERRUPTS(); /* it is quadratic, and who knows what a stream holds */
-		resetStringInfo(&values);
-		count = append_values(&values, headers, name);
-		if (count == 0)
-			continue;
-		if (json.len > 1)
-			appendStringInfoString(&json, ", ");
-		escape_json(&json, np_from_utf8(name));
-		appendStringInfo(&json, count == 1 ? ": %s" : ": [%s]", values.data);
-	}
-	appendStringInfoChar(&json, '}');
-	return json.data;
 }

@@ -75,12 +75,8 @@ typedef struct NpMessage
 extern void np_message_build(NpMessage *message, NpSpan subject, NpSpan payload,
 							 const NpMessageOptions *options);
 extern void np_message_expect(NpMessage *result, const NpMessage *message, NpSpan last_id);
-extern void np_message_compact(NpMessage *message);
 extern void np_message_check_subject(NpSpan subject);
 extern void np_message_check_reserved(NpSpan subject, const char *inbox_prefix);
 extern NpHeaderPower np_message_header_power(NpSpan name);
-extern NpSpan np_message_next_id(void);
-extern NpSpan np_message_header(NpSpan headers, const char *name);
-extern char *np_message_headers_to_json(NpSpan headers);
 
 #endif							/* NP_MESSAGE_H */

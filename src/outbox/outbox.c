@@ -25,6 +25,8 @@
 #include "base/encoding.h"
 #include "base/report.h"
 #include "base/settings.h"
+#include "message/header_json.h"
+#include "message/message_id.h"
 #include "outbox/outbox.h"
 #include "outbox/relay_pause.h"
 #include "outbox/statement.h"

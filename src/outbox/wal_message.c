@@ -29,6 +29,7 @@
 #include "base/compat.h"
 #include "base/report.h"
 #include "base/settings.h"
+#include "message/message_id.h"
 #include "message/packed.h"
 #include "message/protocol.h"
 #include "outbox/statement.h"

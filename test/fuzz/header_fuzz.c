@@ -17,6 +17,7 @@
 #include "backend.h"
 #include "fuzz.h"
 #include "message/annotations.h"
+#include "message/header_json.h"
 #include "message/message.h"
 #include "message/protocol.h"
 #include "base/settings.h"
@@ -470,11 +471,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 		np_message_build(&message, subject, fuzz_text("p"), &options);
 		check_message(&message, &options);
-		if (message.headers.data != NULL && options.headers != NULL)
-		{
-			np_message_compact(&message);
-			check_message(&message, &options);
-		}
 	}
 	backend_catch = NULL;
 	fuzz_free(input);
