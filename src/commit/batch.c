@@ -587,12 +587,12 @@ finish_refused(Batch *batch)
  * again as for a single message.
  */
 static bool
-may_try_again(const Batch *batch, NpTime begun, int tries)
+may_try_again(const Batch *batch, NpTime begun, int untaken)
 {
 	if (batch->refusal_code == ERROR_INCOMPLETE)
 		return batch->has_one_subject || np_now() < begun + INCOMPLETE_PATIENCE;
 	if (batch->refusal.fault == NP_FAULT_UNTAKEN)
-		return tries < NP_NO_RESPONDERS_RETRIES;
+		return untaken < NP_NO_RESPONDERS_RETRIES;
 	return batch->refusal_is_transient;
 }
 
@@ -639,6 +639,7 @@ attempt_until_stored(Batch *batch)
 	NpTime		begun = np_now();
 	NpTime		give_up = begun + NP_MILLISECONDS(np_commit_timeout);
 	int			tries = 0;
+	int			untaken = 0;	/* of these, so often by nobody */
 
 	for (;;)
 	{
@@ -675,11 +676,12 @@ attempt_until_stored(Batch *batch)
 			np_stats_of(NP_STATS_ON_COMMIT)->resent += batch->member_count;
 			continue;
 		}
-		if (!may_try_again(batch, begun, tries) || np_now() >= give_up)
+		if (!may_try_again(batch, begun, untaken) || np_now() >= give_up)
 		{
 			finish_refused(batch);
 			return;
 		}
+		untaken += batch->refusal.fault == NP_FAULT_UNTAKEN;
 		np_sleep(NP_WAIT_COMMIT, np_now() + delay_before_next(batch, tries++));
 	}
 }

@@ -45,10 +45,10 @@ handle_no_responders(NpSession *session, NpPending *message)
 {
 	NpFailure	failure = np_delivery_untaken(session);
 
-	if (message->attempts == 0)
+	if (message->untaken == 0)
 		want_look(session);
 	/* the relay has a back-off of its own, and others not to keep waiting */
-	if (message->attempts < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
+	if (message->untaken++ < NP_NO_RESPONDERS_RETRIES && message->mode != NP_RELAYED)
 		np_delivery_retry_after(session, message, NP_NO_RESPONDERS_DELAY, &failure);
 	else
 		np_delivery_fail(session, message, failure);
@@ -64,6 +64,8 @@ handle_retry(NpSession *session, NpPending *message, const NpFailure *failure)
 		return;
 	}
 	message->in_doubt |= failure->fault == NP_FAULT_UNKNOWN;
+	/* whatever another stream has said */
+	message->refused = false;
 	np_delivery_retry_after(session, message, np_delay_after(message->attempts), failure);
 }
 
@@ -91,7 +93,8 @@ handle_ack(NpSession *session, NpPending *message, NpPubAck *ack)
 static void
 handle_other_stream(NpSession *session, NpPending *message, const NpFailure *failure)
 {
-	if (message->refused)
+	/* the right one may have answered that it is to be sent again */
+	if (message->refused || message->retry_at != 0)
 		return;
 	np_delivery_retry_after(session, message, NP_OTHERS_TIME, failure);
 	message->refused = true;

@@ -45,6 +45,7 @@ typedef struct NpPending
 	uint8		mode;			/* NpMode */
 	uint8		counted_as;		/* NpStatsMode */
 	uint8		attempts;		/* that the server has answered with "not now" */
+	uint8		untaken;		/* how often nobody took it, likewise */
 	uint8		needs;			/* NpFeature: must not go to a server that would ignore it */
 	bool		may_be_refused; /* that its expectation does not hold is as good as an ack */
 	bool		has_own_id;		/* the user has given it, so that he can give it again */

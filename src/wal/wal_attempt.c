@@ -103,7 +103,7 @@ do_as_owner(void *argument)
 static void
 count_others(const NpWalAttempt *attempt, NpTime took)
 {
-	if (!attempt->needs_others)
+	if (!attempt->may_call_others)
 		return;
 	attempt->attempts->others_time += took;
 	attempt->attempts->others_calls++;
@@ -128,7 +128,7 @@ attempt_in_subtransaction(const NpWalAttempt *attempt, Oid owner, void (*functio
 	NpTime		took;
 	ErrorData  *error;
 
-	if (attempt->needs_others)
+	if (attempt->may_call_others)
 		before_others(commit);
 	took = np_now();
 	error = np_try_subtransaction(do_as_owner, &work);
@@ -139,7 +139,7 @@ attempt_in_subtransaction(const NpWalAttempt *attempt, Oid owner, void (*functio
 	check_transaction_id();
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && took >= NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
-	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit, error->sqlerrcode, took, attempt->needs_others))
+	if (np_is_of_server(error->sqlerrcode) && !np_wal_trouble_ends(commit, error->sqlerrcode, took, attempt->may_call_others))
 		ReThrowError(error);
 	return error;
 }
@@ -163,7 +163,7 @@ attempt_alone(const NpWalAttempt *attempt, Oid owner, void (*function) (void *ar
 /*
  * Do something that may raise, as the owner of a table.  NULL: it did not; else
  * the error, palloc'd.  The function may find out that it needs others' code,
- * and sets that in the attempt; it may call it when is_protected is set.
+ * and sets that in the attempt; it may call it when that was known before.
  */
 ErrorData *
 np_wal_attempt(NpWalAttempt *attempt, Oid owner, void (*function) (void *argument), void *argument)
@@ -171,8 +171,8 @@ np_wal_attempt(NpWalAttempt *attempt, Oid owner, void (*function) (void *argumen
 	NpWalAttempts *attempts = attempt->attempts;
 	ErrorData  *error;
 
-	attempt->is_protected = attempts->is_careful || attempt->needs_others;
-	error = attempt->is_protected ? attempt_in_subtransaction(attempt, owner, function, argument) :
+	attempt->may_call_others = attempt->needs_others;
+	error = attempts->is_careful || attempt->needs_others ? attempt_in_subtransaction(attempt, owner, function, argument) :
 		attempt_alone(attempt, owner, function, argument);
 	attempts->is_careful |= error != NULL;
 	return error;

@@ -33,7 +33,7 @@ typedef struct NpWalAttempt
 {
 	NpWalAttempts *attempts;	/* of its transaction */
 	bool		needs_others;	/* others' code has a part in it, as far as is known */
-	bool		is_protected;	/* others' code may be called */
+	bool		may_call_others;	/* that was known before, and so whoever listens has been told */
 } NpWalAttempt;
 
 extern void np_wal_attempts_init(NpWalBeforeOthers listener);

@@ -246,7 +246,7 @@ make_messages(void *argument)
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->attempt.needs_others = work->plan->wal->has_others_code;
 	np_wal_attempt_check_others(&work->attempt);
-	if (!work->attempt.needs_others || work->attempt.is_protected)
+	if (!work->attempt.needs_others || work->attempt.may_call_others)
 	{
 		np_wal_row_put(work->plan, &work->change, work->old, work->new);
 		count = wanted_messages(work->plan, &work->change, changes);
@@ -336,7 +336,7 @@ publish(Work *work, NpWalTake take, void *argument)
 {
 	ErrorData  *error = attempt(make_messages, work);
 
-	if (error == NULL && work->attempt.needs_others && !work->attempt.is_protected)
+	if (error == NULL && work->attempt.needs_others && !work->attempt.may_call_others)
 		error = attempt(make_messages, work);
 	if (error != NULL)
 	{

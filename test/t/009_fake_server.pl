@@ -399,6 +399,28 @@ check('another stream without expectation', 'success', replies('{"stream":"OTHER
 		'it is not known that nobody takes it when there was no time for that');
 }
 
+# The expected stream answers "not now", in whatever order; and nobody takes a message that others had put off before
+{
+	my $other = '{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"},"stream":"OTHER","seq":0}';
+	my $later = '{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}';
+	my %copies = (
+		'not now, refused' => [ [ $later, $other ], [ ack(1), $other ] ],
+		'refused, not now' => [ [ $other, $later ], [ $other, ack(1) ] ],
+		'not now, nobody' => [ ([$later]) x 3, [''], [''], [ ack(1) ] ]);
+	foreach my $what (sort keys %copies)
+	{
+		my $fake = fake(
+			sub
+			{
+				my ($peer, $command, $count) = @_;
+				$peer->reply($command, $_, $_ eq '' ? ' 503' : ()) foreach @{ $copies{$what}[$count - 1] };
+				return;
+			});
+		my $session = session_to($fake, @patiently);
+		is($session->sqlstate(q(SELECT nats_publish('t.a', 'x', expect_stream => 'T', msg_id => 'x'))), '', "$what: it is asked again, and stored");
+	}
+}
+
 # Connections that end
 
 check('closes after PUB', '580[03]0', sub { return 'close'; });
