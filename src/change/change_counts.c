@@ -43,23 +43,32 @@ find_group(NpChangeCounts *counts, const NpChangePlan *plan, const NpChangeWay *
 	return group;
 }
 
+static bool
+is_table_of(const NpChangedTable *table, const NpChangePlan *plan)
+{
+	return strcmp(table->schema, plan->schema) == 0 && strcmp(table->name, plan->table) == 0;
+}
+
 static NpChangedTable *
 find_table(NpChangeGroup *group, const NpChangePlan *plan)
 {
 	ListCell   *cell;
 	NpChangedTable *table;
 
+	/* most changes are of the same table as the one before */
+	if (group->last != NULL && is_table_of(group->last, plan))
+		return group->last;
 	foreach(cell, group->tables)
 	{
 		table = lfirst(cell);
-		if (strcmp(table->schema, plan->schema) == 0 && strcmp(table->name, plan->table) == 0)
-			return table;
+		if (is_table_of(table, plan))
+			return group->last = table;
 	}
 	table = palloc0(sizeof(NpChangedTable));
 	table->schema = pstrdup(plan->schema);
 	table->name = pstrdup(plan->table);
 	group->tables = lappend(group->tables, table);
-	return table;
+	return group->last = table;
 }
 
 /*

@@ -31,6 +31,7 @@ typedef struct NpChangeGroup
 	const char *id;				/* of the transaction, as Debezium's; NULL: it is new */
 	int64		count;
 	List	   *tables;
+	NpChangedTable *last;		/* that was found among them; NULL: none yet */
 } NpChangeGroup;
 
 typedef struct NpChangeCounts

@@ -386,6 +386,16 @@ append_placeholder(StringInfo json, const NpChangePlan *plan, const NpValueCoder
 					 is_base64 ? "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==" : "__debezium_unavailable_value");
 }
 
+/* Is there a published column of which the new value is not known? */
+static bool
+lacks_values(const NpChangePlan *plan, const NpChange *change)
+{
+	for (int i = 0; change->unchanged != NULL && i < plan->column_count; i++)
+		if (change->unchanged[i] && plan->is_published[i])
+			return true;
+	return false;
+}
+
 /* The new row without the columns of which the value is not known. */
 static void
 append_known_row(StringInfo json, const NpChangePlan *plan, const NpChange *change)
@@ -424,7 +434,7 @@ append_known_row(StringInfo json, const NpChangePlan *plan, const NpChange *chan
 static void
 append_new(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 {
-	if (change->unchanged != NULL)
+	if (lacks_values(plan, change))
 		append_known_row(json, plan, change);
 	else
 		append_row(json, plan, &plan->row, change->new);
@@ -488,7 +498,7 @@ append_json(StringInfo json, const NpChangePlan *plan, const NpChange *change)
 	}
 	if (change->changed != NULL)
 		append_names(json, plan, "changed", change->changed);
-	if (change->unchanged != NULL)
+	if (lacks_values(plan, change))
 		append_names(json, plan, "unchanged", change->unchanged);
 	if (plan->has_position)
 		appendStringInfo(json, ",\"tx\":{\"n\":" INT64_FORMAT "}", change->position.number);

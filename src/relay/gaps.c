@@ -99,7 +99,7 @@ np_gaps_remove(int64_t number)
 
 /* Forget what can't appear any more, and what is behind what counts as read. */
 void
-np_gaps_cut(int64_t settled, int64_t read)
+np_gaps_cut(int64_t horizon, int64_t read)
 {
 	int			kept = 0;
 
@@ -107,8 +107,8 @@ np_gaps_cut(int64_t settled, int64_t read)
 	{
 		NpGap		gap = gaps[i];
 
-		if (gap.first <= settled)
-			gap.first = settled + 1;
+		if (gap.first <= horizon)
+			gap.first = horizon + 1;
 		if (gap.last > read)
 			gap.last = read;
 		if (gap.first <= gap.last)

@@ -22,7 +22,7 @@ typedef struct NpGap
 
 extern void np_gaps_add(int64_t first, int64_t last);
 extern void np_gaps_remove(int64_t number);
-extern void np_gaps_cut(int64_t settled, int64_t read);
+extern void np_gaps_cut(int64_t horizon, int64_t read);
 extern const NpGap *np_gaps(int *count);
 
 #endif							/* NP_GAPS_H */

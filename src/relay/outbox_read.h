@@ -35,7 +35,7 @@ typedef struct NpReading
 	bool		is_full;		/* something was left by the last way ... */
 	TimestampTz stopped_at;		/* ... of what is due: from this time on, ... */
 	int64		stopped_id;		/* ... and of what has that time, from this id on */
-	int64		settled;		/* up to this id, all rows that there will ever be are seen */
+	int64		horizon;		/* up to this id, all rows that there will ever be are seen */
 } NpReading;
 
 /* Which rows of its subject a row must not overtake, where order is kept: */

@@ -35,7 +35,7 @@
 #include "relay/outbox_read.h"
 #include "relay/outbox_source.h"
 #include "relay/outbox_table.h"
-#include "relay/settled.h"
+#include "relay/id_horizon.h"
 
 /* The share of the time that looks from the first row on take, and of the processor's; unless they would be a minute apart, and then. */
 #define FULL_LOOK_SHARE	200
@@ -201,7 +201,7 @@ seen_in_gap(const NpReading *reading, int64 id)
 static void
 seen_new(const NpReading *reading, int64 id)
 {
-	np_gaps_add(Max(position, reading->settled) + 1, id - 1);
+	np_gaps_add(Max(position, reading->horizon) + 1, id - 1);
 	position = id;
 }
 
@@ -254,7 +254,7 @@ read_new(NpReading *reading, bool in_order)
 	np_read_rows(&new_rows, in_order, values, reading);
 	is_at_end = !reading->is_full;
 	if (is_at_end)
-		position = Max(position, reading->settled);
+		position = Max(position, reading->horizon);
 }
 
 /* ---- Looking -------------------------------------------------------------------------- */
@@ -282,7 +282,7 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 	/* a new row must not overtake one of the same session that is in a gap */
 	if (!gaps_are_due)
 	{
-		np_gaps_cut(reading->settled, position);
+		np_gaps_cut(reading->horizon, position);
 		read_new(reading, in_order);
 	}
 	look->has_more |= gaps_are_due || !is_at_end;
@@ -300,10 +300,10 @@ look_at_control(NpWaiting *waiting)
  * transactions that may not have ended, and what they have written behind them.
  */
 static int64
-settle_ids(void)
+find_horizon(void)
 {
 	int64		given = np_outbox_last_given();
-	int64		settled;
+	int64		horizon;
 	bool		some_ended;
 
 	if (np_outbox_table() != table_of_all || given < last_given)
@@ -311,10 +311,10 @@ settle_ids(void)
 	/* of numbers that were given since, some have been seen: who has the others may have ended unseen */
 	gaps_are_due |= given > last_given && position > last_given;
 	last_given = given;
-	settled = np_settled(np_outbox_table(), last_given, &some_ended);
+	horizon = np_id_horizon(np_outbox_table(), last_given, &some_ended);
 	gaps_are_due |= some_ended;
 	np_outbox_refresh();
-	return settled;
+	return horizon;
 }
 
 static void
@@ -324,7 +324,7 @@ look_inside(NpOutboxLook *look)
 	NpWaiting	waiting;
 
 	look->session = np_outbox_session();
-	reading.settled = settle_ids();
+	reading.horizon = find_horizon();
 	if (look_at_control(&waiting))
 	{
 		look->state = NP_OUTBOX_PAUSED;

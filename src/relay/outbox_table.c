@@ -170,7 +170,7 @@ np_outbox_extension(void)
 
 /*
  * A session would use ids that it took long before, and of which the relay
- * knows no transaction (settled.c): not in their order, if at all.
+ * knows no transaction (id_horizon.c): not in their order, if at all.
  */
 static void
 check_cache(void)

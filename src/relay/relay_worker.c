@@ -341,6 +341,8 @@ set_settings(void)
 	/* an error ends a round */
 	set("exit_on_error", "off");
 	np_compat_no_transaction_timeout();
+	/* what can't be kept in a file would be decoded again for each file's worth of it */
+	SetConfigOption("temp_file_limit", "-1", PGC_SUSET, PGC_S_OVERRIDE);
 	/* the statistics of a queue are never right: always by the index, in its order */
 	set("enable_indexscan", "on");
 	set("enable_nestloop", "on");

@@ -7,7 +7,8 @@
  * nats_outbox, where it has the rules of that table: it is tried again, or is
  * dead; what can never be published goes to nats_outbox_dead at once.  If that
  * does not take it, it waits in nats_outbox until it does, and if that does not
- * take it, either, here; others do not wait for it.
+ * take it, either, here: it keeps the WAL, as it must not be lost, but others do
+ * not wait for it, unless they are of its subject.
  *
  * In order, later messages of a subject follow those that were moved, until
  * the last of these has left the table: it leaves as the last one.  A worker
@@ -71,6 +72,7 @@ typedef struct Subject
 static HTAB *subjects;			/* NULL: never were any */
 static dlist_head rows = DLIST_STATIC_INIT(rows);
 static int	waiting;
+static int	kept;				/* of these, those that no table takes */
 static int	leaving;			/* of the subjects, those that are */
 static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
 								 * known */
@@ -227,6 +229,13 @@ int
 np_divert_waiting(void)
 {
 	return waiting;
+}
+
+/* How many of these no table has taken when that was tried last. */
+int
+np_divert_kept(void)
+{
+	return kept;
 }
 
 /* More is not to wait, while it can't be moved. */
@@ -398,17 +407,31 @@ finish(NpRow *row, int64 id)
 	np_row_free(row);
 }
 
+/* It may never leave: only its subject waits for that. */
+static void
+keep(const NpRow *row)
+{
+	Subject    *subject = known_as(row->message.subject);
+
+	if (subject != NULL)
+		set_leaving(subject, false);
+	kept++;
+}
+
 static void
 finish_moved(const Move *moves, int count)
 {
 	dlist_mutable_iter iter;
 	int			i = 0;
 
+	kept = 0;
 	dlist_foreach_modify(iter, &rows)
 	{
 		if (i >= count)
 			break;
-		if (!moves[i].is_kept)
+		if (moves[i].is_kept)
+			keep(dlist_container(NpRow, node, iter.cur));
+		else
 			finish(dlist_container(NpRow, node, iter.cur), moves[i].id);
 		i++;
 	}
@@ -657,7 +680,8 @@ learn_anew(void)
 
 /*
  * Look, in a transaction of the outbox, of which subjects the table has nothing
- * any more, and which of the others are to be waited for; all are written.
+ * any more, and which of the others are to be waited for; all are written that
+ * can be.
  */
 void
 np_divert_look(void)
@@ -667,7 +691,7 @@ np_divert_look(void)
 	Left	   *left;
 	uint64		count;
 
-	if (np_divert_is_empty() || waiting > 0)
+	if (np_divert_is_empty() || waiting > kept)
 		return;
 	all = find_subject(ALL);
 	arguments[0] = all_ids();
@@ -679,6 +703,7 @@ np_divert_look(void)
 		learn_anew();
 	else
 		judge_all(left, count);
+	remember_waiting();
 	if (leaving > 0 && stands_still())
 		np_divert_stop_waiting();
 }

@@ -58,6 +58,13 @@ np_diverting_progressed(void)
 	return_pause = 0;
 }
 
+/* Is there nothing to be published or moved, but what no table takes? */
+bool
+np_diverting_is_done(void)
+{
+	return np_wal_queue_count() <= np_divert_kept();
+}
+
 /* For so long, until now, nothing could be tried. */
 void
 np_diverting_excuse(NpTime duration)
@@ -75,13 +82,16 @@ wal_behind(void)
 	return oldest == NULL ? 0 : (int64) (GetFlushRecPtr(NULL) - oldest->end_lsn);
 }
 
-/* More WAL is kept than may be, and it does not get less: a worker that was not there for a while catches up. */
+/*
+ * More WAL is kept than may be, and it does not get less: a worker that was not
+ * there for a while catches up.  What no table takes would keep it all the same.
+ */
 static bool
 is_too_much(void)
 {
 	int64		behind = wal_behind();
 
-	if (behind <= (int64) np_wal_divert_size * 1024 * 1024)
+	if (np_divert_kept() > 0 || behind <= (int64) np_wal_divert_size * 1024 * 1024)
 		least_behind = PG_INT64_MAX;
 	else if (behind < least_behind)
 	{
@@ -98,7 +108,7 @@ np_diverting_is_time(bool may_publish)
 	NpTime		waited = np_now() - last_progress;
 
 	/* nor is more moved while the table takes nothing */
-	if (np_wal_queue_count() == 0 || is_stuck)
+	if (np_diverting_is_done() || is_stuck)
 		return false;
 	if (np_relay_ordered(np_worker_slot()) == NP_WAL_FINISH)
 		return !may_publish || waited > NP_MILLISECONDS(np_ack_timeout);
@@ -123,7 +133,7 @@ np_diverting_begin(void)
 bool
 np_diverting_may_end(bool has_more)
 {
-	return is_diverting && (is_stuck || (np_divert_waiting() == 0 && !has_more) || np_now() >= next_return);
+	return is_diverting && (is_stuck || (np_divert_waiting() <= np_divert_kept() && !has_more) || np_now() >= next_return);
 }
 
 /* NATS is there again.  That it can be published is known when it was. */

@@ -13,6 +13,7 @@
 
 extern void np_diverting_progressed(void);
 extern void np_diverting_excuse(NpTime duration);
+extern bool np_diverting_is_done(void);
 extern bool np_diverting_is_time(bool may_publish);
 extern void np_diverting_begin(void);
 extern void np_diverting_end(void);

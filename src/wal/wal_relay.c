@@ -69,6 +69,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 /* How often it is looked whether nats_wal_enable() has been committed. */
 #define SECRET_INTERVAL		NP_MILLISECONDS(50)
 
+/* After so long it is looked less often, and a slot of an extension that is gone is dropped, though there is another one by now. */
+#define SECRET_PATIENCE		NP_MILLISECONDS(5000)
+
 /* How often it is looked whether a transaction is visible, and on the standbys; who waits for these at COMMIT wakes it, too. */
 #define WITHHELD_INTERVAL	NP_MILLISECONDS(5)
 
@@ -86,7 +89,9 @@ PGDLLEXPORT void np_wal_relay_main(Datum argument);
 static NpSession *session;		/* on which messages go out; NULL: none yet */
 static NpSession *wanted;		/* on which they are to, when nothing is on its way any more */
 static NpWalSecret secret;
-static bool has_secret;			/* else nats_wal_enable() is not committed yet */
+static bool has_secret;			/* else nats_wal_enable() is not committed yet ... */
+static NpTime secret_missed;	/* ... which is waited for since then; 0: it is not */
+static Oid	secret_of;			/* the extension that has it, or had; InvalidOid: none was known */
 static NpRelayState stopped_as; /* while nothing is sent; NP_RELAY_PUBLISHING: it is */
 static NpTime next_look;		/* into the tables */
 static bool must_look;
@@ -351,7 +356,7 @@ show_progress(void)
 		np_relay_slot_count(np_worker_slot(), published, 0, 0);
 		np_worker_report_success(session);
 	}
-	if (progress.queued == 0 || is_withheld)
+	if (np_diverting_is_done() || is_withheld)
 		np_diverting_progressed();
 	published = 0;
 }
@@ -377,6 +382,11 @@ look_inside(void)
 {
 	wanted = np_outbox_session();
 	has_secret = np_wal_secret(get_rel_namespace(np_outbox_table()), &secret);
+	if (has_secret)
+	{
+		secret_of = np_outbox_extension();
+		secret_missed = 0;
+	}
 	stopped_as = is_paused() ? NP_RELAY_PAUSED : np_publishing != NP_PUBLISHING_ON ? NP_RELAY_OFF : NP_RELAY_PUBLISHING;
 	if (!is_remembered && np_relay_ordering != NP_RELAY_RELAXED)
 		np_divert_remember();
@@ -664,11 +674,18 @@ drop_slot(void)
 static NpTime
 wait_for_secret(void)
 {
+	bool		is_late;
+
 	if (np_worker_shown_state() != NP_RELAY_NO_SLOT)
 		np_relay_slot_set_error(np_worker_slot(), "the replication slot was not made by nats_wal_enable(), or that was rolled back");
+	if (secret_missed == 0)
+		secret_missed = np_now();
 	np_worker_show_state(NP_RELAY_NO_SLOT);
+	is_late = np_now() > secret_missed + SECRET_PATIENCE;
+	if (is_late && OidIsValid(secret_of) && secret_of != np_outbox_extension())
+		drop_slot();
 	must_look = true;
-	return np_now() + SECRET_INTERVAL;
+	return np_now() + (is_late ? LOOK_INTERVAL : SECRET_INTERVAL);
 }
 
 /* While a transaction was decoded and nothing could be sent, it is not NATS that was away. */
@@ -702,7 +719,7 @@ run_round(void)
 	if (!np_reader_open())
 		return next_look;
 	/* what is waited for leaves the table, which is to go on */
-	if (np_wal_queue_count() == 0 || is_held())
+	if (np_diverting_is_done() || is_held())
 		np_diverting_progressed();
 	read_wal();
 	/* also when nothing is sent: what is withheld is not moved to the table */

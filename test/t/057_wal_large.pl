@@ -27,6 +27,8 @@ my $node = relay_node('main',
 	'nats_publish.relay_ordering' => 'relaxed',
 	wal_level => 'logical',
 	logical_decoding_work_mem => "${WORK_MEM}MB",
+	# for the sessions; what the relay reads ahead is not limited by it
+	temp_file_limit => '50MB',
 	max_wal_size => '4GB');
 my $session = PsqlSession->new($node);
 

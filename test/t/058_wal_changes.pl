@@ -255,6 +255,8 @@ w.delete {"id":1} null
 w.insert null {"id":2,"a":"z","big":"__debezium_unavailable_value"}
 w.update null {"id":1,"a":"z","big":"__debezium_unavailable_value"}
 END
+run(q(SELECT nats_publish_table('t', subject => 'w.t', columns => '{id,a}', events => '{update}', delivery => 'wal'); UPDATE t SET a = 'p'));
+is(lines(from_wal()), 'w.t {"op":"update","schema":"public","table":"t","key":{"id":2},"new":{"id":2,"a":"p"}}', 'nothing is said of one that is not published');
 run(q(SELECT nats_publish_table('t', subject => 'w.{big}', events => '{update}', delivery => 'wal'); UPDATE t SET a = 'q'));
 is(lines(from_wal()), '', 'a subject can not be made of such a value');
 is(dead(), 'public.t.update {"op":"update","schema":"public","table":"t","key":{"id":2}} 0A000: the value of column "big" is not in the WAL: it is stored out of line and was not changed',

@@ -423,8 +423,26 @@ unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing
 	my $ticks = process_ticks($pid);
 	sleep 2;
 	cmp_ok(process_ticks($pid) - $ticks, '<', 50, 'and it is tried now and then');
+
+	# though it keeps the WAL
+	my $moves = sub { scalar(log_lines($node, 0, qr/moves messages to nats_outbox/)) };
+	my $before = $moves->();
+	reconfigure($node, 'nats_publish.wal_divert_after' => '500ms');
+	goes_by_itself('beside it', 'd.c');
+	sleep 2;
+	goes_by_itself('a while later', 'd.c');
+	is($moves->(), $before, 'nothing else is moved for it');
+	# nothing was wrong with these when they were moved
+	$nats->kill9;
+	write_message(@$_) foreach [ 'nowhere.forbidden', '2' ], [ 'd.d', '1' ];
+	wait_for('them to be moved', sub { in_table() =~ /d\.d 1/ });
+	reconfigure($node, 'nats_publish.wal_divert_after' => '1h');
+	$nats->start;
+	goes_by_itself('beside another one', 'd.c');
+	goes_by_itself('and of the subject of what was moved', 'd.d');
+	like(payloads('d.d'), qr/^1 /, 'in order');
 	$session->value(q(DROP TRIGGER refuse ON nats_outbox_dead));
-	wait_for('it to be buried', sub { $session->value(q(SELECT left(last_error, 12) FROM nats_outbox_dead)) eq '22000: P0001' });
+	wait_for('it to be buried', sub { $session->value(q(SELECT string_agg(left(last_error, 12), ' ') FROM nats_outbox_dead)) eq '22000: P0001 22000: P0001' });
 	my $lsn = $session->value('SELECT pg_current_wal_insert_lsn()');
 	wait_for('the WAL', sub { $session->value("SELECT confirmed_lsn >= '$lsn' FROM nats_wal_relay") eq 't' });
 	pass('until one does');

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * settled.c
+ * id_horizon.c
  *	  Up to which number no row of a table can appear any more.
  *
  * A sequence gives numbers in order, but rows appear when their transactions
  * commit.  Who inserts holds a ROW EXCLUSIVE lock on the table from before the
  * row takes its number until the transaction's end; so when all who hold one
- * now have ended, every number that was given before now is settled: its row
+ * now have ended, every number that was given before now is below the horizon: its row
  * can be seen, or will never be.
  *
  *-------------------------------------------------------------------------
@@ -17,12 +17,12 @@
 #include "storage/lock.h"
 #include "utils/memutils.h"
 
-#include "relay/settled.h"
+#include "relay/id_horizon.h"
 
 StaticAssertDecl(sizeof(VirtualTransactionId) == 2 * sizeof(int32), "VirtualTransactionId has bytes that mean nothing");
 
 static Oid	table_of_all;		/* that the rest is about; InvalidOid: none yet */
-static int64 settled;			/* what is known */
+static int64 horizon;			/* what is known */
 static int64 next;				/* what is, when all of these have ended */
 
 /* Transactions. */
@@ -75,7 +75,7 @@ remember(Writers *writers, const VirtualTransactionId *present, int count)
  * (lock.c GetLockConflicts: all that a SHARE lock would wait for, but us).
  */
 int64
-np_settled(Oid table, int64 last_given, bool *some_ended)
+np_id_horizon(Oid table, int64 last_given, bool *some_ended)
 {
 	LOCKTAG		tag;
 	VirtualTransactionId *present;
@@ -87,7 +87,7 @@ np_settled(Oid table, int64 last_given, bool *some_ended)
 	if (table != table_of_all || last_given < next)
 	{
 		/* another table, or its sequence was set back */
-		settled = next = 0;
+		horizon = next = 0;
 		awaited.count = last.count = 0;
 		table_of_all = table;
 	}
@@ -95,10 +95,10 @@ np_settled(Oid table, int64 last_given, bool *some_ended)
 	remember(&last, present, count);
 	if (count_ended(&awaited, present, count) == awaited.count)
 	{
-		settled = count == 0 ? last_given : next;
+		horizon = count == 0 ? last_given : next;
 		next = last_given;
 		remember(&awaited, present, count);
 	}
 	pfree(present);
-	return settled;
+	return horizon;
 }
