@@ -189,6 +189,8 @@ np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableS
 
 	context->ecxt_innertuple = old;
 	context->ecxt_outertuple = new;
+	/* what the last one has left when it raised */
+	ResetExprContext(context);
 	result = ExecQual(filter->condition, context);
 	ResetExprContext(context);
 	return result;

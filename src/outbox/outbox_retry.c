@@ -54,7 +54,7 @@ static NpStatement put_back = {
 };
 
 static NpStatement list_dead = {
-	.text = "SELECT pg_catalog.array_agg(id::pg_catalog.int8) FROM %s.nats_outbox_dead WHERE id IS NOT NULL"
+	.text = "SELECT pg_catalog.array_agg(DISTINCT id::pg_catalog.int8) FROM %s.nats_outbox_dead WHERE id IS NOT NULL"
 };
 
 static NpStatement list_retried = {
@@ -183,9 +183,9 @@ list_ids(NpStatement *list, Oid schema, const char *table)
 	return ids;
 }
 
-/* How many of them are there. */
+/* What is for later under the id of a dead one is not tried.  How many rows that were. */
 static int64
-retry_each(Oid schema, const ArrayType *ids)
+retry_each(Oid schema, const ArrayType *ids, uint64 (*retry_id) (Oid schema, int64 id))
 {
 	MemoryContext one = AllocSetContextCreate(CurrentMemoryContext, "nats_publish retry", ALLOCSET_SMALL_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(one);
@@ -195,7 +195,7 @@ retry_each(Oid schema, const ArrayType *ids)
 	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		retried += retry(schema, ((const int64 *) ARR_DATA_PTR(ids))[i]);
+		retried += retry_id(schema, ((const int64 *) ARR_DATA_PTR(ids))[i]);
 		MemoryContextReset(one);
 	}
 	MemoryContextSwitchTo(caller);
@@ -210,7 +210,7 @@ np_outbox_retry_all(Oid schema)
 	int			level = go_by_indexes();
 	ArrayType  *dead = list_ids(&list_dead, schema, "nats_outbox_dead");
 	ArrayType  *failed = list_ids(&list_retried, schema, "nats_outbox");
-	int64		retried = retry_each(schema, dead) + retry_each(schema, failed);
+	int64		retried = retry_each(schema, dead, retry_dead) + retry_each(schema, failed, retry_waiting);
 
 	AtEOXact_GUC(true, level);
 	return retried;

@@ -22,11 +22,15 @@
 #include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
+#include "base/catch.h"
 #include "base/settings.h"
+#include "base/subtransaction.h"
 #include "outbox/outbox.h"
+#include "outbox/relay_state.h"
 #include "relay/outbox_due.h"
 #include "relay/outbox_probes.h"
 #include "relay/outbox_table.h"
+#include "relay/relay_worker.h"
 
 /* Of the clock, in its microseconds: what is due is committed by then. */
 #define FLOOR_DISTANCE	(1 * USECS_PER_SEC)
@@ -225,15 +229,33 @@ time_of_next(const NpWaiting *waiting, TimestampTz now)
 	return TIMESTAMP_NOT_FINITE(next) ? NP_FOREVER : np_now() + Min(next - now, NP_MILLISECONDS(INT_MAX));
 }
 
-/* Returns when it is to be looked at again: what somebody has locked is left for then. */
+static void
+mend_all(void *count)
+{
+	np_outbox_execute(&mend_times, NULL, false);
+	*(uint64 *) count = SPI_processed;
+}
+
+/*
+ * Returns when it is to be looked at again: what somebody has locked is left
+ * for then, and so are all if one of them can't be written, which holds up
+ * nothing else.
+ */
 static NpTime
 mend(void)
 {
+	uint64		count = 0;
+	ErrorData  *error;
+
 	if (np_now() < next_mend)
 		return next_mend;
-	np_outbox_execute(&mend_times, NULL, false);
 	next_mend = np_now() + MEND_INTERVAL;
-	if (SPI_processed == 0)
+	error = np_try_subtransaction(mend_all, &count);
+	if (error != NULL && np_is_of_server(error->sqlerrcode) && !np_is_of_others(error->sqlerrcode))
+		ReThrowError(error);
+	if (error != NULL)
+		np_relay_slot_set_error(np_worker_slot(), error->message);
+	if (error != NULL || count == 0)
 		return next_mend;
 	np_due_from_the_lowest();
 	return 0;

@@ -61,6 +61,7 @@ typedef struct NpRow
 	bool		in_doubt;		/* this attempt or an earlier one may have stored it */
 	bool		waits_for_stream;	/* nobody takes it, or nobody answers */
 	bool		is_uncounted;	/* it has failed, by no fault of its own */
+	bool		is_gone;		/* somebody has changed or deleted it meanwhile: it is not dead */
 	bool		is_unburied;	/* it is dead, but that could not be written down ... */
 	bool		was_dead;		/* ... before, so that it is not tried */
 	bool		is_written;		/* what became of it, by what was done last */

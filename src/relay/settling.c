@@ -486,7 +486,9 @@ write_alone(NpStatement *statement, NpRow *row, NpSettled *settled, MemoryContex
 	if (error != NULL)
 	{
 		record_error(settled, error->message, caller);
-		kept_error = error->sqlerrcode;
+		/* one that is only in doubt is not kept */
+		if (row->state != NP_ROW_DOUBTED)
+			kept_error = error->sqlerrcode;
 	}
 	keep_unwritten(row, settled);
 }
@@ -603,6 +605,8 @@ bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 	{
 		if (!burial.is_done && row->is_unread)
 			leave_unburied(row, false);
+		else if (!burial.is_done)
+			row->is_gone = settled->is_changed = true;
 		return true;
 	}
 	if (np_is_of_server(error->sqlerrcode) && !np_is_of_others(error->sqlerrcode))
@@ -672,11 +676,11 @@ count_and_finish(NpRow *row, NpSettled *settled)
 {
 	if (row->state == NP_ROW_FAILED)
 		settled->next_due = Min(settled->next_due, due_time(row));
-	if (row->state == NP_ROW_DEAD)
+	if (row->state == NP_ROW_DEAD && !row->is_gone)
 		settled->dead++;
 	if (row->state == NP_ROW_FAILED && !row->is_uncounted)
 		settled->failed++;
-	if (row->state != NP_ROW_DOUBTED)
+	if (row->state != NP_ROW_DOUBTED && !row->is_gone)
 		record_error(settled, row->error, CurrentMemoryContext);
 	finish(row, settled);
 }

@@ -100,7 +100,8 @@ static bool round_failed;		/* the last one, by an error */
 static bool is_remembered;		/* what was moved to the table; not while that is out of order */
 static NpWalProgress progress;
 static bool is_withheld;		/* what comes next is not on all standbys, or not visible to others ... */
-static NpTime withheld_since;	/* ... since then at the latest */
+static NpTime withheld_since;	/* ... since then at the latest ... */
+static XLogRecPtr withheld_end; /* ... and ends there */
 static int64 published;			/* since that was last counted */
 static NpTime tried_at;			/* when it was published, or tried, last */
 static bool has_pumped;			/* while this was read, messages could be sent ... */
@@ -241,6 +242,8 @@ peek(void)
 	is_withheld = record != NULL && !(np_standbys_have(transaction->end_lsn) && np_others_see(transaction));
 	if (is_withheld && !was_withheld)
 		withheld_since = np_now();
+	if (is_withheld)
+		withheld_end = transaction->end_lsn;
 	return is_withheld ? NULL : record;
 }
 
@@ -595,8 +598,8 @@ late_on_standbys(void)
 	NpTime		since;
 	XLogRecPtr	awaited = np_reader_awaited(&since);
 
-	if (is_withheld && np_now() > withheld_since + STANDBYS_LATE && !np_standbys_have(np_position_oldest()->end_lsn))
-		return np_position_oldest()->end_lsn;
+	if (is_withheld && np_now() > withheld_since + STANDBYS_LATE && !np_standbys_have(withheld_end))
+		return withheld_end;
 	return awaited != InvalidXLogRecPtr && np_now() > since + STANDBYS_LATE ? awaited : InvalidXLogRecPtr;
 }
 

@@ -145,6 +145,24 @@ s.p.1 {"op":"update","table":"p","key":{"id":1},"new":{"id":1,"big":"5000 x","n"
 s.p.1 {"op":"update","table":"p","key":{"id":1},"new":{"id":1,"n":2},"unchanged":["big"]}
 END
 is(dead(), '', 'and nothing is wrong with them');
+
+# A condition that raises for each row
+
+run(<<'END');
+CREATE TABLE raises (id int PRIMARY KEY, body text);
+CREATE TRIGGER raises AFTER INSERT ON raises FOR EACH ROW WHEN (repeat(NEW.body, 100) LIKE '%x' AND 10 / (NEW.id - NEW.id) > 0)
+	EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=s.raises');
+ALTER TABLE raises DISABLE TRIGGER ALL;
+END
+{
+	my $pid = run('SELECT pid FROM nats_wal_relay');
+	my $before = process_memory($pid);
+	run(q(INSERT INTO raises SELECT i, repeat('x', 1000) FROM generate_series(1, 2000) AS i));
+	is(published(), '', 'what a condition raises for is not published');
+	cmp_ok(process_memory($pid) - $before, '<', 100_000, 'and leaves no memory behind, kB');
+	is(run('SELECT count(*) FROM nats_outbox_dead'), 2000, 'but is dead');
+}
+
 unlike(slurp_file($node->logfile), qr/terminated by signal/, 'the relay has survived it');
 
 done_testing();

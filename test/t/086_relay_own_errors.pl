@@ -315,6 +315,35 @@ foreach my $column (qw(msg_id id next_attempt_at))
 	pass('and all go when there is room for all');
 }
 
+# One that is put off for ever, and whose time can't be mended
+
+{
+	start_again();
+	$session->value('SELECT nats_relay_pause()');
+	wait_for_state($session, 'paused');
+	my $parked = write_message('w.parked');
+	$session->value("UPDATE nats_outbox SET attempts = 1, last_error = 'X', next_attempt_at = 'infinity' WHERE id = $parked");
+	$session->value(q(ALTER TABLE nats_outbox ADD CONSTRAINT refuse CHECK (subject <> 'w.parked') NOT VALID; SELECT nats_relay_resume()));
+	others_go('beside one whose time can not be mended');
+	like(relay_column($session, 'last_error'), qr/violates check constraint "refuse"/, 'it is told');
+	$session->value('ALTER TABLE nats_outbox DROP CONSTRAINT refuse');
+	wait_until_drained($session, 60);
+	is(count_of('w.parked'), 1, 'it goes when it can be');
+}
+
+# Dead ones that have the id of another message
+
+{
+	start_again();
+	my $later = $session->value(q(SELECT nats_publish_outbox('w.later', 'x', deliver_at => now() + interval '1 day')));
+	$session->value("INSERT INTO nats_outbox_dead (id, subject, payload, msg_id, created_at, attempts, last_error, died_at)"
+		. " SELECT $later, 'w.dead', 'x', 'again ' || i, now(), 3, NULL, now() FROM generate_series(1, 3) AS i");
+	is($session->value('SELECT nats_outbox_retry_all()'), 3, 'dead messages of the same id are tried again');
+	wait_for('them', sub { count_of('w.dead') == 3 });
+	is($session->value("SELECT next_attempt_at > now() + interval '23 hours' FROM nats_outbox WHERE id = $later"), 't', 'and not what is for later under their id');
+	$session->value('DELETE FROM nats_outbox');
+}
+
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal|TRAP/) ], [], 'nothing has crashed');
 $_->close foreach $session, $other;
 
