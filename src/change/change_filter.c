@@ -32,8 +32,12 @@
 
 struct NpChangeFilter
 {
-	EState	   *estate;			/* in the plan's context, with all of this */
+	Node	   *node;			/* in the plan's context, with all of this */
+	bool		can_take_long;
+	MemoryContext context;		/* of the next two */
+	EState	   *estate;
 	ExprState  *condition;
+	bool		is_prepared;	/* it is there; NULL: it is always true */
 	Bitmapset  *old_columns;	/* by place */
 	Bitmapset  *new_columns;
 };
@@ -58,6 +62,31 @@ static bool
 function_is_unfit(Oid function, void *unused)
 {
 	return function >= FirstNormalObjectId || func_volatile(function) != PROVOLATILE_IMMUTABLE;
+}
+
+static bool
+is_comparison(Oid operator)
+{
+	return get_op_btree_interpretation(operator) != NIL;
+}
+
+/* Can it take longer than to look at its arguments?  A regular expression can, or a power of a numeric. */
+static bool
+can_take_long(const Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_FuncExpr:
+			return ((const FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CALL;
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+			return !is_comparison(((const OpExpr *) node)->opno);
+		case T_ScalarArrayOpExpr:
+			return !is_comparison(((const ScalarArrayOpExpr *) node)->opno);
+		default:
+			return false;
+	}
 }
 
 static bool
@@ -126,6 +155,7 @@ find_unfit(Node *node, void *argument)
 		return is_unfit(walk, "WHEN contains a type that is not PostgreSQL's own");
 	if (check_functions_in_node(node, function_is_unfit, NULL))
 		return is_unfit(walk, "WHEN contains a function or operator that is not immutable, or not PostgreSQL's own");
+	walk->filter->can_take_long |= can_take_long(node);
 	if (IsA(node, Var))
 		return column_is_unfit(walk, (Var *) node);
 	return expression_tree_walker(node, NP_COMPAT_WALKER(find_unfit), argument);
@@ -150,8 +180,8 @@ np_change_filter_make(const char *condition, TupleDesc columns, const char **pro
 	/* as TriggerEnabled does */
 	ChangeVarNodes(node, PRS2_OLD_VARNO, INNER_VAR, 0);
 	ChangeVarNodes(node, PRS2_NEW_VARNO, OUTER_VAR, 0);
-	filter->estate = CreateExecutorState();
-	filter->condition = ExecPrepareQual(make_ands_implicit((Expr *) node), filter->estate);
+	filter->node = node;
+	filter->context = AllocSetContextCreate(CurrentMemoryContext, "nats_publish filter", ALLOCSET_SMALL_SIZES);
 	return filter;
 }
 
@@ -176,6 +206,28 @@ np_change_filter_needs(const NpChangeFilter *filter, int place)
 	return bms_is_member(place, filter->new_columns);
 }
 
+/* Does it have something in it that can take long, and so is to be limited? */
+bool
+np_change_filter_can_take_long(const NpChangeFilter *filter)
+{
+	return filter->can_take_long;
+}
+
+/* What has no columns in it is computed now, which can raise, and take long. */
+static void
+prepare(NpChangeFilter *filter)
+{
+	MemoryContext caller;
+
+	/* of an attempt that has raised */
+	MemoryContextReset(filter->context);
+	caller = MemoryContextSwitchTo(filter->context);
+	filter->estate = CreateExecutorState();
+	filter->condition = ExecPrepareQual(make_ands_implicit(copyObject((Expr *) filter->node)), filter->estate);
+	MemoryContextSwitchTo(caller);
+	filter->is_prepared = true;
+}
+
 /*
  * Is a change to be published?  A row that is not there is NULL; of a TRUNCATE
  * neither is, and its condition has no columns.  Raises what the condition
@@ -184,9 +236,12 @@ np_change_filter_needs(const NpChangeFilter *filter, int place)
 bool
 np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableSlot *new)
 {
-	ExprContext *context = GetPerTupleExprContext(filter->estate);
+	ExprContext *context;
 	bool		result;
 
+	if (!filter->is_prepared)
+		prepare(filter);
+	context = GetPerTupleExprContext(filter->estate);
 	context->ecxt_innertuple = old;
 	context->ecxt_outertuple = new;
 	/* what the last one has left when it raised */

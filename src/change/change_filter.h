@@ -15,6 +15,7 @@ typedef struct NpChangeFilter NpChangeFilter;
 
 extern NpChangeFilter *np_change_filter_make(const char *condition, TupleDesc columns, const char **problem);
 extern bool np_change_filter_knows(const NpChangeFilter *filter, const bool *in_old);
+extern bool np_change_filter_can_take_long(const NpChangeFilter *filter);
 extern bool np_change_filter_needs(const NpChangeFilter *filter, int place);
 extern bool np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableSlot *new);
 

@@ -7,10 +7,10 @@
  * What makes messages is PostgreSQL's own code and ours, which leave nothing
  * behind but memory; so the error is caught without a subtransaction, which
  * would be dear.  With one is done what somebody else's code has a part in (a
- * type's output, a cast to json), and all in a transaction in which an error
- * was met, or was too severe to be caught: that stops decoding, which begins
- * again and then comes here knowing better (wal_trouble.c).  All is done as the
- * table's owner in a restricted operation.
+ * type's output, a cast to json, a WHEN that can take long), and all in a
+ * transaction in which an error was met, or was too severe to be caught: that
+ * stops decoding, which begins again and then comes here knowing better
+ * (wal_trouble.c).  All is done as the table's owner in a restricted operation.
  *
  *-------------------------------------------------------------------------
  */
@@ -209,7 +209,7 @@ np_wal_attempt_check_others(const NpWalAttempt *attempt)
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 attempts->is_endless ?
-			 errmsg("a cast to json in this transaction did not come to an end, and did not let itself be canceled") :
-			 errmsg("casts to json took too long in this transaction: more than %d s, and %d ms for each change",
+			 errmsg("a cast to json or a condition in this transaction did not come to an end, and did not let itself be canceled") :
+			 errmsg("casts to json and conditions took too long in this transaction: more than %d s, and %d ms for each change",
 					MAX_TRANSACTION_TIME / 1000, MORE_FOR_EACH_CHANGE)));
 }

@@ -244,7 +244,7 @@ make_messages(void *argument)
 	int			count;
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
-	work->attempt.needs_others = work->plan->wal->has_others_code;
+	work->attempt.needs_others = work->plan->wal->is_limited;
 	np_wal_attempt_check_others(&work->attempt);
 	if (!work->attempt.needs_others || work->attempt.may_call_others)
 	{

@@ -139,6 +139,20 @@ is(dead(), 'w.t.22 40001, w.t.23 40001, w.t.24 40001, w.t.25 55P03, w.t.26 55P03
 	is(dead(), 'public.t.insert 54000, public.t.insert 54000', 'the rest of them is dead');
 }
 
+# Nor does a condition take as long as it likes
+$session->value(q(CREATE TABLE f (id int PRIMARY KEY, s text, p text);
+	CREATE TRIGGER f AFTER INSERT ON f FOR EACH ROW WHEN (NEW.s ~ NEW.p) EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=w.f.{id}');
+	CREATE TABLE g (id int PRIMARY KEY);
+	CREATE TRIGGER g AFTER INSERT ON g FOR EACH ROW WHEN (repeat('x', 2000) || 'z' ~ '(.+)(.+)(.+)\3\2\1zz?$') EXECUTE FUNCTION nats_publish_change('delivery=wal', 'subject=w.g.{id}');
+	ALTER TABLE f DISABLE TRIGGER f; ALTER TABLE g DISABLE TRIGGER g));
+$session->value(q(INSERT INTO f VALUES (1, 'xy', '^x.$')));
+$session->value(q(INSERT INTO f VALUES (2, repeat('x', 2000) || 'z', '(.+)(.+)(.+)\3\2\1zz?$')));
+$session->value(q(INSERT INTO g VALUES (1)));
+$session->value(q(INSERT INTO f VALUES (3, 'xz', '^x.$')));
+wait_for_wal('conditions that take long');
+is(subjects(), 'w.f.1 w.f.3', 'others are published');
+is(dead(), 'w.f.2 57014, w.g.1 57014', 'the changes are dead');
+
 # Annotations, and where they go
 $session->value(q(CREATE TABLE a (id int PRIMARY KEY); SELECT nats_publish_table('a', subject => 'w.a', delivery => 'wal', transaction => true, transaction_end => 'w.end')));
 $session->value(q(BEGIN; INSERT INTO a VALUES (1); SELECT pg_logical_emit_message(true, 'nats_publish.annotations', '{"x": 1e100000}'); COMMIT));
