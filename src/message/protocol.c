@@ -401,7 +401,9 @@ np_info_max_payload(NpSpan json, int64_t *bytes)
 	for (size_t i = 0; i < json.length && json.data[i] >= '0' && json.data[i] <= '9' &&
 		 value <= MAX_CONTENT_LENGTH; i++)
 		value = value * 10 + (json.data[i] - '0');
-	*bytes = value;
+	/* -1 is no limit, and leaves what is known */
+	if (value > 0)
+		*bytes = value;
 	return value > 0;
 }
 
