@@ -35,9 +35,8 @@ struct NpChangeFilter
 	Node	   *node;			/* in the plan's context, with all of this */
 	bool		can_take_long;
 	MemoryContext context;		/* of the next two */
-	EState	   *estate;
-	ExprState  *condition;
-	bool		is_prepared;	/* it is there; NULL: it is always true */
+	EState	   *estate;			/* NULL: not prepared yet */
+	ExprState  *condition;		/* NULL: it is always true */
 	Bitmapset  *old_columns;	/* by place */
 	Bitmapset  *new_columns;
 };
@@ -218,14 +217,15 @@ static void
 prepare(NpChangeFilter *filter)
 {
 	MemoryContext caller;
+	EState	   *estate;
 
 	/* of an attempt that has raised */
 	MemoryContextReset(filter->context);
 	caller = MemoryContextSwitchTo(filter->context);
-	filter->estate = CreateExecutorState();
-	filter->condition = ExecPrepareQual(make_ands_implicit(copyObject((Expr *) filter->node)), filter->estate);
+	estate = CreateExecutorState();
+	filter->condition = ExecPrepareQual(make_ands_implicit(copyObject((Expr *) filter->node)), estate);
+	filter->estate = estate;
 	MemoryContextSwitchTo(caller);
-	filter->is_prepared = true;
 }
 
 /*
@@ -239,7 +239,7 @@ np_change_filter_admits(NpChangeFilter *filter, TupleTableSlot *old, TupleTableS
 	ExprContext *context;
 	bool		result;
 
-	if (!filter->is_prepared)
+	if (filter->estate == NULL)
 		prepare(filter);
 	context = GetPerTupleExprContext(filter->estate);
 	context->ecxt_innertuple = old;

@@ -183,7 +183,7 @@ list_ids(NpStatement *list, Oid schema, const char *table)
 	return ids;
 }
 
-/* What is for later under the id of a dead one is not tried.  How many rows that were. */
+/* How many rows were written or moved. */
 static int64
 retry_each(Oid schema, const ArrayType *ids, uint64 (*retry_id) (Oid schema, int64 id))
 {
@@ -203,7 +203,10 @@ retry_each(Oid schema, const ArrayType *ids, uint64 (*retry_id) (Oid schema, int
 	return retried;
 }
 
-/* The same of all messages that are dead or have failed; how many those are. */
+/*
+ * The same of all messages that are dead or have failed; how many those are.
+ * What is for later under the id of a dead one stays so.
+ */
 int64
 np_outbox_retry_all(Oid schema)
 {

@@ -702,8 +702,10 @@ np_divert_look(void)
 	if (all != NULL && find_row(left, count, all->last_id) == NULL)
 		learn_anew();
 	else
+	{
 		judge_all(left, count);
-	remember_waiting();
+		remember_waiting();
+	}
 	if (leaving > 0 && stands_still())
 		np_divert_stop_waiting();
 }
