@@ -231,6 +231,13 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define NP_COMPAT_WAL_LEVEL_NAME	"logical"
 #endif
 
+/* What an operator means to indexes with an order, NIL if nothing. */
+#if PG_VERSION_NUM >= 180000
+#define np_compat_operator_meanings(operator)	get_op_index_interpretation(operator)
+#else
+#define np_compat_operator_meanings(operator)	get_op_btree_interpretation(operator)
+#endif
+
 /* When a transaction (ReorderBufferTXN *) has committed. */
 #if PG_VERSION_NUM >= 190000
 #define np_compat_commit_time(transaction)	((transaction)->commit_time)

@@ -66,7 +66,7 @@ function_is_unfit(Oid function, void *unused)
 static bool
 is_comparison(Oid operator)
 {
-	return get_op_btree_interpretation(operator) != NIL;
+	return np_compat_operator_meanings(operator) != NIL;
 }
 
 /* Can it take longer than to look at its arguments?  A regular expression can, or a power of a numeric. */

@@ -99,8 +99,8 @@ typedef struct NpChangeWal
 	NpValueCoder *coders;		/* of the published columns, for new rows without some */
 	TupleTableSlot *old;		/* to put rows into */
 	TupleTableSlot *new;
-	bool		is_limited;		/* messages are made by functions that are not PostgreSQL's own, or WHEN can
-								 * take long */
+	bool		calls_others;	/* messages are made by functions that are not PostgreSQL's own */
+	bool		is_limited;		/* that, or WHEN can take long */
 	Oid			owner;			/* of the published table */
 	char	   *subjects;		/* to which that may publish; NULL: not read yet */
 	bool		needs_server;	/* it may not publish on the relay's connection */

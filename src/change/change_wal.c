@@ -196,13 +196,14 @@ add_wal(const Look *look, Relation published)
 	plan->wal->old = MakeSingleTupleTableSlot(columns, &TTSOpsHeapTuple);
 	plan->wal->new = MakeSingleTupleTableSlot(columns, &TTSOpsHeapTuple);
 	plan->wal->owner = published->rd_rel->relowner;
-	plan->wal->is_limited = published_needs(plan, columns) & NP_NEEDS_OTHERS_CODE;
+	plan->wal->calls_others = published_needs(plan, columns) & NP_NEEDS_OTHERS_CODE;
 	find_old_columns(look);
 	find_problems_of_table(look);
 	find_problems_of_trigger(look);
 	find_problems_of_identity(look);
 	find_problems_of_filter(look);
-	plan->wal->is_limited |= plan->wal->filter != NULL && np_change_filter_can_take_long(plan->wal->filter);
+	plan->wal->is_limited = plan->wal->calls_others ||
+		(plan->wal->filter != NULL && np_change_filter_can_take_long(plan->wal->filter));
 }
 
 /* np_change_plan_make, and what the plan of delivery wal has besides. */

@@ -245,6 +245,7 @@ make_messages(void *argument)
 
 	work->plan = np_change_cache_find(work->relation, trigger_of(work));
 	work->attempt.needs_others = work->plan->wal->is_limited;
+	work->attempt.is_of_postgres = !work->plan->wal->calls_others;
 	np_wal_attempt_check_others(&work->attempt);
 	if (!work->attempt.needs_others || work->attempt.may_call_others)
 	{
