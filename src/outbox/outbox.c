@@ -49,7 +49,7 @@ static bool inserting;			/* a message that has been checked */
 static bool diverting;			/* the relay of the WAL moves messages here */
 
 static NpStatement insert_message = {
-	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, next_attempt_at) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+	.text = "INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, next_attempt_at) VALUES ($1, $2, $3, $4, $5) RETURNING id::pg_catalog.int8",
 	.argument_count = INSERT_ARGUMENTS,
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TIMESTAMPTZOID}
 };
@@ -195,9 +195,7 @@ enum
 	CONTENT_LATE,
 	CONTENT_RETRYING,
 	CONTENT_SUBJECT,
-	CONTENT_ERROR,
-	CONTENT_DEAD,
-	CONTENT_PAUSED
+	CONTENT_ERROR
 };
 
 /* It waits for its time, and has not failed; likewise in the view nats_relay. */
@@ -208,13 +206,19 @@ static NpStatement read_content = {
 	.text = "SELECT (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " SCHEDULED " IS NOT TRUE),"
 	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " SCHEDULED "),"
 	" pg_catalog.date_trunc('second', oldest.age), oldest.age OPERATOR(pg_catalog.>) '1 minute'::pg_catalog.interval,"
-	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") "), retried.subject, retried.last_error,"
-	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox_dead),"
-	" (SELECT pg_catalog.bool_or(paused) FROM %1$s.nats_control)"
+	" (SELECT pg_catalog.count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") "), retried.subject, retried.last_error"
 	" FROM (VALUES (1)) AS one LEFT JOIN (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)"
 	" least(pg_catalog.clock_timestamp(), greatest('epoch', created_at, CASE WHEN last_error IS NULL THEN next_attempt_at END))"
 	" FROM %1$s.nats_outbox WHERE " SCHEDULED " IS NOT TRUE ORDER BY id LIMIT 1) AS oldest (age) ON true"
 	" LEFT JOIN (SELECT subject, last_error FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY id LIMIT 1) AS retried ON true"
+};
+
+static NpStatement count_dead = {
+	.text = "SELECT pg_catalog.count(*) FROM %s.nats_outbox_dead"
+};
+
+static NpStatement read_pause = {
+	.text = "SELECT (EXISTS (SELECT FROM %s.nats_control WHERE paused))::pg_catalog.int4::pg_catalog.int8"
 };
 
 /* In the memory of the caller, which SPI's is not. */
@@ -226,17 +230,25 @@ copy_value(MemoryContext caller, int column)
 	return value == NULL ? NULL : MemoryContextStrdup(caller, value);
 }
 
+/* It returns one row. */
+static void
+read_one(NpStatement *statement, Oid schema)
+{
+	SPIPlanPtr	plan = np_statement_prepare(statement, quote_identifier(get_namespace_name(schema)));
+
+	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not look into the outbox");
+}
+
 static NpOutboxContent
 execute_content(Oid schema, MemoryContext caller)
 {
-	NpOutboxContent content;
-	SPIPlanPtr	plan = np_statement_prepare(&read_content, quote_identifier(get_namespace_name(schema)));
+	NpOutboxContent content = {0};
 	HeapTuple	row;
 	TupleDesc	columns;
 	bool		isnull;
 
-	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "could not look into nats_outbox");
+	read_one(&read_content, schema);
 	row = SPI_tuptable->vals[0];
 	columns = SPI_tuptable->tupdesc;
 	content.waiting = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_WAITING, &isnull));
@@ -246,9 +258,22 @@ execute_content(Oid schema, MemoryContext caller)
 	content.retrying = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_RETRYING, &isnull));
 	content.subject = copy_value(caller, CONTENT_SUBJECT);
 	content.error = copy_value(caller, CONTENT_ERROR);
-	content.dead = DatumGetInt64(SPI_getbinval(row, columns, CONTENT_DEAD, &isnull));
-	content.is_paused = DatumGetBool(SPI_getbinval(row, columns, CONTENT_PAUSED, &isnull)) || np_pause_is_marked(get_extension_oid("nats_publish", false));
 	return content;
+}
+
+/* Of another table, which can be somebody else's. */
+static int64
+read_number(NpStatement *statement, Oid schema, const char *table)
+{
+	NpUser		caller;
+	int64		number;
+	bool		isnull;
+
+	np_statements_begin(&caller, schema, table);
+	read_one(statement, schema);
+	number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	np_statements_end(&caller);
+	return number;
 }
 
 /*
@@ -265,6 +290,9 @@ np_outbox_content(Oid schema)
 	np_statements_begin(&caller, schema, "nats_outbox");
 	content = execute_content(schema, context);
 	np_statements_end(&caller);
+	content.dead = read_number(&count_dead, schema, "nats_outbox_dead");
+	content.is_paused = read_number(&read_pause, schema, "nats_control") != 0 ||
+		np_pause_is_marked(get_extension_oid("nats_publish", false));
 	return content;
 }
 

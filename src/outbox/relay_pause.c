@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
 #include "commands/comment.h"
 #include "commands/extension.h"
 #include "storage/lmgr.h"
@@ -56,21 +57,37 @@ np_pause_is_marked(Oid extension)
 	return has_mark(get_comment(extension));
 }
 
+/* Does a row of nats_control pause the relay?  False: it has no such column any more. */
+bool
+np_pause_is_in(Relation control, Snapshot snapshot, bool *paused)
+{
+	AttrNumber	column = get_attnum(RelationGetRelid(control), "paused");
+	SysScanDesc scan;
+	HeapTuple	row;
+	bool		isnull;
+
+	if (column == InvalidAttrNumber || get_atttype(RelationGetRelid(control), column) != BOOLOID)
+		return false;
+	*paused = false;
+	scan = systable_beginscan(control, InvalidOid, false, snapshot, 0, NULL);
+	while (!*paused && HeapTupleIsValid(row = systable_getnext(scan)))
+		*paused = DatumGetBool(heap_getattr(row, column, RelationGetDescr(control), &isnull)) && !isnull;
+	systable_endscan(scan);
+	return true;
+}
+
 /* Whoever has written the table need not be able to read it. */
 static bool
 is_paused(Oid control)
 {
 	Relation	relation = table_open(control, AccessShareLock);
-	AttrNumber	column = get_attnum(control, "paused");
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, snapshot, 0, NULL);
-	HeapTuple	tuple;
 	bool		paused = false;
-	bool		isnull;
 
-	while (!paused && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		paused = DatumGetBool(heap_getattr(tuple, column, RelationGetDescr(relation), &isnull));
-	systable_endscan(scan);
+	if (!np_pause_is_in(relation, snapshot, &paused))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("table nats_control has no column \"paused\" of type boolean")));
 	UnregisterSnapshot(snapshot);
 	table_close(relation, AccessShareLock);
 	return paused;

@@ -39,14 +39,20 @@ np_statement_prepare(NpStatement *statement, const char *schema)
 	return plan;
 }
 
-static Oid
-owner_of(Oid schema, const char *relation)
+/*
+ * As whom a statement on a relation is executed.  Who could put another relation
+ * in its place meanwhile is that one, or was a superuser.  Raises 42P01.
+ */
+Oid
+np_statement_owner(Oid schema, const char *relation)
 {
 	HeapTuple	tuple = SearchSysCache2(RELNAMENSP, CStringGetDatum(relation), ObjectIdGetDatum(schema));
 	Oid			owner;
 
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find relation %s in schema %u", relation, schema);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", get_namespace_name(schema), relation)));
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -62,7 +68,7 @@ owner_of(Oid schema, const char *relation)
 void
 np_statements_begin(NpUser *caller, Oid schema, const char *relation)
 {
-	np_user_become_owner(caller, owner_of(schema, relation));
+	np_user_become_owner(caller, np_statement_owner(schema, relation));
 	SPI_connect();
 }
 

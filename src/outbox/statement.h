@@ -22,6 +22,7 @@ typedef struct NpStatement
 	char	   *schema;			/* for which it is */
 } NpStatement;
 
+extern Oid	np_statement_owner(Oid schema, const char *relation);
 extern SPIPlanPtr np_statement_prepare(NpStatement *statement, const char *schema);
 extern void np_statements_begin(NpUser *caller, Oid schema, const char *relation);
 extern int	np_statement_write(NpStatement *statement, Oid schema, Datum *values, const char *nulls);

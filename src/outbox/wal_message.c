@@ -51,7 +51,7 @@ typedef uint64 Seal;
 /* ---- The secret ------------------------------------------------------------------------ */
 
 static NpStatement read_secret = {
-	.text = "SELECT secret, slot, xmin FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
+	.text = "SELECT secret::pg_catalog.bytea, slot::pg_catalog.name, xmin::pg_catalog.xid FROM %s.nats_wal WHERE database OPERATOR(pg_catalog.=) $1",
 	.argument_count = 1,
 	.types = {TEXTOID}
 };
@@ -71,10 +71,11 @@ copy_row(Known *known)
 	HeapTuple	row = SPI_tuptable->vals[0];
 	TupleDesc	columns = SPI_tuptable->tupdesc;
 	bool		isnull;
-	bytea	   *secret = DatumGetByteaPP(SPI_getbinval(row, columns, 1, &isnull));
+	Datum		value = SPI_getbinval(row, columns, 1, &isnull);
+	const bytea *secret = isnull ? NULL : DatumGetByteaPP(value);
 	Datum		slot;
 
-	if (VARSIZE_ANY_EXHDR(secret) != sizeof(known->secret.key))
+	if (isnull || VARSIZE_ANY_EXHDR(secret) != sizeof(known->secret.key))
 		elog(ERROR, "the secret in nats_wal is not one");
 	memcpy(known->secret.key, VARDATA_ANY(secret), sizeof(known->secret.key));
 	slot = SPI_getbinval(row, columns, 2, &isnull);

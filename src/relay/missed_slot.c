@@ -83,7 +83,7 @@ np_missed_slot_look(void)
 	{
 		values[0] = CStringGetTextDatum(slot.name);
 		values[1] = np_wal_database();
-		np_outbox_execute(&is_expected, values, true);
+		np_outbox_execute_on("nats_wal", &is_expected, values, NULL, true);
 		is_missed = SPI_processed > 0;
 	}
 	np_outbox_commit(caller);

@@ -104,32 +104,30 @@ find_floor(void)
 /*
  * What waits for its time, as np_glance(), which can have to go through the
  * entries of all that has waited and does not any more: then the answer counts
- * for a while.  True: the relay is paused.
+ * for a while.
  */
-bool
+void
 np_due_glance(NpWaiting *waiting)
 {
 	NpTime		glance_begun;
 	NpTime		cost;
-	bool		is_paused;
 
 	if (np_now() < known_until)
 	{
 		*waiting = known;
-		return np_glance_is_paused();
+		return;
 	}
 	glance_begun = np_processor_time();
-	is_paused = np_glance(find_floor(), waiting);
+	np_glance(find_floor(), waiting);
 	cost = np_processor_time() - glance_begun;
 	if (cost < CHEAP)
-		return is_paused;
+		return;
 	known = *waiting;
 	known_until = np_now() + cost * GLANCE_SHARE;
 	/* others may write rows that have failed */
 	if (!known.any_failed)
 		known.last = GetCurrentTransactionStartTimestamp();
 	known.any_failed = true;
-	return is_paused;
 }
 
 /* Rows were put off, the first of them until then. */

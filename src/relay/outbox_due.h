@@ -12,7 +12,7 @@
 #include "relay/outbox_glance.h"
 #include "relay/outbox_read.h"
 
-extern bool np_due_glance(NpWaiting *waiting);
+extern void np_due_glance(NpWaiting *waiting);
 extern void np_due_put_off(NpTime first);
 extern void np_due_from_the_lowest(void);
 extern void np_due_walk_again(void);

@@ -36,26 +36,26 @@
 #include "utils/timestamp.h"
 
 #include "outbox/outbox.h"
+#include "outbox/relay_pause.h"
 #include "relay/outbox_glance.h"
 #include "relay/outbox_table.h"
 
 /* Of a subject, in the index nats_outbox_waiting. */
 #define INDEXED_LENGTH	500
 
-#define PAUSED	"SELECT FROM %1$s.nats_control WHERE paused"
-#define FIRST	"SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1"
-#define LAST	"SELECT next_attempt_at FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1"
+#define FIRST	"SELECT next_attempt_at::timestamptz FROM %1$s.nats_outbox WHERE next_attempt_at >= $1 ORDER BY next_attempt_at, id LIMIT 1"
+#define LAST	"SELECT next_attempt_at::timestamptz FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") " ORDER BY next_attempt_at DESC LIMIT 1"
 
-static NpStatement read_all = {
-	.text = "SELECT EXISTS (" PAUSED "), (" FIRST "), (" LAST ")",
+static NpStatement read_times = {
+	.text = "SELECT (" FIRST "), (" LAST ")",
 	.argument_count = 1,
 	.types = {TIMESTAMPTZOID}
 };
 
-static NpStatement read_pause = {.text = "SELECT EXISTS (" PAUSED ")"};
+static NpStatement read_pause = {.text = "SELECT EXISTS (SELECT FROM %s.nats_control WHERE paused)"};
 
 static NpStatement read_after = {
-	.text = "SELECT next_attempt_at FROM %1$s.nats_outbox WHERE next_attempt_at > $1 ORDER BY next_attempt_at, id LIMIT 1",
+	.text = "SELECT next_attempt_at::timestamptz FROM %1$s.nats_outbox WHERE next_attempt_at > $1 ORDER BY next_attempt_at, id LIMIT 1",
 	.argument_count = 1,
 	.types = {TIMESTAMPTZOID}
 };
@@ -81,15 +81,15 @@ typedef struct Source
 	Relation	index;
 } Source;
 
-/* Would a SELECT read this table, all of it and nothing else, and may we?  Else it says what is wrong. */
+/* Would a SELECT of this role read this table, all of it and nothing else, and may it?  Else it says what is wrong. */
 static bool
-is_plain(Relation table)
+is_plain(Relation table, Oid role)
 {
 	Form_pg_class form = table->rd_rel;
-	bool		has_policies = form->relrowsecurity && (form->relforcerowsecurity || form->relowner != GetUserId());
+	bool		has_policies = form->relrowsecurity && (form->relforcerowsecurity || form->relowner != role);
 
 	return form->relkind == RELKIND_RELATION && form->relam == HEAP_TABLE_AM_OID && !form->relhassubclass && !has_policies &&
-		pg_class_aclcheck(RelationGetRelid(table), GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+		pg_class_aclcheck(RelationGetRelid(table), role, ACL_SELECT) == ACLCHECK_OK;
 }
 
 static AttrNumber
@@ -176,7 +176,7 @@ open_source(Source *source, KnownIndex *known)
 	source->index = NULL;
 	source->table = table_open(np_outbox_table(), AccessShareLock);
 	index = get_relname_relid(known->name, RelationGetNamespace(source->table));
-	if (is_plain(source->table) && OidIsValid(index))
+	if (is_plain(source->table, GetUserId()) && OidIsValid(index))
 		source->index = try_relation_open(index, AccessShareLock);
 	if (source->index != NULL && source->index->rd_rel->relkind == RELKIND_INDEX && is_index(source, known))
 		return true;
@@ -228,37 +228,34 @@ find_last_failed(bool *any, TimestampTz *last)
 	return true;
 }
 
-static bool
-is_any_paused(Relation control)
+/* What waits for its time, from this floor on. */
+void
+np_glance(TimestampTz floor, NpWaiting *waiting)
 {
-	SysScanDesc scan = systable_beginscan(control, InvalidOid, false, GetActiveSnapshot(), 0, NULL);
-	AttrNumber	paused = get_attnum(RelationGetRelid(control), "paused");
-	bool		found = false;
-	HeapTuple	row;
+	Datum		value = TimestampTzGetDatum(floor);
 
-	while (!found && HeapTupleIsValid(row = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(row, paused, RelationGetDescr(control), &isnull);
-
-		found = !isnull && DatumGetBool(value);
-	}
-	systable_endscan(scan);
-	return found;
+	if (find_first(BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE, floor, &waiting->any, &waiting->first) &&
+		find_last_failed(&waiting->any_failed, &waiting->last))
+		return;
+	np_outbox_execute(&read_times, &value, true);
+	waiting->any = get_time(1, &waiting->first);
+	waiting->any_failed = get_time(2, &waiting->last);
 }
 
+/* ---- Is it paused? ----------------------------------------------------------------------- */
+
+/* False: a statement is to ask. */
 static bool
 find_pause(bool *paused)
 {
 	Oid			oid = get_relname_relid("nats_control", get_rel_namespace(np_outbox_table()));
 	Relation	control = OidIsValid(oid) ? try_relation_open(oid, AccessShareLock) : NULL;
-	bool		plain = control != NULL && is_plain(control);
+	bool		is_found = control != NULL && is_plain(control, control->rd_rel->relowner) &&
+	np_pause_is_in(control, GetActiveSnapshot(), paused);
 
-	if (plain)
-		*paused = is_any_paused(control);
 	if (control != NULL)
 		relation_close(control, AccessShareLock);
-	return plain;
+	return is_found;
 }
 
 /* Is the relay paused by a row of nats_control? */
@@ -270,27 +267,7 @@ np_glance_is_paused(void)
 
 	if (find_pause(&paused))
 		return paused;
-	np_outbox_execute(&read_pause, NULL, true);
-	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
-
-/*
- * What waits for its time, from this floor on.  True: the relay is paused, as
- * above.
- */
-bool
-np_glance(TimestampTz floor, NpWaiting *waiting)
-{
-	Datum		value = TimestampTzGetDatum(floor);
-	bool		paused;
-	bool		isnull;
-
-	if (find_pause(&paused) && find_first(BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE, floor, &waiting->any, &waiting->first) &&
-		find_last_failed(&waiting->any_failed, &waiting->last))
-		return paused;
-	np_outbox_execute(&read_all, &value, true);
-	waiting->any = get_time(2, &waiting->first);
-	waiting->any_failed = get_time(3, &waiting->last);
+	np_outbox_execute_on("nats_control", &read_pause, NULL, NULL, true);
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 

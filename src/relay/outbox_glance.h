@@ -23,7 +23,7 @@ typedef struct NpWaiting
 } NpWaiting;
 
 extern bool np_glance_is_paused(void);
-extern bool np_glance(TimestampTz floor, NpWaiting *waiting);
+extern void np_glance(TimestampTz floor, NpWaiting *waiting);
 extern bool np_glance_after(TimestampTz time, TimestampTz *next);
 extern NpHolders *np_glance_open_holders(void);
 extern bool np_glance_is_held(const NpHolders *holders, Datum subject, int64 id);

@@ -12,11 +12,15 @@
 #include "outbox/statement.h"
 #include "relay/relay_row.h"
 
-/* The columns that are read, of the table o; held: does the row wait for another one? */
+/*
+ * The columns that are read, of the table o; held: does the row wait for another
+ * one?  Of types that we know, whatever the owner has made of the columns.
+ */
 #define NP_ROW_COLUMNS(held) \
-	"SELECT o.id, o.subject, o.payload, o.headers, o.msg_id, greatest(o.attempts, 0), coalesce(starts_with(o.last_error, '" NP_ROW_IN_DOUBT "'), false)," \
-	" coalesce(strpos(o.last_error, '" NP_CULPRIT "') > 0, false), o.last_error IS NOT NULL OR coalesce(o.attempts > 0, false), o.ctid, o.next_attempt_at, " held \
-	", CASE WHEN starts_with(o.last_error, '" NP_ROW_UNBURIED "') THEN substr(o.last_error, length('" NP_ROW_UNBURIED "') + 1) END"
+	"SELECT o.id::int8, o.subject::text, o.payload::bytea, o.headers::jsonb, o.msg_id::text, greatest(o.attempts, 0)::int4," \
+	" coalesce(starts_with(o.last_error::text, '" NP_ROW_IN_DOUBT "'), false), coalesce(strpos(o.last_error::text, '" NP_CULPRIT "') > 0, false)," \
+	" o.last_error IS NOT NULL OR coalesce(o.attempts > 0, false), o.ctid::tid, o.next_attempt_at::timestamptz, " held \
+	", CASE WHEN starts_with(o.last_error::text, '" NP_ROW_UNBURIED "') THEN substr(o.last_error::text, length('" NP_ROW_UNBURIED "') + 1) END"
 
 /* Another row of the same subject waits to be tried again. */
 #define NP_ROW_WAITS_FOR(which) \

@@ -288,13 +288,6 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 	look->has_more |= gaps_are_due || !is_at_end;
 }
 
-/* Also what waits for its time.  True: the relay is paused. */
-static bool
-look_at_control(NpWaiting *waiting)
-{
-	return np_due_glance(waiting) || np_pause_is_marked(np_outbox_extension());
-}
-
 /*
  * Up to which id all rows are seen from now on.  The sequence comes before the
  * transactions that may not have ended, and what they have written behind them.
@@ -325,12 +318,13 @@ look_inside(NpOutboxLook *look)
 
 	look->session = np_outbox_session();
 	reading.horizon = find_horizon();
-	if (look_at_control(&waiting))
+	if (np_glance_is_paused() || np_pause_is_marked(np_outbox_extension()))
 	{
 		look->state = NP_OUTBOX_PAUSED;
 		return;
 	}
 	look->state = NP_OUTBOX_THERE;
+	np_due_glance(&waiting);
 	choose_position(np_now());
 	first_unread = lowest_unread();
 	look->next_due = np_due_read(&waiting, &reading, &look->has_more);

@@ -14,10 +14,13 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -211,42 +214,81 @@ np_outbox_session(void)
 	return session;
 }
 
+/* nulls may be NULL: none is. */
 static ParamListInfo
-make_parameters(const NpStatement *statement, const Datum *values)
+make_parameters(const NpStatement *statement, const Datum *values, const bool *nulls)
 {
 	ParamListInfo parameters = makeParamList(statement->argument_count);
 
 	for (int i = 0; i < statement->argument_count; i++)
-		parameters->params[i] = (ParamExternData) {values[i], false, PARAM_FLAG_CONST, statement->types[i]};
+		parameters->params[i] = (ParamExternData) {values[i], nulls != NULL && nulls[i], PARAM_FLAG_CONST, statement->types[i]};
 	return parameters;
 }
 
+/* What triggers set in it is no more when it ends: the next one may be executed as somebody else. */
 static void
-execute(NpStatement *statement, const Datum *values, bool read_only, DestReceiver *receiver)
+execute(NpStatement *statement, const Datum *values, const bool *nulls, bool read_only, DestReceiver *receiver)
 {
 	SPIExecuteOptions options = {
-		.params = make_parameters(statement, values),
+		.params = make_parameters(statement, values, nulls),
 		.read_only = read_only,
 		.dest = receiver
 	};
+	int			level = NewGUCNestLevel();
 	int			result = SPI_execute_plan_extended(np_statement_prepare(statement, schema), &options);
 
+	AtEOXact_GUC(false, level);
 	if (result < 0)
 		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
 }
 
-/* What it returns is SPI's. */
+/* On nats_outbox, and no other relation; what it returns is SPI's. */
 void
 np_outbox_execute(NpStatement *statement, const Datum *values, bool read_only)
 {
-	execute(statement, values, read_only, NULL);
+	execute(statement, values, NULL, read_only, NULL);
+}
+
+/*
+ * On another relation of the extension, as its owner: there can be somebody
+ * else's view or policy.  nulls may be NULL.
+ */
+void
+np_outbox_execute_on(const char *relation, NpStatement *statement, const Datum *values, const bool *nulls, bool read_only)
+{
+	NpUser		before;
+
+	np_user_become_owner(&before, np_statement_owner(get_rel_namespace(table), relation));
+	execute(statement, values, nulls, read_only, NULL);
+	np_user_return(&before);
+}
+
+static NpStatement insert_dead = {
+	.text = "INSERT INTO %s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+	.argument_count = NP_DEAD_COLUMNS,
+	.types = {INT8OID, TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TIMESTAMPTZOID, INT4OID, TEXTOID}
+};
+
+/* Have a message in nats_outbox_dead, unless a trigger of its owner keeps it out. */
+void
+np_outbox_bury(const NpDead *dead)
+{
+	np_outbox_execute_on("nats_outbox_dead", &insert_dead, dead->values, dead->nulls, false);
+}
+
+/* The next id of the sequence. */
+int64
+np_outbox_next_id(void)
+{
+	return nextval_internal(sequence, true);
 }
 
 /* Rows are received as they are read, until one is not wanted any more. */
 void
 np_outbox_read(NpStatement *statement, const Datum *values, DestReceiver *receiver)
 {
-	execute(statement, values, true, receiver);
+	execute(statement, values, NULL, true, receiver);
 }
 
 /* ---- Between transactions ------------------------------------------------------------ */

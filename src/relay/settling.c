@@ -120,10 +120,10 @@ static NpStatement put_off_rows = {
 /* Of a row that was not read for its length, it has that length still, or -1: somebody may have made it a smaller one. */
 #define DEAD_ROW	"%1$s.nats_outbox WHERE id = $1 AND msg_id = $2 AND ($4 < 0 OR octet_length(payload) = $4)"
 
-static NpStatement bury_row = {
-	.text = "WITH dead AS (DELETE FROM " DEAD_ROW " RETURNING *)"
-	" INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-	" SELECT id, subject, payload, headers, msg_id, created_at, least(attempts::bigint + 1, 2147483647)::int, $3 FROM dead",
+/* In the order of NpDead. */
+static NpStatement take_dead = {
+	.text = "DELETE FROM " DEAD_ROW " RETURNING id::int8, subject::text, payload::bytea, headers::jsonb, msg_id::text,"
+	" created_at::timestamptz, least(attempts::bigint + 1, 2147483647)::int4, $3",
 	.argument_count = 4,
 	.types = {INT8OID, TEXTOID, TEXTOID, INT8OID}
 };
@@ -560,6 +560,22 @@ typedef struct Burial
 	bool		is_done;		/* else the row is gone, or another one */
 } Burial;
 
+/* As the owner of the other table: each owner's triggers are executed. */
+static void
+bury_taken(void)
+{
+	SPITupleTable *taken = SPI_tuptable;
+	uint64		count = SPI_processed;
+	NpDead		dead;
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		for (int column = 0; column < NP_DEAD_COLUMNS; column++)
+			dead.values[column] = SPI_getbinval(taken->vals[i], taken->tupdesc, column + 1, &dead.nulls[column]);
+		np_outbox_bury(&dead);
+	}
+}
+
 static void
 bury(void *argument)
 {
@@ -571,10 +587,13 @@ bury(void *argument)
 	values[1] = CStringGetTextDatum(row->msg_id);
 	values[2] = CStringGetTextDatum(describe(row));
 	values[3] = Int64GetDatum(row->is_unread ? (int64) row->length : -1);
-	np_outbox_execute(&bury_row, values, false);
+	np_outbox_execute(&take_dead, values, false);
 	burial->is_done = SPI_processed > 0;
 	if (burial->is_done)
+	{
+		bury_taken();
 		return;
+	}
 	np_outbox_execute(&find_dead, values, false);
 	if (SPI_processed > 0)
 		raise_unwritten(row);

@@ -139,7 +139,7 @@ attempt_in_subtransaction(const NpWalAttempt *attempt, Oid owner, void (*functio
 	check_transaction_id();
 	if (error == NULL || (error->sqlerrcode == ERRCODE_QUERY_CANCELED && took >= NP_MILLISECONDS(MAX_CHANGE_TIME)))
 		return error;
-	if (np_is_of_server(error->sqlerrcode) && 
+	if (np_is_of_server(error->sqlerrcode) &&
 		!np_wal_trouble_ends(commit, error->sqlerrcode, took, attempt->may_call_others && !attempt->is_of_postgres))
 		ReThrowError(error);
 	return error;

@@ -33,8 +33,8 @@ typedef struct NpWalAttempt
 {
 	NpWalAttempts *attempts;	/* of its transaction */
 	bool		needs_others;	/* others' code has a part in it, as far as is known */
-	bool		is_of_postgres; /* that is code of PostgreSQL's, of others is what it is called with: its errors are
-								 * true */
+	bool		is_of_postgres; /* that is code of PostgreSQL's, of others is what it is called with: its
+								 * errors are true */
 	bool		may_call_others;	/* that was known before, and so whoever listens has been told */
 } NpWalAttempt;
 

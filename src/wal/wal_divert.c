@@ -84,7 +84,7 @@ static XLogRecPtr moved_until;	/* where the last commit of moved messages ends *
 
 #define INSERT(next_attempt_at) \
 	"INSERT INTO %s.nats_outbox (subject, payload, headers, msg_id, last_error, attempts, next_attempt_at)" \
-	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, " next_attempt_at ") RETURNING id"
+	" VALUES ($1, $2, nullif($3, '{}'), $4, nullif($5, ''), $6, " next_attempt_at ") RETURNING id::int8"
 
 /* The error is empty for a message that only follows others, or has not been tried. */
 static NpStatement insert_row = {
@@ -100,16 +100,10 @@ static NpStatement insert_unburied = {
 	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
 };
 
-static NpStatement bury_row = {
-	.text = "INSERT INTO %1$s.nats_outbox_dead (id, subject, payload, headers, msg_id, created_at, attempts, last_error)"
-	" VALUES (nextval('%1$s.nats_outbox_id_seq'), $1, $2, nullif($3, '{}'), $4, now(), $6, $5) RETURNING id",
-	.argument_count = ARGUMENTS,
-	.types = {TEXTOID, BYTEAOID, JSONBOID, TEXTOID, TEXTOID, INT4OID}
-};
 
 /* But for what is scheduled: no message of the WAL is, and it holds up nobody. */
 static NpStatement find_subjects = {
-	.text = "SELECT subject, max(id), bool_and(attempts = 0 AND last_error IS NULL), (SELECT max(id) FROM %1$s.nats_outbox)"
+	.text = "SELECT subject::text, max(id)::int8, bool_and(attempts = 0 AND last_error IS NULL), (SELECT max(id)::int8 FROM %1$s.nats_outbox)"
 	" FROM %1$s.nats_outbox WHERE next_attempt_at IS NULL OR last_error IS NOT NULL OR attempts > 0 GROUP BY subject LIMIT $1",
 	.argument_count = 1,
 	.types = {INT8OID}
@@ -117,7 +111,7 @@ static NpStatement find_subjects = {
 
 /* Which are still there, and whether it, or one before it of its subject, has failed; and if it stands for all subjects, any. */
 static NpStatement find_left = {
-	.text = "SELECT o.id, any_failed AND (o.id = $2 OR " NP_OUTBOX_FAILED("o.") " OR " NP_ROW_WAITS_FOR("") ")"
+	.text = "SELECT o.id::int8, any_failed AND (o.id = $2 OR " NP_OUTBOX_FAILED("o.") " OR " NP_ROW_WAITS_FOR("") ")"
 	" FROM %1$s.nats_outbox AS o, (SELECT EXISTS (SELECT FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("") ") AS any_failed OFFSET 0) AS failed"
 	" WHERE o.id = ANY ($1)",
 	.argument_count = 2,
@@ -126,7 +120,7 @@ static NpStatement find_left = {
 
 /* From an id on, so that what has left is not read again and again. */
 static NpStatement find_next_to_leave = {
-	.text = "SELECT o.id FROM %1$s.nats_outbox AS o WHERE o.id >= $1 AND o.next_attempt_at IS NULL"
+	.text = "SELECT o.id::int8 FROM %1$s.nats_outbox AS o WHERE o.id >= $1 AND o.next_attempt_at IS NULL"
 	" AND " NP_ROW_IS_FREE("") " ORDER BY o.id LIMIT 1",
 	.argument_count = 1,
 	.types = {INT8OID}
@@ -267,11 +261,16 @@ make_error(const Move *move)
 										np_row_last_error(in_doubt, move->sqlstate, move->error)));
 }
 
+static int
+attempts_of(const Move *move)
+{
+	return move->error != NULL && !move->row->is_uncounted && !move->row->waits_for_stream ? 1 : 0;
+}
+
 static int64
 execute(NpStatement *statement, const Move *move)
 {
-	const NpRow *row = move->row;
-	NpMessage	message = np_wal_record_message(row->source);
+	NpMessage	message = np_wal_record_message(move->row->source);
 	Datum		values[ARGUMENTS];
 	bool		isnull;
 
@@ -282,7 +281,7 @@ execute(NpStatement *statement, const Move *move)
 		values[2] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
 	values[3] = CStringGetTextDatum(np_from_utf8(message.id));
 	values[4] = make_error(move);
-	values[5] = Int32GetDatum(move->error != NULL && !row->is_uncounted && !row->waits_for_stream ? 1 : 0);
+	values[5] = Int32GetDatum(attempts_of(move));
 	np_outbox_execute(statement, values, false);
 	if (SPI_processed != 1)
 		return 0;				/* a trigger of the administrator keeps it out */
@@ -300,7 +299,19 @@ insert(void *argument)
 static void
 bury(void *argument)
 {
-	(void) execute(&bury_row, argument);
+	const Move *move = argument;
+	NpMessage	message = np_wal_record_message(move->row->source);
+	NpDead		dead = {.nulls = {false}};
+
+	dead.values[NP_DEAD_ID] = Int64GetDatum(np_outbox_next_id());
+	dead.values[NP_DEAD_SUBJECT] = CStringGetTextDatum(np_from_utf8(message.subject));
+	dead.values[NP_DEAD_PAYLOAD] = np_outbox_make_payload(message.payload);
+	dead.values[NP_DEAD_HEADERS] = np_outbox_make_headers(&message, &dead.nulls[NP_DEAD_HEADERS]);
+	dead.values[NP_DEAD_MSG_ID] = CStringGetTextDatum(np_from_utf8(message.id));
+	dead.values[NP_DEAD_CREATED_AT] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	dead.values[NP_DEAD_ATTEMPTS] = Int32GetDatum(attempts_of(move));
+	dead.values[NP_DEAD_ERROR] = make_error(move);
+	np_outbox_bury(&dead);
 }
 
 static void

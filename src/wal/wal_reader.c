@@ -331,7 +331,7 @@ write_loss(XLogRecPtr from, XLogRecPtr to)
 		values[0] = np_wal_database();
 		values[1] = LSNGetDatum(from);
 		values[2] = LSNGetDatum(to);
-		np_outbox_execute(&set_lost, values, false);
+		np_outbox_execute_on("nats_wal", &set_lost, values, NULL, false);
 	}
 	np_outbox_commit(caller);
 }

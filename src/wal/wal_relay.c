@@ -46,6 +46,7 @@
 #include "publish/session.h"
 #include "relay/flight.h"
 #include "relay/lanes.h"
+#include "relay/outbox_glance.h"
 #include "relay/outbox_table.h"
 #include "relay/relay_worker.h"
 #include "relay/streams.h"
@@ -368,16 +369,10 @@ static const NpReaderOwner reader_owner = {.secret = &secret,.pump = pump,.show 
 
 /* ---- The tables ------------------------------------------------------------------------- */
 
-static NpStatement read_paused = {.text = "SELECT EXISTS (SELECT FROM %s.nats_control WHERE paused)"};
-
 static bool
 is_paused(void)
 {
-	bool		isnull;
-
-	np_outbox_execute(&read_paused, NULL, true);
-	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) ||
-		np_pause_is_marked(np_outbox_extension());
+	return np_glance_is_paused() || np_pause_is_marked(np_outbox_extension());
 }
 
 static void
