@@ -9,10 +9,12 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "parser/parse_coerce.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -71,12 +73,26 @@ enum
 
 /* ---- Triggers of the tables -------------------------------------------------------- */
 
-/* The value of a column of a row that is being written, or NULL. */
+/* The value of a column of a row that is being written.  Raises 42804 if the owner has made it one of another type. */
+static Datum
+get_value(HeapTuple row, TupleDesc columns, const char *name, Oid type, bool *isnull)
+{
+	int			number = SPI_fnumber(columns, name);
+
+	if (number == SPI_ERROR_NOATTRIBUTE || !IsBinaryCoercible(SPI_gettypeid(columns, number), type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("nats_outbox has no column \"%s\" of type %s", name, format_type_be(type)),
+				 errhint("Change the table back to what the extension has made.")));
+	return SPI_getbinval(row, columns, number, isnull);
+}
+
+/* Likewise; NULL: it is. */
 static text *
 get_text(HeapTuple row, TupleDesc columns, const char *name)
 {
 	bool		isnull;
-	Datum		value = SPI_getbinval(row, columns, SPI_fnumber(columns, name), &isnull);
+	Datum		value = get_value(row, columns, name, TEXTOID, &isnull);
 
 	return isnull ? NULL : DatumGetTextPP(value);
 }
@@ -88,7 +104,7 @@ check_row(HeapTuple row, TupleDesc columns)
 	NpMessageOptions options = {.headers = NULL};
 	NpMessage	message;
 	bool		isnull;
-	Datum		headers = SPI_getbinval(row, columns, SPI_fnumber(columns, "headers"), &isnull);
+	Datum		headers = get_value(row, columns, "headers", JSONBOID, &isnull);
 
 	if (!isnull)
 		options.headers = DatumGetJsonbP(headers);
@@ -111,7 +127,7 @@ static void
 check_size(HeapTuple row, TupleDesc columns)
 {
 	bool		isnull;
-	Datum		payload = SPI_getbinval(row, columns, SPI_fnumber(columns, "payload"), &isnull);
+	Datum		payload = get_value(row, columns, "payload", BYTEAOID, &isnull);
 	NpFailure	failure;
 	size_t		length;
 
@@ -130,12 +146,12 @@ static bool
 claims_to_have_failed(HeapTuple row, TupleDesc columns)
 {
 	bool		isnull;
-	Datum		time = SPI_getbinval(row, columns, SPI_fnumber(columns, "next_attempt_at"), &isnull);
+	Datum		time = get_value(row, columns, "next_attempt_at", TIMESTAMPTZOID, &isnull);
 
 	if (isnull)
 		return false;
 	return DatumGetTimestampTz(time) <= GetCurrentTimestamp() || !is_null(row, columns, "last_error") ||
-		DatumGetInt32(SPI_getbinval(row, columns, SPI_fnumber(columns, "attempts"), &isnull)) > 0;
+		DatumGetInt32(get_value(row, columns, "attempts", INT4OID, &isnull)) > 0;
 }
 
 /*

@@ -389,6 +389,46 @@ is(relay_pid($session), $worker, 'all by the same worker');
 	$session->value('ALTER TABLE nats_published_ddl NO FORCE ROW LEVEL SECURITY');
 	is($session->sqlstate('CREATE TABLE told (i int)'), '', 'without the policy it is published');
 	$session->value('TRUNCATE nats_outbox; SELECT nats_unpublish_ddl()');
+
+	# by the relay, which buries what can't be published, and reads whether it is paused
+	PsqlSession->new($node, user => 'grave')->value(q(CREATE TRIGGER climb_insert BEFORE INSERT ON nats_outbox_dead FOR EACH ROW EXECUTE FUNCTION climb_nats_outbox_dead()));
+	reconfigure($node, 'nats_publish.relay_max_attempts' => 1);
+	$session->value('SELECT nats_relay_resume()');
+	$names->();
+	write_message('w.buried', 'x' x 100_001);
+	wait_until_drained($session);
+	is($session->value(q(SELECT subject, length(payload), attempts FROM nats_outbox_dead)), 'w.buried|100001|1', 'what the relay buries is as it was');
+	is($names->(), 'app, grave', 'and is deleted and buried as the owners');
+	my $offset = log_length($node);
+	PsqlSession->new($node, user => 'grave')->value(q(ALTER TABLE nats_control RENAME TO real_control;
+		CREATE FUNCTION tell() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE LOG 'told as %', current_user; RETURN false; END$$;
+		CREATE VIEW nats_control AS SELECT tell() AS paused));
+	write_message('w.told');
+	wait_until_drained($session);
+	my @told = log_lines($node, $offset, qr/told as/);
+	ok(@told > 0, 'a view in the place of nats_control is read');
+	is_deeply([ grep { !/told as grave/ } @told ], [], 'as its owner');
+	is($session->value($rights), 'app, grave', 'and nobody is superuser');
+	$session->value('DROP VIEW nats_control; ALTER TABLE real_control RENAME TO nats_control');
+	reconfigure($node, 'nats_publish.relay_max_attempts' => undef);
+}
+
+# ---- Columns of other types, for which somebody has to make the trigger anew
+
+{
+	my $trigger = 'CREATE TRIGGER nats_outbox_check BEFORE INSERT OR UPDATE OF subject, payload, headers, msg_id ON nats_outbox FOR EACH ROW EXECUTE FUNCTION nats_outbox_check()';
+	my $row = q(INSERT INTO nats_outbox (subject, headers) VALUES ('w.x', '(1,2)'));
+	$session->value('SELECT nats_relay_pause(); DROP TRIGGER nats_outbox_check ON nats_outbox');
+	$session->value('ALTER TABLE nats_outbox DROP COLUMN headers; ALTER TABLE nats_outbox ADD COLUMN headers point');
+	$session->value("BEGIN; $trigger");
+	is($session->sqlstate($row), '42804', 'a row whose headers are a point');
+	$session->value('ROLLBACK');
+	$session->value($row);
+	$session->value('SELECT nats_relay_resume()');
+	ok(eval { wait_for('an error', sub { relay_column($session, 'last_error') =~ /cannot cast type point to jsonb/ }) }, 'the relay says so, too');
+	$session->value('ALTER TABLE nats_outbox DROP COLUMN headers; ALTER TABLE nats_outbox ADD COLUMN headers jsonb');
+	$session->value($trigger);
+	ok(eval { wait_until_drained($session, 30) }, 'and goes on when that is mended');
 }
 
 is_deeply([ log_lines($node, 0, qr/PANIC|terminated by signal/) ], [], 'nothing has crashed');
