@@ -238,6 +238,9 @@ np_compat_named_memory(const char *name, size_t size, void (*initialize) (void *
 #define np_compat_operator_meanings(operator)	get_op_btree_interpretation(operator)
 #endif
 
+/* copyObject() needs the compiler that the server was built with, since 19. */
+#define np_compat_copy(node)	copyObjectImpl(node)
+
 /* When a transaction (ReorderBufferTXN *) has committed. */
 #if PG_VERSION_NUM >= 190000
 #define np_compat_commit_time(transaction)	((transaction)->commit_time)

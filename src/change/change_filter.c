@@ -223,7 +223,7 @@ prepare(NpChangeFilter *filter)
 	MemoryContextReset(filter->context);
 	caller = MemoryContextSwitchTo(filter->context);
 	estate = CreateExecutorState();
-	filter->condition = ExecPrepareQual(make_ands_implicit(copyObject((Expr *) filter->node)), estate);
+	filter->condition = ExecPrepareQual(make_ands_implicit(np_compat_copy(filter->node)), estate);
 	filter->estate = estate;
 	MemoryContextSwitchTo(caller);
 }
