@@ -288,6 +288,8 @@ is(while_off(''), '0 f f', 'a slot that is where it was left is not worth a word
 is(while_off("SELECT pg_replication_slot_advance('$slot', pg_current_wal_lsn())"), '1 t t', 'one that was advanced is');
 is(while_off("SELECT pg_drop_replication_slot('$slot'), pg_create_logical_replication_slot('$slot', 'pgoutput')"), '1 t t', 'and so is another one of that name');
 $session->value('SELECT nats_wal_disable(); SELECT nats_wal_enable()');
+# one that has not begun yet would not be ended below
+wait_for_column('state', 'idle');
 my $launcher = launcher_pid($session);
 kill('STOP', $launcher) == 1 or die "no launcher to stop: $!";
 $session->value('SELECT pg_terminate_backend(pid, 10000) FROM nats_wal_relay');
