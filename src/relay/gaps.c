@@ -43,9 +43,9 @@ nearest(int64_t first)
 	return found;
 }
 
-/* Numbers behind all gaps that there are. */
+/* Numbers behind all gaps that there are, found by this look: none before it has a higher number. */
 void
-np_gaps_add(int64_t first, int64_t last)
+np_gaps_add(int64_t first, int64_t last, int64_t look)
 {
 	int			i;
 
@@ -57,12 +57,14 @@ np_gaps_add(int64_t first, int64_t last)
 		if (i == gap_count - 1)
 		{
 			gaps[i].last = last;
+			gaps[i].look = look;
 			return;
 		}
 		gaps[i].last = gaps[i + 1].last;
+		gaps[i].look = gaps[i + 1].look;
 		remove_gap(i + 1);
 	}
-	gaps[gap_count++] = (NpGap) {first, last};
+	gaps[gap_count++] = (NpGap) {first, last, look};
 }
 
 static int
@@ -117,10 +119,22 @@ np_gaps_cut(int64_t horizon, int64_t read)
 	gap_count = kept;
 }
 
-/* All of them, in order. */
+/* Those that were found by this look, or later ones, in order. */
 const NpGap *
-np_gaps(int *count)
+np_gaps(int64_t look, int *count)
 {
-	*count = gap_count;
-	return gaps;
+	int			begin = 0;
+	int			end = gap_count;
+
+	while (begin < end)
+	{
+		int			middle = (begin + end) / 2;
+
+		if (gaps[middle].look < look)
+			begin = middle + 1;
+		else
+			end = middle;
+	}
+	*count = gap_count - begin;
+	return &gaps[begin];
 }

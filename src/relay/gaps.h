@@ -18,11 +18,12 @@ typedef struct NpGap
 {
 	int64_t		first;
 	int64_t		last;
+	int64_t		look;			/* that has found it; the last one, where it was put together */
 } NpGap;
 
-extern void np_gaps_add(int64_t first, int64_t last);
+extern void np_gaps_add(int64_t first, int64_t last, int64_t look);
 extern void np_gaps_remove(int64_t number);
 extern void np_gaps_cut(int64_t horizon, int64_t read);
-extern const NpGap *np_gaps(int *count);
+extern const NpGap *np_gaps(int64_t look, int *count);
 
 #endif							/* NP_GAPS_H */

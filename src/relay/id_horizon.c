@@ -21,14 +21,18 @@
 
 StaticAssertDecl(sizeof(VirtualTransactionId) == 2 * sizeof(int32), "VirtualTransactionId has bytes that mean nothing");
 
-static Oid	table_of_all;		/* that the rest is about; InvalidOid: none yet */
 static int64 horizon;			/* what is known */
 static int64 next;				/* what is, when all of these have ended */
 
-/* Transactions. */
+typedef struct Writer
+{
+	VirtualTransactionId transaction;
+	int64		since;			/* the look that has found it first */
+} Writer;
+
 typedef struct Writers
 {
-	VirtualTransactionId *list;
+	Writer	   *list;			/* in the order of compare_writers() */
 	int			count;
 } Writers;
 
@@ -39,66 +43,100 @@ static Writers last;			/* those of the last call */
 static int
 compare_writers(const void *a, const void *b)
 {
-	return memcmp(a, b, sizeof(VirtualTransactionId));
+	return memcmp(&((const Writer *) a)->transaction, &((const Writer *) b)->transaction, sizeof(VirtualTransactionId));
 }
 
-/* Of these, how many have ended?  present is in order. */
+static Writer *
+find(const Writers *writers, const Writer *writer)
+{
+	return bsearch(writer, writers->list, writers->count, sizeof(Writer), compare_writers);
+}
+
+/* Of these, how many have ended?  *since: the lowest of theirs. */
 static int
-count_ended(const Writers *writers, const VirtualTransactionId *present, int count)
+count_ended(const Writers *writers, const Writers *present, int64 *since)
 {
 	int			ended = 0;
 
+	*since = PG_INT64_MAX;
 	for (int i = 0; i < writers->count; i++)
-		if (bsearch(&writers->list[i], present, count, sizeof(VirtualTransactionId), compare_writers) == NULL)
+		if (find(present, &writers->list[i]) == NULL)
+		{
 			ended++;
+			*since = Min(*since, writers->list[i].since);
+		}
 	return ended;
 }
 
 static void
-remember(Writers *writers, const VirtualTransactionId *present, int count)
+remember(Writers *writers, const Writers *present)
 {
 	if (writers->list != NULL)
 		pfree(writers->list);
-	writers->list = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * Max(count, 1));
-	memcpy(writers->list, present, sizeof(VirtualTransactionId) * count);
-	writers->count = count;
+	writers->list = MemoryContextAlloc(TopMemoryContext, sizeof(Writer) * Max(present->count, 1));
+	memcpy(writers->list, present->list, sizeof(Writer) * present->count);
+	writers->count = present->count;
+}
+
+/*
+ * Who writes the table now, palloc'd.  Prepared transactions hold their locks,
+ * and a VACUUM counts as a writer (lock.c GetLockConflicts: all that a SHARE
+ * lock would wait for, but us).
+ */
+static Writers
+find_writers(Oid table, int64 look)
+{
+	LOCKTAG		tag;
+	Writers		present;
+	VirtualTransactionId *transactions;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
+	transactions = GetLockConflicts(&tag, ShareLock, &present.count);
+	present.list = palloc(sizeof(Writer) * Max(present.count, 1));
+	for (int i = 0; i < present.count; i++)
+	{
+		Writer		writer = {.transaction = transactions[i],.since = look};
+		const Writer *known = find(&last, &writer);
+
+		present.list[i] = known == NULL ? writer : *known;
+	}
+	pfree(transactions);
+	qsort(present.list, present.count, sizeof(Writer), compare_writers);
+	return present;
 }
 
 /*
  * Up to which number whoever takes a snapshot after this call sees all rows
  * of the table that there will ever be.  last_given: the last one that the
- * sequence had given before the call.  To be called again and again: what is
- * known grows as transactions end.  *some_ended: a writer of the last call has
- * ended; else no row has appeared since whose number had been given by then.
+ * sequence had given before the call; look: one more with each call.  What is
+ * known grows as transactions end, until np_id_horizon_forget().
  *
- * Prepared transactions hold their locks, and a VACUUM counts as a writer
- * (lock.c GetLockConflicts: all that a SHARE lock would wait for, but us).
+ * *ended_since: of the writers of the last call that have ended since, one was
+ * there first in the look with this number, and none before; PG_INT64_MAX: none
+ * has ended.  Else no row has appeared since whose number had been given by then.
  */
 int64
-np_id_horizon(Oid table, int64 last_given, bool *some_ended)
+np_id_horizon(Oid table, int64 last_given, int64 look, int64 *ended_since)
 {
-	LOCKTAG		tag;
-	VirtualTransactionId *present;
-	int			count;
+	Writers		present = find_writers(table, look);
+	int64		unused;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, table);
-	present = GetLockConflicts(&tag, ShareLock, &count);
-	qsort(present, count, sizeof(VirtualTransactionId), compare_writers);
-	if (table != table_of_all || last_given < next)
+	(void) count_ended(&last, &present, ended_since);
+	remember(&last, &present);
+	if (count_ended(&awaited, &present, &unused) == awaited.count)
 	{
-		/* another table, or its sequence was set back */
-		horizon = next = 0;
-		awaited.count = last.count = 0;
-		table_of_all = table;
-	}
-	*some_ended = count_ended(&last, present, count) > 0;
-	remember(&last, present, count);
-	if (count_ended(&awaited, present, count) == awaited.count)
-	{
-		horizon = count == 0 ? last_given : next;
+		horizon = present.count == 0 ? last_given : next;
 		next = last_given;
-		remember(&awaited, present, count);
+		remember(&awaited, &present);
 	}
-	pfree(present);
+	pfree(present.list);
 	return horizon;
+}
+
+/* It is another table, or other numbers. */
+void
+np_id_horizon_forget(void)
+{
+	horizon = next = 0;
+	awaited.count = last.count = 0;
 }

@@ -8,6 +8,7 @@
 #ifndef NP_ID_HORIZON_H
 #define NP_ID_HORIZON_H
 
-extern int64 np_id_horizon(Oid table, int64 last_given, bool *some_ended);
+extern int64 np_id_horizon(Oid table, int64 last_given, int64 look, int64 *ended_since);
+extern void np_id_horizon_forget(void);
 
 #endif							/* NP_ID_HORIZON_H */

@@ -22,7 +22,6 @@
 #include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
-#include "base/catch.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
 #include "outbox/outbox.h"
@@ -249,8 +248,6 @@ mend(void)
 		return next_mend;
 	next_mend = np_now() + MEND_INTERVAL;
 	error = np_try_subtransaction(mend_all, &count);
-	if (error != NULL && np_is_of_server(error->sqlerrcode) && !np_is_of_others(error->sqlerrcode))
-		ReThrowError(error);
 	if (error != NULL)
 		np_relay_slot_set_error(np_worker_slot(), error->message);
 	if (error != NULL || count == 0)

@@ -54,8 +54,7 @@ static NpTime probe_delay = FIRST_PROBE_DELAY;
 static Stage stage;
 static char stored[MAX_SUBJECT];	/* the subject that has released others ... */
 static char released[MAX_SUBJECT];	/* ... and its first token */
-static int	window;				/* so many may be on their way ... */
-static int	in_hand;			/* ... of which so many are */
+static int	window;				/* so many may be on their way */
 static NpTime next_release;		/* not before, for the last one was ended by a row that failed */
 
 /* A text in the database's encoding; false: it is too long. */
@@ -84,7 +83,6 @@ release(NpSpan subject, NpSpan token)
 	{
 		stage = RELEASES_FOLLOWING;
 		window = FIRST_WINDOW;
-		in_hand = 0;
 	}
 }
 
@@ -111,12 +109,12 @@ on_stored(NpSpan subject, NpSpan token)
 
 /* What became of a row that was probed, or had failed. */
 void
-np_probes_ended(const NpRow *row)
+np_probes_ended(NpRow *row)
 {
 	NpSpan		token;
 
 	(void) first_token(row->message.subject, &token);
-	in_hand -= row->is_released && in_hand > 0;
+	np_row_set_released(row, false);
 	if (row->state == NP_ROW_STORED)
 		on_stored(row->message.subject, token);
 	else if (row->is_probe && np_row_waits_for_others(row) && is_released(token))
@@ -130,7 +128,7 @@ np_probes_ended(const NpRow *row)
 bool
 np_probes_have_released(void)
 {
-	return stage != RELEASES_NOTHING && in_hand < window;
+	return stage != RELEASES_NOTHING && np_rows_released() < window;
 }
 
 /* Nothing is released: there is nothing, or nothing is sent. */
@@ -157,8 +155,8 @@ take_probe(NpRow *row)
 static void
 take_released(NpRow *row)
 {
-	row->is_probe = row->is_released = true;
-	in_hand++;
+	row->is_probe = true;
+	np_row_set_released(row, true);
 }
 
 /*
@@ -234,7 +232,7 @@ bool
 np_probes_read_released(NpReading *reading)
 {
 	Datum		values[2];
-	int			most = Min(window - in_hand, Max(reading->room / 4, 1));
+	int			most = Min(window - np_rows_released(), Max(reading->room / 4, 1));
 	int			rest = reading->room - most;
 
 	if (reading->room == 0)

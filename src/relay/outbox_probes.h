@@ -11,7 +11,7 @@
 #include "base/wait.h"
 #include "relay/outbox_read.h"
 
-extern void np_probes_ended(const NpRow *row);
+extern void np_probes_ended(NpRow *row);
 extern bool np_probes_have_released(void);
 extern void np_probes_none(void);
 extern bool np_probes_read_released(NpReading *reading);

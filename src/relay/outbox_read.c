@@ -339,9 +339,8 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	MemoryContext previous;
 	int64		id;
 
-	if (!is_complete(row))
-		return true;
-	id = DatumGetInt64(get(row, READ_ID));
+	/* none is behind those of its time */
+	id = is_null(row, READ_ID) ? PG_INT64_MAX : DatumGetInt64(get(row, READ_ID));
 	if (!has_room(reading) || !has_time(receiver))
 	{
 		stop_at(row, id, receiver);
@@ -349,6 +348,8 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	}
 	if (receiver->way->seen != NULL)
 		receiver->way->seen(reading, id);
+	if (!is_complete(row))
+		return true;
 	previous = MemoryContextSwitchTo(scratch);
 	if (take_row(row, receiver, id))
 		reading->room--;

@@ -53,12 +53,16 @@ static NpStatement count_waiting = {
 	.text = "SELECT count(*) FROM %1$s.nats_outbox WHERE " NP_OUTBOX_FAILED("")
 };
 
-static Oid	table_of_all;		/* that the rest is about */
+static Oid	table_of_all;		/* that the rest is about, ... */
+static Oid	numbers_of_all;		/* ... and the storage of its sequence, which is another one when that was
+								 * begun anew */
 static int64 last_given;		/* the last id that its sequence had given */
+static int64 look_number;
 static int64 position;			/* new rows have been read up to this id */
 static int64 first_unread = 1;	/* the lowest id that the look that is under way, or was last, could see */
 static bool is_at_end;			/* there were no more when it was looked last */
-static bool gaps_are_due;		/* rows can have appeared there since they were read */
+static int64 due_gaps = PG_INT64_MAX;	/* rows can have appeared in those that were found in this look, or
+										 * later; PG_INT64_MAX: in none */
 static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
 static int64 full_look_end;		/* ... up to this id */
 static NpTime full_look_ended;	/* when the last one did; */
@@ -83,7 +87,7 @@ static int64
 lowest_unread(void)
 {
 	int			count;
-	const NpGap *gaps = np_gaps(&count);
+	const NpGap *gaps = np_gaps(0, &count);
 
 	return count > 0 ? gaps[0].first : position + 1;
 }
@@ -115,7 +119,10 @@ begin_anew(void)
 	np_source_go_back(1);
 	np_due_from_the_lowest();
 	next_full_look = 0;
+	np_id_horizon_forget();
 	table_of_all = np_outbox_table();
+	numbers_of_all = np_outbox_sequence_storage();
+	last_given = 0;
 }
 
 /*
@@ -201,7 +208,7 @@ seen_in_gap(const NpReading *reading, int64 id)
 static void
 seen_new(const NpReading *reading, int64 id)
 {
-	np_gaps_add(Max(position, reading->horizon) + 1, id - 1);
+	np_gaps_add(Max(position, reading->horizon) + 1, id - 1, look_number);
 	position = id;
 }
 
@@ -228,7 +235,7 @@ static bool
 read_gaps(NpReading *reading, bool in_order)
 {
 	int			count;
-	const NpGap *gaps = np_gaps(&count);
+	const NpGap *gaps = np_gaps(due_gaps, &count);
 	Datum	   *first = palloc(sizeof(Datum) * (count + 1));
 	Datum	   *last = palloc(sizeof(Datum) * (count + 1));
 	Datum		values[2];
@@ -277,35 +284,43 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
 	/* a new row that nothing can hold up needs no look for what does */
 	bool		in_order = look->ordered && any_failed;
 
-	if (gaps_are_due)
-		gaps_are_due = !read_gaps(reading, in_order);
+	if (due_gaps != PG_INT64_MAX && read_gaps(reading, in_order))
+		due_gaps = PG_INT64_MAX;
 	/* a new row must not overtake one of the same session that is in a gap */
-	if (!gaps_are_due)
+	if (due_gaps == PG_INT64_MAX)
 	{
 		np_gaps_cut(reading->horizon, position);
 		read_new(reading, in_order);
 	}
-	look->has_more |= gaps_are_due || !is_at_end;
+	look->has_more |= due_gaps != PG_INT64_MAX || !is_at_end;
 }
 
 /*
  * Up to which id all rows are seen from now on.  The sequence comes before the
  * transactions that may not have ended, and what they have written behind them.
+ *
+ * Whoever has the numbers of a gap was there in the look that has found it, or,
+ * where they were given while that look was under way, in the next one at the
+ * latest.  So who was not there by then can't fill it: the gaps that one long
+ * writer keeps are not read again for each of the short ones beside it.
  */
 static int64
 find_horizon(void)
 {
 	int64		given = np_outbox_last_given();
 	int64		horizon;
-	bool		some_ended;
+	int64		ended_since;
 
-	if (np_outbox_table() != table_of_all || given < last_given)
+	if (np_outbox_table() != table_of_all || np_outbox_sequence_storage() != numbers_of_all || given < last_given)
 		begin_anew();
 	/* of numbers that were given since, some have been seen: who has the others may have ended unseen */
-	gaps_are_due |= given > last_given && position > last_given;
+	if (given > last_given && position > last_given)
+		due_gaps = Min(due_gaps, look_number);
+	look_number++;
 	last_given = given;
-	horizon = np_id_horizon(np_outbox_table(), last_given, &some_ended);
-	gaps_are_due |= some_ended;
+	horizon = np_id_horizon(np_outbox_table(), last_given, look_number, &ended_since);
+	if (ended_since != PG_INT64_MAX)
+		due_gaps = Min(due_gaps, ended_since - 1);
 	np_outbox_refresh();
 	return horizon;
 }

@@ -37,6 +37,7 @@ static NpStatement find_table = {
 };
 
 static Oid	table;				/* nats_outbox; InvalidOid: none */
+static Oid	namespace;			/* where it is */
 static Oid	sequence;			/* of its ids */
 static Oid	extension;			/* whose it is */
 static char *schema;			/* its, quoted */
@@ -47,19 +48,25 @@ static int64 waiting;			/* about how many rows wait to be tried again */
 
 /* ---- Transactions -------------------------------------------------------------------- */
 
-/* Know the table that it was as it is now.  False: it is not there any more. */
+/* Know the table that it was as it is now.  False: it is not there any more, or has another name or place. */
 static bool
 refresh_table(Oid *owner)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Form_pg_class class;
+	bool		is_known;
 	char	   *name;
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	sequence = get_relname_relid(NP_OUTBOX_SEQUENCE, ((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
-	name = get_namespace_name(((Form_pg_class) GETSTRUCT(tuple))->relnamespace);
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	*owner = class->relowner;
+	is_known = class->relnamespace == namespace && strcmp(NameStr(class->relname), "nats_outbox") == 0;
 	ReleaseSysCache(tuple);
+	if (!is_known)
+		return false;
+	sequence = get_relname_relid(NP_OUTBOX_SEQUENCE, namespace);
+	name = get_namespace_name(namespace);
 	if (name == NULL)
 		return false;
 	if (schema != NULL)
@@ -75,13 +82,14 @@ find(Oid *owner)
 
 	if (OidIsValid(table) && refresh_table(owner))
 		return true;
-	table = InvalidOid;
+	table = namespace = InvalidOid;
 	if (SPI_execute_plan(np_statement_prepare(&find_table, ""), NULL, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "\"%s\" failed", find_table.text);
 	if (SPI_processed == 0)
 		return false;
 	table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	extension = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	namespace = get_rel_namespace(table);
 	return refresh_table(owner);
 }
 
@@ -143,7 +151,6 @@ bool
 np_outbox_has_rights(void)
 {
 	const AclMode needed = ACL_SELECT | ACL_UPDATE | ACL_DELETE;
-	Oid			namespace = get_rel_namespace(table);
 
 	return pg_class_aclmask(table, GetUserId(), needed, ACLMASK_ALL) == needed &&
 		DatumGetBool(DirectFunctionCall2(has_schema_privilege_id, ObjectIdGetDatum(namespace), CStringGetTextDatum("USAGE")));
@@ -207,6 +214,21 @@ np_outbox_last_given(void)
 	return call->isnull ? 0 : DatumGetInt64(result);
 }
 
+/* It is another one since the sequence was begun anew, with TRUNCATE or ALTER SEQUENCE; InvalidOid: there is no sequence. */
+Oid
+np_outbox_sequence_storage(void)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sequence));
+	Oid			storage = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		storage = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
+		ReleaseSysCache(tuple);
+	}
+	return storage;
+}
+
 /* The session on which its messages go out. */
 NpSession *
 np_outbox_session(void)
@@ -258,7 +280,7 @@ np_outbox_execute_on(const char *relation, NpStatement *statement, const Datum *
 {
 	NpUser		before;
 
-	np_user_become_owner(&before, np_statement_owner(get_rel_namespace(table), relation));
+	np_user_become_owner(&before, np_statement_owner(namespace, relation));
 	execute(statement, values, nulls, read_only, NULL);
 	np_user_return(&before);
 }

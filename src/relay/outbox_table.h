@@ -43,6 +43,7 @@ extern Oid	np_outbox_table(void);
 extern AttrNumber np_outbox_column(const char *name, Oid type);
 extern Oid	np_outbox_extension(void);
 extern int64 np_outbox_last_given(void);
+extern Oid	np_outbox_sequence_storage(void);
 extern NpSession *np_outbox_session(void);
 extern void np_outbox_execute(NpStatement *statement, const Datum *values, bool read_only);
 extern void np_outbox_execute_on(const char *relation, NpStatement *statement, const Datum *values, const bool *nulls, bool read_only);

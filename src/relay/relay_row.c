@@ -51,6 +51,7 @@ static MemoryContext row_context;	/* NULL: not used yet */
 static row_table_hash *rows;
 static int64 count;				/* of all rows */
 static int64 bytes;				/* of their contents */
+static int	released;			/* that are released by a probe, and have not come to their end */
 
 static void
 create_context(void)
@@ -148,10 +149,26 @@ np_row_release(NpRow *row)
 	row->message.headers = row->message.payload = row->message.id = row->message.expect_stream = (NpSpan) {NULL, 0};
 }
 
+/* Whether it is released by a probe, and has not come to its end. */
+void
+np_row_set_released(NpRow *row, bool is_released)
+{
+	released += is_released - row->is_released;
+	row->is_released = is_released;
+}
+
+/* How many are. */
+int
+np_rows_released(void)
+{
+	return released;
+}
+
 void
 np_row_free(NpRow *row)
 {
 	np_row_release(row);
+	np_row_set_released(row, false);
 	if (row->error != NULL)
 		pfree(row->error);
 	if (row->msg_id != NULL)

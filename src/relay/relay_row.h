@@ -77,6 +77,8 @@ extern NpRow *np_row_create(int64 id, const char *msg_id, NpSpan subject);
 extern void np_row_take(NpRow *row, const NpMessage *message);
 extern void np_row_release(NpRow *row);
 extern void np_row_free(NpRow *row);
+extern void np_row_set_released(NpRow *row, bool is_released);
+extern int	np_rows_released(void);
 extern NpRow *np_row_find(int64 id, const char *msg_id);
 extern int64 np_rows_bytes(void);
 extern int64 np_rows_max_bytes(void);

@@ -20,6 +20,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -45,8 +46,12 @@
 #define STREAM_RATE		4
 #define STREAM_DELAY	(3 * SECS_PER_DAY)
 
-/* When a row that could not be buried is tried again, seconds. */
+/* When a row that could not be buried is tried again, seconds; when they are many, so many per second are. */
 #define BURIAL_DELAY	10
+#define BURIAL_RATE		100
+
+/* So many rows may meet an error in a transaction: each of them takes a transaction id. */
+#define MOST_ERRORS		100
 
 /* By the database's clock, a row is due at the time that we have for it, or a little later. */
 #define CLOCK_MARGIN	NP_MILLISECONDS(5)
@@ -224,7 +229,7 @@ delay_of(const NpRow *row)
 	if (np_row_waits_for_others(row))
 		return Min(Max(delay, (double) np_outbox_waiting() / STREAM_RATE), STREAM_DELAY);
 	if (row->is_unburied)
-		delay = BURIAL_DELAY;
+		delay = Max(BURIAL_DELAY, (double) np_outbox_waiting() / BURIAL_RATE);
 	return np_jittered((NpTime) (delay * USECS_PER_SEC)) / (double) USECS_PER_SEC;
 }
 
@@ -307,12 +312,16 @@ finish(NpRow *row, NpSettled *settled)
 	np_row_free(row);
 }
 
+/* What has not been tried comes before what has, when they are tried again. */
 static void
-keep(NpRow *row)
+keep(NpRow *row, bool was_tried)
 {
 	dlist_delete(&row->node);
 	waiting--;
-	dlist_push_tail(&kept, &row->node);
+	if (was_tried)
+		dlist_push_tail(&kept, &row->node);
+	else
+		dlist_push_head(&kept, &row->node);
 	kept_count++;
 }
 
@@ -408,20 +417,20 @@ find_locked(const Rows *rows, uint64 not_found, NpSettled *settled)
 
 /* It could not be written down. */
 static void
-keep_unwritten(NpRow *row, NpSettled *settled)
+keep_unwritten(NpRow *row, NpSettled *settled, bool was_tried)
 {
 	/* one that is only in doubt is read again, and must not be in hand then */
 	if (row->state == NP_ROW_DOUBTED)
 		settled->is_changed = true;
 	else
-		keep(row);
+		keep(row, was_tried);
 }
 
 static void
 keep_all_locked(const Rows *rows, NpSettled *settled)
 {
 	for (int i = 0; i < rows->count; i++)
-		keep_unwritten(rows->list[i], settled);
+		keep_unwritten(rows->list[i], settled, true);
 }
 
 static void
@@ -433,20 +442,42 @@ record_error(NpSettled *settled, const char *error, MemoryContext context)
 
 /* ---- Each alone ----------------------------------------------------------------------- */
 
+static bool has_table;			/* we have it locked, so that no error is for others who have */
 static bool is_careful;			/* rows that we write were locked lately */
 static bool is_alone;			/* one of them meets an error: each is written in a subtransaction */
+static int	errors_left;		/* so many more may meet one in this transaction */
 
-/* What is to be done otherwise when an error has ended it; false: that would not help. */
+/* As np_outbox_begin(), with the table locked.  Raises 55P03 if others have locked it for longer. */
+static bool
+begin_to_write(MemoryContext *caller)
+{
+	has_table = false;
+	errors_left = MOST_ERRORS;
+	if (!np_outbox_begin(caller))
+		return false;
+	LockRelationOid(np_outbox_table(), RowExclusiveLock);
+	return has_table = true;
+}
+
+/*
+ * What is to be done otherwise when an error has ended it; false: that would
+ * not help.  Whatever its SQLSTATE is, a trigger of one row may have raised it.
+ */
 static bool
 become_careful(int sqlstate)
 {
-	if (is_alone)
+	if (is_alone || !has_table)
 		return false;
 	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE && !is_careful)
 		return is_careful = true;
-	if (np_is_of_server(sqlstate))
-		return false;
 	return is_alone = true;
+}
+
+/* A row has met an error.  After one of a lock no other row waits for that, too. */
+static void
+count_error(int sqlstate)
+{
+	errors_left = np_is_of_others(sqlstate) ? 0 : errors_left - 1;
 }
 
 typedef struct Writing
@@ -481,23 +512,30 @@ write_alone(NpStatement *statement, NpRow *row, NpSettled *settled, MemoryContex
 	row->is_written = error == NULL && !writing.is_locked;
 	if (row->is_written)
 		return;
-	if (error != NULL && (np_is_of_server(error->sqlerrcode) || !np_outbox_has_rights()))
+	if (error != NULL && !np_outbox_has_rights())
 		ReThrowError(error);
 	if (error != NULL)
 	{
+		count_error(error->sqlerrcode);
 		record_error(settled, error->message, caller);
 		/* one that is only in doubt is not kept */
 		if (row->state != NP_ROW_DOUBTED)
 			kept_error = error->sqlerrcode;
 	}
-	keep_unwritten(row, settled);
+	keep_unwritten(row, settled, true);
 }
 
 static void
 write_each(NpStatement *statement, const Rows *rows, NpSettled *settled, MemoryContext caller)
 {
 	for (int i = 0; i < rows->count; i++)
-		write_alone(statement, rows->list[i], settled, caller);
+		if (errors_left > 0)
+			write_alone(statement, rows->list[i], settled, caller);
+		else
+		{
+			rows->list[i]->is_written = false;
+			keep_unwritten(rows->list[i], settled, false);
+		}
 }
 
 /* ---- What is stored ------------------------------------------------------------------ */
@@ -538,7 +576,7 @@ delete_stored(NpSettled *settled)
 
 	if (rows.count == 0)
 		return;
-	if (!np_outbox_begin(&caller))
+	if (!begin_to_write(&caller))
 		mark(&rows, true);
 	else if (is_alone)
 		write_each(&delete_rows, &rows, settled, caller);
@@ -609,43 +647,37 @@ leave_unburied(NpRow *row, bool failed)
 	count_holder(row, np_row_holds_untold(row));
 }
 
-/*
- * What keeps one row from being buried is not the others' affair; but a table
- * that others have locked is not waited for again.  False: it is.  Raises what
- * is about the server, such as a cancel.
- */
-static bool
+/* What keeps one row from being buried is not the others' affair. */
+static void
 bury_alone(NpRow *row, NpSettled *settled, MemoryContext caller)
 {
 	Burial		burial = {.row = row};
 	ErrorData  *error = np_try_subtransaction(bury, &burial);
 
-	if (error == NULL)
+	if (error != NULL)
 	{
-		if (!burial.is_done && row->is_unread)
-			leave_unburied(row, false);
-		else if (!burial.is_done)
-			row->is_gone = settled->is_changed = true;
-		return true;
+		count_error(error->sqlerrcode);
+		record_error(settled, error->message, caller);
+		leave_unburied(row, true);
 	}
-	if (np_is_of_server(error->sqlerrcode) && !np_is_of_others(error->sqlerrcode))
-		ReThrowError(error);
-	record_error(settled, error->message, caller);
-	leave_unburied(row, true);
-	return !np_is_of_others(error->sqlerrcode);
+	else if (!burial.is_done && row->is_unread)
+		leave_unburied(row, false);
+	else if (!burial.is_done)
+		row->is_gone = settled->is_changed = true;
 }
 
 static void
 bury_dead(NpSettled *settled, MemoryContext caller)
 {
 	Rows		dead = collect(is_dead);
-	bool		may_bury = true;
 
 	for (int i = 0; i < dead.count; i++)
-		if (may_bury)
-			may_bury = bury_alone(dead.list[i], settled, caller);
+		if (errors_left > 0)
+			bury_alone(dead.list[i], settled, caller);
 		else
 			leave_unburied(dead.list[i], true);
+	/* the others have theirs */
+	errors_left = MOST_ERRORS;
 }
 
 static bool
@@ -712,7 +744,7 @@ write_failed(NpSettled *settled)
 
 	if (waiting == 0)
 		return;
-	if (np_outbox_begin(&caller))
+	if (begin_to_write(&caller))
 	{
 		bury_dead(settled, caller);
 		put_off(settled, caller);

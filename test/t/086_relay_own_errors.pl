@@ -112,6 +112,42 @@ check_one('a trigger that raises', q(CREATE FUNCTION forbid() RETURNS trigger LA
 	CREATE TRIGGER forbid BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION forbid()), 'w.one', qr/not this one/,
 	'DROP TRIGGER forbid ON nats_outbox');
 $client->purge('W');
+foreach my $sqlstate (qw(57014 40001 53400 55P03 58030))
+{
+	$client->purge('W');
+	check_one("a trigger that raises $sqlstate", qq(CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN IF OLD.subject <> 'w.one' THEN RETURN OLD; END IF; RAISE 'not this one' USING ERRCODE = '$sqlstate'; END \$\$;
+		CREATE TRIGGER forbid BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION forbid()), 'w.one', qr/not this one/,
+		'DROP TRIGGER forbid ON nats_outbox');
+}
+$client->purge('W');
+$session->value('CREATE TABLE waited_for ()');
+$other->value('BEGIN; LOCK TABLE waited_for');
+check_one('a trigger that waits for a lock', q(CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN IF OLD.subject = 'w.one' THEN LOCK TABLE public.waited_for; END IF; RETURN OLD; END $$;
+	CREATE TRIGGER forbid BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION forbid()), 'w.one', qr/lock timeout/,
+	'DROP TRIGGER forbid ON nats_outbox');
+$other->value('ROLLBACK');
+
+# all of many: each try takes a transaction id
+{
+	my $lots = 2000;
+	$session->value(q(CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF OLD.subject <> 'w.one' THEN RETURN OLD; END IF; RAISE 'not this one'; END $$;
+		CREATE TRIGGER forbid BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION forbid()));
+	$session->value("SELECT count(nats_publish_outbox('w.one', i::text)) FROM generate_series(1, $lots) AS i");
+	wait_for('all of them to be stored', sub { count_of('w.one') >= $lots }, 60);
+	sleep 5;
+	my $before = $session->value('SELECT pg_current_xact_id()::text::bigint');
+	sleep 10;
+	my $taken = $session->value('SELECT pg_current_xact_id()::text::bigint') - $before;
+	cmp_ok($taken, '<', $lots / 2, 'what can not be written takes few transaction ids');
+	others_go('beside many that can not be deleted');
+	$session->value('DROP TRIGGER forbid ON nats_outbox');
+	wait_until_drained($session, 20);
+	pass('and all are deleted when they can be');
+}
+$client->purge('W');
 check_one('a trigger that keeps a row', q(CREATE OR REPLACE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN RETURN CASE WHEN OLD.subject <> 'w.one' THEN OLD END; END $$;
 	CREATE TRIGGER forbid BEFORE DELETE ON nats_outbox FOR EACH ROW EXECUTE FUNCTION forbid()), 'w.one', qr/could not be deleted from nats_outbox/,
@@ -198,6 +234,32 @@ check_one('a trigger that keeps a row as it is', q(CREATE OR REPLACE FUNCTION fo
 }
 
 # ---- What an administrator does
+
+# all is deleted, the ids begin anew, and there are more of them than before
+{
+	write_message('w.before') foreach 1 .. 3;
+	wait_until_drained($session);
+	wait_for_state($session, 'idle');
+	$session->value('BEGIN; TRUNCATE nats_outbox RESTART IDENTITY');
+	my $last = $session->value(q(SELECT max(nats_publish_outbox('w.anew', i::text)) FROM generate_series(1, 100000) AS i));
+	is($last, '100000', 'ids begin anew');
+	$client->purge('W');
+	$session->value('COMMIT');
+	wait_until_drained($session, 60);
+	is(join(' ', map { $_->{payload} } $client->consume('W')), join(' ', 1 .. 100_000), 'and all are published, in order');
+	ends_well('ids that begin anew');
+}
+
+# the table is another one
+{
+	$session->value(q(ALTER TABLE nats_outbox RENAME TO nats_outbox_old; CREATE TABLE nats_outbox (LIKE nats_outbox_old INCLUDING ALL);
+		CREATE TRIGGER nats_outbox_check BEFORE INSERT ON nats_outbox FOR EACH ROW EXECUTE FUNCTION nats_outbox_check()));
+	others_go('of a table that is another one');
+	$session->value(q(DROP TABLE nats_outbox; ALTER TABLE nats_outbox_old RENAME TO nats_outbox));
+	wake_relay($session);
+	others_go('of the one that was there before');
+	ends_well('another table');
+}
 
 # columns without their constraints
 {
