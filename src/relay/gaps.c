@@ -43,7 +43,7 @@ nearest(int64_t first)
 	return found;
 }
 
-/* Numbers behind all gaps that there are, found by this look: none before it has a higher number. */
+/* Numbers behind all gaps that there are; no look before had a higher number. */
 void
 np_gaps_add(int64_t first, int64_t last, int64_t look)
 {
@@ -65,6 +65,14 @@ np_gaps_add(int64_t first, int64_t last, int64_t look)
 		remove_gap(i + 1);
 	}
 	gaps[gap_count++] = (NpGap) {first, last, look};
+}
+
+/* Numbers behind this one may have been given since: as if this look had found them. */
+void
+np_gaps_renew(int64_t number, int64_t look)
+{
+	for (int i = gap_count - 1; i >= 0 && gaps[i].last > number; i--)
+		gaps[i].look = look;
 }
 
 static int
@@ -119,7 +127,7 @@ np_gaps_cut(int64_t horizon, int64_t read)
 	gap_count = kept;
 }
 
-/* Those that were found by this look, or later ones, in order. */
+/* Those of this look, or later ones, in order. */
 const NpGap *
 np_gaps(int64_t look, int *count)
 {

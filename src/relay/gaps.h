@@ -18,10 +18,11 @@ typedef struct NpGap
 {
 	int64_t		first;
 	int64_t		last;
-	int64_t		look;			/* that has found it; the last one, where it was put together */
+	int64_t		look;			/* in which the last of its numbers that was given had been given */
 } NpGap;
 
 extern void np_gaps_add(int64_t first, int64_t last, int64_t look);
+extern void np_gaps_renew(int64_t number, int64_t look);
 extern void np_gaps_remove(int64_t number);
 extern void np_gaps_cut(int64_t horizon, int64_t read);
 extern const NpGap *np_gaps(int64_t look, int *count);

@@ -61,8 +61,8 @@ static int64 look_number;
 static int64 position;			/* new rows have been read up to this id */
 static int64 first_unread = 1;	/* the lowest id that the look that is under way, or was last, could see */
 static bool is_at_end;			/* there were no more when it was looked last */
-static int64 due_gaps = PG_INT64_MAX;	/* rows can have appeared in those that were found in this look, or
-										 * later; PG_INT64_MAX: in none */
+static int64 due_gaps = PG_INT64_MAX;	/* rows can have appeared in those of this look, or later ones; none:
+										 * PG_INT64_MAX */
 static NpTime next_full_look;	/* from the first row on; NP_FOREVER: one is under way ... */
 static int64 full_look_end;		/* ... up to this id */
 static NpTime full_look_ended;	/* when the last one did; */
@@ -299,9 +299,8 @@ read_rows(NpOutboxLook *look, NpReading *reading, bool any_failed)
  * Up to which id all rows are seen from now on.  The sequence comes before the
  * transactions that may not have ended, and what they have written behind them.
  *
- * Whoever has the numbers of a gap was there in the look that has found it, or,
- * where they were given while that look was under way, in the next one at the
- * latest.  So who was not there by then can't fill it: the gaps that one long
+ * Whoever has numbers that had been given before a look was there in that look,
+ * or has ended before.  So who was not can't fill its gaps: those that one long
  * writer keeps are not read again for each of the short ones beside it.
  */
 static int64
@@ -313,14 +312,16 @@ find_horizon(void)
 
 	if (np_outbox_table() != table_of_all || np_outbox_sequence_storage() != numbers_of_all || given < last_given)
 		begin_anew();
+	look_number++;
 	/* of numbers that were given since, some have been seen: who has the others may have ended unseen */
 	if (given > last_given && position > last_given)
+	{
+		np_gaps_renew(last_given, look_number);
 		due_gaps = Min(due_gaps, look_number);
-	look_number++;
+	}
 	last_given = given;
 	horizon = np_id_horizon(np_outbox_table(), last_given, look_number, &ended_since);
-	if (ended_since != PG_INT64_MAX)
-		due_gaps = Min(due_gaps, ended_since - 1);
+	due_gaps = Min(due_gaps, ended_since);
 	np_outbox_refresh();
 	return horizon;
 }

@@ -265,6 +265,28 @@ cmp_ok($total, '<', 2_500_000, 'the memory of rows is given back');
 # ---- Where only a statement may ask
 
 # A row waits for its time, and another one for a row of its subject: once tried, the first one is as if it had failed.
+# What was rolled back beside one long transaction may be that one's: it is looked for there once, and when that has ended.
+{
+	my $long = PsqlSession->new($node);
+	my $short = PsqlSession->new($node);
+	$long->value(q(BEGIN; SELECT nats_publish_outbox('c.long', 'x')));
+	for (1 .. 300)
+	{
+		$short->value(q(BEGIN; SELECT nats_publish_outbox('c.never', 'x'); ROLLBACK));
+		$short->value(q(SELECT nats_publish_outbox('c.a', 'x')));
+	}
+	wait_for('all but one', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
+	my $scans = sub { $session->value(q(SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'nats_outbox_pkey')) };
+	sleep 2;
+	my $before = $scans->();
+	publish_one('c.a') foreach 1 .. 50;
+	sleep 2;
+	cmp_ok($scans->() - $before, '<', 50 * 20, 'a long writer costs the short ones little');
+	$long->value('COMMIT');
+	wait_for('the long one', sub { $session->value('SELECT count(*) FROM nats_outbox') eq '0' });
+	is(scalar(grep { $_->{subject} eq 'c.long' } $client->stream_messages('C')), 1, 'and is published when it ends');
+}
+
 sub check_order
 {
 	my ($what) = @_;

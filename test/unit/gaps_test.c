@@ -142,6 +142,8 @@ test_looks(void)
 	np_gaps_add(NP_MAX_GAPS * 1000 + 5, NP_MAX_GAPS * 1000 + 5, NP_MAX_GAPS + 1);
 	CHECK_INT(count_since(NP_MAX_GAPS + 1), 1);
 	CHECK(is_in_gap(NP_MAX_GAPS * 1000 + 2) || is_in_gap(1002));
+	np_gaps_renew(NP_MAX_GAPS * 1000 - 2000, NP_MAX_GAPS + 2);
+	CHECK(count_since(NP_MAX_GAPS + 2) >= 2 && count_since(NP_MAX_GAPS + 2) <= 4);
 }
 
 int
