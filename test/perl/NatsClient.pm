@@ -34,7 +34,7 @@ use Carp;
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP ();
-use List::Util qw(min);
+use List::Util qw(max min);
 use MIME::Base64 qw(decode_base64);
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(sleep time);
@@ -339,12 +339,13 @@ sub get_message
 		headers => _parse_headers($raw) };
 }
 
+# All of them, or those behind a sequence number.
 sub stream_messages
 {
-	my ($self, $stream) = @_;
+	my ($self, $stream, $after) = @_;
 	my $state = $self->stream_info($stream)->{state};
 	return () if $state->{messages} == 0;
-	return grep { defined } map { $self->get_message($stream, $_) } $state->{first_seq} .. $state->{last_seq};
+	return grep { defined } map { $self->get_message($stream, $_) } max($state->{first_seq}, ($after // 0) + 1) .. $state->{last_seq};
 }
 
 sub consume
