@@ -131,14 +131,13 @@ append_zoned_time(StringInfo json, const TimeTzADT *time)
 static void
 append_interval(StringInfo json, const Interval *span)
 {
-	double		days = span->month * (DAYS_PER_YEAR / MONTHS_PER_YEAR) + span->day;
-	double		all = days * USECS_PER_DAY + span->time;
+	double		days = rint((span->month * (DAYS_PER_YEAR / MONTHS_PER_YEAR) + span->day) * USECS_PER_DAY);
+	int64		all;
 
 	/* infinite ones, which there are since 17, are far beyond it */
-	if (fabs(all) >= (double) PG_INT64_MAX)
-		appendStringInfo(json, INT64_FORMAT, all < 0 ? PG_INT64_MIN : PG_INT64_MAX);
-	else
-		appendStringInfo(json, INT64_FORMAT, (int64) rint(days * USECS_PER_DAY) + span->time);
+	if (fabs(days) >= (double) PG_INT64_MAX || pg_add_s64_overflow((int64) days, span->time, &all))
+		all = days + span->time < 0 ? PG_INT64_MIN : PG_INT64_MAX;
+	appendStringInfo(json, INT64_FORMAT, all);
 }
 
 static void

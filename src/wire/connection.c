@@ -18,6 +18,7 @@
 
 #include <errno.h>
 
+#include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 
@@ -502,6 +503,8 @@ np_connection_wait(NpConnection *connection, NpWaitEvent event, NpTime until)
 		return;
 	}
 	unsent = connection->outbound.sent < connection->outbound.appended;
+	/* there may be no wait, time after time */
+	CHECK_FOR_INTERRUPTS();
 	if (connection->receiving || np_wire_has_pending(connection->wire) ||
 		np_wait(connection->wait_set, event, NP_READABLE | (unsent ? NP_WRITEABLE : 0), until) & NP_READABLE)
 		np_connection_receive(connection);
@@ -567,10 +570,11 @@ np_connection_inbox(const NpConnection *connection)
 	return (NpSpan) {connection->inbox, strlen(connection->inbox)};
 }
 
+/* The largest message, with its headers, that the server takes; one that says none, such as -1, has no limit. */
 int64
 np_connection_max_payload(const NpConnection *connection)
 {
-	return connection->max_payload;
+	return connection->max_payload > 0 ? connection->max_payload : PG_INT32_MAX;
 }
 
 void
@@ -630,7 +634,7 @@ np_connection_identity(const NpConnection *connection)
 			.client_ip = np_wire_client_ip(connection->wire),
 			.tls = np_wire_tls(connection->wire) != NULL,
 			.client_id = np_wire_client_id(connection->wire),
-			.max_payload = connection->max_payload,
+			.max_payload = np_connection_max_payload(connection),
 			.connected_at = connection->connected_at
 	};
 }

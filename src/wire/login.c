@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 
+#include "base/catch.h"
 #include "base/encoding.h"
 #include "base/settings.h"
 #include "libnats/credentials.h"
@@ -42,20 +43,35 @@ fail(const Login *login, const char *format, ...)
 	return false;
 }
 
-/* Copy a value, which is in the database's encoding, as UTF-8. */
+/* A text of the database, and what it is in UTF-8. */
+typedef struct Conversion
+{
+	const char *text;
+	NpSpan		utf8;
+} Conversion;
+
+static void
+convert(void *argument)
+{
+	Conversion *conversion = argument;
+
+	conversion->utf8 = np_to_utf8(conversion->text, strlen(conversion->text));
+}
+
+/* Copy a value, which is in the database's encoding, as UTF-8.  PostgreSQL's error would tell what bytes it has. */
 static bool
 copy_value(const Login *login, NpServerField field, const char *name, char *to, size_t size)
 {
-	const char *value = login->server->values[field];
-	NpSpan		utf8;
+	Conversion	conversion = {.text = login->server->values[field]};
 
-	if (value == NULL)
+	if (conversion.text == NULL)
 		return true;
-	utf8 = np_to_utf8(value, strlen(value));
-	if (utf8.length >= size)
+	if (np_catch(convert, &conversion, NULL) != NULL)
+		return fail(login, "could not convert %s to UTF-8", name);
+	if (conversion.utf8.length >= size)
 		return fail(login, "%s is too long", name);
-	memcpy(to, utf8.data, utf8.length);
-	to[utf8.length] = '\0';
+	memcpy(to, conversion.utf8.data, conversion.utf8.length);
+	to[conversion.utf8.length] = '\0';
 	return true;
 }
 

@@ -512,8 +512,9 @@ check('closes after the acknowledgment', 'success', sub { my ($peer, $command) =
 	is($session->sqlstate(q(SELECT nats_publish('t.a', repeat('x', 1000)))), '', 'the same after the server has lowered its max_payload, and raised it again');
 	goes_on($session, 'a lowered max_payload');
 }
-check('a max_payload of 0', '(54000|58000|success)', replies(ack(1)), max_payload => 0);
-check('a negative max_payload', '(54000|58000|success)', replies(ack(1)), max_payload => -1);
+# which is none
+check('a max_payload of 0', 'success', replies(ack(1)), max_payload => 0);
+check('a negative max_payload', 'success', replies(ack(1)), max_payload => -1);
 check('a max_payload that is no number', '(54000|58000|success)', replies(ack(1)), max_payload => '"x"');
 
 # A server that greets the second connection, which asks for its INFO, in another way than the first

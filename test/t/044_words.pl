@@ -301,6 +301,15 @@ foreach my $encoding (sort keys %SHOWN)
 		is($session->sqlstate(q(SELECT (nats_publish('t.a', 'x')).stream)), '58030', "$encoding: $character");
 		is($session->sqlstate(q(SELECT nats_jetstream('X') ->> 'stream')), '38000', 'in a reply, too');
 	}
+	# nor is a credential told in an error
+	if ($encoding eq 'SQL_ASCII')
+	{
+		my $session = in_database($encoding, $nats->url);
+		$session->value(qq(CREATE SERVER odd FOREIGN DATA WRAPPER nats OPTIONS (url '${\ $nats->url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER odd OPTIONS (user 'a', password E'secret\\xfe')));
+		my $error = $session->run(q(SET nats_publish.server = 'odd'; SELECT nats_publish('t.a', 'x')))->{error};
+		like($error, qr/could not convert password to UTF-8/, "$encoding: a password that is not UTF-8");
+		unlike($error, qr/secret|fe/i, '... of which the error tells nothing');
+	}
 	my $odd = FakeServer->answering(sub { my ($peer, $command) = @_; $peer->reply($command, '{"stream":"a\\\\u00e4","seq":7}'); return; });
 	is(in_database($encoding, $odd->url)->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'a\\u00e4', "$encoding: an escaped backslash");
 	is(in_database($encoding, $nats->url)->value(q(SELECT (nats_publish('t.a', 'x')).stream, count(*) FROM nats_check('t.a', true))), "T|$CHECKS", "$encoding: a real server");
