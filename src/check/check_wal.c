@@ -30,47 +30,70 @@ typedef struct Need
 	char	   *lost;			/* "between X and Y", not long ago; NULL: nothing was */
 } Need;
 
-/* The columns of read_need. */
-enum
-{
-	NEED_ENABLED = 1,
-	NEED_TABLES,
-	NEED_LOST
-};
-
-static NpStatement read_need = {
+static NpStatement read_slot = {
 	.text = "SELECT slot OPERATOR(pg_catalog.=) $1,"
-	" (SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'),"
 	" CASE WHEN lost_at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) '7 days'::pg_catalog.interval)"
 	" THEN CASE WHEN lost_from IS NULL THEN pg_catalog.concat('before ', lost_to) ELSE pg_catalog.concat('between ', lost_from, ' and ', lost_to) END END"
-	" FROM (VALUES (1)) AS one LEFT JOIN %1$s.nats_wal ON database OPERATOR(pg_catalog.=) $2",
+	" FROM %1$s.nats_wal WHERE database OPERATOR(pg_catalog.=) $2",
 	.argument_count = 2,
 	.types = {NAMEOID, TEXTOID}
 };
 
+static NpStatement count_tables = {
+	.text = "SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'"
+};
+
+/* One row at most, which is SPI's.  Returns how many there are. */
+static uint64
+read_one(NpStatement *statement, Oid schema, Datum *values)
+{
+	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "\"%s\" failed", statement->text);
+	return SPI_processed;
+}
+
+static void
+find_slot_row(Oid schema, const char *slot, Need *need)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum		values[2] = {DirectFunctionCall1(namein, CStringGetDatum(slot)), np_wal_database()};
+	NpUser		caller;
+
+	np_statements_begin(&caller, schema, "nats_wal");
+	if (read_one(&read_slot, schema, values) > 0)
+	{
+		bool		isnull;
+		bool		is_enabled = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		char	   *lost = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+
+		need->is_enabled = is_enabled && !isnull;
+		need->lost = lost == NULL ? NULL : MemoryContextStrdup(context, lost);
+	}
+	np_statements_end(&caller);
+}
+
+static int64
+find_tables(Oid schema)
+{
+	NpUser		caller;
+	bool		isnull;
+	int64		count;
+
+	np_statements_begin(&caller, schema, "nats_published_tables");
+	(void) read_one(&count_tables, schema, NULL);
+	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	np_statements_end(&caller);
+	return count;
+}
+
+/* Each relation is read as its owner: one of them can be somebody else's. */
 static Need
 find_need(Oid schema, const char *slot)
 {
 	Need		need = {false};
-	NpUser		caller;
-	MemoryContext context = CurrentMemoryContext;
-	Datum		values[2] = {DirectFunctionCall1(namein, CStringGetDatum(slot)), np_wal_database()};
-	HeapTuple	row;
-	TupleDesc	columns;
-	bool		isnull;
-	char	   *lost;
 
-	np_statements_begin(&caller, schema, "nats_wal");
-	if (SPI_execute_plan(np_statement_prepare(&read_need, quote_identifier(get_namespace_name(schema))), values, NULL, true, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not look into nats_wal");
-	row = SPI_tuptable->vals[0];
-	columns = SPI_tuptable->tupdesc;
-	need.is_enabled = DatumGetBool(SPI_getbinval(row, columns, NEED_ENABLED, &isnull)) && !isnull;
-	need.tables = DatumGetInt64(SPI_getbinval(row, columns, NEED_TABLES, &isnull));
-	lost = SPI_getvalue(row, columns, NEED_LOST);
-	need.lost = lost == NULL ? NULL : MemoryContextStrdup(context, lost);
-	np_statements_end(&caller);
+	find_slot_row(schema, slot, &need);
+	need.tables = find_tables(schema);
 	return need;
 }
 
