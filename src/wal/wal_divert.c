@@ -52,6 +52,9 @@
 /* So many rows are written in a transaction. */
 #define BATCH	1000
 
+/* So many that no table takes are tried again in one: each of them takes some transaction ids. */
+#define MOST_REFUSED	100
+
 /* So many subjects are known; when there are more, all are taken to have messages there, until the last one of these has left. */
 #define MAX_SUBJECTS	10000
 
@@ -70,9 +73,11 @@ typedef struct Subject
 } Subject;
 
 static HTAB *subjects;			/* NULL: never were any */
-static dlist_head rows = DLIST_STATIC_INIT(rows);
-static int	waiting;
-static int	kept;				/* of these, those that no table takes */
+static dlist_head rows = DLIST_STATIC_INIT(rows);	/* that are to be moved, ... */
+static dlist_head kept_rows = DLIST_STATIC_INIT(kept_rows); /* ... and those that no table has taken, in the
+															 * order in which they are tried again */
+static int	waiting;			/* in both */
+static int	kept;				/* in the latter */
 static int	leaving;			/* of the subjects, those that are */
 static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
 								 * known */
@@ -232,17 +237,18 @@ np_divert_kept(void)
 	return kept;
 }
 
-/* More is not to wait, while it can't be moved. */
+/* More is not to wait, while it can't be moved; but what no table takes does not keep others from being. */
 bool
 np_divert_is_full(void)
 {
-	return waiting >= BATCH;
+	return waiting - kept >= BATCH;
 }
 
 /* What becomes of a row in a transaction, and is so only when that is committed; until then the row itself is left as it was. */
 typedef struct Move
 {
-	const NpRow *row;
+	NpRow	   *row;
+	bool		was_kept;		/* it has been tried before */
 	const char *sqlstate;		/* why it has failed ... */
 	const char *error;			/* ... or is dead; NULL: it has not */
 	bool		is_unburied;	/* that is not taken by nats_outbox_dead ... */
@@ -380,28 +386,37 @@ write_row(Move *move, NpDiverted *diverted)
 	return move->row->state != NP_ROW_DEAD && try_insert(move) ? move->error : write_dead(move, diverted);
 }
 
+/* Those of a list, until so many of them are kept; count: of all before them.  Returns the count with them. */
 static int
-write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
+write_list(dlist_head *list, int most_kept, Move *moves, int count, NpDiverted *diverted, MemoryContext caller)
 {
 	dlist_iter	iter;
-	int			written = 0;
 
-	dlist_foreach(iter, &rows)
+	dlist_foreach(iter, list)
 	{
-		const NpRow *row = dlist_container(NpRow, node, iter.cur);
-		Move	   *move = &moves[written];
+		NpRow	   *row = dlist_container(NpRow, node, iter.cur);
+		Move	   *move = &moves[count];
 		const char *error;
 
-		if (written >= BATCH)
+		if (count >= BATCH || most_kept == 0)
 			break;
-		*move = (Move) {.row = row,.sqlstate = row->sqlstate,.error = row->error};
+		*move = (Move) {.row = row,.was_kept = list == &kept_rows,.sqlstate = row->sqlstate,.error = row->error};
 		error = write_row(move, diverted);
 		if (error != NULL && diverted->error == NULL)
 			diverted->error = MemoryContextStrdup(caller, error);
 		diverted->kept += move->is_kept;
-		written++;
+		most_kept -= move->is_kept;
+		count++;
 	}
-	return written;
+	return count;
+}
+
+static int
+write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
+{
+	int			count = write_list(&rows, BATCH, moves, 0, diverted, caller);
+
+	return write_list(&kept_rows, MOST_REFUSED, moves, count, diverted, caller);
 }
 
 /* A row is where it was moved. */
@@ -420,31 +435,27 @@ finish(NpRow *row, int64 id)
 
 /* It may never leave: only its subject waits for that. */
 static void
-keep(const NpRow *row)
+keep(NpRow *row)
 {
 	Subject    *subject = known_as(row->message.subject);
 
 	if (subject != NULL)
 		set_leaving(subject, false);
+	dlist_delete(&row->node);
+	dlist_push_tail(&kept_rows, &row->node);
 	kept++;
 }
 
 static void
 finish_moved(const Move *moves, int count)
 {
-	dlist_mutable_iter iter;
-	int			i = 0;
-
-	kept = 0;
-	dlist_foreach_modify(iter, &rows)
+	for (int i = 0; i < count; i++)
 	{
-		if (i >= count)
-			break;
+		kept -= moves[i].was_kept;
 		if (moves[i].is_kept)
-			keep(dlist_container(NpRow, node, iter.cur));
+			keep(moves[i].row);
 		else
-			finish(dlist_container(NpRow, node, iter.cur), moves[i].id);
-		i++;
+			finish(moves[i].row, moves[i].id);
 	}
 }
 
@@ -503,19 +514,26 @@ remember(uint64 row)
 	entry->last_id = DatumGetInt64(found(row, entry->hash == ALL ? 4 : 2));
 }
 
-/* Those that are not in the table yet, either. */
 static void
-remember_waiting(void)
+remember_subjects(dlist_head *list)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &rows)
+	dlist_foreach(iter, list)
 	{
 		const NpRow *row = dlist_container(NpRow, node, iter.cur);
 
 		if (row->state != NP_ROW_DEAD)
 			enter_subject(row->message.subject, false);
 	}
+}
+
+/* Those that are not in the table yet, either. */
+static void
+remember_waiting(void)
+{
+	remember_subjects(&rows);
+	remember_subjects(&kept_rows);
 }
 
 static void
