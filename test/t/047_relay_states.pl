@@ -170,7 +170,7 @@ sub published
 	wait_for_state($session, 'idle');
 
 	# an owner that may not do what the tables need
-	$session->value('CREATE ROLE keeper; ALTER TABLE nats_outbox OWNER TO keeper');
+	$session->value('CREATE ROLE keeper; ALTER TABLE nats_outbox OWNER TO keeper; REVOKE SELECT ON nats_outbox FROM keeper');
 	wait_for_state($session, 'no rights');
 	like(doctor(), qr/^warning\|The relay is without the rights that it needs\. Grant the owner of nats_outbox what the error names\. .*The outbox could not be looked into: permission denied for /,
 		'the doctor says what the owner of the tables lacks');
