@@ -131,18 +131,10 @@ np_gaps_cut(int64_t horizon, int64_t read)
 const NpGap *
 np_gaps(int64_t look, int *count)
 {
-	int			begin = 0;
-	int			end = gap_count;
+	int			begin = gap_count;
 
-	while (begin < end)
-	{
-		int			middle = (begin + end) / 2;
-
-		if (gaps[middle].look < look)
-			begin = middle + 1;
-		else
-			end = middle;
-	}
+	while (begin > 0 && gaps[begin - 1].look >= look)
+		begin--;
 	*count = gap_count - begin;
 	return &gaps[begin];
 }

@@ -49,23 +49,29 @@ compare_writers(const void *a, const void *b)
 static Writer *
 find(const Writers *writers, const Writer *writer)
 {
-	return bsearch(writer, writers->list, writers->count, sizeof(Writer), compare_writers);
+	/* there may be no list */
+	return writers->count == 0 ? NULL : bsearch(writer, writers->list, writers->count, sizeof(Writer), compare_writers);
 }
 
-/* Of these, how many have ended?  *since: the lowest of theirs. */
-static int
-count_ended(const Writers *writers, const Writers *present, int64 *since)
+static bool
+have_all_ended(const Writers *writers, const Writers *present)
 {
-	int			ended = 0;
+	for (int i = 0; i < writers->count; i++)
+		if (find(present, &writers->list[i]) != NULL)
+			return false;
+	return true;
+}
 
-	*since = PG_INT64_MAX;
+/* Of those that have ended, the first look; PG_INT64_MAX: none has. */
+static int64
+first_ended(const Writers *writers, const Writers *present)
+{
+	int64		first = PG_INT64_MAX;
+
 	for (int i = 0; i < writers->count; i++)
 		if (find(present, &writers->list[i]) == NULL)
-		{
-			ended++;
-			*since = Min(*since, writers->list[i].since);
-		}
-	return ended;
+			first = Min(first, writers->list[i].since);
+	return first;
 }
 
 static void
@@ -119,11 +125,10 @@ int64
 np_id_horizon(Oid table, int64 last_given, int64 look, int64 *ended_since)
 {
 	Writers		present = find_writers(table, look);
-	int64		unused;
 
-	(void) count_ended(&last, &present, ended_since);
+	*ended_since = first_ended(&last, &present);
 	remember(&last, &present);
-	if (count_ended(&awaited, &present, &unused) == awaited.count)
+	if (have_all_ended(&awaited, &present))
 	{
 		horizon = present.count == 0 ? last_given : next;
 		next = last_given;

@@ -445,14 +445,13 @@ record_error(NpSettled *settled, const char *error, MemoryContext context)
 static bool has_table;			/* we have it locked, so that no error is for others who have */
 static bool is_careful;			/* rows that we write were locked lately */
 static bool is_alone;			/* one of them meets an error: each is written in a subtransaction */
-static int	errors_left;		/* so many more may meet one in this transaction */
+static int	errors_left;		/* so many more of those that are written, or buried, may meet one */
 
 /* As np_outbox_begin(), with the table locked.  Raises 55P03 if others have locked it for longer. */
 static bool
 begin_to_write(MemoryContext *caller)
 {
 	has_table = false;
-	errors_left = MOST_ERRORS;
 	if (!np_outbox_begin(caller))
 		return false;
 	LockRelationOid(np_outbox_table(), RowExclusiveLock);
@@ -528,6 +527,7 @@ write_alone(NpStatement *statement, NpRow *row, NpSettled *settled, MemoryContex
 static void
 write_each(NpStatement *statement, const Rows *rows, NpSettled *settled, MemoryContext caller)
 {
+	errors_left = MOST_ERRORS;
 	for (int i = 0; i < rows->count; i++)
 		if (errors_left > 0)
 			write_alone(statement, rows->list[i], settled, caller);
@@ -671,13 +671,12 @@ bury_dead(NpSettled *settled, MemoryContext caller)
 {
 	Rows		dead = collect(is_dead);
 
+	errors_left = MOST_ERRORS;
 	for (int i = 0; i < dead.count; i++)
 		if (errors_left > 0)
 			bury_alone(dead.list[i], settled, caller);
 		else
 			leave_unburied(dead.list[i], true);
-	/* the others have theirs */
-	errors_left = MOST_ERRORS;
 }
 
 static bool
