@@ -85,9 +85,7 @@ read_row(NpStatement *statement, Oid schema, char **values, int count)
 	bool		is_there;
 
 	SPI_connect();
-	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), NULL, NULL,
-						 true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "\"%s\" failed", statement->text);
+	(void) np_statement_read(statement, schema, NULL, 1);
 	for (int i = 0; i < count && SPI_processed > 0; i++)
 	{
 		char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1);

@@ -73,8 +73,9 @@ enum
 };
 
 static NpStatement find_run = {
-	.text = "SELECT run, last_key, rows_read, rows_published, rows_left_out, rows_expected, finished IS NOT NULL,"
-	" arguments OPERATOR(pg_catalog.=) $2 FROM %s." RUNS_TABLE " WHERE relation OPERATOR(pg_catalog.=) $1",
+	.text = "SELECT run, last_key::pg_catalog.text[], rows_read::pg_catalog.int8, rows_published::pg_catalog.int8,"
+	" rows_left_out::pg_catalog.int8, rows_expected::pg_catalog.int8, finished IS NOT NULL,"
+	" arguments::pg_catalog.jsonb OPERATOR(pg_catalog.=) $2 FROM %s." RUNS_TABLE " WHERE relation OPERATOR(pg_catalog.=) $1",
 	.argument_count = 2,
 	.types = {OIDOID, JSONBOID}
 };
@@ -107,7 +108,7 @@ static NpStatement begin_anew = {
 static NpStatement save = {
 	.text = "UPDATE %s." RUNS_TABLE " SET last_key = $2, rows_read = $3, rows_published = $4, rows_left_out = $5,"
 	" updated = pg_catalog.clock_timestamp(), finished = CASE WHEN $6 THEN pg_catalog.clock_timestamp() END"
-	" WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING stop",
+	" WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING stop::pg_catalog.bool",
 	.argument_count = 6,
 	.types = {OIDOID, TEXTARRAYOID, INT8OID, INT8OID, INT8OID, BOOLOID}
 };
@@ -119,7 +120,7 @@ static NpStatement fail = {
 };
 
 static NpStatement find_role = {
-	.text = "SELECT role FROM %s." RUNS_TABLE " WHERE relation OPERATOR(pg_catalog.=) $1 AND finished IS NULL",
+	.text = "SELECT role::pg_catalog.oid FROM %s." RUNS_TABLE " WHERE relation OPERATOR(pg_catalog.=) $1 AND finished IS NULL",
 	.argument_count = 1,
 	.types = {OIDOID}
 };
@@ -129,17 +130,6 @@ static NpStatement stop = {
 	.argument_count = 1,
 	.types = {OIDOID}
 };
-
-/* Between np_statements_begin and np_statements_end. */
-static void
-execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
-{
-	int			result = SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))),
-										  values, nulls, false, 0);
-
-	if (result < 0)
-		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
-}
 
 /* Of the first row; NULL is 0. */
 static Datum
@@ -204,7 +194,7 @@ find(NpRowsRun *run, Datum arguments, MemoryContext context)
 	NpFailure	failure;
 	bool		isnull;
 
-	execute(&find_run, run->schema, values, NULL);
+	(void) np_statement_execute(&find_run, run->schema, values, NULL);
 	if (SPI_processed == 0 || DatumGetBool(get_value(RUN_IS_FINISHED, &isnull)))
 		return false;
 	read_run(run, context);
@@ -229,8 +219,8 @@ begin(NpRowsRun *run, Datum arguments, Oid role)
 		ObjectIdGetDatum(role), arguments
 	};
 
-	execute(&forget, run->schema, values, NULL);
-	execute(&begin_anew, run->schema, values, NULL);
+	(void) np_statement_execute(&forget, run->schema, values, NULL);
+	(void) np_statement_execute(&begin_anew, run->schema, values, NULL);
 }
 
 /*
@@ -250,7 +240,7 @@ np_rows_run_begin(NpRowsRun *run, const NpRowsOptions *options, const NpRowsKey 
 	np_statements_begin(&caller, options->schema, RUNS_TABLE);
 	arguments = make_arguments(options, run->order, role);
 	if (!anew && find(run, arguments, context))
-		execute(&go_on, run->schema, &relation, NULL);
+		(void) np_statement_execute(&go_on, run->schema, &relation, NULL);
 	else
 	{
 		begin(run, arguments, role);
@@ -275,7 +265,7 @@ np_rows_run_save(const NpRowsRun *run, bool is_finished)
 	bool		isnull;
 
 	np_statements_begin(&caller, run->schema, RUNS_TABLE);
-	execute(&save, run->schema, values, nulls);
+	(void) np_statement_execute(&save, run->schema, values, nulls);
 	if (SPI_processed > 0)
 		wish = DatumGetBool(get_value(1, &isnull)) ? NP_ROWS_STOP : NP_ROWS_GO_ON;
 	np_statements_end(&caller);
@@ -290,7 +280,7 @@ np_rows_run_fail(const NpRowsRun *run, const char *error)
 	Datum		values[] = {ObjectIdGetDatum(run->relation), CStringGetTextDatum(error)};
 
 	np_statements_begin(&caller, run->schema, RUNS_TABLE);
-	execute(&fail, run->schema, values, NULL);
+	(void) np_statement_execute(&fail, run->schema, values, NULL);
 	np_statements_end(&caller);
 }
 
@@ -324,12 +314,12 @@ nats_publish_rows_stop(PG_FUNCTION_ARGS)
 	bool		is_there;
 
 	np_statements_begin(&caller, schema, RUNS_TABLE);
-	execute(&find_role, schema, &relation, NULL);
+	(void) np_statement_execute(&find_role, schema, &relation, NULL);
 	is_there = SPI_processed > 0;
 	if (is_there)
 	{
 		check_role(DatumGetObjectId(relation), caller.id);
-		execute(PG_GETARG_BOOL(1) ? &forget : &stop, schema, &relation, NULL);
+		(void) np_statement_execute(PG_GETARG_BOOL(1) ? &forget : &stop, schema, &relation, NULL);
 	}
 	np_statements_end(&caller);
 	PG_RETURN_BOOL(is_there);

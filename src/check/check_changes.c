@@ -104,9 +104,7 @@ look(const NpExamination *examination, NpStatement *statement, void (*find) (NpF
 	MemoryContext context = CurrentMemoryContext;
 
 	np_statements_begin(&caller, examination->schema, "nats_published_tables");
-	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(examination->schema))),
-						 NULL, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look into nats_published_tables");
+	(void) np_statement_read(statement, examination->schema, NULL, 0);
 	MemoryContextSwitchTo(context);
 	find(finding);
 	np_statements_end(&caller);

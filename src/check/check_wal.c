@@ -43,15 +43,6 @@ static NpStatement count_tables = {
 	.text = "SELECT pg_catalog.count(DISTINCT relation) FROM %1$s.nats_published_tables WHERE delivery OPERATOR(pg_catalog.=) 'wal'"
 };
 
-/* One row at most, which is SPI's.  Returns how many there are. */
-static uint64
-read_one(NpStatement *statement, Oid schema, Datum *values)
-{
-	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), values, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "\"%s\" failed", statement->text);
-	return SPI_processed;
-}
-
 static void
 find_slot_row(Oid schema, const char *slot, Need *need)
 {
@@ -60,7 +51,7 @@ find_slot_row(Oid schema, const char *slot, Need *need)
 	NpUser		caller;
 
 	np_statements_begin(&caller, schema, "nats_wal");
-	if (read_one(&read_slot, schema, values) > 0)
+	if (np_statement_read(&read_slot, schema, values, 1) > 0)
 	{
 		bool		isnull;
 		bool		is_enabled = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -80,7 +71,7 @@ find_tables(Oid schema)
 	int64		count;
 
 	np_statements_begin(&caller, schema, "nats_published_tables");
-	(void) read_one(&count_tables, schema, NULL);
+	(void) np_statement_read(&count_tables, schema, NULL, 1);
 	count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	np_statements_end(&caller);
 	return count;

@@ -94,20 +94,18 @@ static NpStatement is_upgraded = {
 	.types = {TEXTOID, NAMEOID}
 };
 
-/* As the owner of nats_wal; returns how many rows it has found. */
+/* As the owner of nats_wal; returns how many rows it has written. */
 static uint64
-execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls, bool read_only)
+write_wal(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
 {
 	NpUser		caller;
-	uint64		found;
+	uint64		written;
 
 	np_statements_begin(&caller, schema, "nats_wal");
-	if (SPI_execute_plan(np_statement_prepare(statement, quote_identifier(get_namespace_name(schema))), values, nulls,
-						 read_only, 0) < 0)
-		elog(ERROR, "\"%s\" failed", statement->text);
-	found = SPI_processed;
+	(void) np_statement_execute(statement, schema, values, nulls);
+	written = SPI_processed;
 	np_statements_end(&caller);
-	return found;
+	return written;
 }
 
 /* As the caller, who must be able to use slots. */
@@ -165,7 +163,7 @@ enable_or_drop(Oid schema, const char *name, bool is_missed, XLogRecPtr lost_fro
 	values[4] = LSNGetDatum(np_wal_slot(MyDatabaseId).confirmed);
 	PG_TRY();
 	{
-		(void) execute(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "   n " : "     ", false);
+		(void) write_wal(&set_enabled, schema, values, XLogRecPtrIsInvalid(lost_from) ? "   n " : "     ");
 	}
 	PG_CATCH();
 	{
@@ -258,26 +256,38 @@ drop_old_slot(const char *name)
 	PG_END_ENSURE_ERROR_CLEANUP(take_order_back, place);
 }
 
-static bool
-execute_for_slot(NpStatement *statement, Oid schema, const NpWalSlot *slot, bool read_only)
+static void
+set_slot_values(Datum *values, const NpWalSlot *slot)
 {
-	Datum		values[2];
-
 	values[0] = np_wal_database();
 	values[1] = DirectFunctionCall1(namein, CStringGetDatum(slot->name));
-	return execute(statement, schema, values, NULL, read_only) > 0;
 }
 
 /* Is there such a row by now, whatever the caller's snapshot has? */
 static bool
 is_there(NpStatement *question, Oid schema, const NpWalSlot *slot)
 {
+	Datum		values[2];
+	NpUser		caller;
 	bool		result;
 
+	set_slot_values(values, slot);
 	PushActiveSnapshot(GetLatestSnapshot());
-	result = execute_for_slot(question, schema, slot, true);
+	np_statements_begin(&caller, schema, "nats_wal");
+	result = np_statement_read(question, schema, values, 1) > 0;
+	np_statements_end(&caller);
 	PopActiveSnapshot();
 	return result;
+}
+
+/* With the slot of the server that was upgraded.  False: it was not. */
+static bool
+go_on_with(Oid schema, const NpWalSlot *slot)
+{
+	Datum		values[2];
+
+	set_slot_values(values, slot);
+	return write_wal(&go_on, schema, values, NULL) > 0;
 }
 
 static void
@@ -321,7 +331,7 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 	is_expected_here = is_there(&is_expected, schema, &slot);
 	if (slot.state == NP_WAL_SLOT_USABLE && is_expected_here)
 		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
-	else if (slot.state != NP_WAL_SLOT_USABLE || !execute_for_slot(&go_on, schema, &slot, false))
+	else if (slot.state != NP_WAL_SLOT_USABLE || !go_on_with(schema, &slot))
 		enable(schema, &slot, is_expected_here);
 	np_relay_order(np_relay_wal_slot(np_relay_find(MyDatabaseId)), NP_WAL_GO_ON);
 	PG_RETURN_LSN(np_wal_slot(MyDatabaseId).confirmed);
@@ -381,7 +391,7 @@ set_off(Oid schema)
 {
 	Datum		database = np_wal_database();
 
-	(void) execute(&set_disabled, schema, &database, NULL, false);
+	(void) write_wal(&set_disabled, schema, &database, NULL);
 }
 
 /*

@@ -234,9 +234,7 @@ copy_value(MemoryContext caller, int column)
 static void
 read_one(NpStatement *statement, Oid schema)
 {
-	SPIPlanPtr	plan = np_statement_prepare(statement, quote_identifier(get_namespace_name(schema)));
-
-	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+	if (np_statement_read(statement, schema, NULL, 1) != 1)
 		elog(ERROR, "could not look into the outbox");
 }
 

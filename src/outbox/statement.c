@@ -80,29 +80,53 @@ np_statements_end(const NpUser *caller)
 	np_user_return(caller);
 }
 
+/* Raises what SPI only returns. */
+static int
+execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls, bool read_only, long limit)
+{
+	SPIPlanPtr	plan = np_statement_prepare(statement, quote_identifier(get_namespace_name(schema)));
+	int			result = SPI_execute_plan(plan, values, nulls, read_only, limit);
+
+	if (result < 0)
+		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
+	return result;
+}
+
+/* In between, or connected to SPI otherwise, execute a statement for a schema; returns what SPI does. */
+int
+np_statement_execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
+{
+	return execute(statement, schema, values, nulls, false, 0);
+}
+
+/* One that reads, with the snapshot that there is; returns how many rows it has found, at most limit, if that is not 0. */
+uint64
+np_statement_read(NpStatement *statement, Oid schema, Datum *values, long limit)
+{
+	(void) execute(statement, schema, values, NULL, true, limit);
+	return SPI_processed;
+}
+
 /*
- * In between, execute a statement that fires triggers of the extension, which
+ * Execute one that fires triggers of the extension, which
  * let nobody else write in a restricted operation; returns what SPI does.
  */
 int
 np_statement_write(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
 {
-	SPIPlanPtr	plan = np_statement_prepare(statement, quote_identifier(get_namespace_name(schema)));
 	volatile int result = 0;
 	bool		was_ours = is_ours;
 
 	PG_TRY();
 	{
 		is_ours = true;
-		result = SPI_execute_plan(plan, values, nulls, false, 0);
+		result = np_statement_execute(statement, schema, values, nulls);
 	}
 	PG_FINALLY();
 	{
 		is_ours = was_ours;
 	}
 	PG_END_TRY();
-	if (result < 0)
-		elog(ERROR, "\"%s\" failed: %s", statement->text, SPI_result_code_string(result));
 	return result;
 }
 

@@ -25,6 +25,8 @@ typedef struct NpStatement
 extern Oid	np_statement_owner(Oid schema, const char *relation);
 extern SPIPlanPtr np_statement_prepare(NpStatement *statement, const char *schema);
 extern void np_statements_begin(NpUser *caller, Oid schema, const char *relation);
+extern int	np_statement_execute(NpStatement *statement, Oid schema, Datum *values, const char *nulls);
+extern uint64 np_statement_read(NpStatement *statement, Oid schema, Datum *values, long limit);
 extern int	np_statement_write(NpStatement *statement, Oid schema, Datum *values, const char *nulls);
 extern bool np_statement_is_ours(void);
 extern void np_statements_end(const NpUser *caller);

@@ -93,10 +93,7 @@ read_table(Oid schema, Known *known)
 
 	namestrcpy(&known->slot, "");
 	np_statements_begin(&caller, schema, "nats_wal");
-	if (SPI_execute_plan(np_statement_prepare(&read_secret, quote_identifier(get_namespace_name(schema))), &database, NULL,
-						 true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read nats_wal");
-	found = SPI_processed > 0;
+	found = np_statement_read(&read_secret, schema, &database, 1) > 0;
 	if (found)
 		copy_row(known);
 	np_statements_end(&caller);

@@ -32,6 +32,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -39,6 +40,7 @@
 
 #include "base/catch.h"
 #include "base/encoding.h"
+#include "base/patience.h"
 #include "base/settings.h"
 #include "base/subtransaction.h"
 #include "base/wait.h"
@@ -54,6 +56,9 @@
 
 /* So many that no table takes are tried again in one: each of them takes some transaction ids. */
 #define MOST_REFUSED	100
+
+/* For so long errors that can pass may keep all from being moved: somebody's trigger can raise them for a row each time. */
+#define MOST_HELD_UP	NP_MILLISECONDS(30000)
 
 /* So many subjects are known; when there are more, all are taken to have messages there, until the last one of these has left. */
 #define MAX_SUBJECTS	10000
@@ -82,6 +87,9 @@ static int	leaving;			/* of the subjects, those that are */
 static int64 next_to_leave;		/* the first row that waits for nothing but the relay of the table; 0: not
 								 * known */
 static NpTime last_left;		/* since when it is that one */
+static NpPatience patience;		/* with errors that can pass ... */
+static bool is_held_up;			/* ... of which there was one since something was moved */
+static bool has_waited;			/* for others, in this transaction; not once more */
 static XLogRecPtr moved_until;	/* where the last commit of moved messages ends */
 
 /* Arguments of both. */
@@ -329,9 +337,26 @@ insert_as_unburied(void *argument)
 }
 
 /*
+ * Is an error perhaps over when all of them are tried again?  The table itself
+ * is not to blame, for we have it; but it can be that the server has no space
+ * left, or that a row's trigger waits for others.
+ */
+static bool
+can_pass(int sqlstate)
+{
+	bool		was_held_up = is_held_up;
+
+	if (!np_is_of_server(sqlstate))
+		return false;
+	is_held_up = true;
+	return !np_patience_ends(&patience, MOST_HELD_UP, was_held_up);
+}
+
+/*
  * In a subtransaction, for what is wrong with one is not the others' affair.
- * NULL: it is done; else the table does not take it, and this is its error.
- * What is not its fault is raised: all of them are tried again.
+ * NULL: it is done; else the table does not take it, and this is its error:
+ * one that is dead can be retried, while one that is waited for would keep all
+ * of the WAL.  An error that can pass is raised.
  */
 static const char *
 try_alone(void (*function) (void *argument), Move *move)
@@ -340,13 +365,9 @@ try_alone(void (*function) (void *argument), Move *move)
 
 	if (data == NULL)
 		return NULL;
-
-	/*
-	 * all others can be those of an administrator's trigger, and come again and again: one that is dead can
-	 * be retried, while one that is waited for would keep all of the WAL
-	 */
-	if (np_is_of_server(data->sqlerrcode))
+	if (can_pass(data->sqlerrcode))
 		ReThrowError(data);
+	has_waited |= np_is_of_others(data->sqlerrcode);
 	return psprintf("%s: %s", unpack_sql_state(data->sqlerrcode), data->message);
 }
 
@@ -398,7 +419,7 @@ write_list(dlist_head *list, int most_kept, Move *moves, int count, NpDiverted *
 		Move	   *move = &moves[count];
 		const char *error;
 
-		if (count >= BATCH || most_kept == 0)
+		if (count >= BATCH || most_kept == 0 || has_waited)
 			break;
 		*move = (Move) {.row = row,.was_kept = list == &kept_rows,.sqlstate = row->sqlstate,.error = row->error};
 		error = write_row(move, diverted);
@@ -414,8 +435,10 @@ write_list(dlist_head *list, int most_kept, Move *moves, int count, NpDiverted *
 static int
 write_rows(Move *moves, NpDiverted *diverted, MemoryContext caller)
 {
-	int			count = write_list(&rows, BATCH, moves, 0, diverted, caller);
+	int			count;
 
+	LockRelationOid(np_outbox_table(), RowExclusiveLock);
+	count = write_list(&rows, BATCH, moves, 0, diverted, caller);
 	return write_list(&kept_rows, MOST_REFUSED, moves, count, diverted, caller);
 }
 
@@ -473,10 +496,12 @@ np_divert_write(NpDiverted *diverted)
 	int			written = 0;
 
 	memset(diverted, 0, sizeof(*diverted));
+	has_waited = false;
 	np_outbox_set_diverting(true);
 	if (np_outbox_begin(&caller))
 		written = write_rows(moves, diverted, caller);
 	np_outbox_commit(caller);
+	is_held_up = false;
 	moved_until = XactLastCommitEnd;
 	np_outbox_set_diverting(false);
 	np_relay_wake(MyDatabaseId, NP_WAKE_TO_PUBLISH);

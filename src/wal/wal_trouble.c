@@ -31,7 +31,7 @@
 #include "utils/timeout.h"
 
 #include "base/catch.h"
-#include "base/wait.h"
+#include "base/patience.h"
 #include "outbox/relay_state.h"
 #include "relay/relay_worker.h"
 #include "wal/wal_trouble.h"
@@ -39,12 +39,8 @@
 /* So often a transaction is decoded in which changes meet errors of the server in others' code, which can raise any each time. */
 #define MAX_TRIES		3
 
-/*
- * For so long such errors may hold up the relay, in all, and so often as long it has to go on for that to be forgotten: they can come
- * in each transaction.
- */
+/* For so long such errors may hold up the relay, in all: they can come in each transaction. */
 #define MAX_HELD_UP		NP_MILLISECONDS(600000)
-#define FORGETTING		10
 
 /* And memory and the like may be short for ours. */
 #define MAX_SHORT		NP_MILLISECONDS(60000)
@@ -64,9 +60,8 @@ static HTAB *troubles;			/* NULL: none yet */
 static TimeoutId limit = MAX_TIMEOUTS;	/* MAX_TIMEOUTS: it is not there yet */
 static volatile XLogRecPtr limited; /* what it is set for ... */
 static volatile sig_atomic_t is_canceled;	/* ... and whether that had the time to end */
-static NpTime held_up;			/* by errors in others' code, as far as that is not forgotten ... */
-static NpTime held_up_at;		/* ... when there was the last one ... */
-static XLogRecPtr held_up_by;	/* ... and in which transaction */
+static NpPatience patience;		/* with errors in others' code ... */
+static XLogRecPtr held_up_by;	/* ... of which the last one was in this transaction */
 static XLogRecPtr expected;		/* in which a severe error is met, if one ends decoding now; 0: none */
 
 /* What was before the transaction that is decoded first from now on is not decoded again. */
@@ -118,16 +113,13 @@ np_wal_trouble_was_severe(XLogRecPtr commit)
 	return trouble != NULL && trouble->is_severe;
 }
 
-/* What passes until the next error of the same transaction is lost, with all that is waited for. */
 static bool
 is_held_up_too_long(XLogRecPtr commit)
 {
-	NpTime		passed = np_now() - held_up_at;
+	bool		is_still_held_up = commit == held_up_by;
 
-	held_up = commit == held_up_by ? held_up + passed : Max(held_up - passed / FORGETTING, 0);
-	held_up_at = np_now();
 	held_up_by = commit;
-	return held_up > MAX_HELD_UP;
+	return np_patience_ends(&patience, MAX_HELD_UP, is_still_held_up);
 }
 
 /* Has somebody really locked something?  Else it came sooner. */
