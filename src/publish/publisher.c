@@ -149,37 +149,41 @@ is_too_long(const NpSession *session, size_t length)
 	return length > (size_t) np_connection_max_payload(session->connection);
 }
 
-static void
-check_connection(NpSession *session)
-{
-	np_connection_check(session->connection, NP_MILLISECONDS(np_session_timeout()));
-}
-
 /*
  * Headers and payload may be no longer than the server allows, or it would
  * close the connection.  Asked again before an error: it may allow more by now.
  * One that has been restarted is not the one of the connection any more, which
  * need not have been looked at since, and has said what it allows when it is
  * connected again.
+ *
+ * False: it could not be asked; *failure says why not.
  */
+static bool
+check_length(NpSession *session, size_t length, bool critical, NpFailure *failure)
+{
+	if (!is_too_long(session, length))
+		return true;
+	np_session_check(session, critical);
+	if (!np_session_is_open(session) && !np_session_ready(session, critical, failure))
+		return false;
+	if (is_too_long(session, length) && !np_server_learn_max_payload(session->connection, failure))
+		return false;
+	if (!is_too_long(session, length))
+		return true;
+	*failure = np_failure(NP_FAULT_SIZE,
+						  "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
+						  length, np_connection_max_payload(session->connection));
+	np_raise(failure);
+}
+
+/* Likewise, for a call that can't do without an answer: raises why it could not be asked, too. */
 void
 np_publisher_check_length(NpSession *session, size_t length)
 {
 	NpFailure	failure;
 
-	if (!is_too_long(session, length))
-		return;
-	check_connection(session);
-	if (!np_session_is_open(session) && !np_session_ready(session, true, &failure))
+	if (!check_length(session, length, true, &failure))
 		np_raise(&failure);
-	if (is_too_long(session, length))
-		np_server_refresh_max_payload(session->connection);
-	if (!is_too_long(session, length))
-		return;
-	failure = np_failure(NP_FAULT_SIZE,
-						 "message is %zu bytes long with its headers, the server's max_payload is " INT64_FORMAT,
-						 length, np_connection_max_payload(session->connection));
-	np_raise(&failure);
 }
 
 static size_t
@@ -188,19 +192,23 @@ content_length(const NpPublication *publication)
 	return publication->headers.length + publication->payload.length;
 }
 
+static void
+check_control_line(size_t length)
+{
+	NpFailure	failure;
+
+	if (length <= NP_MAX_CONTROL_LINE)
+		return;
+	failure = np_failure(NP_FAULT_SIZE, "subject and inbox make a protocol line of %zu bytes, the limit is %d", length, NP_MAX_CONTROL_LINE);
+	np_raise(&failure);
+}
+
 /* The limits of one command. */
 void
 np_publisher_check_size(NpSession *session, const NpPublication *publication, size_t control_line)
 {
 	np_publisher_check_length(session, content_length(publication));
-	if (control_line > NP_MAX_CONTROL_LINE)
-	{
-		NpFailure	failure = np_failure(NP_FAULT_SIZE,
-										 "subject and inbox make a protocol line of %zu bytes, the limit is %d",
-										 control_line, NP_MAX_CONTROL_LINE);
-
-		np_raise(&failure);
-	}
+	check_control_line(control_line);
 }
 
 /* The inboxes of a foreign server, which the message did not know when it was built. */
@@ -311,10 +319,8 @@ give_up_unsent(const NpMessage *message, NpMode mode, const NpFailure *failure)
 
 /* Have a connection to a server that knows what the message needs; raises 0A000 when it does not. */
 static bool
-have_server(NpSession *session, const NpMessage *message, NpMode mode, NpFailure *failure)
+have_server(NpSession *session, const NpMessage *message, bool critical, NpFailure *failure)
 {
-	bool		critical = mode != NP_UNCRITICAL;
-
 	return np_session_ready(session, critical, failure) &&
 		np_session_try_require(session, message->needs, critical, failure);
 }
@@ -330,6 +336,7 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 		.headers = message->headers,
 		.payload = message->payload
 	};
+	bool		critical = mode != NP_UNCRITICAL;
 	NpPending  *pending;
 	NpFailure	failure;
 	size_t		control_line;
@@ -337,20 +344,19 @@ publish(NpSession *session, const NpMessage *message, NpMode mode)
 
 	np_delivery_report_failures(WARNING);
 	np_publisher_check_inbox(session, message->subject);
-	if (!have_server(session, message, mode, &failure))
+	if (!have_server(session, message, critical, &failure))
 		return give_up_unsent(message, mode, &failure);
 	publication.reply_prefix = np_connection_inbox(session->connection);
 	publication.token = np_delivery_next_token();
 	length = np_publication_size(&publication, &control_line);
-	np_publisher_check_size(session, &publication, control_line);
-	if (!make_room(session, length, &failure))
+	check_control_line(control_line);
+	if (!check_length(session, content_length(&publication), critical, &failure) || !make_room(session, length, &failure))
 		return give_up_unsent(message, mode, &failure);
 
 	/* a wait may have changed the connection, but not the inbox */
-	if (np_session_is_open(session))
-		np_publisher_check_length(session, content_length(&publication));
 	if (np_session_is_open(session) &&
-		!np_session_try_require(session, message->needs, mode != NP_UNCRITICAL, &failure))
+		!(check_length(session, content_length(&publication), critical, &failure) &&
+		  np_session_try_require(session, message->needs, critical, &failure)))
 		return give_up_unsent(message, mode, &failure);
 	if (mode == NP_CRITICAL || mode == NP_UNCRITICAL)
 		np_levels_enter(publication.token);
@@ -427,7 +433,7 @@ np_publish_on_commit_over(NpSession *session, const NpMessage *message)
 
 	np_publisher_check_inbox(session, message->subject);
 	if (np_session_is_open(session) && is_too_long(session, length))
-		check_connection(session);
+		np_session_check(session, true);
 	if (np_session_is_open(session))
 		np_publisher_check_length(session, length);
 	np_levels_enter(np_delivery_next_token());

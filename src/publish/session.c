@@ -577,6 +577,14 @@ is_unseen(const NpSession *session, NpTime now)
 	return session->window.count == 0 || now - session->last_sent > SEEN_FOR;
 }
 
+/* See whether a connection is still one. */
+void
+np_session_check(NpSession *session, bool critical)
+{
+	if (np_session_is_open(session))
+		np_connection_check(session->connection, NP_MILLISECONDS(check_timeout(critical)));
+}
+
 /*
  * Have a connection to the session's server.
  *
@@ -592,8 +600,8 @@ np_session_ready(NpSession *session, bool critical, NpFailure *failure)
 {
 	NpTime		now = np_now();
 
-	if (np_session_is_open(session) && is_unseen(session, now))
-		np_connection_check(session->connection, NP_MILLISECONDS(check_timeout(critical)));
+	if (is_unseen(session, now))
+		np_session_check(session, critical);
 	if (np_session_is_open(session))
 	{
 		if (session != shown)

@@ -19,6 +19,7 @@ extern void np_session_know_version(NpSession *session);
 extern bool np_session_knows(NpSession *session, NpFeature feature);
 extern bool np_session_try_require(NpSession *session, NpFeature feature, bool critical, NpFailure *failure);
 extern void np_session_require(NpSession *session, NpFeature feature);
+extern void np_session_check(NpSession *session, bool critical);
 extern bool np_session_ready(NpSession *session, bool critical, NpFailure *failure);
 extern void np_session_show_rest(void);
 extern bool np_session_is_open(NpSession *session);

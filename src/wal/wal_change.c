@@ -308,6 +308,16 @@ failure_of(const ErrorData *error)
 	return failure;
 }
 
+/*
+ * Where a change ends, whether by its only message, the second of two, or an
+ * error: decoded again it can have another end, and only one of them is taken.
+ */
+static int
+last_place(const Work *work)
+{
+	return work->place + NP_MAX_CHANGE_MESSAGES - 1;
+}
+
 /* One message with the error instead of the change: what was counted for it, and the messages that were made, are taken back. */
 static void
 take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
@@ -326,7 +336,7 @@ take_failure(Work *work, const ErrorData *error, NpWalTake take, void *argument)
 		describe_somehow(work);
 		np_wal_row_clear(work->plan);
 	}
-	take(argument, work->place, &work->messages[0], &failure);
+	take(argument, last_place(work), &work->messages[0], &failure);
 }
 
 /* ---- Changes ------------------------------------------------------------------------------- */
@@ -345,7 +355,7 @@ publish(Work *work, NpWalTake take, void *argument)
 		return;
 	}
 	for (int i = 0; i < work->count; i++)
-		take(argument, work->place + i, &work->messages[i], NULL);
+		take(argument, last_place(work) + 1 - work->count + i, &work->messages[i], NULL);
 }
 
 /* Is it our trigger function, in whatever schema?  Nobody but a superuser could make another one look so. */

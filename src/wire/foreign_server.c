@@ -109,7 +109,8 @@ check_creds(const char *value)
 
 	if (!np_credentials_parse((NpSpan) {value, strlen(value)}, &jwt, &seed) || !np_nkey_public(seed, public_key))
 		return "it is not the text of a .creds file";
-	return jwt.length < NP_MAX_JWT_LENGTH ? NULL : "it is too long";
+	/* all of the text is put where the JWT stays */
+	return strlen(value) < NP_MAX_JWT_LENGTH ? NULL : "it is too long";
 }
 
 static const Option options[] = {

@@ -98,6 +98,7 @@ SELECT mapping_error(format('OPTIONS (creds %L)', replace(:'creds', E'\n', E'\r\
 SELECT mapping_error(format('OPTIONS (creds %L)', replace(:'creds', 'USER JWT', 'USER')));
 SELECT mapping_error(format('OPTIONS (creds %L)', replace(:'creds', :'seed', 'SUSECRET')));
 SELECT mapping_error(format('OPTIONS (creds %L)', replace(:'creds', 'x.y.z', repeat('secret', 5000))));
+SELECT mapping_error(format('OPTIONS (creds %L)', :'creds' || repeat('secret', 3000)));
 SELECT mapping_error(format('OPTIONS (user %L, password %L)', 'app', repeat('secret', 200)));
 SELECT mapping_error(format('OPTIONS (token %L)', repeat('secret', 200)));
 

@@ -106,6 +106,24 @@ my %calls = (
 	$client->delete_stream('U');
 }
 
+# ---- One that is larger than the server takes, which is asked whether it takes more by now, and hangs
+
+{
+	my $box = SilentProxy->new($nats);
+	my $session = session(url => $box->url, ack_timeout => '30s', connect_timeout => '1s');
+	my $large = q(SELECT nats_publish_async('t.large', repeat('x', 1048577), critical => false) > 0);
+	$session->value(q(SELECT (nats_publish('t.a', 'x')).stream));
+	$box->silence;
+	# the next one comes too soon after it for the connection to be looked at
+	my $result = $session->run("BEGIN; SELECT nats_publish_async('t.a', 'y', critical => false); $large; COMMIT");
+	is($result->{sqlstate}, '', 'a server that does not tell how much it takes is no ERROR');
+	like($result->{error}, qr/^WARNING:  58000: .*"t\.large"/m, 'but a WARNING');
+	cmp_ok($result->{seconds}, '<', $BOUND, 'in the time of connecting, not of an acknowledgment');
+	$box->pass;
+	is(wait_for('an answer', sub { $session->sqlstate($large) }, $BOUND), '54000', 'that it is too large is one');
+	is($session->value(q(SELECT (nats_publish('t.a', 'x')).stream)), 'T', 'the session goes on');
+}
+
 # ---- A message that needs a feature: whether the server, which hangs, knows it can't be found out
 
 {
