@@ -36,7 +36,7 @@ PROVE_FLAGS   += -I test/perl
 
 # The unit tests are plain C, so they run under the sanitizers, without a server.
 UNIT_TESTS    = $(patsubst %.c,%,$(sort $(wildcard test/unit/*_test.c)))
-UNIT_SOURCES  = src/base/list.c src/base/percent.c src/base/server_url.c src/base/siphash.c src/base/subject.c src/change/template.c src/libnats/credentials.c src/message/protocol.c src/relay/gaps.c
+UNIT_SOURCES  = src/base/list.c src/base/patience.c src/base/percent.c src/base/server_url.c src/base/siphash.c src/base/subject.c src/change/template.c src/libnats/credentials.c src/message/protocol.c src/relay/gaps.c
 UNIT_LIBS     = -lcrypto
 UNIT_SANITIZE = address,undefined
 UNIT_CFLAGS   = -std=gnu11 -g -O1 -Wall -Wextra -fno-omit-frame-pointer \

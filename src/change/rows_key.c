@@ -13,7 +13,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/stratnum.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_operator.h"
@@ -31,16 +30,6 @@
 
 /* ---- Finding it -------------------------------------------------------------- */
 
-NP_NORETURN static void
-raise_no_key(Relation relation, const char *problem)
-{
-	NpFailure	failure = np_failure(NP_FAULT_INPUT, "the rows of table \"%s\" cannot be read in the order of a key: %s",
-									 RelationGetRelationName(relation), problem);
-
-	failure.hint = "Give the table a primary key that is not deferrable, or a unique index that is its replica identity.";
-	np_raise(&failure);
-}
-
 /* Since PostgreSQL 17 a relation knows also a primary key that can be violated for a while, or that partitions do not have. */
 static bool
 is_always_unique(Oid index)
@@ -55,15 +44,65 @@ is_always_unique(Oid index)
 	return is_unique;
 }
 
-static Oid
+/* ORDER BY sorts by a type's own order, which need not be that of the index. */
+static bool
+is_in_order(Relation index, int column, Form_pg_attribute attribute)
+{
+	return index->rd_opfamily[column] == get_opclass_family(GetDefaultOpClass(attribute->atttypid, BTREE_AM_OID)) &&
+		index->rd_indcollation[column] == attribute->attcollation &&
+		index->rd_indoption[column] == index->rd_indoption[0];
+}
+
+static Form_pg_attribute
+column_of(Relation relation, Relation index, int column)
+{
+	return TupleDescAttr(RelationGetDescr(relation), index->rd_index->indkey.values[column] - 1);
+}
+
+static bool
+is_all_in_order(Relation relation, Relation index)
+{
+	if (index->rd_rel->relam != BTREE_AM_OID)
+		return false;
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		if (!is_in_order(index, i, column_of(relation, index, i)))
+			return false;
+	return true;
+}
+
+/* The index, open, if the rows can be read in its order; else NULL, and what is wrong with it, if there is one. */
+static Relation
+open_index(Relation relation, Oid number, char **problem)
+{
+	Relation	index;
+
+	if (!OidIsValid(number) || !is_always_unique(number))
+		return NULL;
+	index = index_open(number, AccessShareLock);
+	if (is_all_in_order(relation, index))
+		return index;
+	*problem = psprintf("index \"%s\" has another order than its types", RelationGetRelationName(index));
+	index_close(index, NoLock);
+	return NULL;
+}
+
+static Relation
 find_index(Relation relation)
 {
+	char	   *problem = "it has none";
+	Relation	index;
+	NpFailure	failure;
+
 	list_free(RelationGetIndexList(relation));	/* which finds out both */
-	if (OidIsValid(relation->rd_pkindex) && is_always_unique(relation->rd_pkindex))
-		return relation->rd_pkindex;
-	if (OidIsValid(relation->rd_replidindex) && is_always_unique(relation->rd_replidindex))
-		return relation->rd_replidindex;
-	raise_no_key(relation, "it has none");
+	index = open_index(relation, relation->rd_pkindex, &problem);
+	if (index == NULL)
+		index = open_index(relation, relation->rd_replidindex, &problem);
+	if (index != NULL)
+		return index;
+	failure = np_failure(NP_FAULT_INPUT, "the rows of table \"%s\" cannot be read in the order of a key: %s",
+						 RelationGetRelationName(relation), problem);
+	failure.hint = "Give the table a primary key that is not deferrable, or a unique index that is its replica identity.";
+	np_raise(&failure);
 }
 
 /* schema.operator; the strategy is a btree's. */
@@ -83,52 +122,49 @@ operator_name(Relation index, int column, int strategy)
 	return name;
 }
 
-/* One operator compares whole keys: so it must be the same for all columns. */
-static const char *
-common_operator(Relation relation, Relation index, int strategy)
-{
-	char	   *name = operator_name(index, 0, strategy);
-
-	for (int i = 1; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
-		if (strcmp(operator_name(index, i, strategy), name) != 0)
-			raise_no_key(relation, "its columns are not compared by one operator");
-	return name;
-}
-
-/* ORDER BY sorts by a type's own order, which need not be that of the index. */
-static bool
-is_in_order(Relation index, int column, Form_pg_attribute attribute)
-{
-	return index->rd_opfamily[column] == get_opclass_family(GetDefaultOpClass(attribute->atttypid, BTREE_AM_OID)) &&
-		index->rd_indcollation[column] == attribute->attcollation &&
-		index->rd_indoption[column] == index->rd_indoption[0];
-}
-
+/*
+ * As what it is compared, and how it is made that.  Who may create operators in
+ * the schema of an extension could else make one that fits a domain better, and
+ * would be executed as the caller.
+ */
 static void
-read_index(Relation relation, Relation index, NpRowsKey *key)
+set_compared_type(NpRowsKeyColumn *column, Oid compared_type)
 {
-	key->count = IndexRelationGetNumberOfKeyAttributes(index);
-	key->columns = palloc0(sizeof(NpRowsKeyColumn) * key->count);
-	for (int i = 0; i < key->count; i++)
-	{
-		int			number = index->rd_index->indkey.values[i];
-		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(relation), number - 1);
+	HeapTuple	tuple;
+	Form_pg_type type;
 
-		if (!is_in_order(index, i, attribute))
-			raise_no_key(relation, psprintf("index \"%s\" has another order", RelationGetRelationName(index)));
-		key->columns[i] = (NpRowsKeyColumn)
-		{
-			.name = pstrdup(NameStr(attribute->attname)),
-				.index = number - 1,
-				.type = attribute->atttypid,
-				.typmod = attribute->atttypmod,
-				.collation = attribute->attcollation,
-				.is_by_value = attribute->attbyval,
-				.length = attribute->attlen
-		};
-	}
-	key->greater = common_operator(relation, index, BTGreaterStrategyNumber);
-	key->at_most = common_operator(relation, index, BTLessEqualStrategyNumber);
+	column->compared_type = column->type;
+	column->cast = "";
+	/* what takes all arrays, enums or ranges is PostgreSQL's own */
+	if (compared_type == column->type || get_typtype(compared_type) == TYPTYPE_PSEUDO)
+		return;
+	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(compared_type));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", compared_type);
+	type = (Form_pg_type) GETSTRUCT(tuple);
+	column->compared_type = compared_type;
+	/* not format_type: its "character" is one of them */
+	column->cast = psprintf("::%s", quote_qualified_identifier(get_namespace_name(type->typnamespace), NameStr(type->typname)));
+	ReleaseSysCache(tuple);
+}
+
+static NpRowsKeyColumn
+read_column(Form_pg_attribute attribute, Relation index, int number)
+{
+	NpRowsKeyColumn column = {
+		.name = pstrdup(NameStr(attribute->attname)),
+		.index = attribute->attnum - 1,
+		.type = attribute->atttypid,
+		.typmod = attribute->atttypmod,
+		.collation = attribute->attcollation,
+		.is_by_value = attribute->attbyval,
+		.length = attribute->attlen
+	};
+
+	set_compared_type(&column, index->rd_opcintype[number]);
+	for (int strategy = 1; strategy <= BTMaxStrategyNumber; strategy++)
+		column.operators[strategy] = operator_name(index, number, strategy);
+	return column;
 }
 
 /* palloc'd; raises 22023 for a table without one. */
@@ -136,9 +172,12 @@ NpRowsKey *
 np_rows_key_find(Relation relation)
 {
 	NpRowsKey  *key = palloc0(sizeof(NpRowsKey));
-	Relation	index = index_open(find_index(relation), AccessShareLock);
+	Relation	index = find_index(relation);
 
-	read_index(relation, index, key);
+	key->count = IndexRelationGetNumberOfKeyAttributes(index);
+	key->columns = palloc(sizeof(NpRowsKeyColumn) * key->count);
+	for (int i = 0; i < key->count; i++)
+		key->columns[i] = read_column(column_of(relation, index, i), index, i);
 	index_close(index, NoLock);
 	return key;
 }

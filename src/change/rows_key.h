@@ -8,6 +8,7 @@
 #ifndef NP_ROWS_KEY_H
 #define NP_ROWS_KEY_H
 
+#include "access/stratnum.h"
 #include "utils/array.h"
 #include "utils/rel.h"
 
@@ -20,14 +21,16 @@ typedef struct NpRowsKeyColumn
 	Oid			collation;
 	bool		is_by_value;
 	int16		length;
+	Oid			compared_type;	/* as which the index compares its values ... */
+	const char *cast;			/* ... and how a statement makes it that: "" if it is that, or takes all such
+								 * types */
+	const char *operators[BTMaxStrategyNumber + 1]; /* by strategy, as OPERATOR() takes them */
 } NpRowsKeyColumn;
 
 typedef struct NpRowsKey
 {
 	int			count;
 	NpRowsKeyColumn *columns;
-	const char *greater;		/* operators, as OPERATOR() takes them */
-	const char *at_most;
 } NpRowsKey;
 
 extern NpRowsKey *np_rows_key_find(Relation relation);

@@ -75,22 +75,79 @@ append_key(Statement *statement, const NpRowsKey *key)
 		appendStringInfo(&statement->text, "%s%s.%s", i > 0 ? ", " : "", statement->name, quote_identifier(key->columns[i].name));
 }
 
-/* AND ROW(table.a, table.b) OPERATOR(>) ROW($1, $2) */
+/* Of the value that is the parameter. */
 static void
-append_bound(Statement *statement, const NpRowsKey *key, const char *operator, const Datum *values)
+append_comparison(Statement *statement, const NpRowsKeyColumn *column, int strategy, int parameter)
 {
+	appendStringInfo(&statement->text, "%s.%s%s OPERATOR(%s) $%d", statement->name, quote_identifier(column->name), column->cast,
+					 column->operators[strategy], parameter);
+}
+
+static bool
+has_one_operator(const NpRowsKey *key, int strategy)
+{
+	for (int i = 1; i < key->count; i++)
+		if (strcmp(key->columns[i].operators[strategy], key->columns[0].operators[strategy]) != 0)
+			return false;
+	return true;
+}
+
+/* ROW(table.a, table.b) OPERATOR(>) ROW($1, $2) */
+static void
+append_comparison_of_all(Statement *statement, const NpRowsKey *key, int strategy, int first)
+{
+	appendStringInfoString(&statement->text, "ROW(");
+	for (int i = 0; i < key->count; i++)
+		appendStringInfo(&statement->text, "%s%s.%s%s", i > 0 ? ", " : "", statement->name, quote_identifier(key->columns[i].name),
+						 key->columns[i].cast);
+	appendStringInfo(&statement->text, ") OPERATOR(%s) ROW(", key->columns[0].operators[strategy]);
+	for (int i = 0; i < key->count; i++)
+		appendStringInfo(&statement->text, "%s$%d", i > 0 ? ", " : "", first + i);
+	appendStringInfoChar(&statement->text, ')');
+}
+
+/*
+ * The same for operators that are not in one schema:
+ * table.a >= $1 AND (table.a > $1 OR table.a = $1 AND (table.b > $2)).
+ * The first condition is the index's.
+ */
+static void
+append_comparison_of_each(Statement *statement, const NpRowsKey *key, int strategy, int first)
+{
+	bool		is_greater = strategy == BTGreaterStrategyNumber;
+
+	append_comparison(statement, &key->columns[0], is_greater ? BTGreaterEqualStrategyNumber : BTLessEqualStrategyNumber, first);
+	appendStringInfoString(&statement->text, " AND (");
+	for (int i = 0; i < key->count - 1; i++)
+	{
+		append_comparison(statement, &key->columns[i], is_greater ? BTGreaterStrategyNumber : BTLessStrategyNumber, first + i);
+		appendStringInfoString(&statement->text, " OR ");
+		append_comparison(statement, &key->columns[i], BTEqualStrategyNumber, first + i);
+		appendStringInfoString(&statement->text, " AND (");
+	}
+	append_comparison(statement, &key->columns[key->count - 1], strategy, first + key->count - 1);
+	for (int i = 0; i < key->count; i++)
+		appendStringInfoChar(&statement->text, ')');
+}
+
+/* By BTGreaterStrategyNumber or BTLessEqualStrategyNumber; no values are no bound. */
+static void
+append_bound(Statement *statement, const NpRowsKey *key, int strategy, const Datum *values)
+{
+	int			first = statement->count + 1;
+
 	if (values == NULL)
 		return;
-	appendStringInfoString(&statement->text, " AND ROW(");
-	append_key(statement, key);
-	appendStringInfo(&statement->text, ") OPERATOR(%s) ROW(", operator);
 	for (int i = 0; i < key->count; i++)
 	{
-		statement->types[statement->count] = key->columns[i].type;
+		statement->types[statement->count] = key->columns[i].compared_type;
 		statement->values[statement->count++] = values[i];
-		appendStringInfo(&statement->text, "%s$%d", i > 0 ? ", " : "", statement->count);
 	}
-	appendStringInfoChar(&statement->text, ')');
+	appendStringInfoString(&statement->text, " AND ");
+	if (has_one_operator(key, strategy))
+		append_comparison_of_all(statement, key, strategy, first);
+	else
+		append_comparison_of_each(statement, key, strategy, first);
 }
 
 /* The position of a syntax error is one in the condition, not in the CALL. */
@@ -254,7 +311,7 @@ np_rows_find_last(Relation relation, const NpRowsKey *key, const Datum *after, i
 	appendStringInfoString(&statement.text, "SELECT ");
 	append_key(&statement, key);
 	append_from(&statement, relation);
-	append_bound(&statement, key, key->greater, after);
+	append_bound(&statement, key, BTGreaterStrategyNumber, after);
 	append_order(&statement, key);
 	appendStringInfo(&statement.text, " LIMIT %d", most);
 	execute(&statement, take_key, &search);
@@ -297,8 +354,8 @@ np_rows_read(Relation relation, const NpRowsOptions *options, const NpRowsKey *k
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
 												RelationGetRelationName(relation)), statement.name);
 	append_from(&statement, relation);
-	append_bound(&statement, key, key->greater, range->after);
-	append_bound(&statement, key, key->at_most, range->last);
+	append_bound(&statement, key, BTGreaterStrategyNumber, range->after);
+	append_bound(&statement, key, BTLessEqualStrategyNumber, range->last);
 	append_condition(&statement, options);
 	append_order(&statement, key);
 	if (locked)

@@ -96,6 +96,8 @@ phrase_for(NpRelayState state)
 	{
 		case NP_RELAY_NO_EXTENSION:
 			return "without the extension";
+		case NP_RELAY_NO_TABLE:
+			return "without the table nats_outbox";
 		case NP_RELAY_NO_DATABASE:
 			return "without its database";
 		case NP_RELAY_CLOSED:
@@ -126,6 +128,8 @@ advice_for(NpRelayState state)
 		case NP_RELAY_NO_EXTENSION:
 		case NP_RELAY_NO_DATABASE:
 			return "It looks again within seconds.";
+		case NP_RELAY_NO_TABLE:
+			return "Give nats_outbox its name and the schema of the extension again.";
 		case NP_RELAY_CLOSED:
 			return "It starts after ALTER DATABASE ... ALLOW_CONNECTIONS true.";
 		case NP_RELAY_NO_RIGHTS:

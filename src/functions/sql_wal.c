@@ -202,6 +202,15 @@ warn_of_failover(void)
 				 errhint("Call nats_wal_enable() there once it is promoted.")));
 }
 
+/* Of this database's relay of the WAL; -1: there is none, or no more. */
+static int
+relay_place(void)
+{
+	int			place = np_relay_find(MyDatabaseId);
+
+	return place < 0 ? -1 : np_relay_wal_slot(place);
+}
+
 /* It publishes nothing more then. */
 static void
 have_relay_leave(int place)
@@ -226,10 +235,16 @@ drop_slot(int place, const char *name)
 }
 
 static void
+have_relay_go_on(int place)
+{
+	if (place >= 0)
+		np_relay_order(place, NP_WAL_GO_ON);
+}
+
+static void
 take_order_back(int code, Datum place)
 {
-	if (DatumGetInt32(place) >= 0)
-		np_relay_order(DatumGetInt32(place), NP_WAL_GO_ON);
+	have_relay_go_on(DatumGetInt32(place));
 }
 
 /* A slot begins, and what is to be published ends, behind what is committed. */
@@ -247,7 +262,7 @@ require_nothing_written(const char *function)
 static void
 drop_old_slot(const char *name)
 {
-	Datum		place = Int32GetDatum(np_relay_wal_slot(np_relay_find(MyDatabaseId)));
+	Datum		place = Int32GetDatum(relay_place());
 
 	PG_ENSURE_ERROR_CLEANUP(take_order_back, place);
 	{
@@ -320,8 +335,12 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 	CheckSlotPermissions();
 	require_wal_level();
 	require_relay();
-	/* a slot that nothing is known of yet would be dropped by nats_wal_disable() */
-	LockRelationOid(get_relname_relid("nats_wal", schema), RowExclusiveLock);
+
+	/*
+	 * a slot that nothing is known of yet would be dropped by nats_wal_disable(), and by another call of
+	 * this function
+	 */
+	LockRelationOid(get_relname_relid("nats_wal", schema), ShareUpdateExclusiveLock);
 	slot = np_wal_slot(MyDatabaseId);
 	if (slot.state == NP_WAL_SLOT_FOREIGN)
 		ereport(ERROR,
@@ -333,7 +352,7 @@ nats_wal_enable(PG_FUNCTION_ARGS)
 		ereport(NOTICE, (errmsg("the WAL of this database is published already")));
 	else if (slot.state != NP_WAL_SLOT_USABLE || !go_on_with(schema, &slot))
 		enable(schema, &slot, is_expected_here);
-	np_relay_order(np_relay_wal_slot(np_relay_find(MyDatabaseId)), NP_WAL_GO_ON);
+	have_relay_go_on(relay_place());
 	PG_RETURN_LSN(np_wal_slot(MyDatabaseId).confirmed);
 }
 
@@ -431,10 +450,9 @@ drop_when_published(Oid schema, const NpWalSlot *slot, int place, bool is_waited
 static bool
 disable(Oid schema, const NpWalSlot *slot, bool discard, XLogRecPtr *published)
 {
-	int			place = np_relay_find(MyDatabaseId);
+	int			place = relay_place();
 	bool		was_on;
 
-	place = place < 0 ? -1 : np_relay_wal_slot(place);
 	LockRelationOid(get_relname_relid("nats_wal", schema), ShareRowExclusiveLock);
 	/* another call may have dropped it meanwhile */
 	if (np_wal_slot(MyDatabaseId).state == NP_WAL_SLOT_MISSING)

@@ -21,6 +21,9 @@
 #define NP_OUTBOX_FAILED(alias) \
 	alias "next_attempt_at IS NOT NULL AND (" alias "last_error IS NOT NULL OR " alias "attempts OPERATOR(pg_catalog.>) 0)"
 
+/* How the last_error of a change of the WAL ends of which no message could be made: the row has what is known of it instead. */
+#define NP_OUTBOX_NO_MESSAGE	" (of this change there is no message)"
+
 /* Of the ids. */
 #define NP_OUTBOX_SEQUENCE	"nats_outbox_id_seq"
 

@@ -26,6 +26,10 @@
 #define DEAD_COLUMNS	7
 #define ID_SEQUENCE		DEAD_COLUMNS
 
+/* What is dead is only what is known of a change of the WAL, for its message could not be made. */
+#define NO_MESSAGE	"(last_error IS NOT NULL AND pg_catalog.right(last_error::pg_catalog.text, pg_catalog.length('" NP_OUTBOX_NO_MESSAGE "'))" \
+	" OPERATOR(pg_catalog.=) '" NP_OUTBOX_NO_MESSAGE "')"
+
 /* The subject is written so that the table's trigger sees the row. */
 static NpStatement make_due = {
 	.text = "UPDATE %s.nats_outbox AS o SET attempts = 0,"
@@ -37,7 +41,7 @@ static NpStatement make_due = {
 
 /* Of types that we know, whatever the owner has made of the columns. */
 static NpStatement take_dead = {
-	.text = "WITH dead AS (DELETE FROM %s.nats_outbox_dead AS d WHERE d.id OPERATOR(pg_catalog.=) $1 RETURNING d.*)"
+	.text = "WITH dead AS (DELETE FROM %s.nats_outbox_dead AS d WHERE d.id OPERATOR(pg_catalog.=) $1 AND NOT " NO_MESSAGE " RETURNING d.*)"
 	" SELECT id::pg_catalog.int8, subject::pg_catalog.text, payload::pg_catalog.bytea, headers::pg_catalog.jsonb,"
 	" msg_id::pg_catalog.text, created_at::pg_catalog.timestamptz, last_error::pg_catalog.text FROM dead ORDER BY died_at, dead_id",
 	.argument_count = 1,
@@ -54,7 +58,13 @@ static NpStatement put_back = {
 };
 
 static NpStatement list_dead = {
-	.text = "SELECT pg_catalog.array_agg(DISTINCT id::pg_catalog.int8) FROM %s.nats_outbox_dead WHERE id IS NOT NULL"
+	.text = "SELECT pg_catalog.array_agg(DISTINCT id::pg_catalog.int8) FROM %s.nats_outbox_dead WHERE id IS NOT NULL AND NOT " NO_MESSAGE
+};
+
+static NpStatement find_no_message = {
+	.text = "SELECT FROM %s.nats_outbox_dead WHERE id OPERATOR(pg_catalog.=) $1 AND " NO_MESSAGE,
+	.argument_count = 1,
+	.types = {INT8OID}
 };
 
 static NpStatement list_retried = {
@@ -139,6 +149,19 @@ retry_dead(Oid schema, int64 id)
 }
 
 static bool
+is_no_message(Oid schema, int64 id)
+{
+	NpUser		caller;
+	Datum		value = Int64GetDatum(id);
+	bool		found;
+
+	np_statements_begin(&caller, schema, "nats_outbox_dead");
+	found = np_statement_read(&find_no_message, schema, &value, 1) > 0;
+	np_statements_end(&caller);
+	return found;
+}
+
+static bool
 retry(Oid schema, int64 id)
 {
 	uint64		waiting = retry_waiting(schema, id);
@@ -156,6 +179,11 @@ np_outbox_retry(Oid schema, int64 id)
 	int			level = go_by_indexes();
 	bool		found = retry(schema, id);
 
+	if (!found && is_no_message(schema, id))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("message " INT64_FORMAT " cannot be tried again: of its change there is no message", id),
+				 errhint("Mend what its last_error says, publish the row with nats_publish_rows(), and delete it from nats_outbox_dead.")));
 	AtEOXact_GUC(true, level);
 	return found;
 }

@@ -33,7 +33,8 @@ typedef struct Slot
 	pg_atomic_uint32 wakes;		/* only grows */
 	volatile bool is_told;		/* somebody has something to tell, in the tables */
 	volatile NpWalOrder order;
-	pg_atomic_uint64 endless;	/* the commit of a transaction that ended the relay of the WAL; 0: of none */
+	pg_atomic_uint64 endless[NP_MAX_ENDLESS];	/* the commits of transactions that ended the relay of the
+												 * WAL; 0: of none */
 } Slot;
 
 /* Up to where a database's relay has confirmed its replication slot, also when that relay has ended. */
@@ -62,6 +63,7 @@ static const char *const state_names[] = {
 	[NP_RELAY_PAUSED] = "paused",
 	[NP_RELAY_OFF] = "off",
 	[NP_RELAY_NO_EXTENSION] = "no extension",
+	[NP_RELAY_NO_TABLE] = "no table",
 	[NP_RELAY_NO_DATABASE] = "no database",
 	[NP_RELAY_CLOSED] = "database closed",
 	[NP_RELAY_NO_RIGHTS] = "no rights",
@@ -109,7 +111,8 @@ initialize(void *memory)
 	for (int i = 0; i < NP_MAX_SLOTS; i++)
 	{
 		pg_atomic_init_u32(&fresh->slots[i].wakes, 0);
-		pg_atomic_init_u64(&fresh->slots[i].endless, InvalidXLogRecPtr);
+		for (int j = 0; j < NP_MAX_ENDLESS; j++)
+			pg_atomic_init_u64(&fresh->slots[i].endless[j], InvalidXLogRecPtr);
 	}
 }
 
@@ -486,18 +489,40 @@ np_relay_slot_set_progress(int slot, const NpWalProgress *progress)
 	LWLockRelease(shared->lock);
 }
 
-/* In a transaction with this commit is what can only be ended with the process, for the next one to know.  Signal-safe. */
+/*
+ * In a transaction with this commit is what can only be ended with the process,
+ * for the next one to know.  It takes the place of the first of them.  Signal-safe.
+ */
 void
-np_relay_slot_set_endless(int slot, XLogRecPtr commit)
+np_relay_slot_add_endless(int slot, XLogRecPtr commit)
 {
-	pg_atomic_write_u64(&shared->slots[slot].endless, commit);
+	pg_atomic_uint64 *first = shared->slots[slot].endless;
+
+	for (int i = 1; i < NP_MAX_ENDLESS; i++)
+		if (pg_atomic_read_u64(&shared->slots[slot].endless[i]) < pg_atomic_read_u64(first))
+			first = &shared->slots[slot].endless[i];
+	pg_atomic_write_u64(first, commit);
 }
 
-/* The last such transaction; 0: there was none. */
-XLogRecPtr
-np_relay_slot_endless(int slot)
+/* Is it one of those? */
+bool
+np_relay_slot_is_endless(int slot, XLogRecPtr commit)
 {
-	return pg_atomic_read_u64(&shared->slots[slot].endless);
+	for (int i = 0; i < NP_MAX_ENDLESS; i++)
+		if (pg_atomic_read_u64(&shared->slots[slot].endless[i]) == commit)
+			return true;
+	return false;
+}
+
+/* How many of them are behind a position? */
+int
+np_relay_slot_count_endless(int slot, XLogRecPtr position)
+{
+	int			count = 0;
+
+	for (int i = 0; i < NP_MAX_ENDLESS; i++)
+		count += pg_atomic_read_u64(&shared->slots[slot].endless[i]) >= position;
+	return count;
 }
 
 /* ---- The position of the WAL's slot ---------------------------------------------------------- */

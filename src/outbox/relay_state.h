@@ -21,6 +21,9 @@
 #define np_relay_wal_slot(slot)		((slot) + NP_MAX_RELAYS)
 #define np_relay_is_of_wal(slot)	((slot) >= NP_MAX_RELAYS)
 
+/* So many transactions are known that have ended the relay of the WAL. */
+#define NP_MAX_ENDLESS		16
+
 typedef enum NpRelayState
 {
 	NP_RELAY_STARTING,
@@ -31,6 +34,7 @@ typedef enum NpRelayState
 	NP_RELAY_PAUSED,
 	NP_RELAY_OFF,				/* nats_publish.publishing is not on */
 	NP_RELAY_NO_EXTENSION,
+	NP_RELAY_NO_TABLE,			/* nats_outbox has another name or schema than the extension's */
 	NP_RELAY_NO_DATABASE,
 	NP_RELAY_CLOSED,			/* the database does not accept connections */
 	NP_RELAY_NO_RIGHTS,			/* on the tables of the outbox, or on what their triggers use */
@@ -129,8 +133,9 @@ extern void np_relay_slot_set_order(int slot, NpRelayOrder order, const char *sh
 extern void np_relay_slot_count(int slot, int64 published, int64 failed, int64 dead);
 extern void np_relay_slot_set_error(int slot, const char *error);
 extern void np_relay_slot_set_progress(int slot, const NpWalProgress *progress);
-extern void np_relay_slot_set_endless(int slot, XLogRecPtr commit);
-extern XLogRecPtr np_relay_slot_endless(int slot);
+extern void np_relay_slot_add_endless(int slot, XLogRecPtr commit);
+extern bool np_relay_slot_is_endless(int slot, XLogRecPtr commit);
+extern int	np_relay_slot_count_endless(int slot, XLogRecPtr position);
 
 extern void np_relay_set_confirmed(Oid database, XLogRecPtr position);
 extern XLogRecPtr np_relay_confirmed(Oid database);

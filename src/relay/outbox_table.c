@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
+#include "commands/extension.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -43,6 +44,7 @@ static Oid	extension;			/* whose it is */
 static char *schema;			/* its, quoted */
 static NpSession *session;		/* on which its messages go out */
 static NpUser worker;			/* who we are outside of transactions */
+static NpRelayState absent_as;	/* when there was no table */
 static bool is_owner;			/* the last transaction has come so far that it worked as the owner */
 static int64 waiting;			/* about how many rows wait to be tried again */
 
@@ -86,7 +88,10 @@ find(Oid *owner)
 	if (SPI_execute_plan(np_statement_prepare(&find_table, ""), NULL, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "\"%s\" failed", find_table.text);
 	if (SPI_processed == 0)
+	{
+		absent_as = OidIsValid(get_extension_oid("nats_publish", true)) ? NP_RELAY_NO_TABLE : NP_RELAY_NO_EXTENSION;
 		return false;
+	}
 	table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	extension = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	namespace = get_rel_namespace(table);
@@ -170,6 +175,13 @@ np_outbox_column(const char *name, Oid type)
 	AttrNumber	number = get_attnum(table, name);
 
 	return number != InvalidAttrNumber && get_atttype(table, number) == type ? number : InvalidAttrNumber;
+}
+
+/* When np_outbox_begin() has said that there is no outbox: is it the extension that is not there, or only its table? */
+NpRelayState
+np_outbox_absent_as(void)
+{
+	return absent_as;
 }
 
 Oid

@@ -8,6 +8,7 @@
 #ifndef NP_OUTBOX_TABLE_H
 #define NP_OUTBOX_TABLE_H
 
+#include "outbox/relay_state.h"
 #include "outbox/statement.h"
 #include "publish/delivery.h"
 
@@ -41,6 +42,7 @@ extern void np_outbox_refresh(void);
 extern bool np_outbox_has_rights(void);
 extern Oid	np_outbox_table(void);
 extern AttrNumber np_outbox_column(const char *name, Oid type);
+extern NpRelayState np_outbox_absent_as(void);
 extern Oid	np_outbox_extension(void);
 extern int64 np_outbox_last_given(void);
 extern Oid	np_outbox_sequence_storage(void);

@@ -297,7 +297,7 @@ read_more(void)
 			begin_again();
 			must_look = false;
 			next_look = np_now() + ABSENT_PAUSE;
-			stop(NP_RELAY_NO_EXTENSION);
+			stop(np_outbox_absent_as());
 			break;
 		case NP_OUTBOX_PAUSED:
 			stop(NP_RELAY_PAUSED);

@@ -9,6 +9,7 @@
 #ifndef NP_WAL_ATTEMPT_H
 #define NP_WAL_ATTEMPT_H
 
+#include "access/tupdesc.h"
 #include "access/xlogdefs.h"
 
 #include "base/wait.h"
@@ -32,6 +33,8 @@ typedef struct NpWalAttempts
 typedef struct NpWalAttempt
 {
 	NpWalAttempts *attempts;	/* of its transaction */
+	Oid			owner;			/* of the table, as whom it is done ... */
+	TupleDesc	columns;		/* ... and what it has */
 	bool		needs_others;	/* others' code has a part in it, as far as is known */
 	bool		is_of_postgres; /* that is code of PostgreSQL's, of others is what it is called with: its
 								 * errors are true */
@@ -41,7 +44,7 @@ typedef struct NpWalAttempt
 extern void np_wal_attempts_init(NpWalBeforeOthers listener);
 extern void np_wal_attempts_begin(NpWalAttempts *attempts, XLogRecPtr commit);
 extern ErrorData *np_wal_catch(void (*function) (void *argument), void *argument);
-extern ErrorData *np_wal_attempt(NpWalAttempt *attempt, Oid owner, void (*function) (void *argument), void *argument);
+extern ErrorData *np_wal_attempt(NpWalAttempt *attempt, void (*function) (void *argument), void *argument);
 extern bool np_wal_attempt_is_without_others(const NpWalAttempt *attempt);
 extern void np_wal_attempt_check_others(const NpWalAttempt *attempt);
 

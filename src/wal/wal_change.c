@@ -99,7 +99,7 @@ np_wal_change_init(void)
 static ErrorData *
 attempt(void (*function) (void *), Work *work)
 {
-	return np_wal_attempt(&work->attempt, work->relation->rd_rel->relowner, function, work);
+	return np_wal_attempt(&work->attempt, function, work);
 }
 
 /* ---- Messages --------------------------------------------------------------------------- */
@@ -425,6 +425,8 @@ publish_by_triggers(const Work *work, NpWalTake take, void *argument)
 		Work		one = *work;
 
 		one.attempt.attempts = &work->changes->attempts;
+		one.attempt.owner = work->relation->rd_rel->relowner;
+		one.attempt.columns = RelationGetDescr(work->relation);
 		one.trigger = i;
 		one.place = place;
 		if (!publishes(trigger_of(&one), work->change.op))

@@ -268,11 +268,13 @@ static Datum
 make_error(const Move *move)
 {
 	bool		in_doubt = move->row->in_doubt;
+	NpWalError	error;
 
 	if (move->error == NULL)
 		return CStringGetTextDatum(in_doubt ? NP_ROW_IN_DOUBT ": an earlier attempt may have stored it" : "");
-	return CStringGetTextDatum(psprintf("%s%s", move->is_unburied ? NP_ROW_UNBURIED : "",
-										np_row_last_error(in_doubt, move->sqlstate, move->error)));
+	return CStringGetTextDatum(psprintf("%s%s%s", move->is_unburied ? NP_ROW_UNBURIED : "",
+										np_row_last_error(in_doubt, move->sqlstate, move->error),
+										np_wal_record_error(move->row->source, &error) ? NP_OUTBOX_NO_MESSAGE : ""));
 }
 
 static int
@@ -349,7 +351,7 @@ can_pass(int sqlstate)
 	if (!np_is_of_server(sqlstate))
 		return false;
 	is_held_up = true;
-	return !np_patience_ends(&patience, MOST_HELD_UP, was_held_up);
+	return !np_patience_ends(&patience, np_now(), MOST_HELD_UP, was_held_up);
 }
 
 /*
@@ -405,6 +407,26 @@ static const char *
 write_row(Move *move, NpDiverted *diverted)
 {
 	return move->row->state != NP_ROW_DEAD && try_insert(move) ? move->error : write_dead(move, diverted);
+}
+
+/* They may wait for long, and are to keep nothing else in memory. */
+static void
+set_apart(NpRow *row)
+{
+	NpSpan		subject = row->message.subject;
+
+	row->source = np_wal_queue_set_apart(row->source);
+	row->message = np_wal_record_message(row->source);
+	row->message.subject = subject;
+}
+
+static void
+set_all_apart(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &rows)
+		set_apart(dlist_container(NpRow, node, iter.cur));
 }
 
 /* Those of a list, until so many of them are kept; count: of all before them.  Returns the count with them. */
@@ -497,6 +519,7 @@ np_divert_write(NpDiverted *diverted)
 
 	memset(diverted, 0, sizeof(*diverted));
 	has_waited = false;
+	set_all_apart();
 	np_outbox_set_diverting(true);
 	if (np_outbox_begin(&caller))
 		written = write_rows(moves, diverted, caller);

@@ -65,6 +65,13 @@ np_diverting_is_done(void)
 	return np_wal_queue_count() <= np_divert_kept();
 }
 
+/* Is there something that can come to its end without anybody's help?  What no table takes, or waits for a locked one, can't. */
+bool
+np_diverting_has_more_to_end(void)
+{
+	return np_wal_queue_count() > (is_stuck ? np_divert_waiting() : np_divert_kept());
+}
+
 /* For so long, until now, nothing could be tried. */
 void
 np_diverting_excuse(NpTime duration)

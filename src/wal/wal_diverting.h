@@ -14,6 +14,7 @@
 extern void np_diverting_progressed(void);
 extern void np_diverting_excuse(NpTime duration);
 extern bool np_diverting_is_done(void);
+extern bool np_diverting_has_more_to_end(void);
 extern bool np_diverting_is_time(bool may_publish);
 extern void np_diverting_begin(void);
 extern void np_diverting_end(void);

@@ -47,19 +47,59 @@ np_position_add(NpWalTransaction *transaction)
 	transaction->left++;
 }
 
-static void
-advance(void)
+static bool
+is_done(const NpWalTransaction *transaction)
 {
-	while (!dlist_is_empty(&transactions))
-	{
-		NpWalTransaction *first = dlist_head_element(NpWalTransaction, node, &transactions);
+	return transaction->is_complete && transaction->left == 0;
+}
 
-		if (!first->is_complete || first->left > 0)
-			break;
-		done = first->end_lsn;
-		dlist_delete(&first->node);
-		pfree(first);
+static void
+forget(NpWalTransaction *transaction)
+{
+	dlist_delete(&transaction->node);
+	pfree(transaction);
+}
+
+/* One of which nothing is left, behind one of which nothing is left, is no more than the end of that: something can be left before both for long. */
+static void
+merge(NpWalTransaction *transaction)
+{
+	if (dlist_has_next(&transactions, &transaction->node))
+	{
+		NpWalTransaction *next = dlist_container(NpWalTransaction, node, dlist_next_node(&transactions, &transaction->node));
+
+		if (is_done(next))
+		{
+			transaction->end_lsn = next->end_lsn;
+			forget(next);
+		}
 	}
+	if (dlist_has_prev(&transactions, &transaction->node))
+	{
+		NpWalTransaction *previous = dlist_container(NpWalTransaction, node, dlist_prev_node(&transactions, &transaction->node));
+
+		if (is_done(previous))
+		{
+			previous->end_lsn = transaction->end_lsn;
+			forget(transaction);
+		}
+	}
+}
+
+/* Nothing may be left of it. */
+static void
+advance(NpWalTransaction *transaction)
+{
+	NpWalTransaction *first;
+
+	if (!is_done(transaction))
+		return;
+	merge(transaction);
+	first = dlist_head_element(NpWalTransaction, node, &transactions);
+	if (!is_done(first))
+		return;
+	done = first->end_lsn;
+	forget(first);
 }
 
 /* The transaction of this commit, if it has any messages left, has no more of them. */
@@ -71,7 +111,7 @@ np_position_complete(XLogRecPtr commit_lsn)
 	if (transaction == NULL || transaction->commit_lsn != commit_lsn)
 		return;
 	transaction->is_complete = true;
-	advance();
+	advance(transaction);
 }
 
 /*
@@ -86,7 +126,7 @@ np_position_begin_at(XLogRecPtr position)
 	if (transaction == NULL || transaction->commit_lsn >= position)
 		return;
 	transaction->is_complete = true;
-	advance();
+	advance(transaction);
 }
 
 /* A message of it is stored, or in nats_outbox. */
@@ -94,7 +134,7 @@ void
 np_position_end_message(NpWalTransaction *transaction)
 {
 	transaction->left--;
-	advance();
+	advance(transaction);
 }
 
 /* The first one of which something is left, or NULL. */

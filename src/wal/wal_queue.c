@@ -14,6 +14,9 @@
  * no holes to be filled: it begins anew when nothing is in it any more, which
  * it is before the next transaction is decoded (np_wal_queue_is_full).
  *
+ * What waits for long is set apart: it has a block of its own, and keeps no
+ * other message in memory.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -34,6 +37,9 @@
 /* So much is enough: the next transaction can wait in the WAL. */
 #define ENOUGH			(8 * 1024 * 1024)
 
+/* And so much of what is set apart, for which nothing else waits until then. */
+#define ENOUGH_APART	(32 * 1024 * 1024)
+
 typedef struct Block
 {
 	dlist_node	node;
@@ -43,6 +49,7 @@ typedef struct Block
 	off_t		offset;			/* in the file */
 	int			left;			/* messages that have not ended */
 	bool		was_read;		/* others may point into it */
+	bool		is_apart;		/* it is of one message, and not in the list */
 } Block;
 
 struct NpWalRecord
@@ -65,7 +72,8 @@ static File file = -1;
 static off_t file_end;
 static int	blocks_in_file;
 static size_t memory;			/* of blocks */
-static int64 bytes;				/* of messages that have not ended */
+static int64 bytes;				/* of messages that have not ended, ... */
+static int64 bytes_apart;		/* ... but for those that are set apart, which have these */
 static int64 count;				/* of them */
 static int64 last_number;
 
@@ -285,18 +293,53 @@ np_wal_queue_return_all(void)
 	read_at(NULL);
 }
 
+/* Nothing of it is left in its block. */
+static void
+leave_block(NpWalRecord *record)
+{
+	Block	   *block = record->block;
+
+	if (block->is_apart)
+	{
+		bytes_apart -= record->length;
+		pfree(block);
+		return;
+	}
+	bytes -= record->length;
+	record->is_aside = true;
+	block->left--;
+	free_if_done(block);
+}
+
+/*
+ * A message that is put aside will wait for long.  Returns the record in its
+ * new place; nobody may point into the old one any more.
+ */
+NpWalRecord *
+np_wal_queue_set_apart(NpWalRecord *record)
+{
+	Block	   *block;
+	NpWalRecord *to;
+
+	if (record->block->is_apart)
+		return record;
+	block = MemoryContextAllocHuge(context, MAXALIGN(sizeof(Block)) + record->length);
+	*block = (Block) {.data = (char *) block + MAXALIGN(sizeof(Block)),.left = 1,.is_apart = true};
+	to = record_at(block, 0);
+	memcpy(to, record, record->length);
+	to->block = block;
+	bytes_apart += record->length;
+	leave_block(record);
+	return to;
+}
+
 /* A message that was taken has come to its end. */
 void
 np_wal_queue_end(NpWalRecord *record)
 {
-	Block	   *block = record->block;
-
-	record->is_aside = true;
 	count--;
-	bytes -= record->length;
-	block->left--;
 	np_position_end_message(record->transaction);
-	free_if_done(block);
+	leave_block(record);
 }
 
 /* ---- A message --------------------------------------------------------------------------- */
@@ -360,12 +403,12 @@ np_wal_queue_count(void)
 int64
 np_wal_queue_bytes(void)
 {
-	return bytes;
+	return bytes + bytes_apart;
 }
 
 /* Is there enough to be sent, so that the next transaction need not be decoded yet? */
 bool
 np_wal_queue_is_full(void)
 {
-	return bytes >= ENOUGH || blocks_in_file > 0;
+	return bytes >= ENOUGH || bytes_apart >= ENOUGH_APART || blocks_in_file > 0;
 }

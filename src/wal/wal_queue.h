@@ -19,6 +19,7 @@ extern void np_wal_queue_add(NpWalTransaction *transaction, const NpMessage *mes
 extern NpWalRecord *np_wal_queue_peek(void);
 extern void np_wal_queue_take(void);
 extern void np_wal_queue_put_aside(NpWalRecord *record);
+extern NpWalRecord *np_wal_queue_set_apart(NpWalRecord *record);
 extern void np_wal_queue_return_all(void);
 extern void np_wal_queue_end(NpWalRecord *record);
 

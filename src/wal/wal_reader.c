@@ -8,8 +8,8 @@
  * was ended by an error begins again at the slot, and what is in the queue
  * already, or has been, is left out.
  *
- * Behind a transaction that has ended the process (wal_trouble.c), it waits
- * until that is confirmed.
+ * Behind too many transactions that have ended the process (wal_trouble.c), it
+ * waits until they are confirmed.
  *
  * It asks to be woken only when it has read all, and not at once: so it reads
  * in batches when there is much.
@@ -32,6 +32,7 @@
 #include "wal/decoder.h"
 #include "wal/wal_attempt.h"
 #include "wal/wal_divert.h"
+#include "wal/wal_diverting.h"
 #include "wal/wal_queue.h"
 #include "wal/wal_reader.h"
 #include "wal/wal_standby.h"
@@ -91,7 +92,7 @@ static XLogRecPtr queued_commit;
 static uint64 queued_number;
 static int	queued_place;
 
-/* Nothing is read until this is confirmed: what comes next may end the process, too, and the next one is not to meet this again. */
+/* Nothing is read until this is confirmed: what comes next may end the process, too, and the next one is not to meet all of these again. */
 static XLogRecPtr held_until;
 
 /* Reading was ended by an error, which it may meet again: what is in the queue comes first, so that it does not wait for that. */
@@ -251,7 +252,7 @@ on_commit(NpDecodedTransaction *transaction)
 {
 	np_wal_change_end(transaction, take, transaction);
 	np_position_complete(transaction->commit_lsn);
-	if (np_wal_trouble_was_endless(transaction->commit_lsn))
+	if (np_wal_trouble_was_endless(transaction->commit_lsn) && np_wal_trouble_has_no_room(confirmed))
 		held_until = transaction->end_lsn;
 	gathered += transaction->messages > 0;
 	nothing_is_decoded();
@@ -403,7 +404,7 @@ np_reader_abort(const ErrorData *error)
 bool
 np_reader_may_read(void)
 {
-	return may_have_more && confirmed >= held_until && !(has_failed && np_wal_queue_count() > 0) &&
+	return may_have_more && confirmed >= held_until && !(has_failed && np_diverting_has_more_to_end()) &&
 		!np_wal_queue_is_full() && !np_divert_is_full();
 }
 

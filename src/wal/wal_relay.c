@@ -405,7 +405,7 @@ look(void)
 	if (np_outbox_begin(&caller))
 		look_inside();
 	else
-		stopped_as = NP_RELAY_NO_EXTENSION;
+		stopped_as = np_outbox_absent_as();
 	np_outbox_commit(caller);
 	must_look = is_looking = false;
 	next_look = np_now() + (is_held() ? HELD_INTERVAL : np_divert_is_empty() ? LOOK_INTERVAL : DIVERTED_INTERVAL);
@@ -686,6 +686,16 @@ wait_for_secret(void)
 	return np_now() + (is_late ? LOOK_INTERVAL : SECRET_INTERVAL);
 }
 
+/* What it knows of it may be another one's when it is there again. */
+static NpTime
+wait_for_table(void)
+{
+	np_relay_slot_set_error(np_worker_slot(), "nats_outbox has another name or schema than the extension's");
+	np_worker_show_state(NP_RELAY_NO_TABLE);
+	must_look = true;
+	return np_now() + DIVERTED_INTERVAL;
+}
+
 /* While a transaction was decoded and nothing could be sent, it is not NATS that was away. */
 static void
 read_wal(void)
@@ -712,6 +722,8 @@ run_round(void)
 		look();
 	if (stopped_as == NP_RELAY_NO_EXTENSION)
 		drop_slot();
+	if (stopped_as == NP_RELAY_NO_TABLE)
+		return wait_for_table();
 	if (!has_secret)
 		return wait_for_secret();
 	if (!np_reader_open())

@@ -14,7 +14,7 @@
  *
  * Others' code that catches what cancels it only ends with the process, and
  * the next one is to know of which transaction it was: that is in shared
- * memory, and of one, for nothing is read behind it until it is confirmed
+ * memory, of as many as there can be before the first of them is confirmed
  * (wal_reader.c).
  *
  *-------------------------------------------------------------------------
@@ -119,7 +119,7 @@ is_held_up_too_long(XLogRecPtr commit)
 	bool		is_still_held_up = commit == held_up_by;
 
 	held_up_by = commit;
-	return np_patience_ends(&patience, MAX_HELD_UP, is_still_held_up);
+	return np_patience_ends(&patience, np_now(), MAX_HELD_UP, is_still_held_up);
 }
 
 /* Has somebody really locked something?  Else it came sooner. */
@@ -133,16 +133,16 @@ is_lock(int sqlstate, NpTime took)
  * A change of a transaction has met an error of the server after some time: is
  * it to be given up?  Such errors are temporary, and decoding begins again; but
  * others' code (in which the change may have been) can raise any, each time,
- * and for each row.  A catalog that is locked, which plans and policies are
+ * and for each row, and they can lock what their types are made of.  A catalog that is locked, which plans and policies are
  * read from, is waited for as long as it takes, and a cancel is no affair of
  * the change; but memory may never be enough for it.
  */
 bool
-np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, NpTime took, bool is_in_others_code)
+np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, NpTime took, bool is_by_others)
 {
 	Trouble    *trouble = trouble_of(commit);
 
-	if (!is_in_others_code)
+	if (!is_by_others)
 		return np_now() - trouble->begun > MAX_SHORT && !np_is_of_others(sqlstate) && sqlstate != ERRCODE_QUERY_CANCELED;
 	if (is_held_up_too_long(commit))
 		return true;
@@ -196,7 +196,7 @@ end_process(void)
 		is_canceled = true;
 		return;
 	}
-	np_relay_slot_set_endless(np_worker_slot(), limited);
+	np_relay_slot_add_endless(np_worker_slot(), limited);
 	ProcDiePending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
@@ -227,5 +227,12 @@ np_wal_trouble_no_limit(void)
 bool
 np_wal_trouble_was_endless(XLogRecPtr commit)
 {
-	return commit == np_relay_slot_endless(np_worker_slot());
+	return np_relay_slot_is_endless(np_worker_slot(), commit);
+}
+
+/* Could another one, behind those that are not confirmed, not be known beside them? */
+bool
+np_wal_trouble_has_no_room(XLogRecPtr confirmed)
+{
+	return np_relay_slot_count_endless(np_worker_slot(), confirmed) >= NP_MAX_ENDLESS;
 }

@@ -176,5 +176,30 @@ wait_for_wal('a change that has no subject, of a table in a schema called as wha
 is(subjects(), 'w.good', 'another one is published');
 is(dead(), '%5FINBOX.t.insert 22023', 'it is dead');
 
+# Nor does that of one owner, transaction after transaction
+{
+	my $number = 100;
+	my $late = 0;
+	$session->value(q(CREATE ROLE other; CREATE TABLE theirs (LIKE t INCLUDING ALL); ALTER TABLE theirs OWNER TO other; GRANT USAGE ON TYPE e TO other;
+		SELECT nats_publish_table('theirs', subject => 'w.theirs.{id}', delivery => 'wal')));
+	# 23 s, which a transaction may take; before this others' code has worked for as long already
+	for (1 .. 6)
+	{
+		$session->value(qq(INSERT INTO t SELECT $number + i, 'slow' FROM generate_series(1, 3) i));
+		$number += 3;
+		wait_for_wal('a transaction of which others\' code takes its time');
+		last if $late = $session->value(q(SELECT count(*) FROM nats_outbox_dead WHERE last_error LIKE '54000: % of the table''s owner took too long lately%'));
+	}
+	cmp_ok($late, '>', 0, 'others\' code of one owner may not take its time again and again');
+	$session->value('DELETE FROM nats_outbox_dead');
+	$client->purge('W');
+	my $started = time;
+	$session->value(qq(INSERT INTO t VALUES (200, 'slow'); INSERT INTO theirs VALUES (1, 'good'); INSERT INTO a VALUES (3)));
+	wait_for_wal('a change of another one');
+	cmp_ok(time - $started, '<', 4, 'others do not wait for it');
+	is(dead(), 'public.t.insert 54000', 'what needs it is dead');
+	is(subjects(), 'w.theirs.1 w.a w.end', 'and what does not, or is of another owner, is published');
+}
+
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|TRAP/, 'nothing has crashed');
 done_testing();
