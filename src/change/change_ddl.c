@@ -145,14 +145,14 @@ render_subject(const char *template, const char *tag)
 	return np_to_utf8(out.data, out.len);
 }
 
-/* Is there a URL with a password, or a token, in it? */
+/* Is there a URL with a password, or a token, in it?  These can have slashes in them. */
 static bool
 has_credentials(const char *text)
 {
 	while ((text = strstr(text, "://")) != NULL)
 	{
 		text += strlen("://");
-		if (text[strcspn(text, "@/'\" \t\r\n")] == '@')
+		if (text[strcspn(text, "@'\" \t\r\n")] == '@')
 			return true;
 	}
 	return false;
@@ -169,7 +169,7 @@ has_credentials(const char *text)
 static const char *
 find_statement(const char *tag)
 {
-	static const char *const words[] = {"password", "mapping", "subscription", "connection", "token", "nkey", "creds", "secret"};
+	static const char *const words[] = {"password", "mapping", "subscription", "connection", "token", "nkey", "creds", "secret", "nats_publish.url"};
 	char	   *lower;
 
 	if (debug_query_string == NULL || strstr(tag, "USER MAPPING") != NULL || strstr(tag, "SUBSCRIPTION") != NULL)
@@ -229,8 +229,8 @@ nats_publish_command(PG_FUNCTION_ARGS)
 	np_transaction_join();
 	tag = GetCommandTagName(data->tag);
 	is_drop = strcmp(data->event, "sql_drop") == 0;
-	/* what an ALTER drops is told by its own message */
-	if ((is_drop && strncmp(tag, "DROP", 4) != 0) || np_policy_skips_calls(NP_STATS_ON_COMMIT) ||
+	/* what an ALTER drops is told by its own message; and a restored dump ends with what changes no schema */
+	if ((is_drop && strncmp(tag, "DROP", 4) != 0) || data->tag == CMDTAG_REFRESH_MATERIALIZED_VIEW || np_policy_skips_calls(NP_STATS_ON_COMMIT) ||
 		!read_options_as_owner(schema, options) ||
 		!read_row(is_drop ? &read_dropped : &read_commands, schema, &objects, 1))
 		PG_RETURN_NULL();

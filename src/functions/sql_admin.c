@@ -21,6 +21,7 @@
 
 #include "base/encoding.h"
 #include "base/json.h"
+#include "base/settings.h"
 #include "base/subject.h"
 #include "commit/transaction.h"
 #include "message/header_json.h"
@@ -31,6 +32,7 @@
 #include "publish/publisher.h"
 #include "publish/request.h"
 #include "publish/session.h"
+#include "stats/stats.h"
 #include "wire/server_info.h"
 
 PG_FUNCTION_INFO_V1(nats_server_info);
@@ -173,10 +175,20 @@ make_stream_config(const char *name, ArrayType *subjects, Jsonb *options)
 	return DatumGetJsonbP(config);
 }
 
+static bool
+is_string(const JsonbValue *value, const char *text)
+{
+	return value->type == jbvString && value->val.string.len == strlen(text) && memcmp(value->val.string.val, text, strlen(text)) == 0;
+}
+
 /* Values that servers leave out of their replies. */
 static bool
-is_empty_value(const JsonbValue *value)
+is_empty_value(const JsonbValue *key, const JsonbValue *value)
 {
+	/* of what servers keep as a number that is left out when it is 0, this is the only text */
+	if (is_string(key, "persist_mode") && is_string(value, "default"))
+		return true;
+
 	switch (value->type)
 	{
 		case jbvNull:
@@ -214,7 +226,7 @@ find_option_not_taken(Jsonb *options, Jsonb *config)
 		if (token != WJB_KEY)
 			continue;
 		(void) JsonbIteratorNext(&iterator, &wanted, true);
-		if (!is_empty_value(&wanted) &&
+		if (!is_empty_value(&key, &wanted) &&
 			getKeyJsonValueFromContainer(&config->root, key.val.string.val, key.val.string.len,
 										 &taken) == NULL)
 			return pnstrdup(key.val.string.val, key.val.string.len);
@@ -240,7 +252,11 @@ stream_exists(const char *name)
 	NpSpan		reply = np_request(psprintf("%sSTREAM.INFO.%s", API_PREFIX, name), (NpSpan) {"", 0});
 	NpFailure	failure;
 
-	return !np_api_error_parse(reply, &failure);
+	if (!np_api_error_parse(reply, &failure))
+		return true;
+	if (failure.fault != NP_FAULT_NO_STREAM)
+		np_raise(&failure);
+	return false;
 }
 
 /* Nobody has published to it yet? */
@@ -403,7 +419,8 @@ holds_schedule(const char *stream, NpSpan subject)
  * nats_unschedule(subject, msg_id): was there such a message?
  *
  * What waits is removed from where np_schedule_subject has put it; then the
- * server does not deliver it.
+ * server does not deliver it.  NULL: nothing is published here, and so nothing
+ * is taken back, either, of what somebody else may have published.
  */
 Datum
 nats_unschedule(PG_FUNCTION_ARGS)
@@ -414,11 +431,18 @@ nats_unschedule(PG_FUNCTION_ARGS)
 	char	   *stream;
 
 	np_transaction_join();
+	if (np_policy_skips_calls(NP_STATS_SYNC))
+		PG_RETURN_NULL();
 	np_message_check_subject(target);
 	subject = np_schedule_subject(target, np_text_to_utf8(PG_GETARG_TEXT_PP(1)));
 	np_message_check_subject(subject);
 	np_policy_check_subject(target);
 	np_policy_check_subject(subject);
+	if (np_publishing != NP_PUBLISHING_ON)
+	{
+		np_stats_of(NP_STATS_SYNC)->suppressed++;
+		PG_RETURN_NULL();
+	}
 	streams = np_json_child(request("STREAM.NAMES", about_subject("subject", subject)), "streams");
 	stream = np_json_count(streams) > 0 ? np_json_element_text(streams, 0) : NULL;
 	if (stream == NULL || !holds_schedule(stream, subject))

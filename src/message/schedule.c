@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "base/encoding.h"
 #include "base/percent.h"
 #include "base/settings.h"
 #include "message/schedule.h"
@@ -27,7 +28,8 @@ np_schedule_subject(NpSpan target, NpSpan id)
 {
 	char	   *token = palloc(NP_ENCODED_SIZE(id.length));
 	size_t		length = np_encode_token(id, token);
-	char	   *text = psprintf("%s.%.*s.%.*s", np_schedule_prefix, (int) target.length, target.data, (int) length, token);
+	NpSpan		prefix = np_to_utf8(np_schedule_prefix, strlen(np_schedule_prefix));
+	char	   *text = psprintf("%.*s.%.*s.%.*s", (int) prefix.length, prefix.data, (int) target.length, target.data, (int) length, token);
 
 	return (NpSpan) {text, strlen(text)};
 }

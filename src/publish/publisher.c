@@ -154,9 +154,9 @@ is_too_long(const NpSession *session, size_t length)
  * close the connection.  Asked again before an error: it may allow more by now.
  * One that has been restarted is not the one of the connection any more, which
  * need not have been looked at since, and has said what it allows when it is
- * connected again.
+ * connected again; and of one that does not answer, what it has said counts.
  *
- * False: it could not be asked; *failure says why not.
+ * False: there is no connection; *failure says why not.
  */
 static bool
 check_length(NpSession *session, size_t length, bool critical, NpFailure *failure)
@@ -166,8 +166,8 @@ check_length(NpSession *session, size_t length, bool critical, NpFailure *failur
 	np_session_check(session, critical);
 	if (!np_session_is_open(session) && !np_session_ready(session, critical, failure))
 		return false;
-	if (is_too_long(session, length) && !np_server_learn_max_payload(session->connection, failure))
-		return false;
+	if (is_too_long(session, length))
+		np_server_refresh_max_payload(session->connection);
 	if (!is_too_long(session, length))
 		return true;
 	*failure = np_failure(NP_FAULT_SIZE,
@@ -176,7 +176,7 @@ check_length(NpSession *session, size_t length, bool critical, NpFailure *failur
 	np_raise(failure);
 }
 
-/* Likewise, for a call that can't do without an answer: raises why it could not be asked, too. */
+/* Likewise, for a call that can't do without a connection: raises why there is none, too. */
 void
 np_publisher_check_length(NpSession *session, size_t length)
 {

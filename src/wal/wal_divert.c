@@ -409,24 +409,34 @@ write_row(Move *move, NpDiverted *diverted)
 	return move->row->state != NP_ROW_DEAD && try_insert(move) ? move->error : write_dead(move, diverted);
 }
 
-/* They may wait for long, and are to keep nothing else in memory. */
-static void
+/* Returns whether it was not yet. */
+static bool
 set_apart(NpRow *row)
 {
 	NpSpan		subject = row->message.subject;
+	NpWalRecord *record = np_wal_queue_set_apart(row->source);
 
-	row->source = np_wal_queue_set_apart(row->source);
-	row->message = np_wal_record_message(row->source);
+	if (record == row->source)
+		return false;
+	row->source = record;
+	row->message = np_wal_record_message(record);
 	row->message.subject = subject;
+	return true;
 }
 
-static void
-set_all_apart(void)
+/*
+ * What is to be moved may wait for long, and is to keep nothing else in memory.
+ * To be called when nobody looks at a message that was given to be moved.
+ */
+void
+np_divert_set_apart(void)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &rows)
-		set_apart(dlist_container(NpRow, node, iter.cur));
+	/* the last ones were not, if any */
+	dlist_reverse_foreach(iter, &rows)
+		if (!set_apart(dlist_container(NpRow, node, iter.cur)))
+		break;
 }
 
 /* Those of a list, until so many of them are kept; count: of all before them.  Returns the count with them. */
@@ -519,7 +529,6 @@ np_divert_write(NpDiverted *diverted)
 
 	memset(diverted, 0, sizeof(*diverted));
 	has_waited = false;
-	set_all_apart();
 	np_outbox_set_diverting(true);
 	if (np_outbox_begin(&caller))
 		written = write_rows(moves, diverted, caller);

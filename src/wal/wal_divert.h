@@ -23,6 +23,7 @@ typedef struct NpDiverted
 
 extern void np_divert_later(NpRow *row);
 extern void np_divert_untried(NpRow *row);
+extern void np_divert_set_apart(void);
 extern int	np_divert_waiting(void);
 extern int	np_divert_kept(void);
 extern bool np_divert_is_full(void);

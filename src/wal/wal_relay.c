@@ -567,6 +567,7 @@ divert_what_must_be(void)
 		begin_to_divert();
 	if (np_diverting_is_on())
 		divert_all();
+	np_divert_set_apart();
 	if (np_diverting_may_write())
 		divert();
 }

@@ -289,19 +289,6 @@ is_unanswered(int sqlstate)
 	return sqlstate == ERRCODE_SYSTEM_ERROR;
 }
 
-/* False: *failure says why not (palloc'd). */
-static bool
-learn(void (*ask) (void *connection), NpConnection *connection, NpFailure *failure)
-{
-	const ErrorData *error = np_catch(ask, connection, is_unanswered);
-
-	if (error == NULL)
-		return true;
-	*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
-	failure->detail = error->detail;
-	return false;
-}
-
 static void
 learn_version(void *connection)
 {
@@ -312,30 +299,13 @@ learn_version(void *connection)
 bool
 np_server_learn_version(NpConnection *connection, NpFailure *failure)
 {
-	return learn(learn_version, connection, failure);
-}
+	const ErrorData *error = np_catch(learn_version, connection, is_unanswered);
 
-static void
-learn_max_payload(void *argument)
-{
-	NpConnection *connection = argument;
-	int64		limit = np_json_int64(np_server_info(connection), "max_payload", 0);
-
-	if (limit > (is_known_from_tls(connection) ? np_connection_max_payload(connection) : 0))
-		np_connection_set_max_payload(connection, Min(limit, PG_INT32_MAX));
-}
-
-/*
- * Ask for max_payload again: a server that was reloaded does not notify its
- * clients.  False: *failure says why it can't be had (palloc'd).
- *
- * Before TLS somebody else can have said it.  What it was lowered to is not
- * believed then; a server ends the connection for what is over its limit.
- */
-bool
-np_server_learn_max_payload(NpConnection *connection, NpFailure *failure)
-{
-	return learn(learn_max_payload, connection, failure);
+	if (error == NULL)
+		return true;
+	*failure = np_failure(NP_FAULT_UNREACHABLE, "%s", error->message);
+	failure->detail = error->detail;
+	return false;
 }
 
 static void
@@ -354,4 +324,21 @@ np_server_try_info(NpConnection *connection, NpTime deadline)
 
 	(void) np_catch(take_info, &request, is_unanswered);
 	return request.info;
+}
+
+/*
+ * Ask for max_payload again: a server that was reloaded does not notify its
+ * clients.  What can't be had within connect_timeout remains what it was.
+ *
+ * Before TLS somebody else can have said it.  What it was lowered to is not
+ * believed then; a server ends the connection for what is over its limit.
+ */
+void
+np_server_refresh_max_payload(NpConnection *connection)
+{
+	Jsonb	   *info = np_server_try_info(connection, np_now() + NP_MILLISECONDS(np_connect_timeout));
+	int64		limit = info == NULL ? 0 : np_json_int64(info, "max_payload", 0);
+
+	if (limit > (is_known_from_tls(connection) ? np_connection_max_payload(connection) : 0))
+		np_connection_set_max_payload(connection, Min(limit, PG_INT32_MAX));
 }

@@ -123,6 +123,33 @@ CALL nats_publish_rows('unique_key');
 ALTER TABLE unique_key REPLICA IDENTITY USING INDEX unique_key_id_key;
 CALL nats_publish_rows('unique_key');
 SELECT id FROM reads();
+-- Operators of several schemas; and none but those of the index: the owner of a domain could make others, which would be executed by the caller.
+SET client_min_messages = warning;
+CREATE SCHEMA backfill_theirs;
+CREATE EXTENSION citext SCHEMA backfill_theirs;
+CREATE DOMAIN backfill_theirs.address AS backfill_theirs.citext;
+CREATE FUNCTION backfill_theirs.compare(backfill_theirs.address, backfill_theirs.address) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'executed as %', current_user; END $$;
+CREATE OPERATOR backfill_theirs.<= (LEFTARG = backfill_theirs.address, RIGHTARG = backfill_theirs.address, FUNCTION = backfill_theirs.compare);
+CREATE OPERATOR backfill_theirs.> (LEFTARG = backfill_theirs.address, RIGHTARG = backfill_theirs.address, FUNCTION = backfill_theirs.compare);
+RESET client_min_messages;
+CREATE TABLE addresses (k backfill_theirs.address PRIMARY KEY);
+CREATE TABLE mixed (tenant int, k backfill_theirs.address, n numeric, PRIMARY KEY (tenant, k, n));
+INSERT INTO addresses SELECT chr(64 + i) || i FROM generate_series(1, 9) AS i;
+INSERT INTO mixed SELECT i / 6, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'A' END || i % 4 / 2, i FROM generate_series(1, 23) AS i;
+SELECT nats_publish_table('addresses', 'backfill.addresses'), nats_publish_table('mixed', 'backfill.mixed');
+CALL nats_publish_rows('addresses', batch => 2);
+CALL nats_publish_rows('mixed', batch => 2);
+SELECT subject, count(DISTINCT payload::jsonb -> 'new'), count(*) FROM reads() GROUP BY subject ORDER BY subject;
+SET client_min_messages = warning;
+DROP SCHEMA backfill_theirs CASCADE;
+RESET client_min_messages;
+-- A key that is not in the order of its type.
+CREATE TABLE patterns (k text, id int NOT NULL);
+CREATE UNIQUE INDEX patterns_k ON patterns (k text_pattern_ops);
+ALTER TABLE patterns ALTER k SET NOT NULL, REPLICA IDENTITY USING INDEX patterns_k;
+INSERT INTO patterns VALUES ('a', 1);
+SELECT nats_publish_table('patterns', 'backfill.patterns', key => '{id}');
+CALL nats_publish_rows('patterns');
 -- One row in many columns with the name of the table.
 CREATE TABLE same (same int PRIMARY KEY, id text);
 INSERT INTO same VALUES (1, 'x');

@@ -31,6 +31,18 @@ DROP TABLE orders CASCADE;
 SELECT * FROM sent;
 SELECT purge();
 
+-- What changes no schema is none of it: a restored dump ends with it. Secrets in URLs stay here, wherever they are.
+CREATE MATERIALIZED VIEW counts AS SELECT 1 AS n;
+REFRESH MATERIALIZED VIEW counts;
+COMMENT ON MATERIALIZED VIEW counts IS 'nats://app:s3/cret@nats';
+COMMENT ON MATERIALIZED VIEW counts IS 'https://example.org/counts, by b@example.org';
+CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION f() SET nats_publish.url = 'app:s3cret@nats:4222';
+DROP FUNCTION f();
+DROP MATERIALIZED VIEW counts;
+SELECT command, statement FROM sent;
+SELECT purge();
+
 -- With CASCADE, what it takes of tables that stay; of those that go, themselves.
 CREATE TYPE mood AS ENUM ('a');
 CREATE TABLE people (id int PRIMARY KEY, m mood, up int REFERENCES people);

@@ -41,6 +41,10 @@ SELECT nats_publish_async('limsize', repeat('x', 1001));
 \echo :LAST_ERROR_SQLSTATE
 
 -- A full stream that discards new messages: by number, by bytes.
+-- The one text that stands for what servers leave out of their replies.
+SELECT nats_create_stream('LIMMODE', '{limmode}', '{"storage": "memory", "persist_mode": "default"}') -> 'config' ->> 'name' AS stream;
+SELECT nats_create_stream('LIMMODE', '{limmode}', '{"storage": "memory", "persist_mode": "default"}') -> 'config' ->> 'name' AS stream;
+SELECT (nats_jetstream('STREAM.DELETE.LIMMODE') -> 'success')::bool AS deleted;
 SELECT nats_create_stream('LIMMSGS', '{limmsgs}', '{"storage": "memory", "max_msgs": 2, "discard": "new"}') IS NOT NULL AS created;
 SELECT nats_create_stream('LIMBYTES', '{limbytes}', '{"storage": "memory", "max_bytes": 1000, "discard": "new"}') IS NOT NULL AS created;
 SELECT count(nats_publish('limmsgs', 'x')) FROM generate_series(1, 2);

@@ -132,6 +132,12 @@ SELECT error_of($$SELECT nats_publish('typedlater.a', 'x', msg_id => 'a', delive
 SET nats_publish.allowed_subjects = 'schedule.>';
 SELECT error_of($$SELECT nats_publish('typedlater.a', 'x', msg_id => 'a', deliver_at => '2100-01-01')$$), error_of($$SELECT nats_unschedule('typedlater.a', 'later/1 a.b')$$);
 SET nats_publish.allowed_subjects = 'typedlater.>,schedule.typedlater.>';
+-- A copy takes nothing back that the original has published.
+SET nats_publish.publishing = off;
+SELECT nats_unschedule('typedlater.a', 'later/1 a.b') IS NULL AS is_off;
+SET nats_publish.publishing = dry_run;
+SELECT nats_unschedule('typedlater.a', 'later/1 a.b') IS NULL AS is_off;
+RESET nats_publish.publishing;
 SELECT nats_unschedule('typedlater.a', 'later/1 a.b') = :'knows_counters'::boolean AS there_was;
 RESET nats_publish.allowed_subjects;
 SELECT subject FROM stream_messages('TYPEDLATER');
