@@ -26,11 +26,11 @@ enum
 	TRIGGER_NAME,
 	TRIGGER_ERROR,
 	TRIGGER_HINT,
-	TRIGGER_IS_OF_WAL
+	TRIGGER_FIRES
 };
 
 static NpStatement read_triggers = {
-	.text = "SELECT relation::pg_catalog.text, trigger_name::pg_catalog.text, error, hint, CASE WHEN delivery OPERATOR(pg_catalog.=) 'wal' THEN '' END"
+	.text = "SELECT relation::pg_catalog.text, trigger_name::pg_catalog.text, error, hint, CASE WHEN delivery OPERATOR(pg_catalog.=) 'wal' THEN 'wal' ELSE enabled END"
 	" FROM %1$s.nats_published_tables"
 	" WHERE enabled OPERATOR(pg_catalog.<>) 'disabled' OR delivery OPERATOR(pg_catalog.=) 'wal' ORDER BY error IS NULL, 1, 2"
 };
@@ -69,10 +69,12 @@ static void
 find_error(uint64 row, NpFinding *finding)
 {
 	const char *hint = value(row, TRIGGER_HINT);
+	const char *fires = value(row, TRIGGER_FIRES);
+	bool		is_of_wal = strcmp(fires, "wal") == 0;
 
-	np_find(finding, NP_CHECK_FAILED, value(row, TRIGGER_IS_OF_WAL) == NULL ?
-			"Writes to %s fail because of trigger \"%s\": %s." : "Changes of %s are not all published because of trigger \"%s\": %s.",
-			value(row, TRIGGER_TABLE), value(row, TRIGGER_NAME), value(row, TRIGGER_ERROR));
+	np_find(finding, NP_CHECK_FAILED, "%s %s %s because of trigger \"%s\": %s.",
+			is_of_wal ? "Changes of" : strcmp(fires, "replica") == 0 ? "Writes of replication to" : "Writes to",
+			value(row, TRIGGER_TABLE), is_of_wal ? "are not all published" : "fail", value(row, TRIGGER_NAME), value(row, TRIGGER_ERROR));
 	np_find(finding, NP_CHECK_FAILED, "%s",
 			hint != NULL ? hint : "Call nats_publish_table() again with options that fit, or drop the trigger.");
 }
