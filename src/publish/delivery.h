@@ -106,6 +106,9 @@ typedef struct NpSession
 	NpTime		next_connect;	/* not earlier ... */
 	NpTime		connect_delay;	/* ... and so long after a failure */
 	NpTime		uncritical_pause_until;
+	char		strange_denial[256];	/* the server's last error about a subject that nobody has published
+										 * to ... */
+	uint64		strange_until;	/* ... and the first token behind it; 0: there was none */
 	char		connect_failure[512];	/* what the last attempt said; empty: it has succeeded */
 
 	/* publisher.c */

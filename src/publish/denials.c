@@ -14,6 +14,7 @@
 
 #include "mb/pg_wchar.h"
 
+#include "base/encoding.h"
 #include "publish/denials.h"
 
 /* An escape of Go's %q: the letter behind the backslash, and how many hexadecimal digits or which byte it stands for. */
@@ -144,6 +145,29 @@ next_undenied(NpSession *session, NpSpan subject, uint64 next)
 	return NULL;
 }
 
+static bool
+is_published_to(NpSession *session, NpSpan subject)
+{
+	NpPending  *message;
+	uint64		next = 0;
+
+	while ((message = np_window_next(&session->window, &next)) != NULL)
+		if (np_span_equals(np_pending_subject(message), subject))
+			return true;
+	return false;
+}
+
+/*
+ * A server whose account maps subjects tells of the one that it has made of a
+ * message's.  Whose that was is not known, but why there may be no answer.
+ */
+static void
+note_strange(NpSession *session, NpSpan text)
+{
+	np_text_cut(session->strange_denial, sizeof(session->strange_denial), np_from_utf8(text));
+	session->strange_until = np_delivery_next_token();
+}
+
 /* Errors come in the order of the messages, so the next one is likely behind the last. */
 static NpPending *
 find_undenied(NpSession *session, NpSpan subject)
@@ -225,6 +249,8 @@ np_denials_server_error(NpSession *session, NpSpan text)
 
 	if (subject.data != NULL && (subject = unquoted(subject)).data != NULL)
 	{
+		if (!is_published_to(session, subject))
+			note_strange(session, text);
 		mark_next_denied(session, subject);
 		np_denials_fail(session, subject);
 		/* nothing is published to our inbox but the trace that a probe asks for */

@@ -472,9 +472,14 @@ np_session_explain(const NpSession *session, const NpPending *message)
 	if (was_put_off(session, message))
 		return *message->cause;
 	if (np_connection_is_open(session->connection))
-		return message->mode == NP_REQUEST ?
+	{
+		failure = message->mode == NP_REQUEST ?
 			np_failure(NP_FAULT_UNANSWERED, "no answer within %d ms", np_session_timeout()) :
 			np_failure(NP_FAULT_UNKNOWN, "no acknowledgment arrived within %d ms", np_session_timeout());
+		if (message->token < session->strange_until)
+			failure.detail = psprintf("The server said meanwhile: %s", session->strange_denial);
+		return failure;
+	}
 	if (message->mode == NP_REQUEST)
 		failure = np_failure(NP_FAULT_UNANSWERED, "the connection was lost before an answer arrived (%s)",
 							 np_connection_loss(session->connection));

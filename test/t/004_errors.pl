@@ -51,6 +51,20 @@ my $GOES_ON = q(SELECT (nats_publish('t.a', 'x')).stream);
 
 sub connects { return $_[0]->value('SELECT connects, connections_lost FROM nats_session_stats()'); }
 
+# A server that maps subjects tells of what it has made of one, and not of which message
+
+{
+	my $mapping = NatsServer->new(jetstream => 1, config => <<'END')->start;
+mappings = { "orders.*": "prod.orders.$1" }
+authorization { users = [ { user: u, password: p, permissions: { publish: { allow: ["orders.>"] } } } ] }
+END
+	my $session = session_to('nats://u:p@127.0.0.1:' . $mapping->port, 'nats_publish.ack_timeout' => '1s');
+	my $result = $session->run(q(SELECT nats_publish('orders.new', 'x')));
+	is($result->{sqlstate}, '58030', 'a denied subject that was mapped is not answered');
+	like($result->{error}, qr/^DETAIL:  .*The server said meanwhile: Permissions Violation for Publish to "prod\.orders\.new"/m, 'what the server said is told');
+	unlike($session->run(q(SELECT nats_publish('orders.a.b', 'x')))->{error}, qr/prod/, 'but not with later messages');
+}
+
 # Subjects that the NATS user may not publish to
 
 my $session = session_as('any_inbox', 'nats_publish.ack_timeout' => '60s');
