@@ -87,11 +87,9 @@ find(Oid *owner)
 	table = namespace = InvalidOid;
 	if (SPI_execute_plan(np_statement_prepare(&find_table, ""), NULL, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "\"%s\" failed", find_table.text);
+	absent_as = OidIsValid(get_extension_oid("nats_publish", true)) ? NP_RELAY_NO_TABLE : NP_RELAY_NO_EXTENSION;
 	if (SPI_processed == 0)
-	{
-		absent_as = OidIsValid(get_extension_oid("nats_publish", true)) ? NP_RELAY_NO_TABLE : NP_RELAY_NO_EXTENSION;
 		return false;
-	}
 	table = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	extension = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 	namespace = get_rel_namespace(table);
