@@ -74,6 +74,7 @@ END
 	$session->value(q(SELECT nats_publish_outbox('w.unnamed', '')));
 	sleep 2;
 	is($session->value('SELECT count(*) FROM pg_replication_slots'), 1, 'the slot is left alone');
+	like($session->run(q(SELECT string_agg(detail, ' ') FROM nats_check()))->{output}, qr/without the table nats_outbox.*Give nats_outbox its name/, 'the doctor says what to do');
 	$session->value('ALTER TABLE nats_outbox_renamed RENAME TO nats_outbox');
 	ok(eval { wait_for('the message', sub { grep { $_->{subject} eq 'w.unnamed' } $client->consume('W') }, 20) }, 'what was written meanwhile is published when it has its name again');
 	is(scalar(log_lines($node, $offset, qr/dropped replication slot/)), 0, 'and nothing is dropped');
