@@ -62,7 +62,7 @@ sub lines { return join "\n", map { "$_->{subject} " . ($_->{payload} =~ s/,?"(x
 # And what was buried.
 sub dead
 {
-	my $rows = run(q(SELECT subject || ' ' || regexp_replace(convert_from(payload, 'UTF8'), ',"(xid|ts)":("[^"]*"|\d+)', '', 'g') || ' ' || last_error
+	my $rows = run(q(SELECT subject || ' ' || regexp_replace(convert_from(payload, 'UTF8'), ',"(xid|ts)":("[^"]*"|\d+)', '', 'g') || ' ' || replace(last_error, ' (of this change there is no message)', '')
 		FROM nats_outbox_dead ORDER BY id));
 	run('DELETE FROM nats_outbox_dead');
 	return $rows;

@@ -35,7 +35,7 @@ sub published
 # And what was buried.
 sub dead
 {
-	my $rows = run(q(SELECT string_agg(subject || ' ' || last_error, E'\n' ORDER BY id) FROM nats_outbox_dead));
+	my $rows = run(q(SELECT string_agg(subject || ' ' || replace(last_error, ' (of this change there is no message)', ''), E'\n' ORDER BY id) FROM nats_outbox_dead));
 	run('DELETE FROM nats_outbox_dead');
 	return $rows;
 }
