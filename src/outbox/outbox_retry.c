@@ -90,29 +90,34 @@ go_by_indexes(void)
 
 /* ---- One ------------------------------------------------------------------------------- */
 
-/* How many rows were written. */
+/* Write nats_outbox; returns how many rows. */
 static uint64
-retry_waiting(Oid schema, int64 id)
+write_waiting(NpStatement *statement, Oid schema, Datum *values, const char *nulls)
 {
 	NpUser		caller;
-	Datum		value = Int64GetDatum(id);
 	uint64		count;
 
 	np_statements_begin(&caller, schema, "nats_outbox");
-	(void) np_statement_write(&make_due, schema, &value, NULL);
+	(void) np_statement_write(statement, schema, values, nulls);
 	count = SPI_processed;
 	np_statements_end(&caller);
 	return count;
 }
 
 static uint64
+retry_waiting(Oid schema, int64 id)
+{
+	Datum		value = Int64GetDatum(id);
+
+	return write_waiting(&make_due, schema, &value, NULL);
+}
+
+static uint64
 put_row(Oid schema, HeapTuple row, TupleDesc columns)
 {
-	NpUser		caller;
 	Datum		values[DEAD_COLUMNS + 1];
 	char		nulls[DEAD_COLUMNS + 1];
 	bool		isnull;
-	uint64		count;
 
 	for (int i = 0; i < DEAD_COLUMNS; i++)
 	{
@@ -121,11 +126,7 @@ put_row(Oid schema, HeapTuple row, TupleDesc columns)
 	}
 	values[ID_SEQUENCE] = ObjectIdGetDatum(get_relname_relid(NP_OUTBOX_SEQUENCE, schema));
 	nulls[ID_SEQUENCE] = ' ';
-	np_statements_begin(&caller, schema, "nats_outbox");
-	(void) np_statement_write(&put_back, schema, values, nulls);
-	count = SPI_processed;
-	np_statements_end(&caller);
-	return count;
+	return write_waiting(&put_back, schema, values, nulls);
 }
 
 /* How many rows were moved.  Ids of dead messages can repeat. */

@@ -133,9 +133,10 @@ is_lock(int sqlstate, NpTime took)
  * A change of a transaction has met an error of the server after some time: is
  * it to be given up?  Such errors are temporary, and decoding begins again; but
  * others' code (in which the change may have been) can raise any, each time,
- * and for each row, and they can lock what their types are made of.  A catalog that is locked, which plans and policies are
- * read from, is waited for as long as it takes, and a cancel is no affair of
- * the change; but memory may never be enough for it.
+ * and for each row, and they can lock what their types are made of.  A catalog
+ * that is locked, which plans and policies are read from, is waited for as long
+ * as it takes, and a cancel is no affair of the change; but memory may never be
+ * enough for it.
  */
 bool
 np_wal_trouble_ends(XLogRecPtr commit, int sqlstate, NpTime took, bool is_by_others)
